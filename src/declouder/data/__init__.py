@@ -1,0 +1,1 @@
+"""Data sets: folders of cloudy and clear images, their pairs, augmentation and synthetic clouds."""

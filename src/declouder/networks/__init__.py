@@ -1,0 +1,1 @@
+"""The networks of Diffusion Enhancement: reference networks, denoiser and weight network."""

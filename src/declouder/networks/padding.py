@@ -1,0 +1,28 @@
+"""Any height and width: pad to the multiple that a network needs, and crop its output back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def padded_to_multiple(network: Callable[[Tensor], Tensor], x: Tensor, multiple: int) -> Tensor:
+    """Return `network(x)` for any size of `x`.
+
+    Args:
+        network: maps (B, C, H', W') to (B, C', H', W') when H' and W' are multiples of `multiple`.
+        x: (B, C, H, W), any range.
+        multiple: what the network's sizes must be divisible by.
+
+    Returns:
+        (B, C', H, W). A size that fits is passed on untouched, so padding never changes such a result.
+    """
+    height, width = x.shape[-2:]
+    right, bottom = -width % multiple, -height % multiple
+    if right == 0 and bottom == 0:
+        return network(x)
+    # Mirrored ground keeps the image's statistics; an image smaller than the border cannot be mirrored.
+    mode = "reflect" if right < width and bottom < height else "replicate"
+    return network(F.pad(x, (0, right, 0, bottom), mode=mode))[..., :height, :width]

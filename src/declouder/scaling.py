@@ -1,0 +1,61 @@
+"""Digital numbers (DN) to the model's range [-1, 1] and back: the only place that knows 255 or 65535.
+
+    x  = 2 (dn - low) / (high - low) - 1        clipped to [-1, 1]
+    dn = low + (x + 1) / 2 (high - low)         rounded for integers, clipped to the dtype's range
+
+One `Scaling` serves a whole scene, so that windows of one scene stay comparable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from declouder.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """A linear map between `[low, high]` in DN and `[-1, 1]`.
+
+    Raises:
+        OptionError: if `low` is not below `high`, or one of them is not finite.
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.low) and np.isfinite(self.high)):
+            raise OptionError(
+                f"scale {self.low:g},{self.high:g} is not finite; give LOW,HIGH in the image's own numbers"
+            )
+        if not self.low < self.high:
+            raise OptionError(
+                f"scale low {self.low:g} is not below high {self.high:g}; give LOW,HIGH with LOW < HIGH"
+            )
+
+    @classmethod
+    def of_dtype(cls, dtype: DTypeLike) -> Scaling:
+        """Return the full range of an integer dtype, or [0, 1] for floats."""
+        kind = np.dtype(dtype)
+        if np.issubdtype(kind, np.integer):
+            return cls(0.0, float(np.iinfo(kind).max))
+        return cls(0.0, 1.0)
+
+    def to_model(self, dn: NDArray[Any]) -> NDArray[np.float32]:
+        """Map DN of any shape and dtype to float32 in [-1, 1]; values outside [low, high] are clipped."""
+        x = (dn.astype(np.float32) - np.float32(self.low)) * np.float32(2.0 / (self.high - self.low)) - 1
+        return np.clip(x, -1, 1, out=x)
+
+    def to_dn(self, x: NDArray[np.floating[Any]], dtype: DTypeLike) -> NDArray[Any]:
+        """Map [-1, 1] of any shape back to DN of `dtype`; integers are rounded to the nearest and clipped."""
+        kind = np.dtype(dtype)
+        dn = self.low + (x.astype(np.float64) + 1) * ((self.high - self.low) / 2)
+        if np.issubdtype(kind, np.integer):
+            limits = np.iinfo(kind)
+            dn = np.clip(np.rint(dn), limits.min, limits.max)
+        return dn.astype(kind)
