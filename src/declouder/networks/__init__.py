@@ -1,1 +1,18 @@
-"""The networks of Diffusion Enhancement: reference networks, denoiser and weight network."""
+"""The networks of Diffusion Enhancement: reference networks, denoiser and weight network.
+
+`REFERENCES` names the reference networks. Each is a diffusers model with
+
+    network(cloudy) -> clear                     (B, C, H, W) in [-1, 1], any height and width
+    network.supervised_outputs(cloudy) -> list   what its loss compares with the clear image, unclamped
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from declouder.networks.compact import CompactNet
+from declouder.networks.unet import Denoiser, WeightNet
+
+REFERENCES: dict[str, Any] = {"compact": CompactNet}
+
+__all__ = ["REFERENCES", "CompactNet", "Denoiser", "WeightNet"]

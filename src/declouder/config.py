@@ -1,0 +1,207 @@
+"""How a model is built and trained: typed fields <- YAML <- `--set a.b=value`.
+
+A recipe is one YAML file: `model` (what is built), `data` (what it learns from) and `stages` (how each of the
+four stages learns). A field that a recipe leaves out has the value written here; an unknown field is an error
+that names the nearest right one. No torch is loaded here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from declouder.errors import ConfigError
+
+StageName = Literal["reference", "denoiser", "weights", "joint"]
+STAGE_NAMES: tuple[StageName, ...] = ("reference", "denoiser", "weights", "joint")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ReferenceConfig(_Strict):
+    """The reference network."""
+
+    network: str = Field("compact", description="name in declouder.networks.REFERENCES")
+    options: dict[str, Any] = Field(default_factory=dict, description="the network's own fields, bands aside")
+
+
+class ModelConfig(_Strict):
+    """What is built, and how it samples by default."""
+
+    bands: list[str] = Field(["red", "green", "blue"], min_length=1, description="band names, in order")
+    reference: ReferenceConfig = ReferenceConfig()
+    denoiser: dict[str, Any] = Field(default_factory=dict, description="fields of Denoiser, bands aside")
+    weight_net: dict[str, Any] = Field(default_factory=dict, description="fields of WeightNet, bands aside")
+    sampler: str = Field("ddim", description="name in declouder.pipeline.SAMPLERS")
+    num_inference_steps: int = Field(10, ge=0, description="network evaluations when sampling")
+    strength: float = Field(1.0, gt=0, le=1, description="1: from pure noise; less: from the noised reference")
+    w_bounds: tuple[float, float] = Field((0.3, 1.0), description="bounds of w when sampling; authors: 0.3, 1")
+
+
+class DataConfig(_Strict):
+    """What is learnt from. Paths are relative to `base`."""
+
+    base: Path = Field(Path("data"), description="folder that the paths below start from")
+    pairs: list[Path] = Field(default_factory=list, description="roots that hold train/cloud and train/label")
+    clear: list[Path] = Field(default_factory=list, description="folders of clear images, for synthetic clouds")
+    procedural: int = Field(0, ge=0, description="generated terrain images of 96 px to add to the clear ones")
+    synthetic_share: float = Field(0.0, ge=0, le=1, description="share of samples with synthetic clouds")
+    hold_out: float = Field(0.12, gt=0, lt=1, description="share of train kept for validation, in whole blocks")
+    hold_out_block: int = Field(25, ge=1, description="neighbouring numbers that are held out together")
+    workers: int = Field(1, ge=0, description="loader processes; 0 loads in the training process")
+
+
+class AugmentConfig(_Strict):
+    """How a training sample is varied. Cloudy and clear change alike, save for the cloud's strength."""
+
+    flips: Literal["none", "horizontal", "dihedral"] = Field("dihedral", description="the paper: horizontal")
+    color: float = Field(0.0, ge=0, le=1, description="how far gain, gamma and band order of the ground vary")
+    cloud_strength: tuple[float, float] = Field(
+        (1.0, 1.0), description="cloudy <- clear + a (cloudy - clear), a drawn from this range"
+    )
+
+
+class StageConfig(_Strict):
+    """How one stage learns."""
+
+    steps: int = Field(ge=1, description="optimiser steps")
+    batch: int = Field(8, ge=1, description="samples a step and device")
+    accumulate: int = Field(1, ge=1, description="batches summed before a step")
+    lr: float = Field(1e-4, gt=0, description="AdamW learning rate after the warm-up")
+    warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="cosine falls to lr / 100")
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float | None = Field(None, gt=0, description="gradient norm is clipped to this")
+    ema: float = Field(0.9999, ge=0, lt=1, description="decay of the averaged weights; short runs ramp up to it")
+    patch_px: int | None = Field(None, ge=8, description="side of a training patch; none: the whole image")
+    downscale: int = Field(1, ge=1, description="images are made this much smaller first; coarse stage: 4")
+    max_t: int = Field(1000, ge=1, le=1000, description="time steps are drawn from [0, max_t)")
+    noise_weight: float = Field(1.0, ge=0, description="lambda of L_joint")
+    edge_weight: float = Field(0.05, ge=0, description="reference stage: share of the edge loss")
+    ssim_weight: float = Field(0.0, ge=0, description="reference stage: share of 1 - SSIM")
+    augment: AugmentConfig = AugmentConfig()
+    validate_every: int = Field(500, ge=1, description="steps between scores and pictures on held-out pairs")
+    checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
+
+
+class TrainConfig(_Strict):
+    """A whole recipe."""
+
+    name: str = Field(min_length=1, description="names the run's folder")
+    seed: int = Field(0, ge=0, description="everything random follows from it")
+    precision: Literal["auto", "32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it")
+    compile: bool = Field(False, description="torch.compile the networks that learn")
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    stages: dict[StageName, StageConfig]
+
+    @model_validator(mode="after")
+    def _something_to_learn_from(self) -> TrainConfig:
+        if not (self.data.pairs or self.data.clear or self.data.procedural):
+            raise ValueError("data names no pairs, no clear images and no procedural ones: nothing to learn from")
+        if not self.data.pairs and self.data.synthetic_share < 1:
+            raise ValueError("data.synthetic_share is below 1 but data.pairs is empty; set it to 1")
+        if self.data.synthetic_share > 0 and not (self.data.clear or self.data.procedural):
+            raise ValueError("data.synthetic_share is above 0 but data names no clear images")
+        return self
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a recipe.
+
+    Args:
+        path: YAML file.
+        overrides: "a.b=value" strings, values read as YAML; they win over the file.
+
+    Raises:
+        ConfigError: if the file cannot be read, a field is unknown or a value does not fit.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist; give a recipe such as configs/compact.yaml") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); give a YAML file") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no fields; a recipe has name, model, data and stages")
+    for override in overrides:
+        _apply_override(values, override)
+    return parse_config(values, source=str(path))
+
+
+def parse_config(values: Mapping[str, Any], *, source: str) -> TrainConfig:
+    """Return the typed recipe of plain values; `source` is named in errors."""
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_explain(error)}") from None
+
+
+def dump_config(config: TrainConfig) -> str:
+    """Return the resolved recipe as YAML, every field written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override} is not of the form a.b=value, such as stages.joint.lr=1e-4")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: {text!r} is not a YAML value; quote it") from None
+    if isinstance(value, str):
+        value = _number_or_text(value)
+    *parents, last = key.split(".")
+    node = values
+    for depth, part in enumerate(parents):
+        child = node.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override}: {'.'.join(parents[: depth + 1])} holds a value, not fields")
+        node = child
+    node[last] = value
+
+
+def _number_or_text(text: str) -> float | str:
+    """YAML reads 1e-4 as text (it wants 1.0e-4); people write the former."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(first["loc"][-1]), _fields_at(first["loc"][:-1]), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(_fields_at(first['loc'][:-1]))}"
+        return f"{where} is not a field; {hint}"
+    if first["type"] == "missing":
+        return f"{where} is missing; every recipe gives it"
+    return f"{where + ': ' if where else ''}{first['msg']}, found {_short(first['input'])}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _fields_at(location: Iterable[int | str]) -> list[str]:
+    """Return the names of the fields that stand where an unknown one was found."""
+    parts = list(location)
+    model: Any = TrainConfig
+    if parts[:1] == ["stages"]:
+        model, parts = StageConfig, parts[2:]
+    for part in parts:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)

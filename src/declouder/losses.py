@@ -1,0 +1,99 @@
+"""What the networks learn from: noise, fusion and reference losses. All tensors (B, C, H, W).
+
+    L_DDPM  = mean (eps - noise)^2                                        denoiser
+    L_WA    = mean |x0 - (w * reference + (1 - w) * x0_diffusion)|        weight network
+    L_joint = lambda * L_DDPM + L_WA                                      both (lambda 1 in the authors' code)
+
+    L_ref   = sum over outputs of  Charbonnier + edge_weight * edge + ssim_weight * (1 - SSIM)
+
+Sources: Sui et al., IEEE TGRS 2024 (L_DDPM, L_WA, L_joint); Zamir et al., CVPR 2021 (Charbonnier and edge,
+with 0.05 for the edges); Wang et al., IEEE TIP 2004 (SSIM).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def noise_loss(eps: Tensor, noise: Tensor) -> Tensor:
+    """Return mean (eps - noise)^2 of each sample: (B,)."""
+    return (eps - noise).square().mean(dim=(1, 2, 3))
+
+
+def fusion_loss(fused: Tensor, clear: Tensor) -> Tensor:
+    """Return mean |clear - fused| of each sample: (B,), for images in [-1, 1]."""
+    return (clear - fused).abs().mean(dim=(1, 2, 3))
+
+
+def joint_loss(eps: Tensor, noise: Tensor, fused: Tensor, clear: Tensor, *, noise_weight: float = 1.0) -> Tensor:
+    """Return lambda * L_DDPM + L_WA of each sample: (B,); `noise_weight` is lambda."""
+    return noise_weight * noise_loss(eps, noise) + fusion_loss(fused, clear)
+
+
+def reference_loss(
+    outputs: Sequence[Tensor], clear: Tensor, *, edge_weight: float = 0.05, ssim_weight: float = 0.0
+) -> Tensor:
+    """Return the loss of a reference network, a scalar.
+
+    Args:
+        outputs: images in the range of `clear`, one for each supervised stage.
+        clear: (B, C, H, W) in [-1, 1].
+        edge_weight: share of the edge loss.
+        ssim_weight: share of 1 - SSIM, on the first output alone.
+    """
+    loss = torch.stack([charbonnier(y, clear) + edge_weight * edge_loss(y, clear) for y in outputs]).sum()
+    if ssim_weight:
+        loss = loss + ssim_weight * (1 - ssim(outputs[0], clear))
+    return loss
+
+
+def charbonnier(y: Tensor, target: Tensor, *, smoothing: float = 1e-3) -> Tensor:
+    """Return mean sqrt((y - target)^2 + smoothing^2): an L1 that is smooth at zero."""
+    return ((y - target).square() + smoothing**2).sqrt().mean()
+
+
+def edge_loss(y: Tensor, target: Tensor) -> Tensor:
+    """Return the Charbonnier distance of the Laplacians of Gaussian-blurred bands (Zamir et al. 2021)."""
+    return charbonnier(_laplacian(y), _laplacian(target))
+
+
+def ssim(y: Tensor, target: Tensor, *, value_range: float = 2.0) -> Tensor:
+    """Return the mean structural similarity (11 x 11 Gaussian window, sigma 1.5), a scalar, differentiable."""
+    # float32 throughout: variances of flat ground vanish in half precision.
+    y, target = y.float(), target.float()
+    c1, c2 = (0.01 * value_range) ** 2, (0.03 * value_range) ** 2
+    moments = _gaussian_blur(torch.cat([y, target, y * y, target * target, y * target]))
+    mean_y, mean_t, square_y, square_t, product = moments.chunk(5)
+    variance_y, variance_t = square_y - mean_y**2, square_t - mean_t**2
+    covariance = product - mean_y * mean_t
+    luminance = (2 * mean_y * mean_t + c1) / (mean_y**2 + mean_t**2 + c1)
+    structure = (2 * covariance + c2) / (variance_y + variance_t + c2)
+    return (luminance * structure).mean()
+
+
+def _gaussian_blur(x: Tensor, *, size: int = 11, sigma: float = 1.5) -> Tensor:
+    """Blur each band without padding: (B, C, H, W) -> (B, C, H-size+1, W-size+1)."""
+    offsets = torch.arange(size, device=x.device, dtype=x.dtype) - (size - 1) / 2
+    kernel = torch.exp(-offsets.square() / (2 * sigma**2))
+    kernel = kernel / kernel.sum()
+    bands = x.flatten(0, 1).unsqueeze(1)  # (B*C, 1, H, W): one filter for all bands
+    bands = F.conv2d(F.conv2d(bands, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
+    return bands.view(*x.shape[:2], *bands.shape[-2:])
+
+
+def _laplacian(x: Tensor) -> Tensor:
+    """Return x minus its blur at half resolution and back, the edge image of MPRNet; same shape."""
+    blurred = _binomial_blur(x)
+    sparse = torch.zeros_like(blurred)
+    sparse[:, :, ::2, ::2] = blurred[:, :, ::2, ::2] * 4
+    return x - _binomial_blur(sparse)
+
+
+def _binomial_blur(x: Tensor) -> Tensor:
+    kernel = torch.tensor([0.05, 0.25, 0.4, 0.25, 0.05], device=x.device, dtype=x.dtype)
+    bands = F.pad(x, (2, 2, 2, 2), mode="replicate").flatten(0, 1).unsqueeze(1)
+    return F.conv2d(F.conv2d(bands, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1)).view_as(x)

@@ -1,0 +1,147 @@
+"""CompactNet: a reference network of about a million parameters, made for CPUs and for scenes.
+
+A U-shaped network of NAF blocks (Chen et al., "Simple Baselines for Image Restoration", ECCV 2022) with two
+changes that the task asks for:
+
+    restored = gain * cloudy + offset
+
+Haze is a local affine map of the ground (light lost, light added), so the network gives its inverse and
+keeps texture that it never saw; under thick cloud the gain falls and the offset paints. And nothing
+is averaged over the image (no global pooling, no instance statistics): what a pixel becomes depends on its
+surroundings alone, so that windows of a scene agree where they overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from declouder.networks.padding import padded_to_multiple
+
+Block = Literal["naf", "residual"]
+
+
+class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """Cloudy image to clear image, by the inverse of a local affine haze model.
+
+    Args:
+        bands: spectral bands of an image.
+        widths: channels of each level; every level after the first halves height and width.
+        blocks: blocks of each level on the way down; the way up has one a level.
+        block: "naf", or "residual" (two 3 x 3 convolutions), kept for comparison.
+    """
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(
+        self,
+        bands: int = 3,
+        widths: Sequence[int] = (24, 48, 72, 96, 128),
+        blocks: Sequence[int] = (1, 1, 2, 2, 4),
+        block: Block = "naf",
+    ) -> None:
+        super().__init__()
+        make = {"naf": NAFBlock, "residual": ResidualBlock}[block]
+        self.multiple = 2 ** (len(widths) - 1)
+        self.intro = nn.Conv2d(bands, widths[0], 3, padding=1)
+        self.encoder = nn.ModuleList(
+            nn.Sequential(*(make(width) for _ in range(count)))
+            for width, count in zip(widths, blocks, strict=True)
+        )
+        self.down = nn.ModuleList(
+            nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in zip(widths, widths[1:], strict=False)
+        )
+        self.up = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(coarse, 4 * fine, 1, bias=False), nn.PixelShuffle(2))
+            for fine, coarse in zip(widths, widths[1:], strict=False)
+        )
+        self.decoder = nn.ModuleList(make(width) for width in widths[:-1])
+        self.head = nn.Conv2d(widths[0], 2 * bands, 3, padding=1)
+        # Starts as the identity: gain 1, offset 0.
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+
+    def forward(self, cloudy: Tensor) -> Tensor:
+        """Return the clear image: (B, bands, H, W) in [-1, 1] for `cloudy` of that shape and range."""
+        return self.supervised_outputs(cloudy)[0].clamp(-1, 1)
+
+    def supervised_outputs(self, cloudy: Tensor) -> list[Tensor]:
+        """Return the images that the reference loss compares with the clear one, before clamping."""
+        gain, offset = padded_to_multiple(self._gain_offset, cloudy, self.multiple).chunk(2, dim=1)
+        return [(1 + gain) * cloudy + offset]
+
+    def _gain_offset(self, x: Tensor) -> Tensor:
+        h = self.intro(x)
+        skips = []
+        for level, encode in enumerate(self.encoder):
+            h = encode(h)
+            if level < len(self.down):
+                skips.append(h)
+                h = self.down[level](h)
+        for level in reversed(range(len(self.down))):
+            h = self.decoder[level](self.up[level](h) + skips[level])
+        out: Tensor = self.head(h)
+        return out
+
+
+class NAFBlock(nn.Module):
+    """Depthwise convolution, gate and feed-forward, each on a normalised residual branch (Chen et al. 2022)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1 = PixelNorm(width)
+        self.expand = nn.Conv2d(width, 2 * width, 1)
+        self.depthwise = nn.Conv2d(2 * width, 2 * width, 3, padding=1, groups=2 * width)
+        self.project = nn.Conv2d(width, width, 1)
+        self.norm2 = PixelNorm(width)
+        self.feed_in = nn.Conv2d(width, 2 * width, 1)
+        self.feed_out = nn.Conv2d(width, width, 1)
+        # Zero-initialised scales let a deep stack start as the identity.
+        self.beta = nn.Parameter(torch.zeros(1, width, 1, 1))
+        self.gamma = nn.Parameter(torch.zeros(1, width, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, width, H, W) to the same shape."""
+        x = x + self.beta * self.project(_gate(self.depthwise(self.expand(self.norm1(x)))))
+        return x + self.gamma * self.feed_out(_gate(self.feed_in(self.norm2(x))))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions on a residual branch."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1)
+        )
+        self.beta = nn.Parameter(torch.full((1, width, 1, 1), 0.2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, width, H, W) to the same shape."""
+        out: Tensor = x + self.beta * self.body(x)
+        return out
+
+
+class PixelNorm(nn.Module):
+    """Layer normalisation over the channels of each pixel alone."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, width, H, W) to the same shape."""
+        channels_last = x.permute(0, 2, 3, 1)  # (B, H, W, width)
+        normed = F.layer_norm(channels_last, (x.shape[1],), self.weight, self.bias, 1e-6)
+        return normed.permute(0, 3, 1, 2)
+
+
+def _gate(x: Tensor) -> Tensor:
+    left, right = x.chunk(2, dim=1)
+    return left * right

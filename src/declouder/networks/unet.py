@@ -1,0 +1,133 @@
+"""The denoiser and the weight network: two ADM U-Nets, built from diffusers' `UNet2DModel`.
+
+    eps = denoiser(concat[x_t, cloudy], t)                  Ho et al. 2020; Dhariwal & Nichol 2021 (ADM)
+    w   = weight_net(concat[x_t, cloudy, reference], t)     Sui et al. 2024: weight allocation
+
+The defaults are the paper's networks: 32.1 M and 4.66 M parameters for 3 bands. Both outputs are
+unbounded. Sources: Sui et al., IEEE TGRS 2024, doi 10.1109/TGRS.2024.3411671.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, cast
+
+import torch
+from diffusers import ConfigMixin, ModelMixin, UNet2DModel
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+
+from declouder.networks.padding import padded_to_multiple
+
+TimeShift = Literal["scale_shift", "default"]
+
+
+class _ConditionedUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """What both networks share: conditioning images joined as channels, any size, one time per image."""
+
+    unet: UNet2DModel
+    multiple: int
+
+    def forward(self, x: Tensor, t: Tensor | int) -> Tensor:
+        """Return the network's raw output.
+
+        Args:
+            x: (B, k*bands, H, W) float in [-1, 1], of any height and width: the noisy image, then the
+                images it is conditioned on.
+            t: time step in [0, 999]: one number, or (B,) for one a sample.
+
+        Returns:
+            (B, bands, H, W), unbounded.
+        """
+        return padded_to_multiple(lambda padded: cast(Tensor, self.unet(padded, t).sample), x, self.multiple)
+
+
+class Denoiser(_ConditionedUNet):
+    """Predicts the noise eps in x_t, given the cloudy image: `denoiser(cat[x_t, cloudy], t)`.
+
+    Args:
+        bands: spectral bands of an image.
+        widths: channels of each level; every level after the first halves height and width.
+        attention_levels: levels (0 is full size) whose blocks attend; the middle always does.
+        heads: attention heads, in every attention alike.
+        layers: residual blocks a level on the way down (one more on the way up).
+        time_shift: how t enters a block: "scale_shift" (FiLM) or "default" (added).
+        norm_groups: groups of every group normalisation; divides all widths.
+    """
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(
+        self,
+        bands: int = 3,
+        widths: Sequence[int] = (96, 96, 192, 192, 288),
+        attention_levels: Sequence[int] = (2, 3),
+        heads: int = 4,
+        layers: int = 2,
+        time_shift: TimeShift = "scale_shift",
+        norm_groups: int = 32,
+    ) -> None:
+        super().__init__()
+        self.unet = _adm_unet(2 * bands, bands, widths, attention_levels, heads, layers, time_shift, norm_groups)
+        self.multiple = 2 ** (len(widths) - 1)
+
+
+class WeightNet(_ConditionedUNet):
+    """Predicts w, how much of x0 the reference image gives: `weight_net(cat[x_t, cloudy, reference], t)`.
+
+    One weight a pixel, band and step, without a bound: `fusion.fuse` bounds it. The last layer starts at
+    zero, so an untrained network says w = 0: pure diffusion. Arguments as for `Denoiser`.
+    """
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(
+        self,
+        bands: int = 3,
+        widths: Sequence[int] = (64, 64, 128),
+        attention_levels: Sequence[int] = (2,),
+        heads: int = 1,
+        layers: int = 2,
+        time_shift: TimeShift = "default",
+        norm_groups: int = 32,
+    ) -> None:
+        super().__init__()
+        self.unet = _adm_unet(3 * bands, bands, widths, attention_levels, heads, layers, time_shift, norm_groups)
+        self.multiple = 2 ** (len(widths) - 1)
+
+
+def _adm_unet(
+    in_channels: int,
+    out_channels: int,
+    widths: Sequence[int],
+    attention_levels: Sequence[int],
+    heads: int,
+    layers: int,
+    time_shift: TimeShift,
+    norm_groups: int,
+) -> UNet2DModel:
+    attends = [level in set(attention_levels) for level in range(len(widths))]
+    unet = UNet2DModel(
+        in_channels=in_channels,
+        out_channels=out_channels,
+        block_out_channels=tuple(widths),
+        down_block_types=tuple("AttnDownBlock2D" if here else "DownBlock2D" for here in attends),
+        up_block_types=tuple("AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attends)),
+        layers_per_block=layers,
+        attention_head_dim=None,
+        resnet_time_scale_shift=time_shift,
+        norm_num_groups=norm_groups,
+        attn_norm_num_groups=norm_groups,
+        norm_eps=1e-5,
+        flip_sin_to_cos=True,
+        freq_shift=0,
+        downsample_padding=1,
+    )
+    for module in unet.modules():
+        if isinstance(module, Attention):
+            # UNet2DModel sets heads by their size, ADM by their number; the weights are the same for both.
+            module.heads = heads
+            module.scale = (module.inner_dim // heads) ** -0.5
+    with torch.no_grad():
+        for parameter in unet.conv_out.parameters():
+            nn.init.zeros_(parameter)
+    return unet

@@ -1,0 +1,364 @@
+"""CloudRemovalPipeline: cloudy images in, clear images out; the paper's sampler as one visible loop.
+
+    reference = reference_network(cloudy)                       once an image
+    x_T       = noise, or the noised reference at a step below T
+    for t:      x0 = fuse(...)  (declouder.fusion);  x_{t-1} = scheduler.step(x0, t, x_t)
+
+Any diffusers scheduler that takes prediction_type "sample" goes on from the fused x0. The paper's setting is
+DDIM, 10 steps, "leading", eta 0 (Sui et al., IEEE TGRS 2024, doi 10.1109/TGRS.2024.3411671).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+import numpy as np
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+from diffusers.utils import BaseOutput
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from declouder.errors import ModelError, OptionError
+from declouder.fusion import add_noise, predict_x0
+from declouder.networks import REFERENCES, Denoiser, WeightNet
+from declouder.scaling import Scaling
+
+UNIT = Scaling(0, 1)
+SHIPPED_MODEL = Path(__file__).parent / "weights" / "compact"
+COMPONENTS = ("reference", "denoiser", "weight_net", "scheduler")
+
+_NOISE_SCHEDULE: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "prediction_type": "sample",
+}
+# x0 is fused from images in [-1, 1] already: the samplers must not clip it a second time.
+_DDIM: dict[str, Any] = {"clip_sample": False, "set_alpha_to_one": True}
+
+SAMPLERS: dict[str, Callable[[], Any]] = {
+    "ddim": lambda: DDIMScheduler(timestep_spacing="leading", **_DDIM, **_NOISE_SCHEDULE),
+    "ddim-trailing": lambda: DDIMScheduler(timestep_spacing="trailing", **_DDIM, **_NOISE_SCHEDULE),
+    "dpmsolver++": lambda: DPMSolverMultistepScheduler(
+        algorithm_type="dpmsolver++", timestep_spacing="trailing", **_NOISE_SCHEDULE
+    ),
+    "unipc": lambda: UniPCMultistepScheduler(timestep_spacing="trailing", **_NOISE_SCHEDULE),
+    "euler": lambda: EulerDiscreteScheduler(timestep_spacing="trailing", **_NOISE_SCHEDULE),
+}
+"""The samplers to be had by name. "ddim" is the paper's."""
+
+
+def make_scheduler(name: str) -> Any:
+    """Return a new diffusers scheduler of `SAMPLERS`, on the paper's noise schedule.
+
+    Raises:
+        OptionError: if there is no sampler of that name.
+    """
+    if name not in SAMPLERS:
+        raise OptionError(f"there is no sampler {name!r}; choose one of {', '.join(SAMPLERS)}")
+    return SAMPLERS[name]()
+
+
+@dataclass
+class CloudRemovalOutput(BaseOutput):  # type: ignore[misc]
+    """What the pipeline returns; tensors for output_type "pt", (B, H, W, C) arrays for "np", lists for "pil"."""
+
+    images: Any
+    """The restored images, in [0, 1]: (B, C, H, W)."""
+    reference: Any
+    """The reference network's images, in [0, 1]: (B, C, H, W)."""
+    weights: Any
+    """w of the last step, the share of the reference: (B, C, H, W). All 1 where no step was taken. Never PIL."""
+
+
+class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
+    """Reference network, denoiser, weight network and scheduler as one folder and one call.
+
+    Args:
+        reference: one of `networks.REFERENCES`; (B, C, H, W) in [-1, 1] to the same.
+        denoiser: `networks.Denoiser`.
+        weight_net: `networks.WeightNet`.
+        scheduler: a diffusers scheduler with prediction_type "sample", such as `make_scheduler("ddim")`.
+        bands: the names of the C bands, in order.
+        w_bounds: bounds of w when sampling; the authors' are (0.3, 1).
+        num_inference_steps: network evaluations by default; 0 gives the reference image.
+        strength: 1 starts from pure noise; s < 1 from the reference, noised to a step near 1000 s.
+    """
+
+    model_cpu_offload_seq = "reference->denoiser->weight_net"
+
+    def __init__(
+        self,
+        reference: nn.Module,
+        denoiser: Denoiser,
+        weight_net: WeightNet,
+        scheduler: Any,
+        bands: Sequence[str] = ("red", "green", "blue"),
+        w_bounds: Sequence[float] = (0.3, 1.0),
+        num_inference_steps: int = 10,
+        strength: float = 1.0,
+    ) -> None:
+        super().__init__()
+        for name, network in (("denoiser", denoiser), ("weight_net", weight_net), ("reference", reference)):
+            found = network.config["bands"]
+            if found != len(bands):
+                raise ModelError(
+                    f"the {name} has {found} bands, the pipeline names {len(bands)} ({', '.join(bands)});"
+                    f" build all parts for the same bands"
+                )
+        if scheduler.config.prediction_type != "sample":
+            raise ModelError(
+                f"the scheduler expects {scheduler.config.prediction_type!r} predictions, fusion gives x0; make"
+                f' it with prediction_type="sample"'
+            )
+        self.register_modules(reference=reference, denoiser=denoiser, weight_net=weight_net, scheduler=scheduler)
+        self.register_to_config(
+            bands=list(bands),
+            w_bounds=list(w_bounds),
+            num_inference_steps=num_inference_steps,
+            strength=strength,
+        )
+        _check_sampling(num_inference_steps, strength)
+
+    @classmethod
+    def from_pretrained(cls, model: str | Path | None = None, **kwargs: Any) -> Self:
+        """Load a pipeline folder, a hub id, or the shipped model where `model` is None.
+
+        Safetensors only: a pickle is never opened. Weights become float32 unless `dtype` says otherwise.
+
+        Raises:
+            ModelError: if the folder does not exist, lacks a part or holds parts of another kind.
+        """
+        source = SHIPPED_MODEL if model is None else model
+        if Path(source).is_dir() or not _looks_like_hub_id(str(source)):
+            _check_folder(Path(source))
+        kwargs = {"dtype": torch.float32, **kwargs, "use_safetensors": True}
+        try:
+            return cast(Self, super().from_pretrained(str(source), **kwargs))
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(f"{source} cannot be loaded as a model: {reason}") from error
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        cloudy: Tensor | NDArray[Any] | Image.Image | Sequence[Image.Image],
+        *,
+        num_inference_steps: int | None = None,
+        strength: float | None = None,
+        w_bounds: tuple[float, float] | None = None,
+        generator: torch.Generator | None = None,
+        latents: Tensor | None = None,
+        output_type: Literal["pt", "np", "pil"] = "pil",
+    ) -> CloudRemovalOutput:
+        """Remove the clouds.
+
+        Args:
+            cloudy: (B, C, H, W) tensor, (H, W, C) or (B, H, W, C) array, both in [0, 1]; or 8-bit PIL images.
+            num_inference_steps: evaluations of denoiser and weight network; 0 returns the reference image.
+                None: as the model was saved.
+            strength: in (0, 1]: where the process starts; None: as the model was saved.
+            w_bounds: bounds of w; equal bounds fix w. None: as the model was saved.
+            generator: the source of the starting noise, on the CPU or the pipeline's device.
+            latents: x_T, (B, C, H, W): the starting noise itself, in place of `generator`.
+            output_type: "pt", "np" or "pil".
+
+        Returns:
+            `.images`, `.reference` in [0, 1] and `.weights`, all of the size of `cloudy`.
+
+        Raises:
+            OptionError: if an argument has the wrong shape, range or number of bands.
+        """
+        steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
+        start = self.config.strength if strength is None else strength
+        bounds = tuple(self.config.w_bounds if w_bounds is None else w_bounds)
+        _check_sampling(steps, start)
+        y = 2 * _to_tensor(cloudy, bands=len(self.config.bands)).to(self.device, self.denoiser.dtype) - 1
+        reference = self.reference(y)
+        if steps == 0:
+            return _output(reference, reference, torch.ones_like(reference), output_type)
+
+        noise = _starting_noise(y, generator, latents)
+        timesteps = self._timesteps(steps, start)
+        if start < 1:
+            x_t = self.scheduler.add_noise(reference, noise, timesteps[:1])
+        else:
+            x_t = noise * self.scheduler.init_noise_sigma
+        alphas_cumprod = self.scheduler.alphas_cumprod.to(y.device, y.dtype)
+        for t in self.progress_bar(timesteps):
+            step = t.long()
+            prediction = predict_x0(
+                self.denoiser,
+                self.weight_net,
+                x_t=self.scheduler.scale_model_input(x_t, t),
+                cloudy=y,
+                reference=reference,
+                t=step.expand(y.shape[0]).to(y.device),
+                alpha_bar=alphas_cumprod[step],
+                w_bounds=cast("tuple[float, float]", bounds),
+            )
+            x_t = self.scheduler.step(prediction.x0, t, x_t).prev_sample
+        return _output(x_t.clamp(-1, 1), reference, prediction.w, output_type)
+
+    def _timesteps(self, steps: int, strength: float) -> Tensor:
+        """Return the last `steps` steps of a schedule so fine that they begin near 1000 * strength."""
+        total = min(max(steps, round(steps / strength)), self.scheduler.config.num_train_timesteps)
+        self.scheduler.set_timesteps(total, device=self.device)
+        begin = total - steps
+        if hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(begin)
+        return cast(Tensor, self.scheduler.timesteps[begin:])
+
+
+def remove_clouds(
+    image: NDArray[Any], *, model: str | Path | None = None, seed: int = 0, **options: Any
+) -> NDArray[np.float32]:
+    """Remove the clouds from one array, in one line: `clear = remove_clouds(cloudy)`.
+
+    Args:
+        image: (H, W, C) or (B, H, W, C) in [0, 1], C the model's bands.
+        model: pipeline folder or hub id; None is the shipped model.
+        seed: of the starting noise.
+        options: further arguments of `CloudRemovalPipeline.__call__`.
+
+    Returns:
+        The restored image, float32 in [0, 1], of the shape of `image`.
+    """
+    pipeline = CloudRemovalPipeline.from_pretrained(model)
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(seed)
+    restored = pipeline(image, generator=generator, output_type="np", **options).images
+    return cast("NDArray[np.float32]", restored[0] if image.ndim == 3 else restored)
+
+
+def _check_sampling(steps: int, strength: float) -> None:
+    if steps < 0:
+        raise OptionError(f"{steps} steps asked for; give 0 (reference image only) or more")
+    if not 0 < strength <= 1:
+        raise OptionError(f"strength is {strength:g}; give a number above 0 and up to 1")
+
+
+def _starting_noise(y: Tensor, generator: torch.Generator | None, latents: Tensor | None) -> Tensor:
+    if latents is not None:
+        if latents.shape != y.shape:
+            raise OptionError(f"latents are {tuple(latents.shape)}, the images {tuple(y.shape)}; give one shape")
+        return latents.to(y.device, y.dtype)
+    # Drawn where the generator lives: a CPU generator gives the same noise for every device.
+    device = y.device if generator is None else generator.device
+    return torch.randn(y.shape, generator=generator, device=device, dtype=torch.float32).to(y.device, y.dtype)
+
+
+def _to_tensor(cloudy: Any, *, bands: int) -> Tensor:
+    """Return (B, C, H, W) float32 in [0, 1] of any accepted kind of image."""
+    if isinstance(cloudy, Image.Image):
+        cloudy = [cloudy]
+    if isinstance(cloudy, (list, tuple)) and all(isinstance(image, Image.Image) for image in cloudy):
+        if not cloudy:
+            raise OptionError("the list of images is empty; give at least one")
+        sizes = {image.size for image in cloudy}
+        if len(sizes) > 1:
+            raise OptionError(f"the images are of {len(sizes)} sizes; pass images of one size at a time")
+        arrays = [np.asarray(image.convert("RGB") if bands == 3 else image) for image in cloudy]
+        unit = Scaling.of_dtype(np.uint8)
+        cloudy = (unit.to_model(np.stack([a if a.ndim == 3 else a[..., None] for a in arrays])) + 1) / 2
+    if isinstance(cloudy, np.ndarray):
+        if not np.issubdtype(cloudy.dtype, np.floating):
+            raise OptionError(f"the array is {cloudy.dtype}; give floats in [0, 1] (8 bit: divide by 255)")
+        if cloudy.ndim not in (3, 4):
+            raise OptionError(f"the array is {cloudy.shape}; give (H, W, C) or (B, H, W, C)")
+        batch = cloudy if cloudy.ndim == 4 else cloudy[None]
+        cloudy = torch.from_numpy(np.ascontiguousarray(batch, dtype=np.float32)).permute(0, 3, 1, 2)
+    if not isinstance(cloudy, Tensor) or cloudy.ndim != 4:
+        raise OptionError(
+            "cloudy must be a (B, C, H, W) tensor, an (H, W, C) or (B, H, W, C) array, or PIL images"
+        )
+    if cloudy.shape[1] != bands:
+        raise OptionError(f"the image has {cloudy.shape[1]} bands, this model wants {bands}; pick {bands} of them")
+    if not bool(torch.isfinite(cloudy).all()):
+        raise OptionError("the image holds NaN or infinite values; fill them first")
+    if float(cloudy.min()) < -1e-3 or float(cloudy.max()) > 1 + 1e-3:
+        raise OptionError(
+            f"the image spans {float(cloudy.min()):g} to {float(cloudy.max()):g}; scale it to [0, 1] first"
+        )
+    return cloudy.float().clamp(0, 1)
+
+
+def _output(images: Tensor, reference: Tensor, weights: Tensor, output_type: str) -> CloudRemovalOutput:
+    images, reference, weights = ((images + 1) / 2).float(), ((reference + 1) / 2).float(), weights.float()
+    if output_type == "pt":
+        return CloudRemovalOutput(images=images, reference=reference, weights=weights)
+    arrays = [x.permute(0, 2, 3, 1).cpu().numpy() for x in (images, reference, weights)]
+    if output_type == "np":
+        return CloudRemovalOutput(images=arrays[0], reference=arrays[1], weights=arrays[2])
+    if output_type == "pil":
+        return CloudRemovalOutput(images=_to_pil(arrays[0]), reference=_to_pil(arrays[1]), weights=arrays[2])
+    raise OptionError(f'there is no output_type {output_type!r}; choose "pt", "np" or "pil"')
+
+
+def _to_pil(images: NDArray[np.float32]) -> list[Image.Image]:
+    if images.shape[-1] not in (1, 3, 4):
+        raise OptionError(f'PIL has no image of {images.shape[-1]} bands; ask for output_type="np"')
+    dn = Scaling.of_dtype(np.uint8).to_dn(images * 2 - 1, np.uint8)
+    return [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in dn]
+
+
+def _looks_like_hub_id(source: str) -> bool:
+    return source.count("/") == 1 and not source.startswith((".", "/", "~")) and not Path(source).parent.exists()
+
+
+def _check_folder(folder: Path) -> None:
+    """Say what is wrong with a model folder before anything of it is loaded."""
+    if not folder.is_dir():
+        raise ModelError(f"model folder {folder} does not exist; give a folder that `declouder train` wrote")
+    index = _read_json(folder / "model_index.json", folder)
+    if index.get("_class_name") != CloudRemovalPipeline.__name__:
+        raise ModelError(
+            f"{folder} holds a {index.get('_class_name')}, not a {CloudRemovalPipeline.__name__}; give a folder"
+            f" that `declouder train` or `declouder convert` wrote"
+        )
+    known = {cls.__name__ for cls in (*REFERENCES.values(), Denoiser, WeightNet)}
+    for name in COMPONENTS:
+        kind = index.get(name)
+        if not isinstance(kind, list) or len(kind) != 2:
+            raise ModelError(f"{folder / 'model_index.json'} names no {name}; save the model anew")
+        if name == "scheduler":
+            _read_json(folder / name / "scheduler_config.json", folder)
+            continue
+        # Only our own classes are loaded: a folder cannot name code to run.
+        if kind[1] not in known or not str(kind[0]).startswith("declouder.networks."):
+            raise ModelError(f"{folder}: the {name} is a {kind[1]}, which this version of declouder does not know")
+        _read_json(folder / name / "config.json", folder)
+        if not list((folder / name).glob("*.safetensors")):
+            raise ModelError(
+                f"{folder / name} lacks its weights (diffusion_pytorch_model.safetensors); copy the whole folder"
+            )
+
+
+def _read_json(path: Path, folder: Path) -> Mapping[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{folder} lacks {path.relative_to(folder)}; copy the whole model folder") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read ({error}); copy the model folder anew") from None
+    if not isinstance(values, dict):
+        raise ModelError(f"{path} holds no fields; copy the model folder anew")
+    return values
+
+
+# diffusers warns about every class that is not its own; the folder was checked above.
+logging.getLogger("diffusers.pipelines.pipeline_utils").setLevel(logging.ERROR)
