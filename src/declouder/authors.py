@@ -110,8 +110,8 @@ def networks_from_denoiser_checkpoint(
     for_denoiser = {name: tensor for name, tensor in weights.items() if name not in for_weight_net}
     if not for_weight_net:
         raise ModelError(
-            f"{source} holds the denoiser alone (the authors' first training stage): the weight network, tensors "
-            "`wc.*` or `sjlnet.*`, is missing; give a checkpoint of their second or third stage"
+            f"{source} holds the denoiser alone (the authors' first training stage): the weight network, "
+            "tensors `wc.*` or `sjlnet.*`, is missing; give a checkpoint of their second or third stage"
         )
     denoiser = _denoiser(for_denoiser, source)
     weight_net = _weight_net(for_weight_net, denoiser.config.bands, source)
@@ -187,8 +187,8 @@ def _read_torch(path: Path) -> object:
         return torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"{path} is not a checkpoint of plain tensors, so it was not loaded: it is no PyTorch file, or holds "
-            "Python objects that could run code; save the network's state_dict() alone"
+            f"{path} is not a checkpoint of plain tensors, so it was not loaded: it is no PyTorch file, or "
+            "holds Python objects that could run code; save the network's state_dict() alone"
         ) from error
     # A damaged file fails in as many ways as there are parts of a reader: EOFError, KeyError, RuntimeError...
     except Exception as error:
@@ -315,16 +315,15 @@ def _fill(network: nn.Module, weights: Mapping[str, Tensor], links: list[Link], 
     _check(weights, links, source)
     ours = network.state_dict()
     filled: dict[str, Tensor] = {}
+    disputed: dict[str, str] = {}
     for link in links:
         for name, part in zip(link.ours, link.split(weights[link.theirs]), strict=True):
             value = part.reshape(ours[name].shape)
             if name in filled and not torch.equal(filled[name], value):
-                logger.warning(
-                    "%s: the copies of a shared tensor disagree; %s counts, as in PyTorch",
-                    source,
-                    link.theirs,
-                )
+                disputed[name] = link.theirs
             filled[name] = value
+    for counts in disputed.values():
+        logger.warning("%s: the copies of a shared tensor disagree; %s counts, as in PyTorch", source, counts)
     network.load_state_dict(filled, strict=True)
     network.eval()
 

@@ -43,6 +43,7 @@ def predict_x0(
     t: Tensor,
     alpha_bar: Tensor,
     w_bounds: tuple[float, float] | None,
+    detach_x0_diffusion: bool = False,
 ) -> FusedPrediction:
     """Run both networks on one noisy image and fuse.
 
@@ -56,9 +57,10 @@ def predict_x0(
         alpha_bar: what `alphas_cumprod` holds at t; broadcasts against x_t.
         w_bounds: (w_min, w_max), or None to leave w as the network says (training). Equal bounds fix w,
             and the weight network is not asked.
+        detach_x0_diffusion: keep the fused image's gradient out of the denoiser, as the authors train.
     """
     eps = denoiser(torch.cat([x_t, cloudy], dim=1), t)
-    x0_diffusion = x0_from_eps(x_t, eps, alpha_bar)
+    x0_diffusion = x0_from_eps(x_t, eps.detach() if detach_x0_diffusion else eps, alpha_bar)
     if w_bounds is not None and w_bounds[0] == w_bounds[1]:
         w = torch.full_like(x_t, w_bounds[0])
     else:

@@ -186,7 +186,6 @@ def choose_bands(info: RasterInfo, names: Sequence[str], numbers: Sequence[int] 
         RasterError: if the raster has not got them.
     """
     wanted = f"this model wants {len(names)} ({', '.join(names)})"
-    example = ",".join(str(k) for k in range(1, len(names) + 1))
     if numbers is not None:
         if len(numbers) != len(names):
             raise OptionError(
@@ -209,7 +208,7 @@ def choose_bands(info: RasterInfo, names: Sequence[str], numbers: Sequence[int] 
     if len(missing) > len(free):
         raise RasterError(
             f"{info.path} has {_count(info.count)}{_besides_alpha(info)}, {wanted}; "
-            f"give an image that has them, pick them with --bands {example} or use another model"
+            "give an image that has them, or a model for these bands"
         )
     in_order = dict(zip(missing, free, strict=False))
     hows = [
@@ -303,7 +302,7 @@ def _filled(x: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.f
         return x
     height, width = x.shape[1:]
     count = _quarter_sum(weight)
-    mean: NDArray[np.float32] = _quarter_sum(x * weight) / np.maximum(count, 1)
+    mean = (_quarter_sum(x * weight) / np.maximum(count, 1)).astype(np.float32)
     coarse = _filled(mean, np.minimum(count, np.float32(1)))
     fine = _box_blurred(coarse.repeat(2, axis=1).repeat(2, axis=2))[:, :height, :width]
     return np.where(weight > 0, x, fine)

@@ -93,22 +93,30 @@ class MemoryNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def _stages(self, cloudy01: Tensor) -> Tensor:
         """Map (B, bands, H, W) in [0, 1] to the images of stage 3, 2 and 1, joined: (B, 3*bands, H, W)."""
-        halves = _split(cloudy01, dim=2)  # (2B, bands, H/2, W)
-        quarters = _split(halves, dim=3)  # (4B, bands, H/2, W/2)
+        halves_encoded, halves_image1 = [], []
+        # Parts are passed one by one, as published, not stacked as a batch: deep in stage 3 the network can
+        # blow up a difference in rounding, and this way the results are those of the authors to the last bit.
+        for half in cloudy01.chunk(2, dim=2):
+            stage1 = self._stage1(half)
+            attended, image1 = self.supervision1(stage1.decoded[0], half)
+            x = self.join2(torch.cat([self.stems[1](half, self.slope), attended], dim=1))
+            halves_encoded.append(self.encoder2(x, self.slope, stage1))
+            halves_image1.append(image1)
 
-        encoded = self.encoder1(self.stems[0](quarters, self.slope), self.slope)
-        encoded = [_join(level, dim=3) for level in encoded]
-        stage1 = Features(encoded, self.decoder1(encoded, self.slope))
-        attended, image1 = self.supervision1(stage1.decoded[0], halves)
-
-        x = self.join2(torch.cat([self.stems[1](halves, self.slope), attended], dim=1))
-        encoded = [_join(level, dim=2) for level in self.encoder2(x, self.slope, stage1)]
+        encoded = _join(halves_encoded, dim=2)
         stage2 = Features(encoded, self.decoder2(encoded, self.slope))
         attended, image2 = self.supervision2(stage2.decoded[0], cloudy01)
-
         x = self.join3(torch.cat([self.stems[2](cloudy01, self.slope), attended], dim=1))
         image3 = cloudy01 + self.head(self.full_size(x, self.slope, stage2))
-        return torch.cat([image3, image2, _join(image1, dim=2)], dim=1)
+        return torch.cat([image3, image2, torch.cat(halves_image1, dim=2)], dim=1)
+
+    def _stage1(self, half: Tensor) -> Features:
+        """Encode the two quarters of a half, (B, bands, H/2, W), and decode them together."""
+        quarters = half.chunk(2, dim=3)
+        encoded = _join(
+            [self.encoder1(self.stems[0](part, self.slope), self.slope) for part in quarters], dim=3
+        )
+        return Features(encoded, self.decoder1(encoded, self.slope))
 
 
 @dataclass(frozen=True)
@@ -119,14 +127,9 @@ class Features:
     decoded: list[Tensor]
 
 
-def _split(x: Tensor, dim: int) -> Tensor:
-    """Cut the images in two along `dim` and stack the parts as a batch, all first parts before all second."""
-    return torch.cat(x.chunk(2, dim=dim), dim=0)
-
-
-def _join(x: Tensor, dim: int) -> Tensor:
-    """Undo `_split`."""
-    return torch.cat(x.chunk(2, dim=0), dim=dim)
+def _join(parts: Sequence[list[Tensor]], dim: int) -> list[Tensor]:
+    """Put the features of neighbouring parts of an image together, level by level."""
+    return [torch.cat(level, dim=dim) for level in zip(*parts, strict=True)]
 
 
 class ChannelAttentionBlock(nn.Module):

@@ -1,0 +1,608 @@
+"""Training in four stages, coarse to fine (Sui et al., IEEE TGRS 2024, section on training).
+
+    stage       learns                  takes over, frozen        loss
+    reference   reference network       -                         L_ref (the network's published kind)
+    denoiser    denoiser                -                         L_DDPM, small patches or reduced size
+    weights     weight network          reference, denoiser       L_WA, full size
+    joint       denoiser + weights      reference                 lambda * L_DDPM + L_WA
+
+`STAGES` is that table. A run is a folder: `config.yaml`, one folder a stage (checkpoints, scores.csv, pictures)
+and `model/`, the pipeline folder that the stages fill. Every sample, time step and noise is a function of the
+seed and the sample's number, so a resumed run ends where an uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, Timer
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from PIL import Image
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader
+
+from declouder.config import STAGE_NAMES, StageConfig, StageName, TrainConfig, dump_config
+from declouder.data.samples import BatchNumbers, Sample, StageSamples, TrainingData
+from declouder.errors import ConfigError, DataError, DeclouderError, ModelError, OutputError
+from declouder.fusion import add_noise, predict_x0
+from declouder.losses import fusion_loss, joint_loss, noise_loss, reference_loss, ssim
+from declouder.networks import REFERENCES, Denoiser, WeightNet
+from declouder.pipeline import CloudRemovalPipeline, make_scheduler
+from declouder.scaling import Scaling
+
+Batch = dict[str, Tensor]
+"""cloudy, clear: (B, C, H, W) in [-1, 1]; seed: (B,) int64."""
+
+PICTURED = 6
+"""Held-out pairs that are shown in the pictures of a run."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the table above."""
+
+    learns: tuple[str, ...]
+    takes_over: tuple[str, ...]
+    loss: Callable[[StageModule, Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """How a call of `train` ended."""
+
+    stage: StageName
+    steps: int
+    finished: bool
+    """False if the time ran out first: continue with resume."""
+    scores: dict[str, float]
+    """On held-out pairs, of the weights that were kept."""
+    seconds: float
+
+
+def train(
+    config: TrainConfig,
+    out: Path,
+    *,
+    stages: Sequence[StageName] = STAGE_NAMES,
+    resume: bool = False,
+    max_time_s: float | None = None,
+    device: str = "auto",
+    devices: int = 1,
+    quiet: bool = False,
+) -> list[TrainingReport]:
+    """Run stages one after the other, and leave a pipeline folder in `out/model`.
+
+    Args:
+        config: the recipe.
+        out: the run's folder; made if need be.
+        stages: which of `STAGE_NAMES`; those that the recipe does not have are an error.
+        resume: continue from the last checkpoints; finished stages are passed over.
+        max_time_s: stop cleanly after this many seconds, with a checkpoint.
+        device: Lightning's accelerator: auto, cpu, cuda or mps.
+        devices: how many of them.
+        quiet: no progress bar.
+
+    Returns:
+        A report for each stage that was run.
+
+    Raises:
+        ConfigError: if the recipe lacks a stage.
+        DataError: if the data do not fit.
+        OutputError: if `out` holds a run already and `resume` is not set.
+        ModelError: if a stage needs a network that no earlier stage has left.
+    """
+    for name in stages:
+        if name not in config.stages:
+            raise ConfigError(f"the recipe has no stage {name!r}; it has {', '.join(config.stages)}")
+    _open_run(out, config, stages, resume=resume)
+    deadline = None if max_time_s is None else time.monotonic() + max_time_s
+    data = TrainingData(config.data, band_names=config.model.bands, seed=config.seed)
+    reports = []
+    for name in stages:
+        if resume and (out / name / "finished").exists():
+            continue
+        remaining = None if deadline is None else deadline - time.monotonic()
+        if remaining is not None and remaining <= 0:
+            break
+        report = _run_stage(
+            config, data, out, name, resume, remaining, device=device, devices=devices, quiet=quiet
+        )
+        reports.append(report)
+        if not report.finished:
+            break
+    return reports
+
+
+def build_networks(config: TrainConfig) -> dict[str, nn.Module]:
+    """Return new `reference`, `denoiser` and `weight_net` of a recipe; their weights follow from its seed.
+
+    Raises:
+        ConfigError: if the recipe names an unknown network or field.
+    """
+    model = config.model
+    if model.reference.network not in REFERENCES:
+        raise ConfigError(
+            f"model.reference.network is {model.reference.network!r}; choose one of {', '.join(REFERENCES)}"
+        )
+    makers = {
+        "reference": (REFERENCES[model.reference.network], model.reference.options),
+        "denoiser": (Denoiser, model.denoiser),
+        "weight_net": (WeightNet, model.weight_net),
+    }
+    networks = {}
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        for name, (maker, options) in makers.items():
+            try:
+                networks[name] = maker(bands=len(model.bands), **options)
+            except (TypeError, ValueError, ZeroDivisionError) as error:
+                raise ConfigError(f"model.{name} cannot be built: {error}") from None
+    return networks
+
+
+class StageModule(L.LightningModule):  # type: ignore[misc]
+    """The networks of one stage: those that learn, their running average, and those that are frozen."""
+
+    def __init__(self, name: StageName, config: TrainConfig, data: TrainingData) -> None:
+        super().__init__()
+        self.stage, self.settings, self.config = STAGES[name], config.stages[name], config
+        networks = build_networks(config)
+        self.learning = nn.ModuleDict({key: networks[key] for key in self.stage.learns})
+        self.frozen = nn.ModuleDict({key: networks[key] for key in self.stage.takes_over})
+        self.frozen.requires_grad_(False)
+        self.averaged = AveragedModel(self.learning, multi_avg_fn=_ramped_average(self.settings.ema))
+        self.averaged.requires_grad_(False)
+        self.samples = StageSamples(data, self.settings, seed=_stage_seed(config.seed, name))
+        self.held_out = data.held_out(config.seed)
+        self.scheduler = make_scheduler(config.model.sampler)
+        self.register_buffer("alphas_cumprod", self.scheduler.alphas_cumprod.clone(), persistent=False)
+        self._averaged_step = 0
+
+    def network(self, name: str) -> Any:
+        """Return a network as it learns, or frozen."""
+        return self.learning[name] if name in self.learning else self.frozen[name]
+
+    def kept(self, name: str) -> Any:
+        """Return a network as it will be kept: its running average, or frozen."""
+        return self.averaged.module[name] if name in self.learning else self.frozen[name]
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Return the stage's loss, a scalar."""
+        loss = self.stage.loss(self, batch)
+        if not torch.isfinite(loss):
+            raise DataError(
+                f"the loss is {float(loss)} at step {self.global_step}; lower the stage's lr or set clip_norm, and"
+                f" check the images for NaN"
+            )
+        self.log("loss", loss.detach(), prog_bar=True, on_step=True, on_epoch=False)
+        return loss
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Move the running average once an optimiser step."""
+        if self.global_step > self._averaged_step:
+            self.averaged.update_parameters(self.learning)
+            self._averaged_step = self.global_step
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the step at which the running average was last moved."""
+        self._averaged_step = checkpoint["global_step"]
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Return AdamW and the learning rate's course over the stage's steps."""
+        s = self.settings
+        optimizer = torch.optim.AdamW(self.learning.parameters(), lr=s.lr, weight_decay=s.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _lr_factor(step, s))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Return the endless batches from the current step on."""
+        s, workers = self.settings, self.config.data.workers
+        numbers = BatchNumbers(
+            s.batch,
+            start=self.global_step * s.accumulate,
+            rank=self.global_rank,
+            world=self.trainer.world_size,
+        )
+        return DataLoader(
+            cast(Any, self.samples),
+            batch_sampler=cast(Any, numbers),
+            num_workers=workers,
+            persistent_workers=False,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def noisy(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Draw a step and noise for each sample: (x_t, noise, t (B,), alpha_bar (B, 1, 1, 1))."""
+        clear = batch["clear"]
+        drawn = [self._draw(int(seed), clear) for seed in batch["seed"]]
+        t = torch.stack([step for step, _ in drawn]).to(clear.device)
+        noise = torch.stack([eps for _, eps in drawn]).to(clear.device)
+        alpha_bar = self.alphas_cumprod[t].view(-1, 1, 1, 1)
+        return add_noise(clear, noise, alpha_bar), noise, t, alpha_bar
+
+    def _draw(self, seed: int, clear: Tensor) -> tuple[Tensor, Tensor]:
+        # Drawn sample by sample: a sample's noise is the same in any batch, on any number of processes.
+        generator = torch.Generator(device=clear.device).manual_seed(seed)
+        t = torch.randint(self.settings.max_t, (), generator=generator, device=clear.device)
+        return t, torch.randn(clear.shape[1:], generator=generator, device=clear.device)
+
+    def pipeline(self) -> CloudRemovalPipeline:
+        """Return the pipeline of the networks as they will be kept; stages that have all three only."""
+        return make_pipeline(self.config, {name: self.kept(name) for name in NETWORKS})
+
+    @torch.no_grad()
+    def score(self) -> tuple[dict[str, float], list[Tensor]]:
+        """Return mean scores on the held-out pairs, and rows of pictures, (C, H, k*W) in [0, 1].
+
+        `score` is what the best checkpoint is chosen by; larger is better.
+        """
+        rows: list[Tensor] = []
+        sums: dict[str, list[float]] = {}
+        restores = self._restorer()
+        for sample in self.held_out:
+            cloudy, clear = (torch.from_numpy(sample[key])[None].to(self.device) for key in ("cloudy", "clear"))
+            if restores is None:
+                sums.setdefault("noise_loss", []).append(self._held_out_noise_loss(cloudy, clear, sample["seed"]))
+                continue
+            images = restores(cloudy, sample["seed"])
+            for name, image in images.items():
+                error = (image.float() - clear).square().mean() / 4  # [-1, 1] has twice the range of [0, 1]
+                sums.setdefault(f"{name}_psnr", []).append(float(-10 * error.clamp_min(1e-10).log10()))
+                sums.setdefault(f"{name}_ssim", []).append(float(ssim(image, clear)))
+            if len(rows) < PICTURED:
+                rows.append((torch.cat([cloudy, *images.values(), clear], dim=-1)[0].float().cpu() + 1) / 2)
+        scores = {name: float(np.mean(values)) for name, values in sums.items()}
+        main = "restored_psnr" if "restored_psnr" in scores else "reference_psnr"
+        scores["score"] = -scores["noise_loss"] if restores is None else scores[main]
+        return scores, rows
+
+    def _restorer(self) -> Callable[[Tensor, int], dict[str, Tensor]] | None:
+        if self.stage.learns == ("reference",):
+            return lambda cloudy, seed: {"reference": self.kept("reference")(cloudy)}
+        if not self.stage.takes_over:
+            return None  # a denoiser alone restores nothing yet
+        pipeline = self.pipeline()
+        pipeline.set_progress_bar_config(disable=True)
+
+        def restore(cloudy: Tensor, seed: int) -> dict[str, Tensor]:
+            generator = torch.Generator().manual_seed(seed)
+            result = pipeline((cloudy + 1) / 2, generator=generator, output_type="pt")
+            return {"reference": result.reference * 2 - 1, "restored": result.images * 2 - 1}
+
+        return restore
+
+    def _held_out_noise_loss(self, cloudy: Tensor, clear: Tensor, seed: int) -> float:
+        """Mean noise loss over ten fixed steps, at the size that the stage trains on."""
+        cut = self.settings.patch_px or clear.shape[-1]
+        clear, cloudy = clear[..., :cut, :cut], cloudy[..., :cut, :cut]
+        generator = torch.Generator(device=clear.device).manual_seed(seed)
+        noise = torch.randn((10, *clear.shape[1:]), generator=generator, device=clear.device)
+        t = torch.arange(50, 1000, 100, device=clear.device)
+        x_t = add_noise(clear, noise, self.alphas_cumprod[t].view(-1, 1, 1, 1))
+        eps = self.kept("denoiser")(torch.cat([x_t, cloudy.expand(10, -1, -1, -1)], dim=1), t)
+        return float(noise_loss(eps.float(), noise).mean())
+
+
+def reference_stage_loss(module: StageModule, batch: Batch) -> Tensor:
+    """L_ref of the reference network's supervised outputs."""
+    s = module.settings
+    outputs = [y.float() for y in module.network("reference").supervised_outputs(batch["cloudy"])]
+    return reference_loss(outputs, batch["clear"], edge_weight=s.edge_weight, ssim_weight=s.ssim_weight)
+
+
+def denoiser_stage_loss(module: StageModule, batch: Batch) -> Tensor:
+    """L_DDPM."""
+    x_t, noise, t, _ = module.noisy(batch)
+    eps = module.network("denoiser")(torch.cat([x_t, batch["cloudy"]], dim=1), t)
+    return noise_loss(eps.float(), noise).mean()
+
+
+def weights_stage_loss(module: StageModule, batch: Batch) -> Tensor:
+    """L_WA; x0_diffusion comes from a frozen denoiser."""
+    return _fused_stage_loss(module, batch, lambda eps, noise, fused, clear: fusion_loss(fused, clear))
+
+
+def joint_stage_loss(module: StageModule, batch: Batch) -> Tensor:
+    """L_joint; as in the authors' code, the fusion loss does not reach the denoiser through x0_diffusion."""
+    weight = module.settings.noise_weight
+    return _fused_stage_loss(
+        module,
+        batch,
+        lambda eps, noise, fused, clear: joint_loss(eps, noise, fused, clear, noise_weight=weight),
+    )
+
+
+def _fused_stage_loss(
+    module: StageModule, batch: Batch, loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+) -> Tensor:
+    x_t, noise, t, alpha_bar = module.noisy(batch)
+    with torch.no_grad():
+        reference = module.network("reference")(batch["cloudy"]).float()
+    prediction = predict_x0(
+        module.network("denoiser"),
+        module.network("weight_net"),
+        x_t=x_t,
+        cloudy=batch["cloudy"],
+        reference=reference,
+        t=t,
+        alpha_bar=alpha_bar,
+        w_bounds=None,
+        detach_x0_diffusion=True,
+    )
+    return loss(prediction.eps.float(), noise, prediction.x0.float(), batch["clear"]).mean()
+
+
+NETWORKS = ("reference", "denoiser", "weight_net")
+
+STAGES: dict[StageName, Stage] = {
+    "reference": Stage(("reference",), (), reference_stage_loss),
+    "denoiser": Stage(("denoiser",), (), denoiser_stage_loss),
+    "weights": Stage(("weight_net",), ("reference", "denoiser"), weights_stage_loss),
+    "joint": Stage(("denoiser", "weight_net"), ("reference",), joint_stage_loss),
+}
+
+
+def make_pipeline(config: TrainConfig, networks: dict[str, Any]) -> CloudRemovalPipeline:
+    """Return the pipeline of a recipe around its three networks."""
+    model = config.model
+    return CloudRemovalPipeline(
+        **networks,
+        scheduler=make_scheduler(model.sampler),
+        bands=model.bands,
+        w_bounds=model.w_bounds,
+        num_inference_steps=model.num_inference_steps,
+        strength=model.strength,
+    )
+
+
+def _run_stage(
+    config: TrainConfig,
+    data: TrainingData,
+    out: Path,
+    name: StageName,
+    resume: bool,
+    max_time_s: float | None,
+    *,
+    device: str,
+    devices: int,
+    quiet: bool,
+) -> TrainingReport:
+    module = StageModule(name, config, data)
+    for part in (*module.stage.takes_over, *(module.stage.learns if name == "joint" else ())):
+        _take_over(module.network(part), out / "model" / part, stage=name)
+    if name == "joint":
+        module.averaged.module.load_state_dict(module.learning.state_dict())
+    # Convolutions run faster this way on GPUs and CPUs alike.
+    module.to(memory_format=torch.channels_last)
+    if config.compile:
+        for part in module.stage.learns:
+            module.learning[part].compile()
+    settings, folder = config.stages[name], out / name
+    timer = Timer(duration=None if max_time_s is None else timedelta(seconds=max_time_s), interval="step")
+    keeper = ModelCheckpoint(
+        dirpath=folder,
+        filename="last",
+        every_n_train_steps=min(settings.checkpoint_every, settings.steps),
+        save_top_k=1,
+        enable_version_counter=False,
+        save_on_train_epoch_end=False,
+    )
+    scores = ScoreLog(folder)
+    trainer = L.Trainer(
+        accelerator=device,
+        devices=devices,
+        precision=_precision(config.precision, device),
+        max_steps=settings.steps,
+        max_epochs=-1,
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=settings.clip_norm,
+        use_distributed_sampler=False,
+        callbacks=[timer, keeper, scores, *([] if quiet else [RichProgressBar()])],
+        plugins=[AtomicCheckpointIO()],
+        enable_progress_bar=not quiet,
+        enable_model_summary=False,
+        logger=_logger(folder),
+        default_root_dir=folder,
+        log_every_n_steps=20,
+    )
+    started = time.monotonic()
+    last = folder / "last.ckpt"
+    with warnings.catch_warnings():
+        # An endless loader without a length, and one that resumes by sample number, are meant.
+        warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+        warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
+        trainer.fit(module, ckpt_path=str(last) if resume and last.exists() else None, weights_only=False)
+    finished = trainer.global_step >= settings.steps
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if trainer.is_global_zero:
+        if not finished:
+            trainer.save_checkpoint(last)
+        else:
+            best = scores.finish(trainer, module)
+            _export(config, out, {part: best[part] for part in module.stage.learns})
+            (folder / "finished").write_text(f"{trainer.global_step} steps\n", encoding="utf-8")
+    return TrainingReport(name, trainer.global_step, finished, scores.best, time.monotonic() - started)
+
+
+class ScoreLog(Callback):  # type: ignore[misc]
+    """Scores and pictures on held-out pairs: a row of scores.csv and a PNG each time; remembers the best."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.best: dict[str, float] = {}
+        self._best_weights: dict[str, dict[str, Tensor]] = {}
+        self._scored_step = -1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs."""
+        return {"best": self.best, "weights": self._best_weights, "scored_step": self._scored_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self.best, self._best_weights = state_dict["best"], state_dict["weights"]
+        self._scored_step = state_dict["scored_step"]
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: StageModule, *_: Any) -> None:
+        """Score every `validate_every` steps, and at the last one."""
+        step, settings = trainer.global_step, module.settings
+        due = step % settings.validate_every == 0 or step == settings.steps
+        if due and step != self._scored_step and trainer.is_global_zero:
+            self._scored_step = step
+            self._score(trainer, module)
+
+    def finish(self, trainer: L.Trainer, module: StageModule) -> dict[str, nn.Module]:
+        """Return the learnt networks with the weights that scored best."""
+        networks = {}
+        for name, weights in self._best_weights.items():
+            network = module.kept(name)
+            network.load_state_dict(weights)
+            networks[name] = network
+        return networks
+
+    def _score(self, trainer: L.Trainer, module: StageModule) -> None:
+        scores, rows = module.score()
+        if not self.best or scores["score"] > self.best["score"]:
+            self.best = {"step": trainer.global_step, **scores}
+            self._best_weights = {
+                name: {key: value.detach().cpu().clone() for key, value in module.kept(name).state_dict().items()}
+                for name in module.stage.learns
+            }
+        for name, value in scores.items():
+            if name != "score":
+                module.log(f"held_out/{name}", value, rank_zero_only=True)
+        _append_row(self.folder / "scores.csv", {"step": trainer.global_step, **scores})
+        if rows:
+            _save_rows(self.folder / "pictures" / f"{trainer.global_step:07d}.png", rows)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):  # type: ignore[misc]
+    """Writes a checkpoint beside its name and renames it: a kill while writing leaves the previous one whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write `checkpoint` to `path`."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_suffix(".unfinished")
+        try:
+            with unfinished.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(target)
+        except OSError as error:
+            unfinished.unlink(missing_ok=True)
+            raise OutputError(f"checkpoint {target} cannot be written ({error}); free some room") from error
+
+
+def _open_run(out: Path, config: TrainConfig, stages: Sequence[StageName], *, resume: bool) -> None:
+    """Make the run's folder; refuse to mix two runs in one."""
+    begun = [name for name in stages if (out / name).exists()]
+    if begun and not resume:
+        raise OutputError(f"{out / begun[0]} exists; continue it with --resume, or choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written ({error}); choose another --out") from None
+
+
+def _take_over(network: nn.Module, folder: Path, *, stage: str) -> None:
+    """Load what an earlier stage has left into `network`."""
+    if not folder.is_dir():
+        raise ModelError(f"stage {stage!r} takes over {folder}, which does not exist; run the earlier stages first")
+    try:
+        earlier = type(network).from_pretrained(folder, use_safetensors=True)  # type: ignore[attr-defined]
+        network.load_state_dict(earlier.state_dict())
+    except (RuntimeError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{folder} is not the network of this recipe: {reason}") from None
+
+
+def _export(config: TrainConfig, out: Path, learnt: dict[str, nn.Module]) -> None:
+    """Save learnt networks into `out/model`; with all three there, it becomes a pipeline folder."""
+    folder = out / "model"
+    for name, network in learnt.items():
+        cast(Any, network).save_pretrained(folder / name)
+    if all((folder / name).is_dir() for name in NETWORKS):
+        networks = build_networks(config)
+        for name, network in networks.items():
+            _take_over(network, folder / name, stage="export")
+        make_pipeline(config, networks).save_pretrained(folder)
+
+
+def _ramped_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
+    """Return an exponential moving average whose decay ramps up, so that short runs forget their start."""
+
+    @torch.no_grad()
+    def update(averaged: Any, current: Any, count: Tensor | int) -> None:
+        n = float(count)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return update
+
+
+def _lr_factor(step: int, settings: StageConfig) -> float:
+    warm = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+    if settings.schedule == "constant":
+        return warm
+    progress = min(1.0, step / settings.steps)
+    return warm * (0.01 + 0.99 * 0.5 * (1 + float(np.cos(np.pi * progress))))
+
+
+def _stage_seed(seed: int, name: StageName) -> int:
+    return seed * len(STAGE_NAMES) + STAGE_NAMES.index(name)
+
+
+def _precision(wanted: str, device: str) -> str:
+    """Return Lightning's word for a precision; "auto" takes bfloat16 only where the hardware has it."""
+    if device in ("auto", "cuda", "gpu") and torch.cuda.is_available():
+        capable = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device in ("auto", "cpu"):
+        capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:
+        capable = False
+    if wanted == "bf16" and not capable:
+        raise ConfigError("precision is bf16, which this device only emulates, slowly; set precision to auto or 32")
+    return "bf16-mixed" if capable and wanted != "32" else "32-true"
+
+
+def _logger(folder: Path) -> Any:
+    """TensorBoard where it is installed."""
+    try:
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        return TensorBoardLogger(folder, name="tensorboard", version="")
+    except ModuleNotFoundError:
+        return False
+
+
+def _append_row(path: Path, row: dict[str, float]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow({key: value if key == "step" else f"{value:.5f}" for key, value in row.items()})
+
+
+def _save_rows(path: Path, rows: Sequence[Tensor]) -> None:
+    """Write rows of images, (C, H, k*W) in [0, 1], as one PNG of the first three bands."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    width = min(row.shape[-1] for row in rows)
+    sheet = torch.cat([row[:3, :, :width] for row in rows], dim=1).permute(1, 2, 0).numpy()
+    rgb = sheet if sheet.shape[2] == 3 else np.repeat(sheet[:, :, :1], 3, axis=2)
+    Image.fromarray(Scaling.of_dtype(np.uint8).to_dn(rgb * 2 - 1, np.uint8)).save(path)
