@@ -55,6 +55,8 @@ UNUSED_IN_MSDA = re.compile(
     r"|offset_conv[12]\..+"
 )
 NAMES_IN_A_MESSAGE = 4
+# Networks are built without numbers, as a checkpoint gives every one of them.
+WITHOUT_VALUES = torch.device("meta")
 
 
 def convert_checkpoints(denoiser_path: Path, reference_path: Path) -> CloudRemovalPipeline:
@@ -135,11 +137,15 @@ def reference_from_checkpoint(
             "denoiser (are the two files swapped?)"
         )
     if kind == "MSDA-CR":
-        msda = MSDA(bands=_size(weights, "conv_out.weight", 0, source))
+        bands = _size(weights, "conv_out.weight", 0, source)
+        with WITHOUT_VALUES:
+            msda: MSDA = MSDA(bands=bands)
         used = {name: tensor for name, tensor in weights.items() if not UNUSED_IN_MSDA.fullmatch(name)}
         _fill(msda, used, _links(_msda_pairs(msda), msda), source)
         return msda
-    memorynet = MemoryNet(bands=_size(weights, "tail.weight", 0, source))
+    bands = _size(weights, "tail.weight", 0, source)
+    with WITHOUT_VALUES:
+        memorynet: MemoryNet = MemoryNet(bands=bands)
     _fill(memorynet, weights, _memorynet_links(memorynet), source)
     return memorynet
 
@@ -230,11 +236,10 @@ def _denoiser(weights: Mapping[str, Tensor], source: str) -> Denoiser:
             f"{' or '.join(map(str, DENOISER_WIDTHS))}"
         )
     widths = DENOISER_WIDTHS[len(blocks)]
-    denoiser = Denoiser(
-        bands=_size(weights, "out.2.weight", 0, source),
-        widths=widths,
-        attention_levels=_attention_levels(weights, len(widths)),
-    )
+    bands = _size(weights, "out.2.weight", 0, source)
+    attention_levels = _attention_levels(weights, len(widths))
+    with WITHOUT_VALUES:
+        denoiser: Denoiser = Denoiser(bands=bands, widths=widths, attention_levels=attention_levels)
     _fill(denoiser, weights, _links(_unet_pairs(denoiser), denoiser, heads=denoiser.config.heads), source)
     return denoiser
 
@@ -242,7 +247,8 @@ def _denoiser(weights: Mapping[str, Tensor], source: str) -> Denoiser:
 def _weight_net(weights: Mapping[str, Tensor], bands: int, source: str) -> WeightNet:
     widths = (64, 64, 128)
     attention_levels = _attention_levels(weights, len(widths), prefix="wc.")
-    weight_net = WeightNet(bands=bands, widths=widths, attention_levels=attention_levels)
+    with WITHOUT_VALUES:
+        weight_net: WeightNet = WeightNet(bands=bands, widths=widths, attention_levels=attention_levels)
     pairs = _unet_pairs(weight_net, prefix="wc.")
     _fill(weight_net, weights, _links(pairs, weight_net, heads=weight_net.config.heads), source)
     return weight_net
@@ -308,7 +314,7 @@ def _links(pairs: Iterable[Pair], network: nn.Module, *, heads: int = 1) -> list
 
 
 def _fill(network: nn.Module, weights: Mapping[str, Tensor], links: list[Link], source: str) -> None:
-    """Copy `weights` into the network along the links; each tensor of both sides must take part.
+    """Give the network copies of `weights` along the links; each tensor of both sides must take part.
 
     Where several links lead to one tensor of ours, the last one counts.
     """
@@ -318,13 +324,13 @@ def _fill(network: nn.Module, weights: Mapping[str, Tensor], links: list[Link], 
     disputed: dict[str, str] = {}
     for link in links:
         for name, part in zip(link.ours, link.split(weights[link.theirs]), strict=True):
-            value = part.reshape(ours[name].shape)
+            value = part.reshape(ours[name].shape).to(torch.float32, copy=True)
             if name in filled and not torch.equal(filled[name], value):
                 disputed[name] = link.theirs
             filled[name] = value
     for counts in disputed.values():
         logger.warning("%s: the copies of a shared tensor disagree; %s counts, as in PyTorch", source, counts)
-    network.load_state_dict(filled, strict=True)
+    network.load_state_dict(filled, strict=True, assign=True)
     network.eval()
 
 

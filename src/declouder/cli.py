@@ -281,11 +281,14 @@ def _resolved_device(name: str) -> str:
 
 
 def _loaded_pipeline(model: str | None, sampler: str | None, device: str) -> Any:
+    from diffusers.utils.logging import disable_progress_bar
+
     from declouder.pipeline import SAMPLERS, CloudRemovalPipeline, make_scheduler
 
     if sampler is not None and sampler not in SAMPLERS:
         raise OptionError(f"--sampler is {sampler!r}; give one of {', '.join(SAMPLERS)}")
     resolved = _resolved_device(device)
+    disable_progress_bar()
     pipeline = CloudRemovalPipeline.from_pretrained(model)
     pipeline.set_progress_bar_config(disable=True)  # our bar counts windows, not steps
     if sampler is not None:

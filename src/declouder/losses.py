@@ -63,7 +63,6 @@ def edge_loss(y: Tensor, target: Tensor) -> Tensor:
 
 def ssim(y: Tensor, target: Tensor, *, value_range: float = 2.0) -> Tensor:
     """Return the mean structural similarity (11 x 11 Gaussian window, sigma 1.5), a scalar, differentiable."""
-    # float32 throughout: variances of flat ground vanish in half precision.
     y, target = y.float(), target.float()
     c1, c2 = (0.01 * value_range) ** 2, (0.03 * value_range) ** 2
     moments = _gaussian_blur(torch.cat([y, target, y * y, target * target, y * target]))
@@ -80,9 +79,7 @@ def _gaussian_blur(x: Tensor, *, size: int = 11, sigma: float = 1.5) -> Tensor:
     offsets = torch.arange(size, device=x.device, dtype=x.dtype) - (size - 1) / 2
     kernel = torch.exp(-offsets.square() / (2 * sigma**2))
     kernel = kernel / kernel.sum()
-    bands = x.flatten(0, 1).unsqueeze(1)  # (B*C, 1, H, W): one filter for all bands
-    bands = F.conv2d(F.conv2d(bands, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
-    return bands.view(*x.shape[:2], *bands.shape[-2:])
+    return _separable_filter(x, kernel)
 
 
 def _laplacian(x: Tensor) -> Tensor:
@@ -95,5 +92,14 @@ def _laplacian(x: Tensor) -> Tensor:
 
 def _binomial_blur(x: Tensor) -> Tensor:
     kernel = torch.tensor([0.05, 0.25, 0.4, 0.25, 0.05], device=x.device, dtype=x.dtype)
-    bands = F.pad(x, (2, 2, 2, 2), mode="replicate").flatten(0, 1).unsqueeze(1)
-    return F.conv2d(F.conv2d(bands, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1)).view_as(x)
+    # Mirrored at a pixel, so that the sparse grid of `_laplacian` goes on beyond the border.
+    return _separable_filter(F.pad(x, (2, 2, 2, 2), mode="reflect"), kernel)
+
+
+def _separable_filter(x: Tensor, kernel: Tensor) -> Tensor:
+    """Filter rows and columns of each band, without padding."""
+    bands = x.flatten(0, 1).unsqueeze(1)  # (B*C, 1, H, W): one filter for all bands
+    # Never in half precision: the variances of flat ground would vanish or turn negative.
+    with torch.autocast(x.device.type, enabled=False):
+        bands = F.conv2d(F.conv2d(bands, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
+    return bands.view(*x.shape[:2], *bands.shape[-2:])

@@ -61,6 +61,16 @@ DEFINITIONS = {
 """What each score means, for the files that carry scores."""
 
 
+@dataclass(frozen=True)
+class Scores:
+    """All scores of one image."""
+
+    overall: dict[str, float | None]
+    """Every score of `DEFINITIONS`; None where it cannot be had."""
+    bands: list[dict[str, float]]
+    """psnr, ssim and mae of each band."""
+
+
 def score(
     restored: Image,
     clear: Image,
@@ -68,8 +78,8 @@ def score(
     lpips: Lpips | None,
     band_names: Sequence[str] | None = None,
     data_range: float | None = None,
-) -> dict[str, float | None]:
-    """Return every score of `DEFINITIONS`.
+) -> Scores:
+    """Return every score of one image.
 
     Args:
         restored, clear: (H, W, C), in their own numbers.
@@ -82,9 +92,10 @@ def score(
     """
     span = _checked_range(restored, clear, data_range)
     ours, theirs = paper_levels(restored, span), paper_levels(clear, span)
-    scores: dict[str, float | None] = {
+    similarities = ssim_per_band(restored, clear, data_range=span)
+    overall: dict[str, float | None] = {
         "psnr": psnr(restored, clear, data_range=span),
-        "ssim": ssim(restored, clear, data_range=span),
+        "ssim": float(np.mean(similarities)),
         "lpips": None,
         "mae": mae(restored, clear, data_range=span),
         "sam": sam(restored, clear),
@@ -94,18 +105,22 @@ def score(
     }
     if lpips is not None and min(clear.shape[:2]) >= LPIPS_SMALLEST_PX:
         # One pass through the network for both protocols.
-        plain = [
-            *_triples(_to_unit(restored, span), band_names),
-            *_triples(_to_unit(clear, span), band_names),
-        ]
-        paper = [*_triples(ours, None), *_triples(theirs, None)]
-        each, each_paper = len(plain) // 2, len(paper) // 2
-        distances = lpips.distances(
-            np.stack([*plain[:each], *paper[:each_paper]]), np.stack([*plain[each:], *paper[each_paper:]])
+        plain = [_triples(_to_unit(image, span), band_names) for image in (restored, clear)]
+        paper = [_triples(levels, None) for levels in (ours, theirs)]
+        distances = lpips.distances(np.stack(plain[0] + paper[0]), np.stack(plain[1] + paper[1]))
+        overall["lpips"] = float(np.mean(distances[: len(plain[0])]))
+        overall["paper_lpips"] = float(np.mean(distances[len(plain[0]) :]))
+    bands = []
+    for c, similarity in enumerate(similarities):
+        one, other = restored[..., c : c + 1], clear[..., c : c + 1]
+        bands.append(
+            {
+                "psnr": psnr(one, other, data_range=span),
+                "ssim": similarity,
+                "mae": mae(one, other, data_range=span),
+            }
         )
-        scores["lpips"] = float(np.mean(distances[:each]))
-        scores["paper_lpips"] = float(np.mean(distances[each:]))
-    return scores
+    return Scores(overall, bands)
 
 
 def psnr(restored: Image, clear: Image, *, data_range: float | None = None) -> float:

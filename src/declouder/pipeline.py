@@ -199,7 +199,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         else:
             x_t = noise * self.scheduler.init_noise_sigma
         alphas_cumprod = self.scheduler.alphas_cumprod.to(y.device, y.dtype)
-        for t in self.progress_bar(timesteps):
+        for index, t in enumerate(self.progress_bar(timesteps)):
             step = t.long()
             prediction = predict_x0(
                 self.denoiser,
@@ -211,8 +211,10 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
                 alpha_bar=alphas_cumprod[step],
                 w_bounds=cast("tuple[float, float]", bounds),
             )
-            x_t = self.scheduler.step(prediction.x0, t, x_t).prev_sample
-        return _output(x_t.clamp(-1, 1), reference, prediction.w, output_type)
+            if index < steps - 1:
+                x_t = self.scheduler.step(prediction.x0, t, x_t).prev_sample
+        # Every sampler ends at x0 itself, where no noise is left.
+        return _output(prediction.x0.clamp(-1, 1), reference, prediction.w, output_type)
 
     def _timesteps(self, steps: int, strength: float) -> Tensor:
         """Return the last `steps` steps of a schedule so fine that they begin near 1000 * strength."""

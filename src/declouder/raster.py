@@ -94,6 +94,11 @@ class RasterInfo:
     has_mask: bool  # a mask of its own, besides nodata and alpha
 
     @property
+    def alpha(self) -> int | None:
+        """The 1-based number of the alpha band, if there is one."""
+        return self.colors.index("alpha") + 1 if "alpha" in self.colors else None
+
+    @property
     def is_georeferenced(self) -> bool:
         """Whether the raster says where on Earth it lies."""
         return bool(self.crs or self.gcps[0] or self.rpcs or not self.transform.is_identity)
@@ -138,12 +143,12 @@ class RasterReader:
 
     def read_valid(self, rows: slice, cols: slice, bands: Sequence[int] | None = None) -> NDArray[np.bool_]:
         """Return where samples hold data, (C, rows, cols): no nodata, NaN, infinity, mask or transparency."""
-        with self._reading(rows, cols):
-            window = GdalWindow.from_slices(rows, cols)
-            valid: NDArray[np.bool_] = self._dataset.read_masks(_listed(bands), window=window) > 0
-        if np.dtype(self.info.dtype).kind == "f":
-            valid &= np.isfinite(self.read(rows, cols, bands))
-        return valid
+        hidden = []
+        if self.info.has_mask:
+            hidden.append(self.read_mask(rows, cols)[None] == 0)
+        if self.info.alpha is not None:
+            hidden.append(self.read(rows, cols, [self.info.alpha]) == 0)
+        return self._valid(self.read(rows, cols, bands), hidden)
 
     def read_mask(self, rows: slice, cols: slice) -> NDArray[np.uint8]:
         """Return the raster's own mask, (rows, cols), 0 or 255."""
@@ -161,15 +166,26 @@ class RasterReader:
         """
         info = self.info
         step = max(1.0, max(info.height, info.width) / max_px)
-        shape = (len(bands), max(1, round(info.height / step)), max(1, round(info.width / step)))
+        shape = max(1, round(info.height / step)), max(1, round(info.width / step))
         with self._reading(slice(0, info.height), slice(0, info.width)):
-            dn = self._dataset.read(list(bands), out_shape=shape)
-            valid = self._dataset.read_masks(list(bands), out_shape=shape) > 0
-        if info.nodata is not None:
-            valid &= dn != info.nodata
+            dn = self._dataset.read(list(bands), out_shape=(len(bands), *shape))
+            hidden = []
+            if info.has_mask:
+                hidden.append(self._dataset.dataset_mask(out_shape=shape)[None] == 0)
+            if info.alpha is not None:
+                hidden.append(self._dataset.read([info.alpha], out_shape=(1, *shape)) == 0)
+        return dn, self._valid(dn, hidden)
+
+    def _valid(self, dn: NDArray[Any], hidden: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+        """Return where `dn` (C, H, W) holds data; each of `hidden` is (1, H, W)."""
+        valid = np.ones(dn.shape, np.bool_)
+        if self.info.nodata is not None:
+            valid &= dn != self.info.nodata
         if dn.dtype.kind == "f":
             valid &= np.isfinite(dn)
-        return dn, valid
+        for mask in hidden:
+            valid &= ~mask
+        return valid
 
     @contextmanager
     def _reading(self, rows: slice, cols: slice) -> Iterator[None]:
@@ -196,6 +212,8 @@ def create_raster(output: Path, like: RasterInfo, *, overwrite: bool = False) ->
     check_output(output, sources=[like.path], overwrite=overwrite)
     check_fits(output, like)
     driver = OUTPUT_DRIVERS[output.suffix.lower()]
+    if driver != "GTiff" and like.is_georeferenced:
+        log.warning("%s cannot say where it lies on Earth; write a .tif to keep that", output)
     part = output.with_name(f".{output.name}.{os.getpid()}.part")
     image = part.with_name(part.name + output.suffix.lower())
     try:
@@ -345,10 +363,23 @@ def _check_complete(path: Path, dataset: Any) -> None:
                 f"{path} is truncated: its pixels need {wanted_bytes} bytes, "
                 f"the file has {path.stat().st_size}; get it again"
             )
+    elif dataset.driver == "PNG" and not _png_is_whole(path):
+        raise RasterError(f"{path} is truncated: it has no end mark (IEND); get it again")
     elif dataset.driver in {"PNG", "JPEG", "WEBP"}:
         reader = RasterReader(_info_of(path, dataset), dataset)
         for row in range(0, dataset.height, 256):
             reader.read(slice(row, min(row + 256, dataset.height)), slice(0, dataset.width))
+
+
+def _png_is_whole(path: Path) -> bool:
+    """Walk over the chunks (length, name, data, checksum) to the last one; GDAL takes a PNG without it."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            if head[4:] == b"IEND":
+                return True
+            file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+    return False
 
 
 def _end_of_last_block(dataset: Any) -> int:
@@ -482,7 +513,7 @@ def _publish(part: Path, output: Path, *, overwrite: bool) -> None:
 def _gdal(**options: Any) -> Iterator[None]:
     """Settings for GDAL: bounded cache, no broken image passed off as whole, masks inside the file."""
     with rasterio.Env(
-        GDAL_CACHEMAX=256,  # MiB; the default grows with the machine
+        GDAL_CACHEMAX=256 * 2**20,  # bytes; the default grows with the machine
         GDAL_ERROR_ON_LIBJPEG_WARNING=True,  # a truncated JPEG is grey from there on otherwise
         GDAL_TIFF_INTERNAL_MASK=True,
         **options,

@@ -485,4 +485,4 @@ def _count(bands: int) -> str:
 
 
 def _besides_alpha(info: RasterInfo) -> str:
-    return " (one of them alpha)" if "alpha" in info.colors else ""
+    return " (one of them alpha)" if info.alpha else ""

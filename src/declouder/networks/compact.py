@@ -34,7 +34,9 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         bands: spectral bands of an image.
         widths: channels of each level; every level after the first halves height and width.
         blocks: blocks of each level on the way down; the way up has one a level.
-        block: "naf", or "residual" (two 3 x 3 convolutions), kept for comparison.
+        block: "naf", or "residual" (two 3 x 3 convolutions).
+        stem: side of the pixel squares that the first level takes as channels; 2 works at half size
+            throughout and is several times faster.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -44,11 +46,13 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         widths: Sequence[int] = (24, 48, 72, 96, 128),
         blocks: Sequence[int] = (1, 1, 2, 2, 4),
         block: Block = "naf",
+        stem: int = 1,
     ) -> None:
         super().__init__()
         make = {"naf": NAFBlock, "residual": ResidualBlock}[block]
-        self.multiple = 2 ** (len(widths) - 1)
-        self.intro = nn.Conv2d(bands, widths[0], 3, padding=1)
+        self.multiple = stem * 2 ** (len(widths) - 1)
+        self.unshuffle, self.shuffle = nn.PixelUnshuffle(stem), nn.PixelShuffle(stem)
+        self.intro = nn.Conv2d(bands * stem**2, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(
             nn.Sequential(*(make(width) for _ in range(count)))
             for width, count in zip(widths, blocks, strict=True)
@@ -61,7 +65,7 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             for fine, coarse in zip(widths, widths[1:], strict=False)
         )
         self.decoder = nn.ModuleList(make(width) for width in widths[:-1])
-        self.head = nn.Conv2d(widths[0], 2 * bands, 3, padding=1)
+        self.head = nn.Conv2d(widths[0], 2 * bands * stem**2, 3, padding=1)
         # Starts as the identity: gain 1, offset 0.
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
@@ -76,7 +80,7 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return [(1 + gain) * cloudy + offset]
 
     def _gain_offset(self, x: Tensor) -> Tensor:
-        h = self.intro(x)
+        h = self.intro(self.unshuffle(x))
         skips = []
         for level, encode in enumerate(self.encoder):
             h = encode(h)
@@ -85,7 +89,7 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 h = self.down[level](h)
         for level in reversed(range(len(self.down))):
             h = self.decoder[level](self.up[level](h) + skips[level])
-        out: Tensor = self.head(h)
+        out: Tensor = self.shuffle(self.head(h))
         return out
 
 

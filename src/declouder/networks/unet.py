@@ -10,9 +10,10 @@ unbounded. Sources: Sui et al., IEEE TGRS 2024, doi 10.1109/TGRS.2024.3411671.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin, UNet2DModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention_processor import Attention
@@ -27,7 +28,6 @@ class _ConditionedUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """What both networks share: conditioning images joined as channels, any size, one time per image."""
 
     unet: UNet2DModel
-    multiple: int
 
     def forward(self, x: Tensor, t: Tensor | int) -> Tensor:
         """Return the network's raw output.
@@ -40,7 +40,12 @@ class _ConditionedUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         Returns:
             (B, bands, H, W), unbounded.
         """
-        return padded_to_multiple(lambda padded: cast(Tensor, self.unet(padded, t).sample), x, self.multiple)
+        stem = self.config["stem"]
+
+        def at_stem_size(padded: Tensor) -> Tensor:
+            return F.pixel_shuffle(self.unet(F.pixel_unshuffle(padded, stem), t).sample, stem)
+
+        return padded_to_multiple(at_stem_size, x, stem * 2 ** (len(self.config["widths"]) - 1))
 
 
 class Denoiser(_ConditionedUNet):
@@ -54,6 +59,8 @@ class Denoiser(_ConditionedUNet):
         layers: residual blocks a level on the way down (one more on the way up).
         time_shift: how t enters a block: "scale_shift" (FiLM) or "default" (added).
         norm_groups: groups of every group normalisation; divides all widths.
+        stem: side of the pixel squares that the first level takes as channels. The paper's networks have
+            1; 2 works at half size throughout, at about a quarter of the cost.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -66,10 +73,20 @@ class Denoiser(_ConditionedUNet):
         layers: int = 2,
         time_shift: TimeShift = "scale_shift",
         norm_groups: int = 32,
+        stem: int = 1,
     ) -> None:
         super().__init__()
-        self.unet = _adm_unet(2 * bands, bands, widths, attention_levels, heads, layers, time_shift, norm_groups)
-        self.multiple = 2 ** (len(widths) - 1)
+        squares = stem**2
+        self.unet = _adm_unet(
+            in_channels=2 * bands * squares,
+            out_channels=bands * squares,
+            widths=widths,
+            attention_levels=attention_levels,
+            heads=heads,
+            layers=layers,
+            time_shift=time_shift,
+            norm_groups=norm_groups,
+        )
 
 
 class WeightNet(_ConditionedUNet):
@@ -89,13 +106,24 @@ class WeightNet(_ConditionedUNet):
         layers: int = 2,
         time_shift: TimeShift = "default",
         norm_groups: int = 32,
+        stem: int = 1,
     ) -> None:
         super().__init__()
-        self.unet = _adm_unet(3 * bands, bands, widths, attention_levels, heads, layers, time_shift, norm_groups)
-        self.multiple = 2 ** (len(widths) - 1)
+        squares = stem**2
+        self.unet = _adm_unet(
+            in_channels=3 * bands * squares,
+            out_channels=bands * squares,
+            widths=widths,
+            attention_levels=attention_levels,
+            heads=heads,
+            layers=layers,
+            time_shift=time_shift,
+            norm_groups=norm_groups,
+        )
 
 
 def _adm_unet(
+    *,
     in_channels: int,
     out_channels: int,
     widths: Sequence[int],

@@ -1,0 +1,102 @@
+"""Shared by the tests: a fake pipeline, a tiny real one, and a GeoTIFF with all that a GeoTIFF can carry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from rasterio.enums import ColorInterp
+from rasterio.transform import Affine
+
+torch.set_num_threads(1)
+
+
+class FakePipeline:
+    """Behaves as a CloudRemovalPipeline whose result is `f(cloudy, latents)`; remembers its input."""
+
+    def __init__(
+        self, f: Callable[..., torch.Tensor], bands: tuple[str, ...] = ("red", "green", "blue")
+    ) -> None:
+        self.f = f
+        self.config = SimpleNamespace(bands=list(bands))
+        self.device = torch.device("cpu")
+        self.seen: list[torch.Tensor] = []
+
+    def __call__(self, cloudy: torch.Tensor, *, latents: torch.Tensor, **_: Any) -> SimpleNamespace:
+        assert torch.isfinite(cloudy).all() and cloudy.min() >= 0 and cloudy.max() <= 1
+        self.seen.append(cloudy)
+        return SimpleNamespace(images=self.f(cloudy, latents))
+
+
+@pytest.fixture
+def identity() -> FakePipeline:
+    return FakePipeline(lambda cloudy, latents: cloudy)
+
+
+@pytest.fixture
+def darker() -> FakePipeline:
+    return FakePipeline(lambda cloudy, latents: cloudy * 0.5)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+def write_tif(path: Path, dn: np.ndarray, **profile: Any) -> Path:
+    """Write (C, H, W) as a GeoTIFF."""
+    bands, height, width = dn.shape
+    given = {"crs": "EPSG:32633", "transform": Affine(10, 0, 5e5, 0, -10, 4e6)} | profile
+    with rasterio.open(path, "w", "GTiff", width, height, bands, dtype=dn.dtype, **given) as dataset:
+        dataset.write(dn)
+    return path
+
+
+def read_tif(path: Path) -> np.ndarray:
+    with rasterio.open(path) as dataset:
+        return dataset.read()
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def rich_tif(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """A 5-band uint16 GeoTIFF, bands out of order, with everything set that a GeoTIFF can carry."""
+    dn = rng.integers(1, 9000, (5, 70, 90), dtype=np.uint16)
+    dn[:, :10, :20] = 0
+    path = write_tif(
+        tmp_path / "rich.tif", dn, nodata=0, compress="lzw", transform=Affine(9, 2, 5e5, 2, -9, 4e6)
+    )
+    with rasterio.open(path, "r+") as dataset:
+        for band, name in enumerate(("swir", "blue", "green", "red", "nir"), start=1):
+            dataset.set_band_description(band, name)
+            dataset.update_tags(band, wavelength=str(400 + band), STATISTICS_MEAN="5")
+        dataset.update_tags(ns="PROVIDER", satellite="one")
+        dataset.update_tags(acquired="2020-01-01", STATISTICS_MAXIMUM="9", AREA_OR_POINT="Point")
+        dataset.colorinterp = [ColorInterp.gray] + [ColorInterp.undefined] * 4
+        dataset.scales, dataset.offsets = [1e-4] * 5, [-0.1] * 5
+        dataset.units = ["reflectance"] * 5
+    return path
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a real pipeline with tiny random networks."""
+    from declouder.networks import REFERENCES, Denoiser, WeightNet
+    from declouder.pipeline import CloudRemovalPipeline, make_scheduler
+
+    torch.manual_seed(0)
+    small: dict[str, Any] = {"widths": (32, 32), "attention_levels": (), "heads": 1, "layers": 1}
+    reference = REFERENCES["compact"](widths=(8, 16), blocks=(1, 1))
+    pipeline = CloudRemovalPipeline(reference, Denoiser(**small), WeightNet(**small), make_scheduler("ddim"))
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    pipeline.save_pretrained(folder)
+    return folder

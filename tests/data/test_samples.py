@@ -1,0 +1,126 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from declouder.config import DataConfig, StageConfig
+from declouder.data.samples import BatchNumbers, StageSamples, TrainingData
+from declouder.errors import DataError
+
+
+def write_pairs(root: Path, count: int = 8, size: tuple[int, int] = (40, 32), mode: str = "RGB") -> Path:
+    generator = np.random.default_rng(0)
+    for kind in ("cloud", "label"):
+        folder = root / "set" / "train" / kind
+        folder.mkdir(parents=True)
+        for number in range(count):
+            shape = (size[1], size[0], len(mode)) if len(mode) > 1 else (size[1], size[0])
+            Image.fromarray(generator.integers(0, 256, shape, dtype=np.uint8)).save(folder / f"{number}.png")
+    return root
+
+
+def data_of(root: Path, **fields) -> TrainingData:
+    config = DataConfig(base=root, pairs=[Path("set")], hold_out_block=2, **fields)
+    return TrainingData(config, band_names=["red", "green", "blue"], seed=0)
+
+
+def stage(**fields) -> StageConfig:
+    return StageConfig(steps=1, **fields)
+
+
+def test_a_sample_is_a_function_of_seed_and_number(tmp_path):
+    data = data_of(write_pairs(tmp_path), procedural=2, synthetic_share=0.5)
+    settings = stage(patch_px=16, augment={"color": 0.5, "cloud_strength": (0.5, 1.1)})
+    first, again, other = (StageSamples(data, settings, seed=seed) for seed in (1, 1, 2))
+    for number in (0, 5, 1000):
+        assert np.array_equal(first[number]["cloudy"], again[number]["cloudy"])
+        assert first[number]["seed"] == again[number]["seed"] != other[number]["seed"]
+    assert not np.array_equal(first[3]["cloudy"], other[3]["cloudy"])
+
+
+def test_samples_are_in_the_models_range_and_size(tmp_path):
+    data = data_of(write_pairs(tmp_path), procedural=2, synthetic_share=0.5)
+    samples = StageSamples(data, stage(patch_px=16, augment={"color": 1.0}), seed=0)
+    for number in range(20):
+        for image in (samples[number]["cloudy"], samples[number]["clear"]):
+            assert image.shape == (3, 16, 16)
+            assert image.dtype == np.float32
+            assert -1 <= image.min() <= image.max() <= 1
+
+
+def test_every_pair_comes_once_a_round(tmp_path):
+    data = data_of(write_pairs(tmp_path))
+    samples = StageSamples(data, stage(augment={"flips": "none"}), seed=0)
+    count = len(data.cloudy)
+    whole = {data.real(index)[0].tobytes() for index in range(count)}
+    for first in (0, count):
+        images = {((samples[n]["cloudy"] + 1) / 2).sum().item() for n in range(first, first + count)}
+        assert len(images) == len(whole) == count
+
+
+def test_held_out_pairs_are_whole_and_in_no_training_sample(tmp_path):
+    data = data_of(write_pairs(tmp_path))
+    held = data.held_out(seed=0)
+    assert len(held) == len(data.held_cloudy) == 2
+    assert held[0]["cloudy"].shape == (3, 32, 40)
+    assert not set(data.cloudy.paths) & set(data.held_cloudy.paths)
+    assert len(data.cloudy) + len(held) == 8
+
+
+def test_the_coarse_stage_sees_the_whole_width_at_a_quarter(tmp_path):
+    data = data_of(write_pairs(tmp_path, size=(64, 64)))
+    sample = StageSamples(data, stage(patch_px=16, downscale=4, augment={"flips": "none"}), seed=0)[0]
+    clear = sample["clear"]
+    assert clear.shape == (3, 16, 16)
+    means = [data.real(index)[1].mean() * 2 - 1 for index in range(len(data.cloudy))]
+    assert min(abs(clear.mean() - mean) for mean in means) < 0.01
+
+
+def test_cloud_strength_zero_makes_cloudy_equal_clear(tmp_path):
+    data = data_of(write_pairs(tmp_path))
+    samples = StageSamples(data, stage(augment={"cloud_strength": (0, 0), "color": 0.7}), seed=0)
+    assert np.array_equal(samples[4]["cloudy"], samples[4]["clear"])
+
+
+def test_two_processes_take_together_what_one_with_a_doubled_batch_takes():
+    def first_batches(batches: BatchNumbers, count: int) -> list[list[int]]:
+        return [numbers for _, numbers in zip(range(count), batches, strict=False)]
+
+    one = first_batches(BatchNumbers(4, start=3), 3)
+    two = [first_batches(BatchNumbers(2, start=3, rank=rank, world=2), 3) for rank in (0, 1)]
+    assert [a + b for a, b in zip(*two, strict=True)] == one
+    assert one[0][0] == 12
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"patch_px": 64}, "need 64"), ({"patch_px": 16, "downscale": 4}, "made smaller by 4 need 64")],
+)
+def test_images_too_small_for_a_patch_are_named_before_training(tmp_path, settings, message):
+    data = data_of(write_pairs(tmp_path))
+    with pytest.raises(DataError, match=message):
+        StageSamples(data, stage(**settings), seed=0)
+
+
+def test_whole_images_of_different_sizes_are_refused(tmp_path):
+    write_pairs(tmp_path)
+    for kind in ("cloud", "label"):
+        Image.new("RGB", (50, 50)).save(tmp_path / "set" / "train" / kind / "7.png")
+    data = data_of(tmp_path)
+    with pytest.raises(DataError, match="set patch_px"):
+        StageSamples(data, stage(), seed=0)
+    assert StageSamples(data, stage(patch_px=32), seed=0)[0]["clear"].shape == (3, 32, 32)
+
+
+def test_twins_of_different_sizes_are_named(tmp_path):
+    write_pairs(tmp_path)
+    Image.new("RGB", (50, 50)).save(tmp_path / "set" / "train" / "cloud" / "7.png")
+    with pytest.raises(DataError, match=r"7\.png is 50 x 50, its twin .* is 32 x 40"):
+        data_of(tmp_path)
+
+
+def test_another_number_of_bands_is_named(tmp_path):
+    write_pairs(tmp_path, mode="L")
+    with pytest.raises(DataError, match=r"has 1 bands, the recipe's model.bands names 3"):
+        data_of(tmp_path)

@@ -1,0 +1,75 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from declouder.config import dump_config, load_config, parse_config
+from declouder.errors import ConfigError
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("**/*.yaml"))
+
+
+def test_there_are_recipes():
+    assert {"toy.yaml", "compact.yaml"} <= {path.name for path in CONFIGS}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_recipe_is_valid_and_survives_a_round_trip(path):
+    config = load_config(path)
+    assert parse_config(yaml.safe_load(dump_config(config)), source="dump") == config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_recipe_opens_with_its_command(path):
+    assert path.read_text().startswith("# declouder train configs/")
+
+
+def test_set_wins_over_the_file_and_reads_numbers_as_people_write_them():
+    config = load_config(CONFIGS[0].parent / "toy.yaml", ["stages.joint.lr=1e-5", "data.workers=2", "name=x"])
+    assert config.stages["joint"].lr == 1e-5
+    assert config.data.workers == 2
+    assert config.name == "x"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stages.joint.lrr=1", "stages.joint.lrr is not a field; did you mean 'lr'?"),
+        ("data.hold_outt=0.1", "data.hold_outt is not a field; did you mean 'hold_out'?"),
+        ("nmae=1", "nmae is not a field; did you mean 'name'?"),
+        ("stages.joint.augment.flip=none", "did you mean 'flips'?"),
+        ("stages.jiont.lr=1", "stages.jiont"),
+        ("stages.joint.lr=-1", "stages.joint.lr: Input should be greater than 0, found -1"),
+        ("stages.joint.steps=many", "stages.joint.steps"),
+        ("data.synthetic_share=0.5", "data.pairs is empty"),
+        ("stages.joint.lr", "not of the form a.b=value"),
+        ("name.x=1", "holds a value, not fields"),
+    ],
+)
+def test_a_wrong_override_is_named_with_its_mend(override, message):
+    with pytest.raises(ConfigError, match=".") as caught:
+        load_config(CONFIGS[0].parent / "toy.yaml", [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "does not exist"), ("", "holds no fields"), ("a: [", "is not YAML"), ("name: x", "stages is missing")],
+)
+def test_a_file_that_is_no_recipe_is_refused_in_one_line(tmp_path, text, message):
+    path = tmp_path / "recipe.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("module", ["declouder", "declouder.config", "declouder.raster", "declouder.mosaic", "declouder.cli"])
+def test_light_modules_load_no_torch(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import structural_similarity
+
+from declouder.losses import edge_loss, fusion_loss, joint_loss, noise_loss, reference_loss, ssim
+
+
+def image(seed: int, size: tuple[int, ...] = (2, 3, 32, 40)) -> torch.Tensor:
+    return torch.rand(size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def test_every_loss_of_an_image_against_itself_is_its_least():
+    x = image(0)
+    assert noise_loss(x, x).tolist() == [0, 0]
+    assert fusion_loss(x, x).tolist() == [0, 0]
+    # Charbonnier is 1e-3 at zero: once for the image, 0.05 times for its edges.
+    assert float(reference_loss([x], x)) == pytest.approx(1.05e-3, rel=1e-3)
+    assert float(ssim(x, x)) == pytest.approx(1, abs=1e-5)
+
+
+def test_losses_are_means_of_each_sample():
+    x, y = image(0), image(1)
+    assert torch.allclose(noise_loss(x, y)[1], ((x[1] - y[1]) ** 2).mean())
+    assert torch.allclose(fusion_loss(x, y)[0], (x[0] - y[0]).abs().mean())
+
+
+def test_joint_loss_weighs_the_noise_by_lambda():
+    eps, noise, fused, clear = (image(seed) for seed in range(4))
+    parts = noise_loss(eps, noise), fusion_loss(fused, clear)
+    assert torch.allclose(joint_loss(eps, noise, fused, clear), parts[0] + parts[1])
+    assert torch.allclose(joint_loss(eps, noise, fused, clear, noise_weight=0.25), 0.25 * parts[0] + parts[1])
+
+
+def test_reference_loss_adds_over_the_supervised_outputs():
+    outputs, clear = [image(0), image(1), image(2)], image(3)
+    assert torch.allclose(
+        reference_loss(outputs, clear), torch.stack([reference_loss([y], clear) for y in outputs]).sum()
+    )
+
+
+def test_edge_loss_ignores_a_constant_and_sees_texture():
+    flat, textured = torch.zeros(1, 3, 32, 32), image(4, (1, 3, 32, 32))
+    assert float(edge_loss(flat + 0.5, flat)) == pytest.approx(1e-3, rel=1e-2)
+    assert float(edge_loss(textured, flat)) > 0.1
+
+
+def test_ssim_equals_scikit_image_away_from_the_borders():
+    x, y = image(0, (1, 1, 48, 48)), image(1, (1, 1, 48, 48))
+    y = 0.7 * x + 0.3 * y
+    _, expected = structural_similarity(
+        x[0, 0].numpy().astype(np.float64),
+        y[0, 0].numpy().astype(np.float64),
+        data_range=2,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        full=True,
+    )
+    assert float(ssim(x, y)) == pytest.approx(expected[5:-5, 5:-5].mean(), abs=1e-5)
+
+
+def test_losses_are_the_same_under_half_precision_autocast():
+    flat = torch.full((1, 3, 32, 32), 0.97) + 1e-3 * image(5, (1, 3, 32, 32))
+    expected = float(reference_loss([flat], flat - 0.01, ssim_weight=1))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert float(reference_loss([flat], flat - 0.01, ssim_weight=1)) == pytest.approx(expected, rel=1e-4)

@@ -1,0 +1,273 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import ModelMixin
+from PIL import Image
+
+from declouder import CloudRemovalPipeline, remove_clouds
+from declouder.errors import ModelError, OptionError
+from declouder.networks import CompactNet, Denoiser, WeightNet
+from declouder.pipeline import SAMPLERS, make_scheduler
+
+SMALL = {"widths": (8, 16), "attention_levels": (1,), "heads": 2, "layers": 1, "norm_groups": 4}
+
+
+def awake(network: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Give every weight a value: zero-initialised layers would hide what lies before them."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return network
+
+
+def make_tiny(bands: int = 3, **options) -> CloudRemovalPipeline:
+    pipeline = CloudRemovalPipeline(
+        reference=awake(CompactNet(bands=bands, widths=(8, 16), blocks=(1, 1)), 0),
+        denoiser=awake(Denoiser(bands=bands, **SMALL), 1),
+        weight_net=awake(WeightNet(bands=bands, **SMALL), 2),
+        scheduler=make_scheduler("ddim"),
+        bands=[f"band{number}" for number in range(bands)],
+        **{"num_inference_steps": 3, **options},
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def cloudy_images(bands: int = 3, batch: int = 2) -> torch.Tensor:
+    return torch.rand(batch, bands, 21, 34, generator=torch.Generator().manual_seed(3))
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class PerfectDenoiser(ModelMixin):
+    """Knows the clear image, and so the noise in any x_t."""
+
+    def __init__(self, clear: torch.Tensor, alphas_cumprod: torch.Tensor) -> None:
+        super().__init__()
+        self.clear = torch.nn.Parameter(clear, requires_grad=False)
+        self.alphas_cumprod = alphas_cumprod
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        alpha_bar = self.alphas_cumprod[t].view(-1, 1, 1, 1)
+        return (x[:, : self.clear.shape[1]] - alpha_bar.sqrt() * self.clear) / (1 - alpha_bar).sqrt()
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.35])
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_a_perfect_denoiser_gives_back_the_clear_image_with_every_scheduler(sampler, strength):
+    pipeline, clear = make_tiny(), cloudy_images() * 2 - 1
+    pipeline.scheduler = make_scheduler(sampler)
+    pipeline.denoiser = PerfectDenoiser(clear, pipeline.scheduler.alphas_cumprod)
+    for steps in (1, 2, 10):
+        images = pipeline(
+            cloudy_images().flip(0),
+            num_inference_steps=steps,
+            strength=strength,
+            w_bounds=(0, 0),
+            generator=seeded(),
+            output_type="pt",
+        ).images
+        assert torch.allclose(images * 2 - 1, clear, atol=2e-4)
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_full_weight_gives_the_reference_with_every_scheduler(sampler):
+    pipeline = make_tiny()
+    pipeline.scheduler = make_scheduler(sampler)
+    result = pipeline(cloudy_images(), w_bounds=(1, 1), generator=seeded(), output_type="pt")
+    assert torch.allclose(result.images, result.reference, atol=1e-5)
+    assert torch.equal(result.weights, torch.ones_like(result.weights))
+
+
+def test_no_steps_give_the_reference_image():
+    pipeline, cloudy = make_tiny(), cloudy_images()
+    result = pipeline(cloudy, num_inference_steps=0, output_type="pt")
+    assert torch.equal(result.images, result.reference)
+    assert torch.allclose(result.reference, (pipeline.reference(cloudy * 2 - 1) + 1) / 2)
+
+
+def test_the_loop_is_the_papers_equations():
+    pipeline, cloudy = make_tiny(w_bounds=(0.3, 1.0)), cloudy_images(batch=1)
+    noise = torch.randn(cloudy.shape, generator=seeded(4))
+    alphas = pipeline.scheduler.alphas_cumprod
+    y = cloudy * 2 - 1
+    reference, x_t = pipeline.reference(y), noise
+    for t, before in ((666, 333), (333, 0), (0, None)):
+        a, step = alphas[t], torch.tensor([t])
+        eps = pipeline.denoiser(torch.cat([x_t, y], 1), step)
+        x0 = ((x_t - (1 - a).sqrt() * eps) / a.sqrt()).clamp(-1, 1)
+        w = pipeline.weight_net(torch.cat([x_t, y, reference], 1), step).clamp(0.3, 1)
+        x0 = w * reference + (1 - w) * x0
+        a_before = torch.tensor(1.0) if before is None else alphas[before]
+        x_t = a_before.sqrt() * x0 + (1 - a_before).sqrt() * (x_t - a.sqrt() * x0) / (1 - a).sqrt()
+    result = pipeline(cloudy, num_inference_steps=3, latents=noise, output_type="pt")
+    assert torch.allclose(result.images * 2 - 1, x_t.detach().clamp(-1, 1), atol=1e-5)
+    assert torch.allclose(result.weights, w.detach(), atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not():
+    pipeline, cloudy = make_tiny(), cloudy_images()
+    first, again, other = (pipeline(cloudy, generator=seeded(s), output_type="np").images for s in (0, 0, 1))
+    assert first.tobytes() == again.tobytes()
+    assert first.tobytes() != other.tobytes()
+
+
+def test_tensors_arrays_and_pil_images_mean_the_same():
+    pipeline = make_tiny()
+    dn = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    array = dn.astype(np.float32) / 255
+    noise = torch.randn(1, 3, 20, 30, generator=seeded())
+    tensor = torch.from_numpy(array).permute(2, 0, 1)[None]
+    inputs = (tensor, array, array[None], Image.fromarray(dn), [Image.fromarray(dn)])
+    outputs = [pipeline(x, latents=noise, output_type="np").images for x in inputs]
+    assert all(np.allclose(outputs[0], other, atol=1e-6) for other in outputs)
+    (picture,) = pipeline(tensor, latents=noise, output_type="pil").images
+    assert np.abs(np.asarray(picture) / 255 - outputs[0][0]).max() <= 0.5 / 255 + 1e-6
+
+
+@pytest.mark.parametrize("bands", [1, 3, 4, 7])
+@pytest.mark.parametrize("size", [(16, 16), (1, 1), (17, 30)])
+def test_any_size_and_number_of_bands(bands, size):
+    cloudy = torch.rand(1, bands, *size)
+    result = make_tiny(bands)(cloudy, generator=seeded(), output_type="pt")
+    for image in (result.images, result.reference):
+        assert image.shape == cloudy.shape
+        assert 0 <= image.min() <= image.max() <= 1
+
+
+def test_a_saved_pipeline_comes_back_equal_and_holds_no_pickle(tmp_path):
+    pipeline, cloudy = make_tiny(bands=4, w_bounds=(0.1, 0.9), strength=0.5), cloudy_images(4)
+    pipeline.save_pretrained(tmp_path)
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json", ".safetensors"}
+    loaded = CloudRemovalPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    expected, found = (p(cloudy, generator=seeded(), output_type="np").images for p in (pipeline, loaded))
+    assert expected.tobytes() == found.tobytes()
+    assert loaded.config.bands == [f"band{number}" for number in range(4)]
+    assert (loaded.config.strength, list(loaded.config.w_bounds)) == (0.5, [0.1, 0.9])
+
+
+def test_half_precision_weights_load_as_float32(tmp_path):
+    make_tiny().to(torch.float16).save_pretrained(tmp_path)
+    loaded = CloudRemovalPipeline.from_pretrained(tmp_path)
+    assert loaded.denoiser.dtype == loaded.reference.dtype == torch.float32
+
+
+def test_one_line_for_an_array(tmp_path):
+    make_tiny().save_pretrained(tmp_path)
+    image = np.random.default_rng(0).random((20, 30, 3))
+    restored = remove_clouds(image, model=tmp_path, seed=1)
+    assert restored.shape == image.shape
+    assert np.array_equal(restored, remove_clouds(image, model=tmp_path, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_inference_steps": -1}, "-1 steps"),
+        ({"strength": 0.0}, "strength is 0"),
+        ({"strength": 1.5}, "strength is 1.5"),
+        ({"latents": torch.zeros(1, 3, 4, 4)}, "latents are (1, 3, 4, 4)"),
+        ({"output_type": "jpg"}, "no output_type 'jpg'"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message):
+    with pytest.raises(OptionError) as caught:
+        make_tiny()(cloudy_images(), **arguments)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((8, 8, 4), np.float32), "4 bands, this model wants 3"),
+        (np.zeros((8, 8, 3), np.uint8), "divide by 255"),
+        (np.full((8, 8, 3), 200.0), "scale it to [0, 1]"),
+        (np.full((8, 8, 3), np.nan), "NaN"),
+        (np.zeros((8, 8), np.float32), "give (H, W, C)"),
+        ("scene.tif", "must be"),
+        ([], "empty"),
+        ([Image.new("RGB", (8, 8)), Image.new("RGB", (9, 8))], "2 sizes"),
+    ],
+)
+def test_wrong_images_are_named(image, message):
+    with pytest.raises(OptionError) as caught:
+        make_tiny()(image)
+    assert message in str(caught.value)
+
+
+def test_an_unknown_sampler_names_the_known_ones():
+    with pytest.raises(OptionError, match="ddim"):
+        make_scheduler("ddmi")
+
+
+def test_parts_for_different_bands_do_not_go_together():
+    tiny = make_tiny()
+    with pytest.raises(ModelError, match="denoiser has 3 bands, the pipeline names 4"):
+        CloudRemovalPipeline(tiny.reference, tiny.denoiser, tiny.weight_net, tiny.scheduler, bands=list("rgbn"))
+
+
+def damage(folder, how: str) -> None:
+    index = folder / "model_index.json"
+    if how == "no index":
+        index.unlink()
+    elif how == "broken index":
+        index.write_text("{")
+    elif how == "foreign class":
+        index.write_text(index.read_text().replace('"CloudRemovalPipeline"', '"StableDiffusionPipeline"'))
+    elif how == "foreign code":
+        values = json.loads(index.read_text())
+        values["denoiser"] = ["os", "system"]
+        index.write_text(json.dumps(values))
+    elif how == "no weights":
+        (folder / "weight_net" / "diffusion_pytorch_model.safetensors").unlink()
+    elif how == "no config":
+        (folder / "denoiser" / "config.json").unlink()
+    elif how == "no scheduler":
+        (folder / "scheduler" / "scheduler_config.json").unlink()
+    elif how == "truncated weights":
+        path = folder / "reference" / "diffusion_pytorch_model.safetensors"
+        path.write_bytes(path.read_bytes()[:100])
+    elif how == "other shapes":
+        path = folder / "denoiser" / "config.json"
+        path.write_text(path.read_text().replace("16", "32"))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "no index",
+        "broken index",
+        "foreign class",
+        "foreign code",
+        "no weights",
+        "no config",
+        "no scheduler",
+        "truncated weights",
+        "other shapes",
+    ],
+)
+def test_a_damaged_model_folder_is_refused_in_one_line(tmp_path, how):
+    make_tiny().save_pretrained(tmp_path)
+    damage(tmp_path, how)
+    with pytest.raises(ModelError) as caught:
+        CloudRemovalPipeline.from_pretrained(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_model_folder_is_named():
+    with pytest.raises(ModelError, match="nowhere/at/all does not exist"):
+        CloudRemovalPipeline.from_pretrained("nowhere/at/all")
+
+
+def test_a_pickle_in_place_of_safetensors_is_never_opened(tmp_path):
+    make_tiny().save_pretrained(tmp_path)
+    (tmp_path / "denoiser" / "diffusion_pytorch_model.safetensors").rename(tmp_path / "weights")
+    torch.save({"x": torch.zeros(1)}, tmp_path / "denoiser" / "diffusion_pytorch_model.bin")
+    with pytest.raises(ModelError, match="lacks its weights"):
+        CloudRemovalPipeline.from_pretrained(tmp_path)

@@ -1,0 +1,314 @@
+"""Rasters in and out: what is kept, and what is refused with which words."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+from rasterio.control import GroundControlPoint
+from rasterio.enums import ColorInterp
+from rasterio.rpc import RPC
+
+from conftest import names_in, read_tif, write_tif
+from declouder.errors import OutputError, RasterError
+from declouder.raster import check_output, create_raster, open_raster, output_name
+
+
+def copied(source: Path, output: Path, *, overwrite: bool = False, tile: int = 37) -> Path:
+    """Copy a raster piece by piece, with pieces that fit no block."""
+    with open_raster(source) as reader, create_raster(output, reader.info, overwrite=overwrite) as writer:
+        for row in range(0, reader.info.height, tile):
+            for col in range(0, reader.info.width, tile):
+                rows = slice(row, min(row + tile, reader.info.height))
+                cols = slice(col, min(col + tile, reader.info.width))
+                writer.write(reader.read(rows, cols), rows, cols)
+                if reader.info.has_mask:
+                    writer.write_mask(reader.read_mask(rows, cols), rows, cols)
+    return output
+
+
+def test_geotiff_keeps_crs_transform_nodata_dtype_names_colours_scales_and_tags(rich_tif, tmp_path):
+    output = copied(rich_tif, tmp_path / "copy.tif")
+    with rasterio.open(rich_tif) as old, rasterio.open(output) as new:
+        for name in (
+            *("crs", "transform", "nodata", "dtypes", "count", "shape", "descriptions", "colorinterp"),
+            *("scales", "offsets", "units", "compression"),
+        ):
+            assert getattr(new, name) == getattr(old, name), name
+        assert new.tags()["acquired"] == "2020-01-01"
+        assert new.tags()["AREA_OR_POINT"] == "Point"
+        assert new.tags(ns="PROVIDER") == {"satellite": "one"}
+        assert [new.tags(band)["wavelength"] for band in new.indexes] == ["401", "402", "403", "404", "405"]
+        assert new.profile["tiled"]
+        np.testing.assert_array_equal(new.read(), old.read())
+
+
+def test_stale_statistics_are_not_carried_over(rich_tif, tmp_path):
+    with rasterio.open(copied(rich_tif, tmp_path / "copy.tif")) as new:
+        tags = [new.tags(), *(new.tags(band) for band in new.indexes)]
+    assert not any(key.startswith("STATISTICS") for by_band in tags for key in by_band)
+
+
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"]
+)
+def test_pixels_of_every_dtype_come_back_unchanged(dtype, tmp_path, rng):
+    dn = (rng.standard_normal((2, 50, 60)) * 50).astype(dtype)
+    np.testing.assert_array_equal(read_tif(copied(write_tif(tmp_path / "a.tif", dn), tmp_path / "b.tif")), dn)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_ground_control_points_and_rpcs_are_kept(tmp_path):
+    path = tmp_path / "a.tif"
+    points = [GroundControlPoint(r, c, 10 + c, 50 - r) for r, c in ((0, 0), (0, 9), (9, 0), (9, 9))]
+    with rasterio.open(path, "w", "GTiff", 10, 10, 1, dtype="uint8") as dataset:
+        dataset.write(np.ones((1, 10, 10), np.uint8))
+        dataset.gcps = points, rasterio.CRS.from_epsg(4326)
+    with rasterio.open(copied(path, tmp_path / "b.tif")) as new:
+        assert [(p.row, p.col, p.x, p.y) for p in new.gcps[0]] == [(p.row, p.col, p.x, p.y) for p in points]
+        assert new.gcps[1] == rasterio.CRS.from_epsg(4326)
+
+    path = tmp_path / "rpc.tif"
+    ones = [1.0] + [0.0] * 19
+    rpcs = RPC(
+        *(100.0, 50.0, 50.0, 1.0, ones, ones, 5.0, 5.0, 10.0, 1.0),
+        *(ones, ones, 5.0, 5.0),
+    )
+    with rasterio.open(path, "w", "GTiff", 10, 10, 1, dtype="uint8") as dataset:
+        dataset.write(np.ones((1, 10, 10), np.uint8))
+        dataset.rpcs = rpcs
+    with rasterio.open(path) as old, rasterio.open(copied(path, tmp_path / "c.tif")) as new:
+        assert old.rpcs is not None and new.rpcs.to_gdal() == old.rpcs.to_gdal()
+
+
+def test_an_internal_mask_hides_pixels_and_is_kept(tmp_path):
+    path = write_tif(tmp_path / "a.tif", np.full((3, 40, 50), 9, np.uint8))
+    mask = np.full((40, 50), 255, np.uint8)
+    mask[5:20, 10:30] = 0
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as dataset:
+        dataset.write_mask(mask)
+    with open_raster(path) as reader:
+        valid = reader.read_valid(slice(0, 40), slice(0, 50))
+    np.testing.assert_array_equal(valid, np.broadcast_to(mask > 0, (3, 40, 50)))
+    with rasterio.open(copied(path, tmp_path / "b.tif")) as new:
+        np.testing.assert_array_equal(new.dataset_mask(), mask)
+
+
+def test_valid_samples_are_neither_nodata_nor_nan_nor_infinite_nor_transparent(tmp_path):
+    dn = np.ones((2, 4, 4), np.float32)
+    dn[0, 0, 0], dn[1, 1, 1], dn[0, 2, 2] = -9999, np.nan, np.inf
+    expected = np.ones((2, 4, 4), bool)
+    expected[0, 0, 0] = expected[1, 1, 1] = expected[0, 2, 2] = False
+    with open_raster(write_tif(tmp_path / "a.tif", dn, nodata=-9999)) as reader:
+        np.testing.assert_array_equal(reader.read_valid(slice(0, 4), slice(0, 4)), expected)
+        np.testing.assert_array_equal(reader.read_reduced([1, 2])[1], expected)
+
+    rgba = np.full((4, 5, 4), 200, np.uint8)
+    rgba[2, 3, 3] = 0
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    with open_raster(tmp_path / "a.png") as reader:
+        valid = reader.read_valid(slice(0, 4), slice(0, 5), [1, 2, 3])
+    assert (~valid).sum() == 3 and not valid[:, 2, 3].any()
+
+
+@pytest.mark.parametrize(("suffix", "bands"), [(".png", 1), (".png", 2), (".png", 3), (".png", 4)])
+def test_png_of_every_band_count_comes_back_lossless(suffix, bands, tmp_path, rng):
+    pixels = rng.integers(0, 256, (33, 44, bands), dtype=np.uint8)
+    Image.fromarray(pixels.squeeze(-1) if bands == 1 else pixels).save(tmp_path / "a.png")
+    output = copied(tmp_path / "a.png", tmp_path / "b.png")
+    np.testing.assert_array_equal(np.asarray(Image.open(output)).reshape(pixels.shape), pixels)
+    assert Image.open(output).mode == Image.open(tmp_path / "a.png").mode
+
+
+@pytest.mark.parametrize("bands", [3, 4])
+def test_webp_is_written_losslessly(bands, tmp_path, rng):
+    pixels = rng.integers(0, 256, (33, 44, bands), dtype=np.uint8)
+    pixels[..., 3:] |= 1  # the codec drops colours under full transparency
+    Image.fromarray(pixels).save(tmp_path / "a.webp", lossless=True)
+    output = copied(tmp_path / "a.webp", tmp_path / "b.webp")
+    assert output.read_bytes()[:4] == b"RIFF"
+    np.testing.assert_array_equal(np.asarray(Image.open(output)), pixels)
+
+
+def test_jpeg_becomes_png_in_a_folder_and_others_keep_their_names():
+    names = {"a.jpg": "a.png", "a.JPEG": "a.png", "a.png": "a.png", "a.webp": "a.webp", "a.tif": "a.tif"}
+    assert {name: output_name(Path(name)) for name in names} == names
+
+
+def test_nothing_but_the_output_is_left_in_the_folder(rich_tif, tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    copied(rich_tif, folder / "copy.tif")
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "a.png")
+    copied(tmp_path / "a.png", folder / "a.png")
+    assert names_in(folder) == ["a.png", "copy.tif"]
+    assert not list(tmp_path.glob("*.aux.xml"))
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_on_the_way_leaves_nothing_behind_and_an_old_output_alone(error, rich_tif, tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "old.tif").write_bytes(b"old")
+    for name in ("new.tif", "new.png", "old.tif"):
+        source = rich_tif
+        if name.endswith("png"):
+            source = tmp_path / "a.png"
+            Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(source)
+        with (
+            pytest.raises(error),
+            open_raster(source) as reader,
+            create_raster(folder / name, reader.info, overwrite=True) as writer,
+        ):
+            writer.write(reader.read(slice(0, 5), slice(0, 5)), slice(0, 5), slice(0, 5))
+            raise error
+    assert names_in(folder) == ["old.tif"]
+    assert (folder / "old.tif").read_bytes() == b"old"
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing_behind(tmp_path, rng):
+    resource = pytest.importorskip("resource")
+    source = write_tif(tmp_path / "a.tif", rng.integers(0, 60000, (3, 400, 400), dtype=np.uint16))
+    folder = tmp_path / "out"
+    folder.mkdir()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OutputError, match="disk full"):
+            copied(source, folder / "b.tif", tile=128)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert names_in(folder) == []
+
+
+def test_overwriting_removes_the_side_files_of_the_old_image(rich_tif, tmp_path):
+    output = copied(rich_tif, tmp_path / "b.tif")
+    side = tmp_path / "b.tif.aux.xml"
+    side.write_text("<PAMDataset/>")
+    copied(rich_tif, output, overwrite=True)
+    assert not side.exists()
+
+
+def _truncated(path: Path, share: float = 0.6) -> Path:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    return path
+
+
+def _bad_source(kind: str, folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (3, 200, 300), dtype=np.uint8)
+    path = folder / "bad.tif"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "empty":
+        path.touch()
+    elif kind == "text":
+        path.write_text("this is no image\n" * 100)
+    elif kind == "vrt":
+        path.write_text('<VRTDataset rasterXSize="1" rasterYSize="1"></VRTDataset>')
+    elif kind == "header":
+        path.write_bytes(b"II*\0" + b"\0" * 20)
+    elif kind.startswith("truncated tif"):
+        options = {
+            "truncated tif tiled": {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}
+        }
+        _truncated(write_tif(path, noise, **options.get(kind, {})), 0.8)
+    elif kind == "truncated png":
+        path = folder / "bad.png"
+        Image.fromarray(noise.transpose(1, 2, 0)).save(path)
+        _truncated(path)
+    elif kind == "truncated jpg":
+        path = folder / "bad.jpg"
+        Image.fromarray(noise.transpose(1, 2, 0)).save(path)
+        _truncated(path)
+    elif kind == "truncated webp":
+        path = folder / "bad.webp"
+        Image.fromarray(noise.transpose(1, 2, 0)).save(path)
+        _truncated(path)
+    elif kind == "complex":
+        write_tif(path, noise.astype(np.complex64))
+    elif kind == "palette":
+        write_tif(path, noise[:1])
+        with rasterio.open(path, "r+") as dataset:
+            dataset.write_colormap(1, {k: (k, k, k, 255) for k in range(256)})
+            dataset.colorinterp = [ColorInterp.palette]
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("missing", "does not exist"),
+        ("folder", "is a folder"),
+        ("pipe", "not a regular file"),
+        ("empty", "is empty"),
+        ("text", "not an image"),
+        ("vrt", "not an image"),
+        ("header", "damaged or truncated"),
+        ("truncated tif", "truncated"),
+        ("truncated tif tiled", "truncated"),
+        ("truncated png", "truncated"),
+        ("truncated jpg", "truncated"),
+        ("truncated webp", "truncated"),
+        ("complex", "complex"),
+        ("palette", "palette"),
+    ],
+)
+def test_a_bad_source_is_refused_in_one_line_with_its_mend(kind, words, tmp_path, capfd):
+    path = _bad_source(kind, tmp_path)
+    capfd.readouterr()
+    with pytest.raises(RasterError, match=words) as caught, open_raster(path):
+        pass
+    message = str(caught.value)
+    assert "\n" not in message and str(path) in message
+    assert ";" in message, "says the mend"
+    assert capfd.readouterr() == ("", ""), "GDAL's own noise stays away"
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("missing/b.tif", "mkdir -p"),
+        ("a.tif", "is the input"),
+        ("sub/../a.tif", "is the input"),
+        ("symlink.tif", "is the input"),
+        ("hardlink.tif", "is the input"),
+        ("sub", "no suffix"),
+        ("sub.tif", "is a folder"),
+        ("exists.tif", "--overwrite"),
+        ("a.tif/b.tif", "not a folder"),
+        ("b.jpg", "JPEG would lose detail"),
+        ("b.xyz", "no suffix"),
+        ("pipe.tif", "not a regular file"),
+    ],
+)
+def test_a_bad_place_for_the_output_is_refused(output, words, tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.ones((1, 4, 4), np.uint8))
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub.tif").mkdir()
+    (tmp_path / "exists.tif").touch()
+    (tmp_path / "symlink.tif").symlink_to(source)
+    (tmp_path / "hardlink.tif").hardlink_to(source)
+    os.mkfifo(tmp_path / "pipe.tif")
+    with pytest.raises(OutputError, match=words):
+        check_output(tmp_path / output, sources=[source], overwrite=words != "--overwrite")
+
+
+def test_a_png_of_a_georeferenced_scene_is_written_with_a_warning(tmp_path, caplog):
+    source = write_tif(tmp_path / "a.tif", np.ones((3, 4, 4), np.uint8))
+    copied(source, tmp_path / "b.png")
+    assert "write a .tif" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "dtype", "bands"), [("b.png", "float32", 3), ("b.webp", "uint8", 1)])
+def test_a_format_that_cannot_hold_the_image_is_refused(name, dtype, bands, tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.ones((bands, 4, 4), dtype))
+    with pytest.raises(OutputError, match=r"write .*b\.tif instead"):
+        copied(source, tmp_path / name)

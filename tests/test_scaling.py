@@ -1,0 +1,48 @@
+"""Digital numbers to [-1, 1] and back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from declouder.errors import OptionError
+from declouder.scaling import Scaling
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16"])
+def test_every_number_of_an_integer_dtype_comes_back_from_the_model_range(dtype):
+    limits = np.iinfo(dtype)
+    dn = np.arange(limits.min, limits.max + 1, dtype=np.int64).astype(dtype)
+    scale = Scaling(float(limits.min), float(limits.max))
+    x = scale.to_model(dn)
+    assert x.dtype == np.float32 and x.min() == -1 and x.max() == 1
+    np.testing.assert_array_equal(scale.to_dn(x, dtype), dn)
+
+
+def test_full_range_of_a_dtype_starts_at_zero():
+    assert Scaling.of_dtype("uint8") == Scaling(0, 255)
+    assert Scaling.of_dtype("uint16") == Scaling(0, 65535)
+    assert Scaling.of_dtype("float32") == Scaling(0, 1)
+
+
+def test_values_beyond_the_scale_are_clipped_for_the_model():
+    np.testing.assert_array_equal(
+        Scaling(100, 200).to_model(np.array([0, 100, 150, 200, 900])), [-1, -1, 0, 1, 1]
+    )
+
+
+def test_integers_are_rounded_and_kept_in_their_range():
+    x = np.array([-3, -1, 0, 1, 3], np.float32)
+    np.testing.assert_array_equal(Scaling(0, 255).to_dn(x, "uint8"), [0, 0, 128, 255, 255])
+
+
+def test_floats_come_back_within_float32():
+    dn = np.linspace(-0.2, 1.3, 1001, dtype=np.float32)
+    scale = Scaling(-0.5, 1.5)
+    np.testing.assert_allclose(scale.to_dn(scale.to_model(dn), "float32"), dn, atol=1e-6)
+
+
+@pytest.mark.parametrize(("low", "high"), [(1, 1), (2, 1), (float("nan"), 1), (0, float("inf"))])
+def test_a_scale_that_is_none_is_refused(low, high):
+    with pytest.raises(OptionError, match="scale"):
+        Scaling(low, high)

@@ -1,0 +1,309 @@
+"""Scene in, scene out, with pipelines whose result is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from conftest import FakePipeline, read_tif, write_tif
+from declouder.errors import ModelError, OptionError, OutputError, RasterError
+from declouder.mosaic import Window
+from declouder.raster import open_raster
+from declouder.scaling import Scaling
+from declouder.scene import (
+    SceneOptions,
+    auto_scale,
+    choose_bands,
+    fill_invalid,
+    remove_from_scene,
+    restored_dn,
+    scene_noise,
+)
+
+SMALL = SceneOptions(window_px=64, overlap_px=16)
+FOUR = ("red", "green", "blue", "nir")
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+@pytest.mark.parametrize(("height", "width"), [(40, 50), (64, 64), (65, 200), (150, 61)])
+def test_a_pipeline_that_changes_nothing_gives_back_the_scene(dtype, height, width, identity, tmp_path, rng):
+    dn = (
+        rng.gamma(2, 400, (3, height, width)) % 255
+        if dtype == "uint8"
+        else rng.gamma(2, 400, (3, height, width))
+    )
+    source = write_tif(tmp_path / "a.tif", dn.astype(dtype))
+    report = remove_from_scene(source, tmp_path / "b.tif", identity, SMALL)
+    result = read_tif(tmp_path / "b.tif")
+    if dtype == "float32":
+        np.testing.assert_allclose(result, dn.astype(dtype), rtol=1e-5, atol=1e-3)
+    else:
+        np.testing.assert_array_equal(result, dn.astype(dtype))
+    assert report.windows >= 1 and report.skipped == 0
+    assert report.megapixels == pytest.approx(height * width / 1e6)
+
+
+def test_only_the_models_bands_change_and_everything_else_of_the_geotiff_stays(rich_tif, darker, tmp_path):
+    report = remove_from_scene(rich_tif, tmp_path / "b.tif", darker, SMALL)
+    old, new = read_tif(rich_tif), read_tif(tmp_path / "b.tif")
+    assert report.bands.numbers == (4, 3, 2)
+    assert report.bands.how == "by description"
+    np.testing.assert_array_equal(new[[0, 4]], old[[0, 4]])
+    assert (new[[1, 2, 3], 20:] != old[[1, 2, 3], 20:]).mean() > 0.9
+    np.testing.assert_array_equal(new == 0, old == 0)
+    with rasterio.open(rich_tif) as a, rasterio.open(tmp_path / "b.tif") as b:
+        assert (a.crs, a.transform, a.nodata, a.descriptions) == (
+            b.crs,
+            b.transform,
+            b.nodata,
+            b.descriptions,
+        )
+
+
+def test_the_model_sees_its_bands_in_its_own_order(tmp_path):
+    dn = np.stack([np.full((20, 20), value, np.uint8) for value in (10, 20, 30, 40)])
+    pipeline = FakePipeline(lambda cloudy, latents: cloudy, FOUR)
+    remove_from_scene(
+        write_tif(tmp_path / "a.tif", dn), tmp_path / "b.tif", pipeline, SceneOptions(bands=(3, 1, 4, 2))
+    )
+    seen = pipeline.seen[0][0, :, 0, 0] * 255
+    np.testing.assert_allclose(seen, [30, 10, 40, 20], atol=1e-3)
+
+
+@pytest.mark.parametrize("nodata", [0, 255, 7])
+def test_a_valid_pixel_never_becomes_nodata_and_nodata_stays(nodata, tmp_path, rng):
+    dn = rng.integers(0, 256, (3, 90, 100), dtype=np.uint8)
+    dn[:, 30:60, 40:] = nodata
+    source = write_tif(tmp_path / "a.tif", dn, nodata=nodata)
+    pipeline = FakePipeline(lambda cloudy, latents: torch.full_like(cloudy, nodata / 255))
+    remove_from_scene(source, tmp_path / "b.tif", pipeline, SMALL)
+    result = read_tif(tmp_path / "b.tif")
+    np.testing.assert_array_equal(result == nodata, dn == nodata)
+    assert np.abs(result[dn != nodata].astype(int) - nodata).max() == 1
+
+
+def test_nan_stays_and_does_not_spread(darker, tmp_path, rng):
+    dn = rng.uniform(0, 1, (3, 100, 120)).astype(np.float32)
+    dn[:, 40:70, 20:90] = np.nan
+    dn[1, 5, 5] = np.nan
+    remove_from_scene(write_tif(tmp_path / "a.tif", dn), tmp_path / "b.tif", darker, SMALL)
+    np.testing.assert_allclose(read_tif(tmp_path / "b.tif"), dn / 2, rtol=1e-5, atol=1e-6)
+
+
+def test_nodata_does_not_disturb_its_neighbours(tmp_path):
+    # A pipeline that looks around, as a network does: the mean over flat ground is flat.
+    blur = FakePipeline(lambda cloudy, _: F.avg_pool2d(cloudy, 9, 1, 4, count_include_pad=False))
+    dn = np.full((3, 100, 120), 120, np.uint8)
+    dn[:, :50, :30] = 0
+    dn[:, 60:70, 50:53] = 0
+    remove_from_scene(write_tif(tmp_path / "a.tif", dn, nodata=0), tmp_path / "b.tif", blur, SMALL)
+    np.testing.assert_array_equal(read_tif(tmp_path / "b.tif"), dn)
+
+
+def test_windows_without_data_cost_no_inference(identity, tmp_path):
+    dn = np.zeros((3, 256, 256), np.uint8)
+    dn[:, :40, :40] = 50
+    report = remove_from_scene(
+        write_tif(tmp_path / "a.tif", dn, nodata=0), tmp_path / "b.tif", identity, SMALL
+    )
+    assert len(identity.seen) == 1 and report.skipped == report.windows - 1
+    np.testing.assert_array_equal(read_tif(tmp_path / "b.tif"), dn)
+
+
+def test_transparent_pixels_and_alpha_pass_through(darker, tmp_path, rng):
+    rgba = rng.integers(1, 256, (80, 90, 4), dtype=np.uint8)
+    rgba[10:40, 20:50, 3] = 0
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    remove_from_scene(tmp_path / "a.png", tmp_path / "b.png", darker, SMALL)
+    result = np.asarray(Image.open(tmp_path / "b.png"))
+    np.testing.assert_array_equal(result[..., 3], rgba[..., 3])
+    np.testing.assert_array_equal(result[10:40, 20:50], rgba[10:40, 20:50])
+    assert np.abs(result[60:, :, :3] - rgba[60:, :, :3] / 2).max() <= 0.51
+
+
+def test_the_result_depends_neither_on_batch_nor_on_the_order_of_windows(tmp_path, rng):
+    source = write_tif(tmp_path / "a.tif", rng.integers(0, 256, (3, 200, 180), dtype=np.uint8))
+    pipeline = FakePipeline(lambda cloudy, latents: torch.sigmoid(latents + cloudy))
+    for batch in (1, 3, 100):
+        remove_from_scene(source, tmp_path / f"{batch}.tif", pipeline, replace(SMALL, batch=batch))
+    first = read_tif(tmp_path / "1.tif")
+    np.testing.assert_array_equal(read_tif(tmp_path / "3.tif"), first)
+    np.testing.assert_array_equal(read_tif(tmp_path / "100.tif"), first)
+
+
+def test_overlapping_windows_start_from_the_same_noise(tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.full((3, 150, 170), 128, np.uint8))
+    pipeline = FakePipeline(lambda cloudy, latents: (latents / 10 + 0.5).clamp(0, 1))
+    whole = scene_noise(3, Window(0, 0, 150, 170), 3)
+    remove_from_scene(source, tmp_path / "b.tif", pipeline, replace(SMALL, seed=3))
+    expected = np.rint(np.clip(whole / 10 + 0.5, 0, 1).astype(np.float64) * 255)
+    assert np.abs(read_tif(tmp_path / "b.tif") - expected).max() <= 1
+
+
+def test_noise_belongs_to_places_and_seeds_and_is_standard_normal():
+    whole = scene_noise(1, Window(0, 0, 300, 300), 3)
+    part = scene_noise(1, Window(130, 61, 100, 200), 3)
+    np.testing.assert_array_equal(part, whole[:, 130:230, 61:261])
+    assert abs(whole.mean()) < 0.01 and abs(whole.std() - 1) < 0.01
+    assert np.abs(np.corrcoef(whole.reshape(3, -1)) - np.eye(3)).max() < 0.02
+    assert (scene_noise(2, Window(0, 0, 300, 300), 3) != whole).mean() > 0.99
+    tiles = whole[0, :256, :256].reshape(4, 64, 4, 64).transpose(0, 2, 1, 3).reshape(16, -1)
+    assert np.abs(np.corrcoef(tiles) - np.eye(16)).max() < 0.08
+
+
+def test_progress_counts_every_window_once(identity, tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.full((3, 150, 170), 128, np.uint8))
+    calls: list[tuple[int, int]] = []
+    report = remove_from_scene(
+        source, tmp_path / "b.tif", identity, SMALL, progress=lambda *counts: calls.append(counts)
+    )
+    assert calls == [(k, report.windows) for k in range(1, report.windows + 1)]
+
+
+@pytest.mark.parametrize(
+    ("descriptions", "names", "expected"),
+    [
+        (("Blue", "GREEN", "red", "Near Infrared"), FOUR, (3, 2, 1, 4)),
+        (("B02", "B03", "B04", "B08"), FOUR, (3, 2, 1, 4)),
+        (("Band 2 - Blue", "Band 3 - Green", "Band 4 - Red", "Band 5 - NIR"), FOUR, (3, 2, 1, 4)),
+        (("blue", "green", "red", "nir08"), FOUR, (3, 2, 1, 4)),
+        (("coastal blue", "blue", "green", "red edge", "red"), FOUR[:3], (5, 3, 2)),
+        (("nir", "red", "green", "short wave infra red"), FOUR, (2, 3, 4, 1)),
+        # "B4" is red to one sensor and near infrared to another: the order counts.
+        (("B1", "B2", "B3", "B4"), FOUR, (1, 2, 3, 4)),
+        ((None, None, None, "red"), FOUR[:3], (4, 1, 2)),
+        (("red", "red", "green"), FOUR[:3], (1, 3, 2)),  # two bands say red: neither does
+    ],
+)
+def test_bands_are_found_by_what_descriptions_say(descriptions, names, expected, tmp_path):
+    path = write_tif(tmp_path / "a.tif", np.ones((len(descriptions), 4, 4), np.uint16))
+    with rasterio.open(path, "r+") as dataset:
+        for band, text in enumerate(descriptions, start=1):
+            if text:
+                dataset.set_band_description(band, text)
+    with open_raster(path) as reader:
+        assert choose_bands(reader.info, names).numbers == expected
+
+
+def test_bands_are_found_by_colour_and_the_report_says_so(tmp_path):
+    path = write_tif(tmp_path / "a.tif", np.ones((4, 4, 4), np.uint8))
+    with rasterio.open(path, "r+") as dataset:
+        dataset.colorinterp = [rasterio.enums.ColorInterp[c] for c in ("blue", "green", "red", "undefined")]
+    with open_raster(path) as reader:
+        three, four = choose_bands(reader.info, FOUR[:3]), choose_bands(reader.info, FOUR)
+    assert (three.numbers, three.how) == ((3, 2, 1), "by colour interpretation")
+    assert four.numbers == (3, 2, 1, 4)
+    assert four.how == "red, green, blue by colour interpretation; nir the first in order"
+
+
+@pytest.mark.parametrize(
+    ("bands", "words"),
+    [((1, 2), "names 2 bands"), ((1, 2, 9), "asks for others"), ((1, 2, 3, 4), "names 4 bands")],
+)
+def test_band_numbers_that_do_not_fit_are_refused(bands, words, identity, tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.ones((5, 4, 4), np.uint8))
+    with pytest.raises((OptionError, RasterError), match=words):
+        remove_from_scene(source, tmp_path / "b.tif", identity, SceneOptions(bands=bands))
+    assert not (tmp_path / "b.tif").exists()
+
+
+def test_a_grey_image_is_refused_by_a_model_of_three_bands(identity, tmp_path):
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(RasterError, match=r"has 1 band, this model wants 3 \(red, green, blue\)"):
+        remove_from_scene(tmp_path / "a.png", tmp_path / "b.png", identity)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("steps", -1),
+        ("seed", -1),
+        ("window_px", 0),
+        ("overlap_px", -1),
+        ("overlap_px", 300),
+        ("batch", 0),
+        ("bands", (0, 1, 2)),
+        ("bands", (1, 1, 2)),
+        ("bands", ()),
+    ],
+)
+def test_options_outside_their_meaning_are_refused(field, value):
+    with pytest.raises(OptionError, match=field.removesuffix("_px")):
+        SceneOptions(**{field: value})
+
+
+def scale_of(path: Path, bands: tuple[int, ...] = (1, 2, 3)) -> Scaling:
+    with open_raster(path) as reader:
+        return auto_scale(reader, bands)
+
+
+def test_auto_scale_of_bytes_is_their_range(tmp_path):
+    assert scale_of(write_tif(tmp_path / "a.tif", np.full((3, 9, 9), 3, np.uint8))) == Scaling(0, 255)
+
+
+def test_auto_scale_of_16_bit_is_robust_joint_over_bands_and_ignores_nodata_and_empty_borders(tmp_path, rng):
+    dn = rng.integers(5000, 15000, (3, 300, 300), dtype=np.uint16)
+    dn[:, 0, 0] = 65535
+    plain = scale_of(write_tif(tmp_path / "a.tif", dn))
+    assert plain.low == pytest.approx(5050, abs=20) and plain.high == pytest.approx(14950, abs=20)
+    dn[:, :100] = 0
+    assert scale_of(write_tif(tmp_path / "b.tif", dn)).low > 5000
+    assert scale_of(write_tif(tmp_path / "c.tif", dn, nodata=0)).low > 5000
+
+
+def test_auto_scale_of_reflectance_is_zero_to_one_and_of_other_floats_their_percentiles(tmp_path, rng):
+    x = rng.uniform(0, 0.6, (3, 50, 50)).astype(np.float32)
+    x[0, 0, 0] = 1.3
+    assert scale_of(write_tif(tmp_path / "a.tif", x)) == Scaling(0, 1)
+    assert scale_of(write_tif(tmp_path / "b.tif", x * 10000)).high == pytest.approx(5970, abs=30)
+    assert scale_of(write_tif(tmp_path / "c.tif", x * 1e-3)).high < 1e-3
+
+
+def test_auto_scale_copes_with_flat_and_empty_scenes(tmp_path):
+    flat = scale_of(write_tif(tmp_path / "a.tif", np.full((3, 9, 9), 700, np.uint16)))
+    assert flat.low < 700 < flat.high
+    scale_of(write_tif(tmp_path / "b.tif", np.full((3, 9, 9), np.nan, np.float32)))
+
+
+def test_what_the_scale_clipped_comes_back_where_the_model_left_it_and_goes_where_it_did_not():
+    dn = np.array([[[900, 900, 50, 50]]], np.uint16)
+    restored = np.array([[[1.0, -0.5, -1.0, 0.0]]], np.float32)
+    result = restored_dn(dn, restored, Scaling(100, 500), None)
+    np.testing.assert_array_equal(result, [[[900, 200, 50, 300]]])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 7), (3, 64, 64), (2, 33, 50), (4, 5, 1)])
+def test_filling_keeps_valid_samples_and_stays_within_their_range(shape, rng):
+    x = rng.uniform(-1, 1, shape).astype(np.float32)
+    valid = rng.random(shape) < 0.2
+    valid[0].flat[0] = True
+    filled = fill_invalid(np.where(valid, x, np.nan).astype(np.float32), valid)
+    np.testing.assert_array_equal(filled[valid], x[valid])
+    assert filled.dtype == np.float32 and np.isfinite(filled).all()
+    assert filled.min() >= x[valid].min() - 1e-5 and filled.max() <= x[valid].max() + 1e-5
+
+
+def test_a_failing_window_leaves_no_output(tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.full((3, 150, 170), 128, np.uint8))
+    broken = FakePipeline(lambda cloudy, latents: cloudy * float("nan"))
+    with pytest.raises(ModelError, match="row 0, column 0"):
+        remove_from_scene(source, tmp_path / "b.tif", broken, SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
+
+
+def test_an_output_that_exists_stays_unless_it_may_be_replaced(identity, tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.full((3, 20, 20), 128, np.uint8))
+    output = tmp_path / "b.tif"
+    output.write_bytes(b"mine")
+    with pytest.raises(OutputError, match="--overwrite"):
+        remove_from_scene(source, output, identity)
+    assert output.read_bytes() == b"mine"
+    remove_from_scene(source, output, identity, SceneOptions(overwrite=True))
+    np.testing.assert_array_equal(read_tif(output), read_tif(source))
