@@ -11,8 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 from declouder.networks.compact import CompactNet
+from declouder.networks.memorynet import MemoryNet
+from declouder.networks.msda import MSDA
 from declouder.networks.unet import Denoiser, WeightNet
 
-REFERENCES: dict[str, Any] = {"compact": CompactNet}
+REFERENCES: dict[str, Any] = {"compact": CompactNet, "memorynet": MemoryNet, "msda": MSDA}
 
-__all__ = ["REFERENCES", "CompactNet", "Denoiser", "WeightNet"]
+__all__ = ["MSDA", "REFERENCES", "CompactNet", "Denoiser", "MemoryNet", "WeightNet"]
