@@ -97,9 +97,20 @@ def _binomial_blur(x: Tensor) -> Tensor:
 
 
 def _separable_filter(x: Tensor, kernel: Tensor) -> Tensor:
-    """Filter rows and columns of each band, without padding."""
-    bands = x.flatten(0, 1).unsqueeze(1)  # (B*C, 1, H, W): one filter for all bands
+    """Filter rows and columns of each band, without padding.
+
+    Two products with band matrices: on a CPU many times faster than convolutions of a single channel.
+    """
+    rows, columns = (_band_matrix(kernel, length) for length in x.shape[-2:])
     # Never in half precision: the variances of flat ground would vanish or turn negative.
     with torch.autocast(x.device.type, enabled=False):
-        bands = F.conv2d(F.conv2d(bands, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
-    return bands.view(*x.shape[:2], *bands.shape[-2:])
+        return rows @ x.contiguous() @ columns.T
+
+
+def _band_matrix(kernel: Tensor, length: int) -> Tensor:
+    """Return the (length - k + 1, length) matrix whose product with a vector filters it by `kernel`, (k,)."""
+    size = kernel.numel()
+    matrix = kernel.new_zeros(length - size + 1, length)
+    for offset, weight in enumerate(kernel):
+        matrix.diagonal(offset).fill_(weight)
+    return matrix
