@@ -168,7 +168,6 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         self.held_out = data.held_out(config.seed)
         self.scheduler = make_scheduler(config.model.sampler)
         self.register_buffer("alphas_cumprod", self.scheduler.alphas_cumprod.clone(), persistent=False)
-        self._averaged_step = 0
 
     def network(self, name: str) -> Any:
         """Return a network as it learns, or frozen."""
@@ -189,15 +188,10 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         self.log("loss", loss.detach(), prog_bar=True, on_step=True, on_epoch=False)
         return loss
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Move the running average once an optimiser step."""
-        if self.global_step > self._averaged_step:
-            self.averaged.update_parameters(self.learning)
-            self._averaged_step = self.global_step
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the step at which the running average was last moved."""
-        self._averaged_step = checkpoint["global_step"]
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """Take a step and move the running average, both before any callback scores or saves."""
+        super().optimizer_step(*arguments, **options)
+        self.averaged.update_parameters(self.learning)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return AdamW and the learning rate's course over the stage's steps."""
