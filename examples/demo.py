@@ -52,9 +52,7 @@ def main() -> None:
 
     command = Path(sys.executable).with_name("declouder")
     options = ["--scale", f"0,{DN_PER_UNIT}", "--overwrite"]
-    subprocess.run(
-        [command, "remove", folder / "cloudy.tif", "-o", folder / "clear.tif", *options], check=True
-    )
+    subprocess.run([command, "remove", folder / "cloudy.tif", "-o", folder / "clear.tif", *options], check=True)
 
     truth, cloudy, clear = (read_scene(folder / f"{name}.tif") for name in ("truth", "cloudy", "clear"))
     write_picture(folder / "before_after.png", [cloudy, clear, truth])
@@ -180,9 +178,7 @@ def _fields(
     image *= (1 + strength * np.sin(2 * np.pi * v / spacing))[..., None]
     moisture = fractal_noise((SIZE, SIZE), generator, beta=3.0, largest_px=90)
     image *= (1 + 0.05 * moisture)[..., None]
-    border = (np.diff(field, axis=0, prepend=field[:1]) != 0) | (
-        np.diff(field, axis=1, prepend=field[:, :1]) != 0
-    )
+    border = (np.diff(field, axis=0, prepend=field[:1]) != 0) | (np.diff(field, axis=1, prepend=field[:, :1]) != 0)
     return image, distance_transform_edt(~border)
 
 
@@ -209,9 +205,7 @@ def _farms(
             if min(y, x) < 4 or max(y, x) > SIZE - 14 or avoid[spot].any():
                 continue
             image[y + 2 : y + height + 2, x + 2 : x + width + 2] *= 0.55
-            roof = np.array([[0.55, 0.32, 0.25], [0.60, 0.58, 0.56], [0.42, 0.40, 0.40]])[
-                generator.integers(3)
-            ]
+            roof = np.array([[0.55, 0.32, 0.25], [0.60, 0.58, 0.56], [0.42, 0.40, 0.40]])[generator.integers(3)]
             ridge = np.where(np.arange(height) < height // 2, 1.12, 0.9)
             image[spot] = roof * ridge[:, None, None]
     return image

@@ -20,9 +20,7 @@ torch.set_num_threads(1)
 class FakePipeline:
     """Behaves as a CloudRemovalPipeline whose result is `f(cloudy, latents)`; remembers its input."""
 
-    def __init__(
-        self, f: Callable[..., torch.Tensor], bands: tuple[str, ...] = ("red", "green", "blue")
-    ) -> None:
+    def __init__(self, f: Callable[..., torch.Tensor], bands: tuple[str, ...] = ("red", "green", "blue")) -> None:
         self.f = f
         self.config = SimpleNamespace(bands=list(bands))
         self.device = torch.device("cpu")
@@ -72,9 +70,7 @@ def rich_tif(tmp_path: Path, rng: np.random.Generator) -> Path:
     """A 5-band uint16 GeoTIFF, bands out of order, with everything set that a GeoTIFF can carry."""
     dn = rng.integers(1, 9000, (5, 70, 90), dtype=np.uint16)
     dn[:, :10, :20] = 0
-    path = write_tif(
-        tmp_path / "rich.tif", dn, nodata=0, compress="lzw", transform=Affine(9, 2, 5e5, 2, -9, 4e6)
-    )
+    path = write_tif(tmp_path / "rich.tif", dn, nodata=0, compress="lzw", transform=Affine(9, 2, 5e5, 2, -9, 4e6))
     with rasterio.open(path, "r+") as dataset:
         for band, name in enumerate(("swir", "blue", "green", "red", "nir"), start=1):
             dataset.set_band_description(band, name)

@@ -24,9 +24,12 @@ from declouder.authors import (
     reference_from_checkpoint,
 )
 from declouder.errors import ModelError
+from declouder.fusion import add_noise, predict_x0
+from declouder.losses import joint_loss
 from declouder.networks.memorynet import MemoryNet
 from declouder.networks.msda import MSDA
 from declouder.networks.unet import Denoiser, WeightNet
+from declouder.pipeline import make_scheduler
 
 PARITY = Path(__file__).parent / "parity"
 TOLERANCE = 1e-4
@@ -136,9 +139,7 @@ def test_last_stage_of_memorynet_is_the_authors_within_what_rounding_does_to_the
     assert float((to_unit(stage3) - wanted).abs().median()) < 1e-5 * float(wanted.abs().max())
 
 
-def test_memorynet_and_its_samples_are_the_authors_in_the_arithmetic_of_the_recording(
-    arrays, tmp_path
-) -> None:
+def test_memorynet_and_its_samples_are_the_authors_in_the_arithmetic_of_the_recording(arrays, tmp_path) -> None:
     output = tmp_path / "arrays.npz"
     # Libraries pick their instructions when they are loaded, so this takes a process of its own.
     command = [sys.executable, __file__, str(output)]
@@ -149,6 +150,24 @@ def test_memorynet_and_its_samples_are_the_authors_in_the_arithmetic_of_the_reco
         pytest.skip("this CPU rounds otherwise than the one that recorded the arrays")
     for name, array in found.items():
         assert deviation(array, arrays[name]) < TOLERANCE, name
+
+
+def test_joint_loss_is_the_one_that_the_authors_train_with(arrays, unets) -> None:
+    denoiser, weight_net = unets
+    t, clear = arrays["t"], to_model(arrays["clear01"])
+    alpha_bar = make_scheduler("ddim").alphas_cumprod[t].view(-1, 1, 1, 1)
+    prediction = predict_x0(
+        denoiser,
+        weight_net,
+        x_t=add_noise(clear, arrays["noise"], alpha_bar),
+        cloudy=to_model(arrays["cloudy01"]),
+        reference=to_model(arrays["reference_mdsa"]),
+        t=t,
+        alpha_bar=alpha_bar,
+        w_bounds=None,
+    )
+    found = joint_loss(prediction.eps, arrays["noise"], prediction.x0, clear)
+    assert deviation(found, arrays["joint_loss_mdsa"]) < TOLERANCE
 
 
 def test_ten_steps_with_msda_give_the_image_of_the_authors_sampler(arrays, de, mdsa, tmp_path) -> None:
@@ -163,9 +182,7 @@ def ten_steps(arrays: Weights, denoiser: Weights, reference: Weights, folder: Pa
     torch.save(reference, paths[1])
     pipeline = convert_checkpoints(*paths)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline(
-        arrays["cloudy01"][:1], num_inference_steps=10, latents=arrays["x_T"], output_type="pt"
-    ).images
+    return pipeline(arrays["cloudy01"][:1], num_inference_steps=10, latents=arrays["x_T"], output_type="pt").images
 
 
 # What is recognised
@@ -187,8 +204,7 @@ def test_names_of_older_and_of_wrapped_checkpoints_are_understood(
     de: Weights, unets: tuple[Denoiser, WeightNet], prefix: str, weight_net: str
 ) -> None:
     renamed = {
-        prefix + (weight_net + name[3:] if name.startswith("wc.") else name): tensor
-        for name, tensor in de.items()
+        prefix + (weight_net + name[3:] if name.startswith("wc.") else name): tensor for name, tensor in de.items()
     }
     for found, wanted in zip(networks_from_denoiser_checkpoint(renamed), unets, strict=True):
         assert same_weights(found, wanted)
@@ -282,9 +298,7 @@ def unet_shapes(
             if level in attends:
                 yield from attention(f"output_blocks.{block}.1", width)
             if level > 0 and place == 2:
-                yield from layer(
-                    f"output_blocks.{block}.{2 if level in attends else 1}.conv", width, width, 3, 3
-                )
+                yield from layer(f"output_blocks.{block}.{2 if level in attends else 1}.conv", width, width, 3, 3)
             block += 1
     yield from layer("out.0", first)
     yield from layer("out.2", bands, first, 3, 3)
@@ -368,9 +382,7 @@ def test_a_tensor_that_does_not_fit_is_named(kind: str, fault: str, request: pyt
         read(weights, source="it.pt")
 
 
-@pytest.mark.parametrize(
-    "name", ["out.2.weight", "input_blocks.7.1.qkv.weight", "middle_block.1.proj_out.bias"]
-)
+@pytest.mark.parametrize("name", ["out.2.weight", "input_blocks.7.1.qkv.weight", "middle_block.1.proj_out.bias"])
 @pytest.mark.parametrize("fault", ["missing", "shape"])
 def test_a_denoiser_tensor_that_does_not_fit_is_named(de: Weights, name: str, fault: str) -> None:
     weights = dict(de)
@@ -384,9 +396,7 @@ def test_a_denoiser_tensor_that_does_not_fit_is_named(de: Weights, name: str, fa
 def test_a_missing_copy_of_the_shared_slope_is_named(mn) -> None:
     weights = dict(mn)
     del weights["sam12.conv1.weight"], weights["shallow_feat1.1.body.1.weight"]
-    with pytest.raises(
-        ModelError, match=r"missing: .*sam12\.conv1\.weight.*shallow_feat1\.1\.body\.1\.weight"
-    ):
+    with pytest.raises(ModelError, match=r"missing: .*sam12\.conv1\.weight.*shallow_feat1\.1\.body\.1\.weight"):
         reference_from_checkpoint(weights)
 
 
@@ -485,9 +495,7 @@ def _compute_with_memorynet(output: Path) -> None:
     network = reference_from_checkpoint(weights)
     cloudy = to_model(arrays["cloudy01"])
     stages = network.supervised_outputs(cloudy)
-    found = {
-        f"mn_stage{stage}_unclamped": to_unit(image) for stage, image in zip((3, 2, 1), stages, strict=True)
-    }
+    found = {f"mn_stage{stage}_unclamped": to_unit(image) for stage, image in zip((3, 2, 1), stages, strict=True)}
     found["reference_mn"] = to_unit(network(cloudy))
     found["ddim10_mn"] = to_model(ten_steps(arrays, checkpoint("de"), weights, output.parent))
     np.savez(output, **{name: tensor.numpy() for name, tensor in found.items()})

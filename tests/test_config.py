@@ -49,7 +49,7 @@ def test_set_wins_over_the_file_and_reads_numbers_as_people_write_them():
     ],
 )
 def test_a_wrong_override_is_named_with_its_mend(override, message):
-    with pytest.raises(ConfigError, match=".") as caught:
+    with pytest.raises(ConfigError) as caught:
         load_config(CONFIGS[0].parent / "toy.yaml", [override])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -57,7 +57,12 @@ def test_a_wrong_override_is_named_with_its_mend(override, message):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "does not exist"), ("", "holds no fields"), ("a: [", "is not YAML"), ("name: x", "stages is missing")],
+    [
+        (None, "does not exist"),
+        ("", "holds no fields"),
+        ("a: [", "is not YAML"),
+        ("name: x", "stages is missing"),
+    ],
 )
 def test_a_file_that_is_no_recipe_is_refused_in_one_line(tmp_path, text, message):
     path = tmp_path / "recipe.yaml"
@@ -69,7 +74,9 @@ def test_a_file_that_is_no_recipe_is_refused_in_one_line(tmp_path, text, message
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("module", ["declouder", "declouder.config", "declouder.raster", "declouder.mosaic", "declouder.cli"])
+@pytest.mark.parametrize(
+    "module", ["declouder", "declouder.config", "declouder.raster", "declouder.mosaic", "declouder.cli"]
+)
 def test_light_modules_load_no_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -159,9 +159,7 @@ def test_the_models_fingerprint_changes_with_its_weights(pipeline: CloudRemovalP
         parameter -= 1
 
 
-def test_the_datas_fingerprint_changes_with_a_pixel_and_not_with_the_folder(
-    data: Path, tmp_path: Path
-) -> None:
+def test_the_datas_fingerprint_changes_with_a_pixel_and_not_with_the_folder(data: Path, tmp_path: Path) -> None:
     first = evaluate(data, CloudyMethod(), out=tmp_path / "1.json")["data"]["sha256"]
     moved = data.rename(tmp_path / "MOVED")
     assert evaluate(moved, CloudyMethod(), out=tmp_path / "2.json")["data"]["sha256"] == first
@@ -173,9 +171,7 @@ def test_the_datas_fingerprint_changes_with_a_pixel_and_not_with_the_folder(
 
 
 @pytest.mark.parametrize("torn", ["", '{"name": "101", "psn'])
-def test_an_interrupted_run_goes_on_with_the_images_that_are_left(
-    data: Path, tmp_path: Path, torn: str
-) -> None:
+def test_an_interrupted_run_goes_on_with_the_images_that_are_left(data: Path, tmp_path: Path, torn: str) -> None:
     out = tmp_path / "cloudy.json"
     whole = evaluate(data, CloudyMethod(), out=tmp_path / "whole.json")
     with pytest.raises(KeyboardInterrupt):
@@ -233,9 +229,7 @@ def _break(data: Path, kind: str, image: NDArray[Any]) -> None:
     Image.fromarray(image).save(data / "test" / kind / "12.png")
 
 
-def test_input_that_does_not_fit_is_an_error(
-    data: Path, tmp_path: Path, pipeline: CloudRemovalPipeline
-) -> None:
+def test_input_that_does_not_fit_is_an_error(data: Path, tmp_path: Path, pipeline: CloudRemovalPipeline) -> None:
     def run(method: Any = None, out: str = "a.json", band_names: Sequence[str] | None = None) -> None:
         evaluate(data, method or CloudyMethod(), out=tmp_path / out, band_names=band_names, overwrite=True)
 

@@ -135,9 +135,7 @@ def test_score_gives_what_the_single_functions_give(backbone: Path) -> None:
         assert scores["paper_lpips"] == pytest.approx(metrics.paper_lpips(restored, clear, network), abs=1e-5)
 
 
-def test_lpips_equals_torchmetrics_on_the_same_backbone(
-    backbone: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lpips_equals_torchmetrics_on_the_same_backbone(backbone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchmetrics.functional.image import lpips as theirs
 
     network, _ = metrics.load_lpips(backbone)
@@ -162,8 +160,7 @@ def test_lpips_equals_torchmetrics_on_the_same_backbone(
     monkeypatch.setattr(theirs, "_get_tv_model_features", lambda *_, **__: layers)
     reference = theirs._LPIPS(net="alex")
     tensors = [
-        torch.from_numpy(image.astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
-        for image in (restored, clear)
+        torch.from_numpy(image.astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None] for image in (restored, clear)
     ]
     assert metrics.lpips(restored, clear, network) == pytest.approx(float(reference(*tensors)), rel=1e-4)
 
@@ -178,9 +175,7 @@ def test_band_names_say_where_red_green_and_blue_are(backbone: Path) -> None:
     assert swapped == pytest.approx(rgb, abs=1e-6)
 
 
-def test_without_a_backbone_lpips_is_none_with_a_reason(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_a_backbone_lpips_is_none_with_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv(metrics.BACKBONE_VARIABLE, raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     network, reason = metrics.load_lpips()
@@ -192,9 +187,7 @@ def test_without_a_backbone_lpips_is_none_with_a_reason(
     assert scores["paper_lpips"] is None
 
 
-def test_the_backbone_is_found_by_environment_variable(
-    monkeypatch: pytest.MonkeyPatch, backbone: Path
-) -> None:
+def test_the_backbone_is_found_by_environment_variable(monkeypatch: pytest.MonkeyPatch, backbone: Path) -> None:
     monkeypatch.setenv(metrics.BACKBONE_VARIABLE, str(backbone))
     network, where = metrics.load_lpips()
     assert network is not None
@@ -229,9 +222,7 @@ def test_images_that_cannot_be_compared_are_errors() -> None:
         ("RICE2", [20.6003, 0.7511, 0.4636, 20.5521, 0.7317, 0.1609]),
     ],
 )
-def test_the_cloudy_images_of_rice_have_the_scores_that_others_measured(
-    name: str, wanted: list[float]
-) -> None:
+def test_the_cloudy_images_of_rice_have_the_scores_that_others_measured(name: str, wanted: list[float]) -> None:
     """The sample of RICE that the benchmark uses: 22 and 32 test pairs at 256 px."""
     data = os.environ.get("DECLOUDER_TEST_DATA")
     if not data or not (Path(data) / name / "test").is_dir():

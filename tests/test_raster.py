@@ -53,9 +53,7 @@ def test_stale_statistics_are_not_carried_over(rich_tif, tmp_path):
     assert not any(key.startswith("STATISTICS") for by_band in tags for key in by_band)
 
 
-@pytest.mark.parametrize(
-    "dtype", ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"]
-)
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"])
 def test_pixels_of_every_dtype_come_back_unchanged(dtype, tmp_path, rng):
     dn = (rng.standard_normal((2, 50, 60)) * 50).astype(dtype)
     np.testing.assert_array_equal(read_tif(copied(write_tif(tmp_path / "a.tif", dn), tmp_path / "b.tif")), dn)

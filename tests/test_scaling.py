@@ -26,9 +26,7 @@ def test_full_range_of_a_dtype_starts_at_zero():
 
 
 def test_values_beyond_the_scale_are_clipped_for_the_model():
-    np.testing.assert_array_equal(
-        Scaling(100, 200).to_model(np.array([0, 100, 150, 200, 900])), [-1, -1, 0, 1, 1]
-    )
+    np.testing.assert_array_equal(Scaling(100, 200).to_model(np.array([0, 100, 150, 200, 900])), [-1, -1, 0, 1, 1])
 
 
 def test_integers_are_rounded_and_kept_in_their_range():

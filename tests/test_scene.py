@@ -34,11 +34,7 @@ FOUR = ("red", "green", "blue", "nir")
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
 @pytest.mark.parametrize(("height", "width"), [(40, 50), (64, 64), (65, 200), (150, 61)])
 def test_a_pipeline_that_changes_nothing_gives_back_the_scene(dtype, height, width, identity, tmp_path, rng):
-    dn = (
-        rng.gamma(2, 400, (3, height, width)) % 255
-        if dtype == "uint8"
-        else rng.gamma(2, 400, (3, height, width))
-    )
+    dn = rng.gamma(2, 400, (3, height, width)) % 255 if dtype == "uint8" else rng.gamma(2, 400, (3, height, width))
     source = write_tif(tmp_path / "a.tif", dn.astype(dtype))
     report = remove_from_scene(source, tmp_path / "b.tif", identity, SMALL)
     result = read_tif(tmp_path / "b.tif")
@@ -110,9 +106,7 @@ def test_nodata_does_not_disturb_its_neighbours(tmp_path):
 def test_windows_without_data_cost_no_inference(identity, tmp_path):
     dn = np.zeros((3, 256, 256), np.uint8)
     dn[:, :40, :40] = 50
-    report = remove_from_scene(
-        write_tif(tmp_path / "a.tif", dn, nodata=0), tmp_path / "b.tif", identity, SMALL
-    )
+    report = remove_from_scene(write_tif(tmp_path / "a.tif", dn, nodata=0), tmp_path / "b.tif", identity, SMALL)
     assert len(identity.seen) == 1 and report.skipped == report.windows - 1
     np.testing.assert_array_equal(read_tif(tmp_path / "b.tif"), dn)
 

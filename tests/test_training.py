@@ -140,7 +140,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path, monkey
 def test_unknown_networks_and_fields_are_named():
     with pytest.raises(ConfigError, match="choose one of compact, memorynet, msda"):
         build_networks(toy("model.reference.network=mdsa"))
-    with pytest.raises(ConfigError, match="model.denoiser cannot be built: .*width"):
+    with pytest.raises(ConfigError, match=r"model\.denoiser cannot be built: .*width"):
         build_networks(toy("model.denoiser={width: 3}"))
 
 

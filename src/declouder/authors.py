@@ -165,15 +165,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path} is not there or not a file; give a checkpoint (.pt, .pth or .safetensors)")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     if isinstance(content, dict) and {"state", "param_groups"} <= set(content):
-        raise ModelError(
-            f"{path} is the state of an optimizer; give the network's weights (model*.pt, ema_*.pt)"
-        )
+        raise ModelError(f"{path} is the state of an optimizer; give the network's weights (model*.pt, ema_*.pt)")
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
     ):
-        found = (
-            f"a dict of {_some(map(str, content))}" if isinstance(content, dict) else type(content).__name__
-        )
+        found = f"a dict of {_some(map(str, content))}" if isinstance(content, dict) else type(content).__name__
         raise ModelError(f"{path} holds {found}, not named tensors; save the network's state_dict() alone")
     return content
 
@@ -357,9 +353,7 @@ def _check(weights: Mapping[str, Tensor], links: list[Link], source: str) -> Non
     }
     found = "; ".join(f"{what}: {_some(names)}" for what, names in problems.items() if names)
     if found:
-        raise ModelError(
-            f"{source} does not fit the authors' network; {found}; give the file as they released it"
-        )
+        raise ModelError(f"{source} does not fit the authors' network; {found}; give the file as they released it")
 
 
 def _some(names: Iterable[str]) -> str:
@@ -442,9 +436,7 @@ def _msda_pairs(network: MSDA) -> Iterator[Pair]:
             yield f"{theirs}.conv1", f"{ours}.shrink"
             yield f"{theirs}.conv2", f"{ours}.widen"
         for column in range(columns_down, width):
-            yield from _double_size_pairs(
-                f"upsample_module.{row}_{column}", f"up.{row}.{column - columns_down}"
-            )
+            yield from _double_size_pairs(f"upsample_module.{row}_{column}", f"up.{row}.{column - columns_down}")
     for place, dilation in enumerate(BOTTLENECK_DILATIONS):
         yield f"conv{place + 1}" + ("_atrous" if dilation > 1 else ""), f"bottleneck.{place}"
     # Theirs are numbered in the order of the climb, and spelt so.

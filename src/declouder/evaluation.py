@@ -159,10 +159,7 @@ class OutputsMethod:
 
     @cached_property
     def _by_name(self) -> dict[str, Path]:
-        return {
-            path.relative_to(self.folder).with_suffix("").as_posix(): path
-            for path in find_images(self.folder)
-        }
+        return {path.relative_to(self.folder).with_suffix("").as_posix(): path for path in find_images(self.folder)}
 
 
 @dataclass(frozen=True)
@@ -288,8 +285,7 @@ def read_scores(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} is no file of scores; `declouder evaluate` makes one")
     if found.get("version") != FORMAT_VERSION:
         raise DataError(
-            f"{path} is of version {found.get('version')}, this declouder reads {FORMAT_VERSION};"
-            f" evaluate again"
+            f"{path} is of version {found.get('version')}, this declouder reads {FORMAT_VERSION}; evaluate again"
         )
     return found
 
@@ -401,8 +397,7 @@ def _score_pair(
     cloudy, clear = read_image(pair.cloudy_path), read_image(pair.clear_path)
     if cloudy.shape != clear.shape or cloudy.dtype != clear.dtype:
         raise DataError(
-            f"{pair.cloudy_path} is {_look(cloudy)}, its label {_look(clear)}; both must be"
-            f" of one size and type"
+            f"{pair.cloudy_path} is {_look(cloudy)}, its label {_look(clear)}; both must be of one size and type"
         )
     scaling = Scaling.of_dtype(clear.dtype) if data_range is None else Scaling(0, data_range)
     restored = method.restore(pair, cloudy, scaling)
@@ -500,9 +495,7 @@ def _look(image: NDArray[Any]) -> str:
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(
-        text, ["name", *SCORES, "cover", "flat"], extrasaction="ignore", lineterminator="\n"
-    )
+    writer = csv.DictWriter(text, ["name", *SCORES, "cover", "flat"], extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -142,13 +142,9 @@ def ssim_per_band(restored: Image, clear: Image, *, data_range: float | None = N
     _check_window(clear, 11)
 
     def blur(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(
-            gaussian_filter(x, 1.5, truncate=3.5), np.float64
-        )  # radius int(3.5 * 1.5 + 0.5) = 5
+        return np.asarray(gaussian_filter(x, 1.5, truncate=3.5), np.float64)  # radius int(3.5 * 1.5 + 0.5) = 5
 
-    return [
-        _ssim_of_plane(restored[..., c], clear[..., c], span, blur, 5, 1.0) for c in range(clear.shape[2])
-    ]
+    return [_ssim_of_plane(restored[..., c], clear[..., c], span, blur, 5, 1.0) for c in range(clear.shape[2])]
 
 
 def mae(restored: Image, clear: Image, *, data_range: float | None = None) -> float:
@@ -296,8 +292,7 @@ class Lpips:
             ]
         except Exception as error:
             raise OptionError(
-                f"{backbone} is not torchvision's AlexNet ({type(error).__name__}: {error});"
-                f" wanted {BACKBONE_FILE}"
+                f"{backbone} is not torchvision's AlexNet ({type(error).__name__}: {error}); wanted {BACKBONE_FILE}"
             ) from None
         spec = importlib.util.find_spec("torchmetrics")
         assert spec is not None, "torchmetrics is a dependency"

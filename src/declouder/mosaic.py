@@ -133,8 +133,7 @@ def axis_weights(length: int, window_px: int, overlap_px: int) -> list[NDArray[n
     for start, ramp in zip(starts, ramps, strict=True):
         total[start : start + size] += ramp
     return [
-        (ramp / total[start : start + size]).astype(np.float32)
-        for start, ramp in zip(starts, ramps, strict=True)
+        (ramp / total[start : start + size]).astype(np.float32) for start, ramp in zip(starts, ramps, strict=True)
     ]
 
 

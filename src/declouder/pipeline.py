@@ -32,7 +32,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from declouder.errors import ModelError, OptionError
-from declouder.fusion import add_noise, predict_x0
+from declouder.fusion import predict_x0
 from declouder.networks import REFERENCES, Denoiser, WeightNet
 from declouder.scaling import Scaling
 
@@ -103,7 +103,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     def __init__(
         self,
-        reference: nn.Module,
+        reference: Any,
         denoiser: Denoiser,
         weight_net: WeightNet,
         scheduler: Any,
@@ -285,9 +285,7 @@ def _to_tensor(cloudy: Any, *, bands: int) -> Tensor:
         batch = cloudy if cloudy.ndim == 4 else cloudy[None]
         cloudy = torch.from_numpy(np.ascontiguousarray(batch, dtype=np.float32)).permute(0, 3, 1, 2)
     if not isinstance(cloudy, Tensor) or cloudy.ndim != 4:
-        raise OptionError(
-            "cloudy must be a (B, C, H, W) tensor, an (H, W, C) or (B, H, W, C) array, or PIL images"
-        )
+        raise OptionError("cloudy must be a (B, C, H, W) tensor, an (H, W, C) or (B, H, W, C) array, or PIL images")
     if cloudy.shape[1] != bands:
         raise OptionError(f"the image has {cloudy.shape[1]} bands, this model wants {bands}; pick {bands} of them")
     if not bool(torch.isfinite(cloudy).all()):

@@ -156,9 +156,7 @@ class RasterReader:
             mask: NDArray[np.uint8] = self._dataset.dataset_mask(window=GdalWindow.from_slices(rows, cols))
         return mask
 
-    def read_reduced(
-        self, bands: Sequence[int], *, max_px: int = 1024
-    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def read_reduced(self, bands: Sequence[int], *, max_px: int = 1024) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return the whole scene at a size of at most `max_px`, by leaving out pixels.
 
         Returns:
@@ -331,9 +329,7 @@ def _driver_of(path: Path) -> str:
     for magic, driver in INPUT_DRIVERS.items():
         if re.match(magic, start, re.DOTALL):
             return driver
-    raise RasterError(
-        f"{path} is not an image by its first bytes; give a GeoTIFF, TIFF, PNG, JPEG or WebP file"
-    )
+    raise RasterError(f"{path} is not an image by its first bytes; give a GeoTIFF, TIFF, PNG, JPEG or WebP file")
 
 
 def _check_content(info: RasterInfo) -> None:

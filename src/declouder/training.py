@@ -35,7 +35,7 @@ from torch.utils.data import DataLoader
 
 from declouder.config import STAGE_NAMES, StageConfig, StageName, TrainConfig, dump_config
 from declouder.data.samples import BatchNumbers, Sample, StageSamples, TrainingData
-from declouder.errors import ConfigError, DataError, DeclouderError, ModelError, OutputError
+from declouder.errors import ConfigError, DataError, ModelError, OutputError
 from declouder.fusion import add_noise, predict_x0
 from declouder.losses import fusion_loss, joint_loss, noise_loss, reference_loss, ssim
 from declouder.networks import REFERENCES, Denoiser, WeightNet
@@ -116,9 +116,7 @@ def train(
         remaining = None if deadline is None else deadline - time.monotonic()
         if remaining is not None and remaining <= 0:
             break
-        report = _run_stage(
-            config, data, out, name, resume, remaining, device=device, devices=devices, quiet=quiet
-        )
+        report = _run_stage(config, data, out, name, resume, remaining, device=device, devices=devices, quiet=quiet)
         reports.append(report)
         if not report.finished:
             break
@@ -175,7 +173,7 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
 
     def kept(self, name: str) -> Any:
         """Return a network as it will be kept: its running average, or frozen."""
-        return self.averaged.module[name] if name in self.learning else self.frozen[name]
+        return cast(nn.ModuleDict, self.averaged.module)[name] if name in self.learning else self.frozen[name]
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return the stage's loss, a scalar."""
@@ -537,7 +535,7 @@ def _export(config: TrainConfig, out: Path, learnt: dict[str, nn.Module]) -> Non
         make_pipeline(config, networks).save_pretrained(folder)
 
 
-def _ramped_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
+def _ramped_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
     """Return an exponential moving average whose decay ramps up, so that short runs forget their start."""
 
     @torch.no_grad()

@@ -16,9 +16,7 @@ def ground(bands: int = 3, size: int = 96, seed: int = 0) -> NDArray[np.float32]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_equal_seeds_give_equal_clouds_and_other_seeds_others(kind: CloudKind) -> None:
-    first, again, other = (
-        simulate_clouds(ground(), np.random.default_rng(seed), kind=kind) for seed in (7, 7, 8)
-    )
+    first, again, other = (simulate_clouds(ground(), np.random.default_rng(seed), kind=kind) for seed in (7, 7, 8))
     assert np.array_equal(first.cloudy, again.cloudy)
     assert np.array_equal(first.mask, again.mask)
     assert not np.array_equal(first.cloudy, other.cloudy)

@@ -38,9 +38,7 @@ def test_the_later_stages_see_across_the_cuts_between_the_parts(network: MemoryN
     changed[..., 16:, 16:] = 0  # the lower right quarter
     upper_left_changes = [
         bool((one != other)[..., :8, :8].any())
-        for one, other in zip(
-            network.supervised_outputs(cloudy), network.supervised_outputs(changed), strict=True
-        )
+        for one, other in zip(network.supervised_outputs(cloudy), network.supervised_outputs(changed), strict=True)
     ]
     # Stage 1 decodes the halves apart, so its upper half knows nothing of the lower one.
     assert upper_left_changes == [True, True, False]

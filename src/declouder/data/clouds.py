@@ -181,9 +181,7 @@ def _haze(shape: tuple[int, int], generator: np.random.Generator, *, weak: bool)
     return tau.astype(np.float32), float(np.clip(brightness, 0.3, 0.95))
 
 
-def _broken(
-    shape: tuple[int, int], generator: np.random.Generator, cover: float | None, strength: float
-) -> _Layer:
+def _broken(shape: tuple[int, int], generator: np.random.Generator, cover: float | None, strength: float) -> _Layer:
     """Draw separate clouds: size, raggedness, depth, sun direction and height above the ground."""
     side = max(shape)
     size = float(np.exp(generator.uniform(np.log(0.1), np.log(0.8)))) * side

@@ -54,7 +54,7 @@ class ImagePool:
     def unit(self, index: int) -> NDArray[np.float32]:
         """Return image `index` as float32 in [0, 1]."""
         image = self._images[index]
-        return (Scaling.of_dtype(image.dtype).to_model(image) + 1) / 2
+        return (Scaling.of_dtype(image.dtype).to_model(image) + np.float32(1)) / np.float32(2)
 
     def shape(self, index: int) -> tuple[int, int]:
         """Return (height, width) of image `index`."""
@@ -154,9 +154,7 @@ class StageSamples:
         cloudy, clear = flip([cloudy, clear], augment.flips, generator)
         return Sample(cloudy=_signed(cloudy), clear=_signed(clear), seed=int(generator.integers(2**62)))
 
-    def _cut(
-        self, images: list[NDArray[np.float32]], generator: np.random.Generator
-    ) -> list[NDArray[np.float32]]:
+    def _cut(self, images: list[NDArray[np.float32]], generator: np.random.Generator) -> list[NDArray[np.float32]]:
         """Make images smaller by the stage's factor and cut a patch; the factor first, so a patch is full size."""
         factor, patch_px = self.stage.downscale, self.stage.patch_px
         if patch_px is None or factor == 1:

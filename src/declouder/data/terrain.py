@@ -6,9 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def make_terrain(
-    generator: np.random.Generator, height: int, width: int, *, bands: int = 3
-) -> NDArray[np.float32]:
+def make_terrain(generator: np.random.Generator, height: int, width: int, *, bands: int = 3) -> NDArray[np.float32]:
     """Return fields and relief as (bands, height, width) float32 in [0, 1]."""
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     seeds = generator.uniform(0, [height, width], (max(6, height * width // 900), 2))

@@ -14,6 +14,7 @@ surroundings alone, so that windows of a scene agree where they overlap.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -54,15 +55,12 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.unshuffle, self.shuffle = nn.PixelUnshuffle(stem), nn.PixelShuffle(stem)
         self.intro = nn.Conv2d(bands * stem**2, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(
-            nn.Sequential(*(make(width) for _ in range(count)))
-            for width, count in zip(widths, blocks, strict=True)
+            nn.Sequential(*(make(width) for _ in range(count))) for width, count in zip(widths, blocks, strict=True)
         )
-        self.down = nn.ModuleList(
-            nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in zip(widths, widths[1:], strict=False)
-        )
+        self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(widths))
         self.up = nn.ModuleList(
             nn.Sequential(nn.Conv2d(coarse, 4 * fine, 1, bias=False), nn.PixelShuffle(2))
-            for fine, coarse in zip(widths, widths[1:], strict=False)
+            for fine, coarse in pairwise(widths)
         )
         self.decoder = nn.ModuleList(make(width) for width in widths[:-1])
         self.head = nn.Conv2d(widths[0], 2 * bands * stem**2, 3, padding=1)
@@ -112,7 +110,8 @@ class NAFBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, width, H, W) to the same shape."""
         x = x + self.beta * self.project(_gate(self.depthwise(self.expand(self.norm1(x)))))
-        return x + self.gamma * self.feed_out(_gate(self.feed_in(self.norm2(x))))
+        out: Tensor = x + self.gamma * self.feed_out(_gate(self.feed_in(self.norm2(x))))
+        return out
 
 
 class ResidualBlock(nn.Module):

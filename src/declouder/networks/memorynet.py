@@ -113,9 +113,7 @@ class MemoryNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def _stage1(self, half: Tensor) -> Features:
         """Encode the two quarters of a half, (B, bands, H/2, W), and decode them together."""
         quarters = half.chunk(2, dim=3)
-        encoded = _join(
-            [self.encoder1(self.stems[0](part, self.slope), self.slope) for part in quarters], dim=3
-        )
+        encoded = _join([self.encoder1(self.stems[0](part, self.slope), self.slope) for part in quarters], dim=3)
         return Features(encoded, self.decoder1(encoded, self.slope))
 
 

@@ -60,9 +60,7 @@ class MSDA(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
         self.stem = _conv3(bands, channels)
         self.entry = block(0)
-        self.along = nn.ModuleList(
-            nn.ModuleList(block(row) for _ in range(width - 1)) for row in range(height)
-        )
+        self.along = nn.ModuleList(nn.ModuleList(block(row) for _ in range(width - 1)) for row in range(height))
         self.down = nn.ModuleList(
             nn.ModuleList(HalfSize(row_channels[row]) for _ in range(self.columns_down))
             for row in range(height - 1)

@@ -1,0 +1,5 @@
+"""`python -m declouder.cli`."""
+
+from declouder.cli import main
+
+main()

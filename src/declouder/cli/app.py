@@ -1,0 +1,156 @@
+"""What all commands share: the app, its entry point, the error contract, options and the loading of a model.
+
+What a script can rely on: results and their summary on stdout, progress and log on stderr; exit 0 when all is
+done; exit 2 and one line `error: ...` for anything the user can mend; 130 after Ctrl-C or SIGTERM; 1 for a
+bug of ours. Nothing heavy is imported before it is needed, so `--help` and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from declouder import __version__
+from declouder.errors import DeclouderError, OptionError
+
+app = typer.Typer(
+    name="declouder",
+    help="Removes clouds from high-resolution optical satellite and aerial images.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # importing rich would take a third of the time of --help
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+# Click's base of usage errors; newer typers bring click along under a name of their own.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[2]
+
+# Options that several commands share.
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", metavar="NAME")]
+SeedOption = Annotated[int, typer.Option(help="Of the noise; the same seed gives the same image.", metavar="N")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command with `arguments`, by default the program's own, and exit."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    with reporting_errors(debug="--debug" in arguments):
+        exit_code = app(args=arguments, prog_name="declouder", standalone_mode=False)
+        sys.exit(exit_code if isinstance(exit_code, int) else 0)
+
+
+@contextlib.contextmanager
+def reporting_errors(*, debug: bool = False) -> Iterator[None]:
+    """Turn every exception into one line on stderr and an exit code; with `debug` a traceback comes first."""
+    try:
+        yield
+    except (DeclouderError, _UsageError) as error:
+        _report(error, debug)
+        sys.exit(getattr(error, "exit_code", 2))
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would complain about that once more as it exits.
+        sys.stdout = None
+        sys.exit(1)
+    except Exception as error:
+        _report(error, debug, " (this is a bug in declouder; --debug shows where)")
+        sys.exit(1)
+
+
+def _report(error: Exception, debug: bool, remark: str = "") -> None:
+    if debug:
+        traceback.print_exception(error)
+    # typer's errors put the option's name into format_message() only.
+    text = error.format_message() if hasattr(error, "format_message") else str(error)
+    line = " ".join(text.split()) or type(error).__name__
+    if remark:
+        line = f"{type(error).__name__}: {line}"
+    print(f"error: {line}{remark}", file=sys.stderr)
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"declouder {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _declouder(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Removes clouds from high-resolution optical satellite and aerial images."""
+
+
+def check_device_name(name: str) -> None:
+    """Raise OptionError for a device that no machine has; torch is not needed for that."""
+    if name not in DEVICES:
+        raise OptionError(f"--device is {name!r}; give one of {', '.join(DEVICES)}")
+
+
+def resolved_device(name: str) -> str:
+    """Return the device to use for a --device option; OptionError if this machine has none such."""
+    import torch
+
+    usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return next(device for device in ("cuda", "mps", "cpu") if usable[device])
+    if not usable[name]:
+        raise OptionError(f"--device {name} cannot be used on this machine; give --device cpu")
+    return name
+
+
+def loaded_pipeline(model: str | None, sampler: str | None, device: str) -> Any:
+    """Return the pipeline of a --model option, on its device, with the --sampler asked for."""
+    from diffusers.utils.logging import disable_progress_bar
+
+    from declouder.pipeline import SAMPLERS, CloudRemovalPipeline, make_scheduler
+
+    if sampler is not None and sampler not in SAMPLERS:
+        raise OptionError(f"--sampler is {sampler!r}; give one of {', '.join(SAMPLERS)}")
+    resolved = resolved_device(device)
+    disable_progress_bar()
+    pipeline = CloudRemovalPipeline.from_pretrained(model)
+    pipeline.set_progress_bar_config(disable=True)  # our bar counts windows, not steps
+    if sampler is not None:
+        pipeline.scheduler = make_scheduler(sampler)
+    return pipeline.to(resolved)
+
+
+@contextlib.contextmanager
+def logging_to(show: Callable[[str], None]) -> Iterator[None]:
+    """Show what the package logs, at level INFO."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            show(record.getMessage())
+
+    logger, handler = logging.getLogger("declouder"), Handler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

@@ -1,0 +1,81 @@
+"""`declouder convert` and `declouder info`: model folders made of the authors' checkpoints, and looked into."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from declouder.cli.app import DebugOption, OverwriteOption, app
+from declouder.errors import OutputError
+
+
+@app.command()
+def convert(
+    denoiser: Annotated[
+        Path, typer.Option(help="The authors' DE checkpoint: denoiser and weight network.", metavar="FILE")
+    ],
+    reference: Annotated[
+        Path, typer.Option(help="The authors' checkpoint of MSDA-CR or MemoryNet.", metavar="FILE")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The model folder to make.", metavar="DIR")],
+    overwrite: OverwriteOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Make a model folder of the paper's authors' released checkpoints.
+
+    Bands, size of the network and kind of reference are recognised from the tensors.
+    """
+    if output.exists() and not overwrite:
+        raise OutputError(f"{output} exists; give --overwrite or another name")
+    if output.exists() and not (output / "model_index.json").exists():
+        raise OutputError(f"{output} is no model folder, so it is not replaced; give another name")
+    if not output.absolute().parent.is_dir():
+        raise OutputError(f"folder {output.parent} does not exist; make it first")
+
+    from declouder.authors import convert_checkpoints
+
+    pipeline = convert_checkpoints(denoiser, reference)
+    unfinished = output.with_name(f".{output.name}.unfinished")
+    try:
+        pipeline.save_pretrained(unfinished)
+        if output.exists():
+            shutil.rmtree(output)
+        unfinished.rename(output)
+    except OSError as error:
+        raise OutputError(f"{output} cannot be written ({error}); choose another place") from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    kind = type(pipeline.reference).__name__
+    typer.echo(f"wrote {output}: {kind}, {len(pipeline.config.bands)} bands ({', '.join(pipeline.config.bands)})")
+
+
+@app.command()
+def info(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="[DIR]", help="A model's folder; the model that declouder brings without it."),
+    ] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Tell what a model folder holds: bands, networks and their sizes, how it samples by default."""
+    from diffusers.utils.logging import disable_progress_bar
+
+    from declouder.pipeline import SHIPPED_MODEL, CloudRemovalPipeline
+
+    disable_progress_bar()
+    pipeline = CloudRemovalPipeline.from_pretrained(model)
+    settings = pipeline.config
+    typer.echo(f"model       {model or SHIPPED_MODEL}")
+    typer.echo(f"bands       {', '.join(settings.bands)}")
+    for name in ("reference", "denoiser", "weight_net"):
+        network = getattr(pipeline, name)
+        count = sum(parameter.numel() for parameter in network.parameters())
+        fields = ", ".join(f"{key} {value}" for key, value in network.config.items() if not key.startswith("_"))
+        typer.echo(f"{name:<11} {type(network).__name__}, {count / 1e6:.2f} M parameters ({fields})")
+    typer.echo(
+        f"sampling    {type(pipeline.scheduler).__name__}, {settings.num_inference_steps} steps, strength"
+        f" {settings.strength:g}, w in [{settings.w_bounds[0]:g}, {settings.w_bounds[1]:g}]"
+    )

@@ -1,0 +1,109 @@
+"""`declouder train`: the four stages of a recipe."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from declouder.cli.app import DebugOption, DeviceOption, QuietOption, app, check_device_name, resolved_device
+from declouder.errors import OptionError
+
+if TYPE_CHECKING:
+    from declouder.config import StageName
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        list[str],
+        typer.Argument(metavar="[STAGE] CONFIG", help="A recipe, and one of its stages; all without one."),
+    ],
+    out: Annotated[Path | None, typer.Option(help="The run's folder; runs/NAME without it.", metavar="DIR")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoints.")] = False,
+    max_time: Annotated[
+        str | None,
+        typer.Option(help="Stop by then, ready to resume: 90s, 45m, 1h30m or H:M:S.", metavar="TIME"),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a field of the recipe: stages.joint.lr=1e-4.", metavar="KEY=VALUE"),
+    ] = None,
+    device: DeviceOption = "auto",
+    devices: Annotated[int, typer.Option(help="How many devices train together.", metavar="N")] = 1,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Train the stages of a recipe: reference, denoiser, weights, joint.
+
+    Leaves checkpoints, scores and pictures in the run's folder, and in its folder model/ a pipeline for
+    --model. Stages: reference, denoiser, weights, joint, or all.
+    """
+    from declouder.config import load_config
+
+    config_path, stages = _parsed_recipe(recipe)
+    seconds = None if max_time is None else _parsed_seconds(max_time)
+    check_device_name(device)
+    if devices < 1:
+        raise OptionError(f"--devices is {devices}; give 1 or more")
+    config = load_config(config_path, overrides or [])
+    folder = Path("runs") / config.name if out is None else out
+
+    from declouder.training import train as run
+
+    if device != "auto":
+        resolved_device(device)
+    reports = run(
+        config,
+        folder,
+        stages=stages or [name for name in _all_stages() if name in config.stages],
+        resume=resume,
+        max_time_s=seconds,
+        device=device,
+        devices=devices,
+        quiet=quiet,
+    )
+    if quiet:
+        return
+    for report in reports:
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in report.scores.items() if name != "score")
+        state = "finished" if report.finished else "stopped; continue with --resume"
+        typer.echo(f"{report.stage}: {state} at step {report.steps} in {report.seconds:.0f} s ({scores})")
+    if (folder / "model" / "model_index.json").exists():
+        typer.echo(f"model: {folder / 'model'}")
+
+
+def _all_stages() -> tuple[StageName, ...]:
+    from declouder.config import STAGE_NAMES
+
+    return STAGE_NAMES
+
+
+def _parsed_recipe(words: list[str]) -> tuple[Path, list[StageName]]:
+    """Return the recipe's path and the stages asked for; no stage means all that it has."""
+    known = {name: name for name in _all_stages()}
+    if len(words) == 1:
+        return Path(words[0]), []
+    if len(words) > 2:
+        raise OptionError(f"{len(words)} words given; give one recipe, and one stage or all before it")
+    stage, config = words
+    if stage == "all":
+        return Path(config), []
+    if stage not in known:
+        raise OptionError(f"there is no stage {stage!r}; choose one of all, {', '.join(known)}")
+    return Path(config), [known[stage]]
+
+
+def _parsed_seconds(text: str) -> float:
+    clock = re.fullmatch(r"(?:(\d+):)?(\d+):(\d+)", text)
+    spoken = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text)
+    match = clock or spoken
+    if not text or match is None:
+        raise OptionError(f"--max-time is {text!r}; give a time such as 90s, 45m, 1h30m or 1:30:00")
+    hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    total = 3600.0 * hours + 60 * minutes + seconds
+    if total <= 0:
+        raise OptionError(f"--max-time is {text!r}; give more than nothing")
+    return total
