@@ -64,6 +64,10 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         )
         self.decoder = nn.ModuleList(make(width) for width in widths[:-1])
         self.head = nn.Conv2d(widths[0], 2 * bands * stem**2, 3, padding=1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and module.groups == 1:
+                # PyTorch's default shrinks what passes: after nine levels the widest view would be silent.
+                nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
         # Starts as the identity: gain 1, offset 0.
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
@@ -115,18 +119,18 @@ class NAFBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions on a residual branch."""
+    """Two 3 x 3 convolutions on a normalised residual branch."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1)
-        )
-        self.beta = nn.Parameter(torch.full((1, width, 1, 1), 0.2))
+        self.norm = PixelNorm(width)
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.beta = nn.Parameter(torch.full((1, width, 1, 1), 0.5))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, width, H, W) to the same shape."""
-        out: Tensor = x + self.beta * self.body(x)
+        out: Tensor = x + self.beta * self.conv2(F.silu(self.conv1(self.norm(x))))
         return out
 
 

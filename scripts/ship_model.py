@@ -1,0 +1,64 @@
+"""A trained pipeline folder to the one that the package brings: float16 weights, at most 16 MB.
+
+    python scripts/ship_model.py runs/compact/model src/declouder/weights/compact [--steps N --strength S ...]
+
+The sampling defaults can be set on the way (chosen with scripts/choose_sampling.py). Says what rounding to
+float16 changes in a restored image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+
+from declouder import CloudRemovalPipeline
+
+LARGEST_BYTES = 16_000_000
+
+
+def main() -> None:
+    """Convert, check the size and the change, and write."""
+    parser = argparse.ArgumentParser(description="Make the model that the package brings.")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--steps", type=int, help="default num_inference_steps")
+    parser.add_argument("--strength", type=float)
+    parser.add_argument("--w-bounds", type=float, nargs=2)
+    arguments = parser.parse_args()
+
+    pipeline = CloudRemovalPipeline.from_pretrained(arguments.model)
+    pipeline.set_progress_bar_config(disable=True)
+    chosen = {
+        "num_inference_steps": arguments.steps,
+        "strength": arguments.strength,
+        "w_bounds": arguments.w_bounds,
+    }
+    pipeline.register_to_config(**{name: value for name, value in chosen.items() if value is not None})
+    before = restored(pipeline)
+    shutil.rmtree(arguments.output, ignore_errors=True)
+    pipeline.to(torch.float16).save_pretrained(arguments.output)
+
+    size = sum(path.stat().st_size for path in arguments.output.rglob("*") if path.is_file())
+    if size > LARGEST_BYTES:
+        raise SystemExit(f"{arguments.output} has {size / 1e6:.1f} MB, more than {LARGEST_BYTES / 1e6:.0f} MB")
+    shipped = CloudRemovalPipeline.from_pretrained(arguments.output)
+    shipped.set_progress_bar_config(disable=True)
+    change = float((restored(shipped) - before).abs().max())
+    print(
+        f"{arguments.output}: {size / 1e6:.2f} MB; float16 weights change a pixel by at most {change * 255:.2f} / 255"
+    )
+
+
+def restored(pipeline: CloudRemovalPipeline) -> torch.Tensor:
+    """Return what the pipeline makes of a fixed image, (1, C, 128, 128) in [0, 1]."""
+    generator = torch.Generator().manual_seed(0)
+    rough = torch.rand(1, len(pipeline.config.bands), 16, 16, generator=generator)
+    cloudy = torch.nn.functional.interpolate(rough, size=128, mode="bicubic").clamp(0, 1)
+    return pipeline(cloudy, generator=generator, output_type="pt").images
+
+
+if __name__ == "__main__":
+    main()
