@@ -130,7 +130,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, width, H, W) to the same shape."""
-        out: Tensor = x + self.beta * self.conv2(F.silu(self.conv1(self.norm(x))))
+        h = self.conv2(F.silu(self.conv1(self.norm(x))))
+        out: Tensor = x + self.beta.to(h.dtype) * h
         return out
 
 
@@ -145,7 +146,10 @@ class PixelNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, width, H, W) to the same shape."""
         channels_last = x.permute(0, 2, 3, 1)  # (B, H, W, width)
-        normed = F.layer_norm(channels_last, (x.shape[1],), self.weight, self.bias, 1e-6)
+        # In the precision of its input, as the convolutions around it; the sums inside are float32 anyway.
+        with torch.autocast(x.device.type, enabled=False):
+            weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+            normed = F.layer_norm(channels_last, (x.shape[1],), weight, bias, 1e-6)
         return normed.permute(0, 3, 1, 2)
 
 

@@ -1,0 +1,74 @@
+"""The README's commands and code, run as they are written there."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write_tif
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    return [line for block in blocks("bash") for line in block.splitlines() if line.startswith("declouder ")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, request) -> Path:
+    """A folder that holds what the README's commands name."""
+    folder = tmp_path_factory.mktemp("readme")
+    rng = np.random.default_rng(0)
+    write_tif(folder / "scene.tif", rng.integers(0, 256, (3, 64, 80), dtype=np.uint8))
+    write_tif(folder / "reflectance.tif", rng.integers(0, 9000, (4, 64, 80), dtype=np.uint16))
+    (folder / "images").mkdir()
+    for name in ("a.png", "b.jpg"):
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(folder / "images" / name)
+    for kind in ("cloud", "label"):
+        pairs = folder / "data" / "RICE1" / "test" / kind
+        pairs.mkdir(parents=True)
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(pairs / "0.png")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    return folder
+
+
+def test_the_readme_names_commands():
+    names = {shlex.split(line)[1] for line in commands()}
+    assert names >= {"remove", "train", "evaluate", "info"}
+
+
+@pytest.mark.parametrize("command", commands())
+def test_the_readmes_commands_run_as_written(command, folder):
+    words = shlex.split(command)
+    program = [str(Path(sys.executable).with_name(words[0])), *words[1:]]
+    done = subprocess.run(program, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    if "-o" in words:
+        assert (folder / words[words.index("-o") + 1]).exists()
+
+
+def test_the_readmes_python_runs_as_written(folder):
+    (code,) = blocks("python")
+    check = "\nassert clear.shape == cloudy.shape and clear.min() >= 0 and clear.max() <= 1\n"
+    done = subprocess.run([sys.executable, "-c", code + check], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_links_only_to_files_that_exist():
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert links
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("target", re.findall(r"^make (\w+)", README, flags=re.MULTILINE) + ["test"])
+def test_the_readmes_make_targets_exist(target):
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
