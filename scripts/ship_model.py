@@ -47,9 +47,7 @@ def main() -> None:
     shipped = CloudRemovalPipeline.from_pretrained(arguments.output)
     shipped.set_progress_bar_config(disable=True)
     change = float((restored(shipped) - before).abs().max())
-    print(
-        f"{arguments.output}: {size / 1e6:.2f} MB; float16 weights change a pixel by at most {change * 255:.2f} / 255"
-    )
+    print(f"{arguments.output}: {size / 1e6:.2f} MB; float16 changes a pixel by up to {change * 255:.2f} / 255")
 
 
 def restored(pipeline: CloudRemovalPipeline) -> torch.Tensor:

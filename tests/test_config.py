@@ -80,3 +80,24 @@ def test_a_file_that_is_no_recipe_is_refused_in_one_line(tmp_path, text, message
 def test_light_modules_load_no_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_set_of_pairs_is_a_root_or_a_row_of_the_catalog():
+    toy = CONFIGS[0].parent / "toy.yaml"
+    config = load_config(toy, ["data.pairs=[RICE1, {set: CUHK-CR1, root: CUHK, bands: rgbn}]"])
+    assert [source.root for source in config.data.pairs] == [Path("RICE1"), Path("CUHK")]
+    assert [(source.set, source.bands) for source in config.data.pairs] == [(None, None), ("CUHK-CR1", "rgbn")]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.pairs=[{root: a, sett: b}]"], "data.pairs.0.sett is not a field; did you mean 'set'?"),
+        (["data.pairs=[a, b]", "data.exclude=x"], "data.exclude is meant for one set of pairs"),
+        (["data.range=[5, 5]"], "data.range is not [black, white]"),
+    ],
+)
+def test_wrong_sets_of_pairs_are_named(overrides, message):
+    with pytest.raises(ConfigError) as caught:
+        load_config(CONFIGS[0].parent / "toy.yaml", overrides)
+    assert message in str(caught.value)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from declouder import metrics
+from declouder.breakdown import pooled_spread, regions, spread_scores
 from declouder.data.clouds import simulate_clouds
 from declouder.data.pairs import Pair
 from declouder.errors import DataError, OptionError, OutputError
@@ -24,13 +25,17 @@ from declouder.evaluation import (
     CloudyMethod,
     ModelMethod,
     OutputsMethod,
+    Restored,
+    Selection,
     evaluate,
     model_fingerprint,
     read_scores,
-    regions,
     to_markdown,
 )
+from declouder.kept import read_kept
+from declouder.mosaic import Window
 from declouder.networks import CompactNet, Denoiser, WeightNet
+from declouder.noise import scene_noise
 from declouder.pipeline import CloudRemovalPipeline, make_scheduler
 from declouder.scaling import Scaling
 
@@ -87,11 +92,11 @@ class Counting(CloudyMethod):
     fail_at: int = 100
     calls: list[str] = field(default_factory=list)
 
-    def restore(self, pair: Pair, cloudy: NDArray[Any], scaling: Scaling) -> NDArray[Any]:
+    def restore(self, pair: Pair, cloudy: NDArray[Any], scaling: Scaling) -> Restored:
         self.calls.append(pair.name)
         if len(self.calls) == self.fail_at:
             raise KeyboardInterrupt
-        return cloudy
+        return Restored(cloudy)
 
 
 def test_the_file_holds_means_intervals_and_images(data: Path, tmp_path: Path) -> None:
@@ -123,9 +128,10 @@ def test_csv_and_table_stand_beside_the_file(data: Path, tmp_path: Path) -> None
     assert [row["name"] for row in rows] == list(NAMES)
     assert float(rows[0]["psnr"]) == result["images"][0]["psnr"]
     table = out.with_suffix(".md").read_text()
-    assert table == to_markdown([result])
+    assert table.startswith(to_markdown([result]))
     assert f"{result['mean']['psnr']:.4f}" in table
     assert "FAKE/test (3)" in table
+    assert "| thick |" in table and "| structured label |" in table and "| blue |" in table
 
 
 def test_a_pipelines_scores_are_those_of_its_saved_outputs(
@@ -141,10 +147,10 @@ def test_a_pipelines_scores_are_those_of_its_saved_outputs(
     outputs = tmp_path / "outputs"
     outputs.mkdir()
     for name in NAMES:
+        # The noise of `remove --seed 5` for a scene of one window.
+        noise = torch.from_numpy(scene_noise(5, Window(0, 0, 40, 48), 3)[None].copy())
         with Image.open(data / "test" / "cloud" / f"{name}.png") as image:
-            restored = pipeline(
-                image, num_inference_steps=2, generator=torch.Generator().manual_seed(5), output_type="np"
-            ).images[0]
+            restored = pipeline(image, num_inference_steps=2, latents=noise, output_type="np").images[0]
         Image.fromarray(np.rint(restored * 255).astype(np.uint8)).save(outputs / f"{name}.png")
     scored = evaluate(data, OutputsMethod(outputs), out=tmp_path / "outputs.json")
     assert scored["images"] == first["images"]
@@ -194,11 +200,11 @@ def test_a_run_with_other_settings_does_not_go_on_from_a_partial_one(data: Path,
 def test_excluded_images_are_left_out(data: Path, tmp_path: Path) -> None:
     listed = tmp_path / "exclude.txt"
     listed.write_text("# in train too\n12\n")
-    found = evaluate(data, CloudyMethod(), out=tmp_path / "a.json", exclude=listed)
+    found = evaluate(Selection(data, exclude=listed), CloudyMethod(), out=tmp_path / "a.json")
     assert [row["name"] for row in found["images"]] == ["3", "101"]
     listed.write_text("999\n")
     with pytest.raises(DataError, match="999"):
-        evaluate(data, CloudyMethod(), out=tmp_path / "b.json", exclude=listed)
+        evaluate(Selection(data, exclude=listed), CloudyMethod(), out=tmp_path / "b.json")
 
 
 def test_a_perfect_output_has_null_psnr_and_no_error(data: Path, tmp_path: Path) -> None:
@@ -217,12 +223,101 @@ def test_regions_divide_the_image_by_thickness_and_the_edge_lies_on_the_border()
     cloudy[:, 60:] += 60
     parts = regions(cloudy, clear, 255)
     assert (parts["outside"].astype(int) + parts["thin"] + parts["thick"] == 1).all()
+    assert (parts["inside"] == ~parts["outside"]).all()
     assert parts["outside"][:, :30].all()
     assert parts["thin"][:, 48:52].all()
     assert parts["thick"][:, 70:].all()
     assert parts["edge"][:, 38:42].all()
     assert not parts["edge"][:, :20].any()
     assert not parts["edge"][:, 60:].any()
+
+
+def test_masks_say_where_cloud_is_and_their_levels_how_thick() -> None:
+    clear = np.full((40, 40, 3), 50, np.uint8)
+    cloudy = clear + np.uint8(100)
+    mask = np.zeros((40, 40), np.uint8)
+    mask[:20] = 1
+    parts = regions(cloudy, clear, 255, mask)
+    assert (parts["inside"] == (mask > 0)).all()
+    assert (parts["thick"] == parts["inside"]).all(), "a mask of two levels leaves thickness to the pair"
+    mask[:20] = 128
+    mask[:10] = 255
+    parts = regions(cloudy, clear, 255, mask)
+    assert (parts["thick"] == (mask == 255)).all()
+    assert (parts["thin"] == (mask == 128)).all()
+    with pytest.raises(DataError, match="the mask is 40 x 39"):
+        regions(cloudy, clear, 255, mask[:, 1:])
+
+
+def test_a_folder_of_masks_overrides_the_pair(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    for name in NAMES:
+        mask = np.zeros((40, 48), np.uint8)
+        mask[:10] = 255
+        Image.fromarray(mask).save(folder / f"{name}.png")
+    found = evaluate(data, CloudyMethod(), out=tmp_path / "a.json", masks=folder)
+    assert [row["cover"] for row in found["images"]] == [0.25] * 3
+    assert found["data"]["masks"] is not None
+    (folder / "12.png").unlink()
+    with pytest.raises(DataError, match="lacks 1 of 3 masks, the first is 12"):
+        evaluate(data, CloudyMethod(), out=tmp_path / "b.json", masks=folder)
+
+
+def test_samples_tell_spread_and_its_reliability(
+    data: Path, tmp_path: Path, pipeline: CloudRemovalPipeline
+) -> None:
+    one = evaluate(data, ModelMethod(pipeline, w_bounds=(0, 0)), out=tmp_path / "1.json")
+    three = evaluate(data, ModelMethod(pipeline, w_bounds=(0, 0), samples=3), out=tmp_path / "3.json")
+    assert three["mean"] == one["mean"], "the first sample is the one that is scored"
+    assert one["spread"] is None
+    assert three["spread"]["mean"] > 0
+    assert sum(row["pixels"] for row in three["spread"]["reliability"]) == 3 * 40 * 48
+    assert -1 <= three["spread"]["correlation"] <= 1
+    mean = ModelMethod(pipeline, w_bounds=(0, 0), samples=3, average=True)
+    assert evaluate(data, mean, out=tmp_path / "mean.json")["mean"]["psnr"] != one["mean"]["psnr"]
+    alike = evaluate(data, ModelMethod(pipeline, num_inference_steps=0, samples=2), out=tmp_path / "0.json")
+    assert alike["spread"]["correlation"] is None, "the reference draws no noise"
+
+
+def test_a_spread_that_foretells_the_error_lies_on_the_calibrated_line() -> None:
+    rng = np.random.default_rng(0)
+    spread = rng.uniform(0.01, 0.1, (200, 200))
+    error = np.abs(rng.normal(0, 2**0.5 * spread))
+    found = pooled_spread([spread_scores(spread, error)], samples=4, averaged=False)
+    for row in found["reliability"]:
+        assert row["error"] / row["spread"] == pytest.approx(found["calibrated"], rel=0.1)
+    assert found["correlation"] == pytest.approx(np.corrcoef(spread.ravel(), error.ravel())[0, 1])
+
+
+def test_the_cloudy_image_changes_no_clear_area_and_the_label_hardly(data: Path, tmp_path: Path) -> None:
+    assert evaluate(data, CloudyMethod(), out=tmp_path / "a.json")["changed"]["mean"] == 0
+    changed = evaluate(data, OutputsMethod(data / "test" / "label"), out=tmp_path / "b.json")["changed"]
+    assert 0 < changed["mean"] < 0.03
+
+
+def test_kept_images_are_those_of_the_run_and_move_with_the_scores(
+    data: Path, tmp_path: Path, pipeline: CloudRemovalPipeline
+) -> None:
+    method = ModelMethod(pipeline, samples=2)
+    found = evaluate(data, method, out=tmp_path / "s" / "a.json", keep=tmp_path / "s" / "images")
+    assert found["kept"]["folder"] == "images"
+    kinds = ["cloudy", "reference", "restored", "clear", "error", "w", "spread"]
+    assert found["images"][0]["kept"] == kinds
+    for kind in kinds:
+        assert read_kept(tmp_path / "s" / "images", "12", kind).shape[:2] == (40, 48)
+    clear = np.asarray(Image.open(data / "test" / "label" / "12.png"))
+    assert (read_kept(tmp_path / "s" / "images", "12", "clear") == clear).all()
+    with pytest.raises(DataError, match="cannot be read"):
+        read_kept(tmp_path / "s" / "images", "13", "clear")
+
+
+def test_a_limit_spreads_over_the_images_and_is_written_down(data: Path, tmp_path: Path) -> None:
+    found = evaluate(Selection(data, limit=2), CloudyMethod(), out=tmp_path / "a.json")
+    assert [row["name"] for row in found["images"]] == ["3", "101"]
+    assert (found["data"]["images"], found["data"]["limit"]) == (2, 2)
+    with pytest.raises(OptionError, match="limit of 0"):
+        Selection(data, limit=0).pairs()
 
 
 def _break(data: Path, kind: str, image: NDArray[Any]) -> None:

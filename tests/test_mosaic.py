@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from declouder.mosaic import Mosaic, axis_weights, plan_windows
+from declouder.mosaic import Mosaic, Window, areas, axis_weights, plan_windows
 
 SIZES = [(1, 1, 1, 0), (1, 9, 4, 1), (64, 64, 64, 8), (65, 63, 64, 32), (130, 77, 32, 16), (200, 500, 64, 0)]
 SIZES += [(127, 129, 64, 8), (1000, 31, 64, 20), (97, 101, 10, 5), (3, 4, 1, 0)]
@@ -52,32 +52,51 @@ def test_blend_weights_change_smoothly():
     assert max(np.abs(np.diff(w)).max() for w in weights) < 0.12
 
 
+def blended(mosaic: Mosaic, images: dict[int, np.ndarray | None], area: Window, bands: int = 1) -> np.ndarray:
+    def load(index, rows, cols):
+        image = images[index]
+        return None if image is None else image[:, rows, cols]
+
+    return mosaic.blended(area, bands, load)
+
+
 @pytest.mark.parametrize(("height", "width", "window", "overlap"), SIZES)
-def test_windows_cut_from_an_image_blend_back_to_it_and_pieces_tile_the_scene(height, width, window, overlap):
+def test_windows_cut_from_an_image_blend_back_to_it_area_by_area(height, width, window, overlap):
     image = np.random.default_rng(0).standard_normal((2, height, width)).astype(np.float32)
-    mosaic = Mosaic(height, width, 2, window_px=window, overlap_px=overlap)
+    mosaic = Mosaic(height, width, window_px=window, overlap_px=overlap)
+    images = {k: image[:, w.rows, w.cols] for k, w in enumerate(mosaic.windows)}
     result, written = np.zeros_like(image), np.zeros((height, width), int)
-    for w in mosaic.windows:
-        piece = mosaic.add(image[:, w.rows, w.cols])
-        result[:, piece.window.rows, piece.window.cols] = piece.image
-        written[piece.window.rows, piece.window.cols] += 1
+    for area in areas(height, width, rows_px=50, cols_px=70):
+        result[:, area.rows, area.cols] = blended(mosaic, images, area, bands=2)
+        written[area.rows, area.cols] += 1
     assert (written == 1).all()
     np.testing.assert_allclose(result, image, atol=1e-5)
 
 
+@pytest.mark.parametrize(("height", "width", "window", "overlap"), SIZES)
+def test_the_windows_reaching_an_area_are_those_that_overlap_it(height, width, window, overlap):
+    mosaic = Mosaic(height, width, window_px=window, overlap_px=overlap)
+    for area in areas(height, width, rows_px=33, cols_px=47):
+        overlapping = [
+            k
+            for k, w in enumerate(mosaic.windows)
+            if max(w.row, area.row) < min(w.row + w.height, area.row + area.height)
+            and max(w.col, area.col) < min(w.col + w.width, area.col + area.width)
+        ]
+        assert mosaic.reaching(area) == overlapping
+
+
 def test_windows_that_differ_blend_without_a_step():
-    mosaic = Mosaic(64, 300, 1, window_px=64, overlap_px=32)
-    result = np.zeros((1, 64, 300), np.float32)
-    for k, _ in enumerate(mosaic.windows):
-        piece = mosaic.add(np.full((1, 64, 64), k % 2, np.float32))
-        result[:, piece.window.rows, piece.window.cols] = piece.image
+    mosaic = Mosaic(64, 300, window_px=64, overlap_px=32)
+    images = {k: np.full((1, 64, 64), k % 2, np.float32) for k, _ in enumerate(mosaic.windows)}
+    result = blended(mosaic, images, Window(0, 0, 64, 300))
     assert np.abs(np.diff(result[0, 0])).max() < 0.07
 
 
-def test_memory_of_a_mosaic_grows_neither_with_height_nor_area():
-    sizes = [Mosaic(h, 640, 3, window_px=64, overlap_px=8)._below.nbytes for h in (1000, 100_000)]
-    assert sizes[1] <= sizes[0]
-    assert sizes[0] <= 3 * 640 * 4 * 16
+def test_a_window_that_is_left_out_counts_as_zero():
+    mosaic = Mosaic(64, 112, window_px=64, overlap_px=16)
+    result = blended(mosaic, {0: np.ones((1, 64, 64), np.float32), 1: None}, Window(0, 0, 64, 112))
+    assert (result[0, :, :48] == 1).all() and (result[0, :, 64:] == 0).all()
 
 
 @pytest.mark.parametrize(("window", "overlap"), [(0, 0), (-1, 0), (8, 8), (8, -1)])

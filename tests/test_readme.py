@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_tif
 from PIL import Image
+
+from conftest import write_tif
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -59,7 +60,8 @@ def test_the_readmes_commands_run_as_written(command, folder):
 def test_the_readmes_python_runs_as_written(folder):
     (code,) = blocks("python")
     check = "\nassert clear.shape == cloudy.shape and clear.min() >= 0 and clear.max() <= 1\n"
-    done = subprocess.run([sys.executable, "-c", code + check], cwd=folder, capture_output=True, text=True, check=False)
+    program = [sys.executable, "-c", code + check]
+    done = subprocess.run(program, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -69,6 +71,6 @@ def test_the_readme_links_only_to_files_that_exist():
     assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
 
 
-@pytest.mark.parametrize("target", re.findall(r"^make (\w+)", README, flags=re.MULTILINE) + ["test"])
+@pytest.mark.parametrize("target", [*re.findall(r"^make (\w+)", README, flags=re.MULTILINE), "test"])
 def test_the_readmes_make_targets_exist(target):
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)

@@ -1,12 +1,25 @@
 import csv
+import errno
+import json
+import multiprocessing
+import os
+import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from declouder import CloudRemovalPipeline
 from declouder import training as training_module
-from declouder.config import STAGE_NAMES, TrainConfig, load_config
+from declouder.cli import main
+from declouder.config import STAGE_NAMES, DataConfig, TrainConfig, load_config, parse_config
+from declouder.data.catalog import CATALOG
+from declouder.data.samples import TrainingData
 from declouder.errors import ConfigError, DataError, ModelError, OutputError
 from declouder.training import STAGES, StageModule, build_networks, train
 
@@ -169,9 +182,283 @@ def test_a_checkpoint_is_written_beside_its_name_first(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("**/*.yaml")), ids=lambda path: path.stem)
+RECIPES = sorted((ROOT / "configs").glob("**/*.yaml"))
+PAPER_RECIPES = {
+    f"{data}_{network}" for data in ("rice1", "rice2", "cuhk_cr1", "cuhk_cr2") for network in ("msda", "memorynet")
+}
+
+
+def test_there_is_a_recipe_for_every_benchmark_and_reference_network_of_the_paper():
+    assert {path.stem for path in RECIPES} >= PAPER_RECIPES | {"toy", "compact", "one_gpu"}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_builds_its_networks(path):
     config = load_config(path)
-    networks = build_networks(config)
+    with torch.device("meta"):
+        networks = build_networks(config)
     assert set(networks) == {"reference", "denoiser", "weight_net"}
     assert all(network.config["bands"] == len(config.model.bands) for network in networks.values())
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_recipes_of_the_paper_have_its_networks_and_settings(path):
+    config = load_config(path)
+    assert config.name == path.stem
+    assert set(config.stages) == set(STAGE_NAMES)
+    if path.stem not in PAPER_RECIPES:
+        return
+    with torch.device("meta"):
+        networks = build_networks(config)
+    four = "cuhk" in path.stem
+    sizes = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
+    assert sizes["denoiser"] == (32_144_740 if four else 32_142_147)
+    assert sizes["weight_net"] == (4_660_484 if four else 4_658_179)
+    assert CATALOG[config.data.pairs[0].set].size_px == 512
+    assert config.data.size == 256
+    assert (config.model.num_inference_steps, config.model.w_bounds) == (10, (0.3, 1.0))
+    assert config.stages["denoiser"].downscale == 4
+    assert (config.stages["joint"].steps, config.stages["joint"].noise_weight) == (10_000, 1.0)
+
+
+ONE_STEP = [
+    f"stages.{stage}.{field}"
+    for stage in STAGE_NAMES
+    for field in ("batch=1", "patch_px=16", "downscale=1", "ssim_weight=0")
+]
+
+
+def test_every_config_builds_and_takes_one_step_in_every_stage(monkeypatch):
+    """Recipes that share a network share its step: what differs between them is the data's name and a length."""
+    found, built = 0, {}
+    monkeypatch.setattr(training_module, "build_networks", lambda config: built[config.model.model_dump_json()])
+    taken = set()
+    for path in RECIPES:
+        config = load_config(path, ["data.workers=0", *ONE_STEP])
+        found += 1
+        key = config.model.model_dump_json()
+        if key not in built:
+            built[key] = build_networks(config)
+        config = config.model_copy(update={"data": DataConfig(procedural=2, synthetic_share=1)})
+        data = TrainingData(config.data, band_names=config.model.bands, seed=0)
+        for name in STAGE_NAMES:
+            parts = (*STAGES[name].learns, *STAGES[name].takes_over)
+            step = (name, str([config.model.model_dump()[p] for p in parts]), len(config.model.bands))
+            if step in taken:
+                continue
+            taken.add(step)
+            module = StageModule(name, config, data)
+            batch = torch.utils.data.default_collate([module.samples[0]])
+            module.learning.requires_grad_(True)  # an earlier stage may have frozen the shared network
+            module.stage.loss(module, batch).backward()
+            # DDP waits for the gradient of every parameter: one that gets none would stop it.
+            lonely = [key for key, p in module.learning.named_parameters() if p.grad is None]
+            assert not lonely, f"{path.stem}, {name}: no gradient for {lonely[:3]}"
+            learner = module.configure_optimizers()
+            learner["optimizer"].step()
+            assert all(torch.isfinite(p).all() for p in module.learning.parameters())
+            module.learning.zero_grad(set_to_none=True)
+    assert found == len(RECIPES) >= 11
+
+
+def test_pictures_show_every_part_of_the_method_side_by_side(toy_run):
+    def columns(stage: str) -> float:
+        with Image.open(toy_run / stage / "pictures" / "0000006.png") as sheet:
+            return sheet.width / 96
+
+    assert columns("joint") == len(training_module.COLUMNS) == 6
+    assert columns("reference") == 3
+
+
+def test_the_model_folder_says_how_it_was_trained(toy_run):
+    record = json.loads((toy_run / "model" / "training.json").read_text())
+    assert parse_config(record["recipe"], source="record") == toy()
+    assert list(record["stages"]) == list(STAGE_NAMES)
+    assert record["stages"]["joint"]["steps"] == 6
+    assert record["stages"]["joint"]["scores"].keys() >= {"step", "restored_psnr", "reference_psnr"}
+    assert {"python", "torch", "lightning"} <= record["versions"].keys()
+    assert len(record["data"]["sha256"]) == 64
+    assert "commit" in record
+
+
+def test_info_tells_how_a_model_was_trained(toy_run, capsys):
+    with pytest.raises(SystemExit):
+        main(["info", str(toy_run / "model")])
+    told = capsys.readouterr().out
+    record = json.loads((toy_run / "model" / "training.json").read_text())
+    assert "recipe      toy, seed 0; commit" in told
+    assert record["data"]["sha256"] in told
+    assert f"torch {torch.__version__}" in told
+    assert "joint       6 steps in" in told
+    assert "restored_psnr" in told
+
+
+def test_four_stages_run_on_four_bands_in_the_published_layout(tmp_path):
+    generator = np.random.default_rng(0)
+    for tree in ("CUHK-CR1", "nir/CUHK-CR1"):
+        for kind in ("cloud", "label"):
+            folder = tmp_path / "C-CUHK" / tree / "train" / kind
+            folder.mkdir(parents=True)
+            for number in range(1, 5):
+                image = generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+                Image.fromarray(image).save(folder / f"{number}.png")
+    overrides = [
+        "model.bands=[red, green, blue, nir]",
+        f"data.base={tmp_path}",
+        "data.pairs=[{set: CUHK-CR1, root: C-CUHK, bands: rgbn}]",
+        "data.size=32",
+        "data.hold_out_block=2",
+        "data.synthetic_share=0",
+        *(f"stages.{name}.{field}" for name in STAGE_NAMES for field in ("steps=2", "patch_px=null")),
+    ]
+    reports = train_quietly(toy(*overrides), tmp_path / "run")
+    assert [report.finished for report in reports] == [True] * 4
+    pipeline = CloudRemovalPipeline.from_pretrained(tmp_path / "run" / "model")
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline(torch.rand(1, 4, 32, 32), output_type="pt").images.shape == (1, 4, 32, 32)
+    with Image.open(tmp_path / "run" / "joint" / "pictures" / "0000002.png") as sheet:
+        assert sheet.size == (6 * 32, 32)
+
+
+def test_accumulated_batches_give_the_gradient_of_one_large_batch(tmp_path, monkeypatch):
+    seen: dict[str, list[torch.Tensor]] = {}
+
+    def remember(module, optimizer):
+        seen.setdefault(run, [p.grad.clone() for p in module.learning.parameters()])
+
+    monkeypatch.setattr(StageModule, "on_before_optimizer_step", remember, raising=False)
+    for run, fields in (("large", "batch=4"), ("accumulated", "accumulate=2")):
+        stage = f"stages.reference.{fields}"
+        train_quietly(toy(stage, "stages.reference.steps=1"), tmp_path / run, stages=["reference"])
+    for large, accumulated in zip(seen["large"], seen["accumulated"], strict=True):
+        assert torch.allclose(large, accumulated, rtol=1e-4, atol=1e-6)
+
+
+TWO_PROCESSES = """
+import sys
+from pathlib import Path
+import torch
+from declouder.config import load_config
+from declouder.training import StageModule, train
+
+torch.set_num_threads(1)
+config, out, *settings = sys.argv[1:]
+
+def remember(module, optimizer):
+    if module.global_rank == 0 and module.global_step == 0:
+        gradients = [parameter.grad for parameter in module.learning.parameters()]
+        torch.save(gradients, Path(out).with_suffix(f".{module.stage.learns[0]}.pt"))
+
+StageModule.on_before_optimizer_step = remember
+stages = ["reference", "denoiser"]
+train(load_config(Path(config), settings), Path(out), stages=stages, device="cpu", devices=2, quiet=True)
+"""
+
+
+def test_two_processes_give_the_gradients_of_one_with_the_doubled_batch(tmp_path, monkeypatch):
+    def settings(batch: int) -> list[str]:
+        return [f"stages.{s}.{field}" for s in STAGE_NAMES[:2] for field in ("steps=1", f"batch={batch}")]
+
+    one: dict[str, list[torch.Tensor]] = {}
+
+    def remember(module, optimizer):
+        one[module.stage.learns[0]] = [parameter.grad.clone() for parameter in module.learning.parameters()]
+
+    monkeypatch.setattr(StageModule, "on_before_optimizer_step", remember, raising=False)
+    train_quietly(toy(*settings(4)), tmp_path / "one", stages=STAGE_NAMES[:2])
+
+    (tmp_path / "run.py").write_text(TWO_PROCESSES)
+    command = [sys.executable, tmp_path / "run.py", TOY, tmp_path / "two", *settings(2)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    for part in STAGE_NAMES[:2]:
+        two = torch.load(tmp_path / f"two.{part}.pt")
+        assert len(two) == len(one[part]) > 10
+        assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(one[part], two, strict=True))
+    assert (tmp_path / "two" / "denoiser" / "finished").exists()
+
+
+def run_until_killed(config: TrainConfig, out: Path, after_s: float) -> None:
+    """Train in a forked process and kill it with SIGKILL a while after its first checkpoint."""
+    process = multiprocessing.get_context("fork").Process(
+        target=train_quietly, args=(config, out), kwargs={"resume": True}
+    )
+    process.start()
+    begun, limit = out / "reference" / "last.ckpt", time.monotonic() + 60
+    while not begun.exists() and process.is_alive() and time.monotonic() < limit:
+        time.sleep(0.01)
+    process.join(after_s)
+    process.kill()
+    process.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_run_that_is_killed_at_any_moment_resumes_to_the_same_weights(tmp_path, toy_run):
+    for after_s in random.Random(time.time()).choices((0.0, 0.1, 0.3, 0.6, 1.0, 1.5), k=4):
+        run_until_killed(toy(), tmp_path / "killed", after_s)
+    train_quietly(toy(), tmp_path / "killed", resume=True)
+    assert weights_of(tmp_path / "killed" / "model") == weights_of(toy_run / "model")
+    for stage in STAGE_NAMES:
+        scores = Path(stage) / "scores.csv"
+        assert (tmp_path / "killed" / scores).read_text() == (toy_run / scores).read_text()
+
+
+def test_a_stage_whose_scores_stay_behind_stops_early_and_keeps_the_best(tmp_path, monkeypatch):
+    scores = iter([1.0, 3.0, 2.0, 2.5, 9.0])
+    monkeypatch.setattr(StageModule, "score", lambda module: ({"score": next(scores)}, []))
+    config = toy(*(f"stages.reference.{field}" for field in ("steps=50", "validate_every=2", "patience=2")))
+    (report,) = train_quietly(config, tmp_path, stages=["reference"])
+    assert (report.steps, report.finished) == (8, True)
+    assert report.scores == {"step": 4, "score": 3.0}
+    assert train_quietly(config, tmp_path, stages=["reference"], resume=True) == []
+
+
+def test_the_bar_tells_steps_of_all_and_nothing_advertises(tmp_path, capfd):
+    train(toy("stages.reference.steps=3"), tmp_path, stages=["reference"], device="cpu")
+    told = capfd.readouterr()
+    assert "3/3" in told.err
+    assert "reference" in told.err
+    for noise in ("litlogger", "GPU available", "Epoch", "Tip"):
+        assert noise not in told.err + told.out
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_named_and_leaves_the_previous_checkpoint(tmp_path):
+    path = tmp_path / "last.ckpt"
+    checkpoints = training_module.AtomicCheckpointIO()
+    checkpoints.save_checkpoint({"step": 1}, path)
+    (tmp_path / "last.unfinished").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match=r"last\.ckpt cannot be written .* free some room"):
+        checkpoints.save_checkpoint({"step": torch.zeros(100_000)}, path)
+    assert torch.load(path, weights_only=True) == {"step": 1}
+
+
+def test_no_space_left_elsewhere_in_a_run_is_one_line_too(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(training_module, "_append_row", full)
+    with pytest.raises(OutputError, match="no space is left; free some room and go on with --resume"):
+        train_quietly(toy(), tmp_path, stages=["reference"])
+
+
+def test_an_image_damaged_in_the_middle_of_an_epoch_is_named_in_one_line(tmp_path, monkeypatch):
+    for kind in ("cloud", "label"):
+        folder = tmp_path / "set" / "train" / kind
+        folder.mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (32, 32), (number, 90, 90)).save(folder / f"{number}.png")
+    fields = [f"data.base={tmp_path}", "data.pairs=[set]", "data.synthetic_share=0", "data.hold_out_block=1"]
+    config = toy(*fields, "data.cache_gb=0", "data.workers=1", "stages.reference.steps=20")
+
+    class DamagedMeanwhile(training_module.TrainingData):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            for pair in self.pairs:
+                pair.cloudy_path.write_bytes(b"\x89PNG damaged")
+
+    monkeypatch.setattr(training_module, "TrainingData", DamagedMeanwhile)
+    with pytest.raises(DataError, match=r"cloud/\d\.png cannot be read as an image") as caught:
+        train_quietly(config, tmp_path / "run", stages=["reference"])
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path))

@@ -10,10 +10,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from declouder.errors import ConfigError
 
@@ -45,11 +45,33 @@ class ModelConfig(_Strict):
     w_bounds: tuple[float, float] = Field((0.3, 1.0), description="bounds of w when sampling; authors: 0.3, 1")
 
 
+class PairSource(_Strict):
+    """One set of pairs. A recipe may give its root alone: `pairs: [RICE1]`."""
+
+    root: Path = Field(description="folder that holds the set, or the archive that it came in")
+    set: str | None = Field(None, description="name in declouder.data.catalog.CATALOG; none: a pair of folders")
+    bands: Literal["rgb", "rgbn"] | None = Field(None, description="rgbn joins the near infrared's own tree")
+    exclude: Path | None = Field(None, description="list of names that are not learnt from, one a line")
+    split: Path | None = Field(None, description="list of train/NAME and test/NAME; none: ROOT/split.txt")
+
+
+def _as_source(value: object) -> object:
+    return {"root": value} if isinstance(value, (str, Path)) else value
+
+
 class DataConfig(_Strict):
     """What is learnt from. Paths are relative to `base`."""
 
     base: Path = Field(Path("data"), description="folder that the paths below start from")
-    pairs: list[Path] = Field(default_factory=list, description="roots that hold train/cloud and train/label")
+    pairs: list[Annotated[PairSource, BeforeValidator(_as_source)]] = Field(
+        default_factory=list, description="sets of pairs; their train parts are learnt from"
+    )
+    exclude: Path | None = Field(None, description="list of names for a recipe with one set; else see pairs")
+    size: int | None = Field(None, ge=8, description="whole images are resized to this side in px; the paper: 256")
+    range: tuple[float, float] | None = Field(
+        None, description="DN that are black and white, such as [0, 10000]; none: the data type's range"
+    )
+    cache_gb: float = Field(8.0, ge=0, description="decoded images are kept in memory up to this; more: read anew")
     clear: list[Path] = Field(default_factory=list, description="folders of clear images, for synthetic clouds")
     procedural: int = Field(0, ge=0, description="generated terrain images of 96 px to add to the clear ones")
     synthetic_share: float = Field(0.0, ge=0, le=1, description="share of samples with synthetic clouds")
@@ -89,6 +111,9 @@ class StageConfig(_Strict):
     augment: AugmentConfig = AugmentConfig()
     validate_every: int = Field(500, ge=1, description="steps between scores and pictures on held-out pairs")
     checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
+    patience: int | None = Field(
+        None, ge=1, description="stop after this many scores on held-out pairs without a better one"
+    )
 
 
 class TrainConfig(_Strict):
@@ -110,6 +135,12 @@ class TrainConfig(_Strict):
             raise ValueError("data.synthetic_share is below 1 but data.pairs is empty; set it to 1")
         if self.data.synthetic_share > 0 and not (self.data.clear or self.data.procedural):
             raise ValueError("data.synthetic_share is above 0 but data names no clear images")
+        if self.data.exclude is not None and len(self.data.pairs) != 1:
+            raise ValueError(
+                "data.exclude is meant for one set of pairs; with several, give exclude in the entry of each"
+            )
+        if self.data.range is not None and not self.data.range[0] < self.data.range[1]:
+            raise ValueError("data.range is not [black, white] with black below white")
         return self
 
 
@@ -203,5 +234,11 @@ def _fields_at(location: Iterable[int | str]) -> list[str]:
     if parts[:1] == ["stages"]:
         model, parts = StageConfig, parts[2:]
     for part in parts:
-        model = model.model_fields[part].annotation
+        # A number is a place in a list: the list's entries have the fields.
+        model = _entry_of(model) if isinstance(part, int) else model.model_fields[part].annotation
     return list(model.model_fields)
+
+
+def _entry_of(annotation: Any) -> Any:
+    entry = get_args(annotation)[0]
+    return get_args(entry)[0] if get_args(entry) else entry

@@ -7,6 +7,8 @@ data and model, seed, steps, versions and the definition of every score.
 
 An interrupted run goes on where it stopped: each image's scores are appended to OUT.partial as soon as they
 are known.
+
+    evaluate(Path("RICE1"), ModelMethod(pipeline, seed=0), out=Path("scores.json"), keep=Path("images"))
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,11 +29,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, gaussian_filter
 
-from declouder import metrics
-from declouder.data.pairs import Pair, find_images, find_pairs, read_image
+from declouder import breakdown, metrics
+from declouder.breakdown import REGIONS
+from declouder.data.catalog import BandChoice, set_pairs
+from declouder.data.pairs import Pair, find_images, fingerprint, images_by_name, read_image
 from declouder.errors import DataError, OptionError, OutputError
+from declouder.kept import FULL_SCALE, keep_images
+from declouder.mosaic import Window
+from declouder.noise import scene_noise
 from declouder.scaling import Scaling
 
 if TYPE_CHECKING:
@@ -39,6 +46,17 @@ if TYPE_CHECKING:
 FORMAT = "declouder scores"
 FORMAT_VERSION = 1
 SCORES = tuple(metrics.DEFINITIONS)
+GROUPS: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
+    "flat label": lambda row: bool(row["flat"]),
+    "structured label": lambda row: not row["flat"],
+    "hardly any cloud (cover under 1 %)": lambda row: row["cover"] < 0.01,
+    "thin cloud (thick on under 10 %)": lambda row: row["cover"] >= 0.01 and row["thick_cover"] < 0.1,
+    "thick cloud on 10 % or more": lambda row: row["thick_cover"] >= 0.1,
+    "cover under 30 %": lambda row: row["cover"] < 0.3,
+    "cover 30 to 70 %": lambda row: 0.3 <= row["cover"] < 0.7,
+    "cover from 70 %": lambda row: row["cover"] >= 0.7,
+}
+"""Sets of images that are told apart; a row is one of the file's "images"."""
 PACKAGES = ("declouder", "torch", "diffusers", "numpy", "scipy", "pillow")
 DEFAULT_BANDS: Mapping[int, tuple[str, ...]] = {
     1: ("grey",),
@@ -46,24 +64,22 @@ DEFAULT_BANDS: Mapping[int, tuple[str, ...]] = {
     4: ("red", "green", "blue", "nir"),
 }
 
-THIN_FROM = 0.03
-"""Share of the range from which the mean |cloudy - clear| over bands, blurred by 4 px, is thin cloud."""
-THICK_FROM = 0.15
-"""The same from which it is thick cloud: on RICE2's training part this separates haze from white cloud."""
-EDGE_PX = 8
-"""Half width of the ring around the border of cloud."""
-FLAT_BELOW = 0.02
-"""Standard deviation of the clear image's band mean, as a share of the range, below which it is flat."""
-REGIONS = ("outside", "thin", "thick", "edge")
-SMALLEST_REGION = 0.01
-"""Share of the image that a region must have to be scored."""
 
-REGION_DEFINITIONS = {
-    "outside": f"blurred mean |cloudy - clear| under {THIN_FROM:g} of the range",
-    "thin": f"from {THIN_FROM:g} to {THICK_FROM:g}",
-    "thick": f"from {THICK_FROM:g}",
-    "edge": f"within {EDGE_PX} px of the border between outside and cloud",
-}
+@dataclass(frozen=True)
+class Restored:
+    """What a method makes of one image; the maps are those that it has.
+
+    Attributes:
+        image: (H, W, C) in the dtype and numbers of the cloudy image: this is scored.
+        reference: the reference network's image, the same.
+        w: (H, W) share of the reference at the last step, mean over bands.
+        spread: (H, W) standard deviation over samples, root mean square over bands, as a share of the range.
+    """
+
+    image: NDArray[Any]
+    reference: NDArray[Any] | None = None
+    w: NDArray[np.float64] | None = None
+    spread: NDArray[np.float64] | None = None
 
 
 class Method(Protocol):
@@ -72,55 +88,96 @@ class Method(Protocol):
     def describe(self, pairs: Sequence[Pair]) -> dict[str, Any]:
         """Return what is needed to repeat it, fingerprint included; raise if it does not fit the pairs."""
 
-    def restore(self, pair: Pair, cloudy: NDArray[Any], scaling: Scaling) -> NDArray[Any]:
+    def restore(self, pair: Pair, cloudy: NDArray[Any], scaling: Scaling) -> Restored:
         """Return the restored image (H, W, C) in the dtype and numbers of `cloudy`."""
 
 
 @dataclass(frozen=True)
 class ModelMethod:
-    """A pipeline. Every image starts from a generator of the same seed, so that order does not matter."""
+    """A pipeline. Every image starts from the noise of its seed and place alone, so that order does not matter.
+
+    The noise is that of `declouder remove` with the same seed, so that an image of one window gets the same
+    scores here and from the file that `remove` wrote.
+
+    Attributes:
+        pipeline: what restores.
+        num_inference_steps, strength, w_bounds: as for the pipeline's call; None: as the model was saved.
+        seed: of the noise.
+        samples: draws of the noise; from two on their spread is told.
+        average: score the mean of the samples in place of the first.
+        name: how the table calls it.
+    """
 
     pipeline: CloudRemovalPipeline
     num_inference_steps: int | None = None
+    strength: float | None = None
+    w_bounds: tuple[float, float] | None = None
     seed: int = 0
+    samples: int = 1
+    average: bool = False
     name: str = "model"
-    """How the table calls it."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise OptionError(f"{self.samples} samples asked for; give 1 or more")
+        if not 0 <= self.seed < 2**64:
+            raise OptionError(f"seed is {self.seed}; give a number from 0 to 2^64 - 1")
 
     def describe(self, pairs: Sequence[Pair]) -> dict[str, Any]:
         """Return kind, name, fingerprint, bands, steps, sampler and seed."""
         config = self.pipeline.config
-        steps = config.num_inference_steps if self.num_inference_steps is None else self.num_inference_steps
+        steps, strength, bounds = self.num_inference_steps, self.strength, self.w_bounds
         return {
             "kind": "model",
             "name": self.name,
             "sha256": model_fingerprint(self.pipeline),
             "bands": list(config.bands),
-            "num_inference_steps": steps,
-            "strength": config.strength,
-            "w_bounds": list(config.w_bounds),
+            "num_inference_steps": config.num_inference_steps if steps is None else steps,
+            "strength": config.strength if strength is None else strength,
+            "w_bounds": [float(bound) for bound in (config.w_bounds if bounds is None else bounds)],
             "sampler": type(self.pipeline.scheduler).__name__,
+            "timestep_spacing": self.pipeline.scheduler.config.get("timestep_spacing"),
             "seed": self.seed,
-            "device": str(self.pipeline.device),
+            "samples": self.samples,
+            "averaged": self.average,
+            "device": self.pipeline.device.type,
         }
 
-    def restore(self, pair: Pair, cloudy: NDArray[Any], scaling: Scaling) -> NDArray[Any]:
-        """Run the pipeline on one image."""
-        import torch
-
+    def restore(self, pair: Pair, cloudy: NDArray[Any], scaling: Scaling) -> Restored:
+        """Run the pipeline on one image, once a sample."""
         bands = len(self.pipeline.config.bands)
         if cloudy.shape[2] != bands:
             raise DataError(
                 f"{pair.cloudy_path} has {cloudy.shape[2]} bands, this model wants {bands}"
                 f" ({', '.join(self.pipeline.config.bands)}); choose a model of the data's bands"
+                + (", or --bands rgbn" if bands == 4 else "")
             )
+        results = [self._once(cloudy, scaling, sample) for sample in range(self.samples)]
+        draws = np.stack([np.asarray(result.images[0], np.float64) for result in results])
+        chosen = draws.mean(0) if self.average else draws[0]
+        spread = np.sqrt(draws.var(0, ddof=1).mean(2)) if self.samples > 1 else None
+        reference = results[0].reference[0]
+        return Restored(
+            scaling.to_dn(2 * chosen - 1, cloudy.dtype),
+            scaling.to_dn(2 * np.asarray(reference) - 1, cloudy.dtype),
+            np.asarray(results[0].weights[0], np.float64).mean(2),
+            spread,
+        )
+
+    def _once(self, cloudy: NDArray[Any], scaling: Scaling, sample: int) -> Any:
+        import torch
+
+        height, width, bands = cloudy.shape
         unit = (scaling.to_model(cloudy) + 1) / 2
-        result = self.pipeline(
+        noise = scene_noise(self.seed, Window(0, 0, height, width), bands, sample=sample)
+        return self.pipeline(
             torch.from_numpy(unit.transpose(2, 0, 1)[None].copy()),
             num_inference_steps=self.num_inference_steps,
-            generator=torch.Generator().manual_seed(self.seed),
+            strength=self.strength,
+            w_bounds=self.w_bounds,
+            latents=torch.from_numpy(noise[None].copy()),
             output_type="np",
         )
-        return scaling.to_dn(2 * np.asarray(result.images[0]) - 1, cloudy.dtype)
 
 
 @dataclass(frozen=True)
@@ -146,7 +203,7 @@ class OutputsMethod:
         files = _files_fingerprint((pair.name, found[pair.name]) for pair in pairs)
         return {"kind": "outputs", "name": self.name, "sha256": files}
 
-    def restore(self, pair: Pair, cloudy: NDArray[Any], scaling: Scaling) -> NDArray[Any]:
+    def restore(self, pair: Pair, cloudy: NDArray[Any], scaling: Scaling) -> Restored:
         """Read the finished image."""
         path = self._by_name[pair.name]
         restored = read_image(path)
@@ -155,7 +212,7 @@ class OutputsMethod:
                 f"{path} is {_look(restored)}, its cloudy image {_look(cloudy)}; give outputs"
                 f" of the same size, bands and type"
             )
-        return restored
+        return Restored(restored)
 
     @cached_property
     def _by_name(self) -> dict[str, Path]:
@@ -172,18 +229,69 @@ class CloudyMethod:
         """Return kind and name."""
         return {"kind": "cloudy", "name": self.name}
 
-    def restore(self, pair: Pair, cloudy: NDArray[Any], scaling: Scaling) -> NDArray[Any]:
+    def restore(self, pair: Pair, cloudy: NDArray[Any], scaling: Scaling) -> Restored:
         """Return the cloudy image."""
-        return cloudy
+        return Restored(cloudy)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which images are scored.
+
+    Attributes:
+        data: the folder of the data set, see `data.catalog`.
+        split: which part of it.
+        set_name: its name in the catalog; None recognises it by the folder's name.
+        bands: "rgb", or "rgbn" to join the near infrared's own tree.
+        exclude: a text file of names to leave out, one a line; # begins a comment.
+        limit: score so many images, spread evenly over the list; None scores all.
+    """
+
+    data: Path
+    split: str = "test"
+    set_name: str | None = None
+    bands: BandChoice | None = None
+    exclude: Path | None = None
+    limit: int | None = None
+
+    def pairs(self) -> list[Pair]:
+        """Return the pairs to score.
+
+        Raises:
+            DataError: as `catalog.set_pairs`.
+        """
+        found = set_pairs(self.data, self.split, name=self.set_name, bands=self.bands, exclude=self.exclude)
+        if self.limit is None or self.limit >= len(found):
+            return found
+        if self.limit < 1:
+            raise OptionError(f"a limit of {self.limit} images leaves nothing to score; give 1 or more")
+        return [found[int(position)] for position in np.linspace(0, len(found) - 1, self.limit).round()]
+
+    def describe(self, pairs: Sequence[Pair]) -> dict[str, Any]:
+        """Return what tells the data apart, wherever it lies."""
+        excluded = None
+        if self.exclude is not None:
+            excluded = {
+                "name": self.exclude.name,
+                "sha256": hashlib.sha256(self.exclude.read_bytes()).hexdigest(),
+            }
+        return {
+            "name": self.data.resolve().name,
+            "split": self.split,
+            "images": len(pairs),
+            "limit": self.limit,
+            "excluded": excluded,
+            "sha256": fingerprint(pairs),
+        }
 
 
 def evaluate(
-    data: Path,
+    data: Path | Selection,
     method: Method,
     *,
     out: Path,
-    split: str = "test",
-    exclude: Path | None = None,
+    masks: Path | None = None,
+    keep: Path | None = None,
     band_names: Sequence[str] | None = None,
     data_range: float | None = None,
     lpips_backbone: Path | None = None,
@@ -191,14 +299,15 @@ def evaluate(
     overwrite: bool = False,
     on_image: Callable[[int, int, Mapping[str, float | None]], None] | None = None,
 ) -> dict[str, Any]:
-    """Score a method on the pairs of `data/split` and write `out` (JSON), and beside it .csv and .md.
+    """Score a method on a data set's test part and write `out` (JSON), and beside it .csv and .md.
 
     Args:
-        data: folder that holds `split`/{cloud,label}.
+        data: what to score on; a path means all of its test part.
         method: `ModelMethod`, `OutputsMethod` or `CloudyMethod`.
         out: the JSON file to write; its folder is made.
-        split: which part of the data.
-        exclude: a text file of names to leave out, one a line; # begins a comment.
+        masks: folder of cloud masks named as the pairs, above 0 where cloud. None takes the data set's own, or
+            tells cloud from how far the pair differs.
+        keep: folder for the images that `declouder report` shows; see `kept`.
         band_names: C names; None takes the model's, else grey, RGB or RGB + NIR by the number of bands.
         data_range: span of the data's numbers; None takes the dtype's.
         lpips_backbone: AlexNet for LPIPS; see `metrics.load_lpips`.
@@ -210,7 +319,7 @@ def evaluate(
         What the JSON file holds: "mean", "interval" (bootstrap, 95 %), "images" and all that repeats them.
 
     Raises:
-        DataError: if pairs, outputs or sizes do not fit.
+        DataError: if pairs, outputs, masks or sizes do not fit.
         OptionError: if an option has no meaning here.
         OutputError: if `out` exists, or OUT.partial belongs to another run.
     """
@@ -218,30 +327,35 @@ def evaluate(
         raise OptionError(f"{out} does not end in .json; the table and the list go beside it as .md and .csv")
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists; give --overwrite or another name")
-    pairs = _without(find_pairs(data, split), exclude)
-    lpips, lpips_origin = metrics.load_lpips(lpips_backbone, download=download_backbone)
+    selection = data if isinstance(data, Selection) else Selection(data)
+    pairs = selection.pairs()
+    mask_of = _masks_of(pairs, masks)
+    lpips, lpips_reason = metrics.load_lpips(lpips_backbone, download=download_backbone)
     described = method.describe(pairs)
     head: dict[str, Any] = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
         "data": {
-            "path": str(data),
-            "split": split,
-            "images": len(pairs),
-            "excluded": None if exclude is None else str(exclude),
-            "sha256": data_fingerprint(pairs),
+            **selection.describe(pairs),
             "data_range": data_range,
+            "masks": None if not mask_of else _files_fingerprint(sorted(mask_of.items())),
         },
         "method": described,
         "lpips": (
-            {"available": False, "reason": lpips_origin}
+            {"available": False, "reason": lpips_reason}
             if lpips is None
             else {"available": True, "backbone_sha256": lpips.backbone_sha256}
+        ),
+        "kept": (
+            None
+            if keep is None
+            # Seen from the file of scores, so that both can be moved together.
+            else {"folder": Path(os.path.relpath(keep, out.parent)).as_posix(), "full_scale": dict(FULL_SCALE)}
         ),
         "definitions": {
             **metrics.DEFINITIONS,
             "interval": "95 % percentile bootstrap of the mean over images, 10000 draws, seed 0",
-            "regions": REGION_DEFINITIONS,
+            "regions": dict(breakdown.DEFINITIONS),
             "null": "psnr of equal images is infinite: null here, and left out of the mean",
         },
         "versions": _versions(),
@@ -250,21 +364,22 @@ def evaluate(
     partial = out.with_name(out.name + ".partial")
     done = _begin(partial, head)
     rows: list[dict[str, Any]] = []
-    names = band_names if band_names is not None else described.get("bands")
+    scorer = _Scorer(method, lpips, band_names or described.get("bands"), data_range, mask_of, keep)
     with partial.open("a", encoding="utf-8") as journal:
         for pair in pairs:
             row = done.get(pair.name)
             if row is None:
-                row = _score_pair(pair, method, lpips, names, data_range)
+                row = scorer.row(pair)
                 journal.write(json.dumps(row) + "\n")
                 journal.flush()
             rows.append(row)
             if on_image is not None:
                 on_image(len(rows), len(pairs), _means(rows))
-    result = {**head, **summary(rows), "images": rows}
+    samples, averaged = described.get("samples", 1), described.get("averaged", False)
+    result = {**head, **summary(rows, samples=samples, averaged=averaged), "images": rows}
     _write_atomically(out, json.dumps(result, indent=1) + "\n")
     _write_atomically(out.with_suffix(".csv"), _csv(rows))
-    _write_atomically(out.with_suffix(".md"), to_markdown([result]))
+    _write_atomically(out.with_suffix(".md"), to_markdown([result]) + "\n" + breakdown_markdown(result))
     partial.unlink()
     return result
 
@@ -290,40 +405,49 @@ def read_scores(path: Path) -> dict[str, Any]:
     return found
 
 
-def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return mean, interval and the breakdowns by band, region and group of images.
+def summary(rows: Sequence[Mapping[str, Any]], *, samples: int = 1, averaged: bool = False) -> dict[str, Any]:
+    """Return mean, interval and the breakdowns by band, region and group of images, and the trust in them.
 
     Args:
         rows: one a image, as in the file's "images".
+        samples: draws of the method, and whether their mean was scored: for the reliability of the spread.
+        averaged: see `samples`.
     """
-    interval: dict[str, list[float] | None] = {}
-    for name in SCORES:
-        values = _values(rows, name)
-        if values.size:
-            draws = np.random.default_rng(0).integers(0, values.size, (10_000, values.size))
-            low, high = np.percentile(values[draws].mean(1), [2.5, 97.5])
-            interval[name] = [float(low), float(high)]
-        else:
-            interval[name] = None
     bands = {
         band: {key: _mean(row["bands"][band][key] for row in rows if band in row["bands"]) for key in scores}
         for band, scores in rows[0]["bands"].items()
     }
-    regions = {}
+    parts = {}
     for region in REGIONS:
         there = [row["regions"][region] for row in rows if row["regions"][region] is not None]
-        regions[region] = {"images": len(there), **{k: _mean(r[k] for r in there) for k in ("psnr", "mae")}}
+        parts[region] = {
+            "images": len(there),
+            **{key: _mean(found[key] for found in there) for key in ("psnr", "ssim", "mae")},
+        }
     groups = {
         group: {"images": len(members), "mean": _means(members)}
-        for group, members in {
-            "flat label": [row for row in rows if row["flat"]],
-            "structured label": [row for row in rows if not row["flat"]],
-            "cover under 30 %": [row for row in rows if row["cover"] < 0.3],
-            "cover 30 to 70 %": [row for row in rows if 0.3 <= row["cover"] < 0.7],
-            "cover from 70 %": [row for row in rows if row["cover"] >= 0.7],
-        }.items()
+        for group, members in {name: [row for row in rows if test(row)] for name, test in GROUPS.items()}.items()
     }
-    return {"mean": _means(rows), "interval": interval, "bands": bands, "regions": regions, "groups": groups}
+    changed = [row["changed"] for row in rows if row["changed"] is not None]
+    spreads = [row["spread"] for row in rows if row["spread"] is not None]
+    return {
+        "mean": _means(rows),
+        "interval": {name: bootstrap_interval(_values(rows, name)) for name in SCORES},
+        "bands": bands,
+        "regions": parts,
+        "groups": groups,
+        "changed": {"images": len(changed), **{key: _mean(c[key] for c in changed) for key in ("mean", "share")}},
+        "spread": breakdown.pooled_spread(spreads, samples, averaged) if spreads else None,
+    }
+
+
+def bootstrap_interval(values: NDArray[np.float64]) -> list[float] | None:
+    """Return the 95 % percentile bootstrap interval of the mean of (N,) values, or None where N is 0."""
+    if not values.size:
+        return None
+    draws = np.random.default_rng(0).integers(0, values.size, (10_000, values.size))
+    low, high = np.percentile(values[draws].mean(1), [2.5, 97.5])
+    return [float(low), float(high)]
 
 
 def to_markdown(results: Sequence[Mapping[str, Any]]) -> str:
@@ -334,7 +458,7 @@ def to_markdown(results: Sequence[Mapping[str, Any]]) -> str:
     ]
     for result in results:
         data, method = result["data"], result["method"]
-        cells = [f"{Path(data['path']).name}/{data['split']} ({data['images']})", method["name"]]
+        cells = [f"{data['name']}/{data['split']} ({data['images']})", method["name"]]
         for name in SCORES:
             mean, interval = result["mean"][name], result["interval"][name]
             if mean is None or interval is None:
@@ -345,29 +469,30 @@ def to_markdown(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def regions(cloudy: NDArray[Any], clear: NDArray[Any], data_range: float) -> dict[str, NDArray[np.bool_]]:
-    """Return where cloud is, and how thick, from how far the pair differs: (H, W) masks by `REGIONS`' names.
+def breakdown_markdown(result: Mapping[str, Any]) -> str:
+    """Return three tables of one result: by band, by region, and by group of images."""
 
-    outside, thin and thick divide the image; edge lies across them.
-    """
-    difference = (cloudy.astype(np.float32) - clear) / np.float32(data_range)
-    # The blur takes noise and small shifts of the ground for what they are: no cloud.
-    distance = np.abs(gaussian_filter(difference, (4, 4, 0))).mean(2)
-    cloud = distance >= THIN_FROM
-    box = np.ones((2 * EDGE_PX + 1, 2 * EDGE_PX + 1), bool)
-    edge = binary_dilation(cloud, box) & binary_dilation(~cloud, box)
-    thick = distance >= THICK_FROM
-    return {"outside": ~cloud, "thin": cloud & ~thick, "thick": thick, "edge": edge}
+    def table(first: str, columns: Sequence[str], rows: Mapping[str, Mapping[str, Any]]) -> str:
+        head = f"| {first} | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 1) + "|\n"
+        return head + "".join(
+            f"| {name} | " + " | ".join(_cell(row.get(column)) for column in columns) + " |\n"
+            for name, row in rows.items()
+        )
+
+    groups = {name: {"images": group["images"], **group["mean"]} for name, group in result["groups"].items()}
+    return "\n".join(
+        [
+            table("band", ("psnr", "ssim", "mae"), result["bands"]),
+            table("region", ("images", "psnr", "ssim", "mae"), result["regions"]),
+            table("images with", ("images", *SCORES), groups),
+        ]
+    )
 
 
-def data_fingerprint(pairs: Sequence[Pair]) -> str:
-    """Return the sha256 of the names and bytes of all images."""
-    files = [
-        (f"{pair.name}/{kind}", path)
-        for pair in pairs
-        for kind, path in (("cloud", pair.cloudy_path), ("label", pair.clear_path))
-    ]
-    return _files_fingerprint(files)
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
 def model_fingerprint(pipeline: CloudRemovalPipeline) -> str:
@@ -386,69 +511,88 @@ def model_fingerprint(pipeline: CloudRemovalPipeline) -> str:
     return digest.hexdigest()
 
 
-def _score_pair(
-    pair: Pair,
-    method: Method,
-    lpips: metrics.Lpips | None,
-    band_names: Sequence[str] | None,
-    data_range: float | None,
-) -> dict[str, Any]:
-    """Return one row of the file's "images"."""
-    cloudy, clear = read_image(pair.cloudy_path), read_image(pair.clear_path)
-    if cloudy.shape != clear.shape or cloudy.dtype != clear.dtype:
+@dataclass(frozen=True)
+class _Scorer:
+    """One image at a time to one row of the file's "images"."""
+
+    method: Method
+    lpips: metrics.Lpips | None
+    band_names: Sequence[str] | None
+    data_range: float | None
+    mask_of: Mapping[str, Path]
+    keep: Path | None
+
+    def row(self, pair: Pair) -> dict[str, Any]:
+        cloudy, clear = pair.read_cloudy(), pair.read_clear()
+        if cloudy.shape != clear.shape or cloudy.dtype != clear.dtype:
+            raise DataError(
+                f"{pair.cloudy_path} is {_look(cloudy)}, its label {_look(clear)}; both must be of one size and"
+                f" type"
+            )
+        scaling = Scaling.of_dtype(clear.dtype) if self.data_range is None else Scaling(0, self.data_range)
+        span = scaling.high
+        mask = read_image(self.mask_of[pair.name]) if pair.name in self.mask_of else None
+        parts = breakdown.regions(cloudy, clear, span, mask)
+        restored = self.method.restore(pair, cloudy, scaling)
+        image = restored.image
+        names = self._names(pair, clear.shape[2])
+        scores = metrics.score(image, clear, lpips=self.lpips, band_names=names, data_range=span)
+        error = np.abs(image.astype(np.float64) - clear) / span
+        change = np.abs(image.astype(np.float64) - cloudy) / span
+        found: dict[str, Any] = {
+            "name": pair.name,
+            **{key: _finite(value) for key, value in scores.overall.items()},
+            "cover": float(parts["inside"].mean()),
+            "thick_cover": float(parts["thick"].mean()),
+            "flat": bool(clear.mean(2).std() < breakdown.FLAT_BELOW * span),
+            "bands": {
+                name: {key: _finite(value) for key, value in band.items()}
+                for name, band in zip(names, scores.bands, strict=True)
+            },
+            "regions": breakdown.region_scores(parts, error, scores.ssim_map, metrics.SSIM_BORDER_PX),
+            "changed": breakdown.change_scores(parts["outside"], change),
+            "spread": None,
+        }
+        if restored.spread is not None:
+            found["spread"] = breakdown.spread_scores(restored.spread, np.sqrt(np.square(error).mean(2)))
+        if self.keep is not None:
+            pictures = {
+                "cloudy": cloudy,
+                "reference": restored.reference,
+                "restored": image,
+                "clear": clear,
+            }
+            maps = {"error": error.mean(2), "w": restored.w, "spread": restored.spread}
+            found["kept"] = keep_images(
+                self.keep,
+                pair.name,
+                {kind: array for kind, array in pictures.items() if array is not None},
+                {kind: array for kind, array in maps.items() if array is not None},
+                names,
+            )
+        return found
+
+    def _names(self, pair: Pair, bands: int) -> Sequence[str]:
+        names = self.band_names if self.band_names is not None else DEFAULT_BANDS.get(bands)
+        if names is None:
+            return [f"band {c + 1}" for c in range(bands)]
+        if len(names) != bands:
+            raise OptionError(f"{len(names)} band names for {bands} bands of {pair.clear_path}; give one a band")
+        return names
+
+
+def _masks_of(pairs: Sequence[Pair], folder: Path | None) -> dict[str, Path]:
+    """Return the cloud mask of each pair, by name: from the folder if given, else those of the data set."""
+    if folder is None:
+        return {pair.name: pair.mask_path for pair in pairs if pair.mask_path is not None}
+    found = images_by_name(folder)
+    missing = [pair.name for pair in pairs if pair.name not in found]
+    if missing:
         raise DataError(
-            f"{pair.cloudy_path} is {_look(cloudy)}, its label {_look(clear)}; both must be of one size and type"
+            f"{folder} lacks {len(missing)} of {len(pairs)} masks, the first is {missing[0]}; name each mask as its"
+            f" cloudy image"
         )
-    scaling = Scaling.of_dtype(clear.dtype) if data_range is None else Scaling(0, data_range)
-    restored = method.restore(pair, cloudy, scaling)
-    bands = clear.shape[2]
-    names = band_names if band_names is not None else DEFAULT_BANDS.get(bands)
-    if names is None:
-        names = [f"band {c + 1}" for c in range(bands)]
-    if len(names) != bands:
-        raise OptionError(f"{len(names)} band names for {bands} bands of {pair.clear_path}; give one a band")
-    scores = metrics.score(restored, clear, lpips=lpips, band_names=names, data_range=scaling.high)
-    parts = regions(cloudy, clear, scaling.high)
-    error = np.abs(restored.astype(np.float64) - clear) / scaling.high
-    return {
-        "name": pair.name,
-        **{key: _finite(value) for key, value in scores.overall.items()},
-        "cover": float(1 - parts["outside"].mean()),
-        "flat": bool(clear.mean(2).std() < FLAT_BELOW * scaling.high),
-        "bands": {
-            name: {key: _finite(value) for key, value in band.items()}
-            for name, band in zip(names, scores.bands, strict=True)
-        },
-        "regions": {
-            region: _region_scores(error[mask]) if mask.mean() >= SMALLEST_REGION else None
-            for region, mask in parts.items()
-        },
-    }
-
-
-def _region_scores(error: NDArray[np.float64]) -> dict[str, float | None]:
-    mse = float(np.mean(error**2))
-    return {"psnr": None if mse == 0 else -10 * math.log10(mse), "mae": float(error.mean())}
-
-
-def _without(pairs: list[Pair], exclude: Path | None) -> list[Pair]:
-    """Leave out the pairs that the list names."""
-    if exclude is None:
-        return pairs
-    if not exclude.is_file():
-        raise DataError(f"{exclude} does not exist; give a text file with one name a line")
-    lines = (line.split("#")[0].strip() for line in exclude.read_text(encoding="utf-8").splitlines())
-    names = {line for line in lines if line}
-    unknown = names - {pair.name for pair in pairs}
-    if unknown:
-        raise DataError(
-            f"{exclude} names {min(unknown)!r}, which is not in the data ({len(unknown)} such names);"
-            f" write names without their ending"
-        )
-    kept = [pair for pair in pairs if pair.name not in names]
-    if not kept:
-        raise DataError(f"{exclude} leaves nothing to score")
-    return kept
+    return {pair.name: found[pair.name] for pair in pairs}
 
 
 def _begin(partial: Path, head: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -495,7 +639,9 @@ def _look(image: NDArray[Any]) -> str:
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["name", *SCORES, "cover", "flat"], extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(
+        text, ["name", *SCORES, "cover", "thick_cover", "flat"], extrasaction="ignore", lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -10,6 +10,7 @@ scene's own edge has no ramp, and only O(height + width) numbers are kept.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,17 +37,8 @@ class Window:
         return slice(self.col, self.col + self.width)
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A finished rectangle of a mosaic: no later window reaches it.
-
-    Attributes:
-        window: where it lies.
-        image: (C, window.height, window.width) float32.
-    """
-
-    window: Window
-    image: NDArray[np.float32]
+Load = Callable[[int, slice, slice], "NDArray[np.float32] | None"]
+"""Gives part of a window's image, (C, rows, cols), of the window's number; the slices count from its corner."""
 
 
 def plan_windows(height: int, width: int, window_px: int, overlap_px: int) -> list[Window]:
@@ -61,57 +53,59 @@ def plan_windows(height: int, width: int, window_px: int, overlap_px: int) -> li
 
 
 class Mosaic:
-    """Blends windows that come in the order of `plan_windows`, and hands back each part once it is finished.
+    """Blends the results of windows into any area of a scene, from whatever keeps those results.
 
-    Only what a later window still reaches is kept: the overlap with the next row of windows over the scene's
-    width, and the overlap with the next window to the right. So memory grows neither with the scene's height
-    nor with its area.
+    Nothing is kept here but O(height + width) numbers: which part of which window is wanted is asked for, area by
+    area, so memory does not grow with the scene, and the order in which windows were made does not matter.
     """
 
-    def __init__(self, height: int, width: int, bands: int, *, window_px: int, overlap_px: int) -> None:
+    def __init__(self, height: int, width: int, *, window_px: int, overlap_px: int) -> None:
+        self.height, self.width = height, width
         self.windows = plan_windows(height, width, window_px, overlap_px)
         self._row_weights = axis_weights(height, window_px, overlap_px)
         self._col_weights = axis_weights(width, window_px, overlap_px)
-        row_ends = _finished_ends(height, window_px, overlap_px)
-        col_ends = _finished_ends(width, window_px, overlap_px)
-        self._pieces = [
-            Window(window.row, window.col, row_end - window.row, col_end - window.col)
-            for window, (row_end, col_end) in zip(
-                self.windows, ((r, c) for r in row_ends for c in col_ends), strict=True
-            )
-        ]
-        self._size = self.windows[0].height, self.windows[0].width
-        self._right = np.zeros((bands, self._size[0], 0), np.float32)
-        # Allocated once: the rows below the finished ones, over the scene's width.
-        reach = max(self._size[0] - piece.height for piece in self._pieces)
-        self._below = np.zeros((bands, reach, width), np.float32)
-        self._done = 0
+        self._row_starts = _starts(height, window_px, overlap_px)
+        self._col_starts = _starts(width, window_px, overlap_px)
 
-    def add(self, image: NDArray[np.float32] | None) -> Piece:
-        """Take the next window's image and return the piece that it finishes; the pieces tile the scene.
+    def reaching(self, area: Window) -> list[int]:
+        """Return the numbers of the windows that have a share in an area, in order."""
+        size = self.windows[0]
+        rows = [k for k, y in enumerate(self._row_starts) if area.row - size.height < y < area.row + area.height]
+        cols = [k for k, x in enumerate(self._col_starts) if area.col - size.width < x < area.col + area.width]
+        return [row * len(self._col_starts) + col for row in rows for col in cols]
+
+    def blended(self, area: Window, bands: int, load: Load) -> NDArray[np.float32]:
+        """Return the blend over an area, (bands, area.height, area.width).
 
         Args:
-            image: (C, window.height, window.width); None where no pixel of the window matters, which counts
-                as zero.
+            area: anywhere in the scene.
+            bands: of the images.
+            load: gives the part of a window that lies in the area; None counts as zero.
         """
-        piece = self._pieces[self._done]
-        row, col = divmod(self._done, len(self._col_weights))
-        total = np.zeros((len(self._below), *self._size), np.float32)
-        if image is not None:
-            weight = self._row_weights[row][:, None] * self._col_weights[col]
-            np.multiply(image, weight, out=total)
-        if col > 0:
-            total[:, :, : self._right.shape[2]] += self._right
-        self._right = total[:, :, piece.width :].copy()
+        total = np.zeros((bands, area.height, area.width), np.float32)
+        for index in self.reaching(area):
+            window = self.windows[index]
+            rows = slice(max(area.row, window.row), min(area.row + area.height, window.row + window.height))
+            cols = slice(max(area.col, window.col), min(area.col + area.width, window.col + window.width))
+            inside = _moved(rows, -window.row), _moved(cols, -window.col)
+            image = load(index, *inside)
+            if image is None:
+                continue
+            row, col = divmod(index, len(self._col_starts))
+            weight = self._row_weights[row][inside[0], None] * self._col_weights[col][inside[1]]
+            total[:, _moved(rows, -area.row), _moved(cols, -area.col)] += image * weight
+        return total
 
-        total = total[:, :, : piece.width]  # no window of this row adds to these columns any more
-        below = self._below[:, :, piece.cols]
-        if row > 0:
-            total[:, : below.shape[1]] += below
-        below[:] = 0
-        below[:, : self._size[0] - piece.height] = total[:, piece.height :]
-        self._done += 1
-        return Piece(piece, total[:, : piece.height])
+
+def areas(height: int, width: int, *, rows_px: int, cols_px: int) -> Iterator[Window]:
+    """Yield areas of at most `rows_px` x `cols_px` that tile a scene, row by row."""
+    for row in range(0, height, rows_px):
+        for col in range(0, width, cols_px):
+            yield Window(row, col, min(rows_px, height - row), min(cols_px, width - col))
+
+
+def _moved(span: slice, by: int) -> slice:
+    return slice(span.start + by, span.stop + by)
 
 
 def axis_weights(length: int, window_px: int, overlap_px: int) -> list[NDArray[np.float32]]:
@@ -150,11 +144,6 @@ def _starts(length: int, window_px: int, overlap_px: int) -> list[int]:
         return [0]
     last = -(-(length - window_px) // (window_px - overlap_px))
     return [k * (length - window_px) // last for k in range(last + 1)]
-
-
-def _finished_ends(length: int, window_px: int, overlap_px: int) -> list[int]:
-    """Return, for each window, where the next one starts: up to there the axis is finished."""
-    return [*_starts(length, window_px, overlap_px)[1:], length]
 
 
 def _rise(size: int) -> NDArray[np.float64]:

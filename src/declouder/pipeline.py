@@ -29,7 +29,7 @@ from diffusers import (
 from diffusers.utils import BaseOutput
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from declouder.errors import ModelError, OptionError
 from declouder.fusion import predict_x0

@@ -13,21 +13,31 @@ seed and the sample's number, so a resumed run ends where an uninterrupted one d
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
+import json
+import logging
 import os
+import platform
+import subprocess
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, Timer
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -36,7 +46,7 @@ from torch.utils.data import DataLoader
 from declouder.config import STAGE_NAMES, StageConfig, StageName, TrainConfig, dump_config
 from declouder.data.samples import BatchNumbers, Sample, StageSamples, TrainingData
 from declouder.errors import ConfigError, DataError, ModelError, OutputError
-from declouder.fusion import add_noise, predict_x0
+from declouder.fusion import add_noise, predict_x0, x0_from_eps
 from declouder.losses import fusion_loss, joint_loss, noise_loss, reference_loss, ssim
 from declouder.networks import REFERENCES, Denoiser, WeightNet
 from declouder.pipeline import CloudRemovalPipeline, make_scheduler
@@ -47,6 +57,14 @@ Batch = dict[str, Tensor]
 
 PICTURED = 6
 """Held-out pairs that are shown in the pictures of a run."""
+PICTURED_T = 200
+"""The step whose x0 from the diffusion alone is shown: of the reference image, noised to this step."""
+COLUMNS = ("cloudy", "reference", "x0_diffusion", "w", "restored", "clear")
+"""What a row of the pictures shows in the stages that have all of it; w is the share of the reference."""
+
+RECORD = "training.json"
+"""The file in a model's folder that says how it was trained."""
+RECORDED_PACKAGES = ("declouder", "torch", "lightning", "diffusers", "numpy", "scipy", "pillow", "rasterio")
 
 
 @dataclass(frozen=True)
@@ -65,7 +83,7 @@ class TrainingReport:
     stage: StageName
     steps: int
     finished: bool
-    """False if the time ran out first: continue with resume."""
+    """False if the time ran out first: continue with resume. True too if patience ended the stage early."""
     scores: dict[str, float]
     """On held-out pairs, of the weights that were kept."""
     seconds: float
@@ -95,7 +113,7 @@ def train(
         quiet: no progress bar.
 
     Returns:
-        A report for each stage that was run.
+        A report for each stage that was run; none in the further processes of several devices.
 
     Raises:
         ConfigError: if the recipe lacks a stage.
@@ -106,7 +124,10 @@ def train(
     for name in stages:
         if name not in config.stages:
             raise ConfigError(f"the recipe has no stage {name!r}; it has {', '.join(config.stages)}")
-    _open_run(out, config, stages, resume=resume)
+    # Lightning runs the same command once more for each further device.
+    first_process = getattr(rank_zero_only, "rank", 0) == 0
+    if first_process:
+        _open_run(out, config, stages, resume=resume)
     deadline = None if max_time_s is None else time.monotonic() + max_time_s
     data = TrainingData(config.data, band_names=config.model.bands, seed=config.seed)
     reports = []
@@ -114,13 +135,18 @@ def train(
         if resume and (out / name / "finished").exists():
             continue
         remaining = None if deadline is None else deadline - time.monotonic()
-        if remaining is not None and remaining <= 0:
+        if remaining is not None and remaining <= 0 and devices == 1:
             break
-        report = _run_stage(config, data, out, name, resume, remaining, device=device, devices=devices, quiet=quiet)
+        # Clocks of several processes differ a little; Lightning's timer stops them all at one step.
+        remaining = None if remaining is None else max(remaining, 0.0)
+        with _one_line_errors(out):
+            report = _run_stage(
+                config, data, out, name, resume, remaining, device=device, devices=devices, quiet=quiet
+            )
         reports.append(report)
         if not report.finished:
             break
-    return reports
+    return reports if first_process else []
 
 
 def build_networks(config: TrainConfig) -> dict[str, nn.Module]:
@@ -238,6 +264,8 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
     def score(self) -> tuple[dict[str, float], list[Tensor]]:
         """Return mean scores on the held-out pairs, and rows of pictures, (C, H, k*W) in [0, 1].
 
+        A row shows `columns` from left to right.
+
         `score` is what the best checkpoint is chosen by; larger is better.
         """
         rows: list[Tensor] = []
@@ -249,12 +277,19 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
                 sums.setdefault("noise_loss", []).append(self._held_out_noise_loss(cloudy, clear, sample["seed"]))
                 continue
             images = restores(cloudy, sample["seed"])
-            for name, image in images.items():
+            if len(rows) < PICTURED and "restored" in images:
+                images["x0_diffusion"] = self._x0_diffusion(cloudy, images["reference"], sample["seed"])
+            for name in ("reference", "restored"):
+                if name not in images:
+                    continue
+                image = images[name]
                 error = (image.float() - clear).square().mean() / 4  # [-1, 1] has twice the range of [0, 1]
                 sums.setdefault(f"{name}_psnr", []).append(float(-10 * error.clamp_min(1e-10).log10()))
                 sums.setdefault(f"{name}_ssim", []).append(float(ssim(image, clear)))
             if len(rows) < PICTURED:
-                rows.append((torch.cat([cloudy, *images.values(), clear], dim=-1)[0].float().cpu() + 1) / 2)
+                shown = {"cloudy": cloudy, **images, "clear": clear}
+                row = torch.cat([shown[name] for name in self.columns], dim=-1)[0]
+                rows.append((row.float().cpu() + 1) / 2)
         scores = {name: float(np.mean(values)) for name, values in sums.items()}
         main = "restored_psnr" if "restored_psnr" in scores else "reference_psnr"
         scores["score"] = -scores["noise_loss"] if restores is None else scores[main]
@@ -271,20 +306,48 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         def restore(cloudy: Tensor, seed: int) -> dict[str, Tensor]:
             generator = torch.Generator().manual_seed(seed)
             result = pipeline((cloudy + 1) / 2, generator=generator, output_type="pt")
-            return {"reference": result.reference * 2 - 1, "restored": result.images * 2 - 1}
+            return {
+                "reference": result.reference * 2 - 1,
+                "restored": result.images * 2 - 1,
+                "w": result.weights.clamp(0, 1) * 2 - 1,
+            }
 
         return restore
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What a row of the stage's pictures shows, from left to right."""
+        return COLUMNS if "weight_net" in self.stage.learns else ("cloudy", "reference", "clear")
+
+    def _x0_diffusion(self, cloudy: Tensor, reference: Tensor, seed: int) -> Tensor:
+        """Return what the denoiser alone makes of the reference image, noised to step `PICTURED_T`."""
+        alpha_bar = self.alphas_cumprod[PICTURED_T]
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(reference.shape, generator=generator).to(reference)
+        x_t = add_noise(reference, noise, alpha_bar)
+        t = torch.full((cloudy.shape[0],), PICTURED_T, device=cloudy.device)
+        eps = self.kept("denoiser")(torch.cat([x_t, cloudy], dim=1), t)
+        return x0_from_eps(x_t, eps.float(), alpha_bar)
+
     def _held_out_noise_loss(self, cloudy: Tensor, clear: Tensor, seed: int) -> float:
         """Mean noise loss over ten fixed steps, at the size that the stage trains on."""
-        cut = self.settings.patch_px or clear.shape[-1]
-        clear, cloudy = clear[..., :cut, :cut], cloudy[..., :cut, :cut]
+        factor = self.settings.downscale
+        cut = self.settings.patch_px and self.settings.patch_px * factor
+        clear, cloudy = (_shrunk(image[..., :cut, :cut], factor) for image in (clear, cloudy))
         generator = torch.Generator(device=clear.device).manual_seed(seed)
         noise = torch.randn((10, *clear.shape[1:]), generator=generator, device=clear.device)
         t = torch.arange(50, 1000, 100, device=clear.device)
         x_t = add_noise(clear, noise, self.alphas_cumprod[t].view(-1, 1, 1, 1))
         eps = self.kept("denoiser")(torch.cat([x_t, cloudy.expand(10, -1, -1, -1)], dim=1), t)
         return float(noise_loss(eps.float(), noise).mean())
+
+
+def _shrunk(images: Tensor, factor: int) -> Tensor:
+    """Return (B, C, H / factor, W / factor)."""
+    if factor == 1:
+        return images
+    size = (images.shape[-2] // factor, images.shape[-1] // factor)
+    return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(-1, 1)
 
 
 def reference_stage_loss(module: StageModule, batch: Batch) -> Tensor:
@@ -380,7 +443,10 @@ def _run_stage(
     module.to(memory_format=torch.channels_last)
     if config.compile:
         for part in module.stage.learns:
-            module.learning[part].compile()
+            network: Any = module.learning[part]
+            network.compile()
+            if part == "reference":  # this one is trained through another way in
+                network.supervised_outputs = torch.compile(network.supervised_outputs)
     settings, folder = config.stages[name], out / name
     timer = Timer(duration=None if max_time_s is None else timedelta(seconds=max_time_s), interval="step")
     keeper = ModelCheckpoint(
@@ -392,41 +458,41 @@ def _run_stage(
         save_on_train_epoch_end=False,
     )
     scores = ScoreLog(folder)
-    trainer = L.Trainer(
-        accelerator=device,
-        devices=devices,
-        precision=_precision(config.precision, device),
-        max_steps=settings.steps,
-        max_epochs=-1,
-        accumulate_grad_batches=settings.accumulate,
-        gradient_clip_val=settings.clip_norm,
-        use_distributed_sampler=False,
-        callbacks=[timer, keeper, scores, *([] if quiet else [RichProgressBar()])],
-        plugins=[AtomicCheckpointIO()],
-        enable_progress_bar=not quiet,
-        enable_model_summary=False,
-        logger=_logger(folder),
-        default_root_dir=folder,
-        log_every_n_steps=20,
-    )
     started = time.monotonic()
     last = folder / "last.ckpt"
-    with warnings.catch_warnings():
-        # An endless loader without a length, and one that resumes by sample number, are meant.
-        warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
-        warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
+    with _quiet_lightning():
+        trainer = L.Trainer(
+            accelerator=device,
+            devices=devices,
+            precision=_precision(config.precision, device),
+            max_steps=settings.steps,
+            max_epochs=-1,
+            accumulate_grad_batches=settings.accumulate,
+            gradient_clip_val=settings.clip_norm,
+            use_distributed_sampler=False,
+            callbacks=[timer, keeper, scores, *([] if quiet else [StepBar(name)])],
+            plugins=[AtomicCheckpointIO()],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            logger=_logger(folder),
+            default_root_dir=folder,
+            log_every_n_steps=20,
+        )
         trainer.fit(module, ckpt_path=str(last) if resume and last.exists() else None, weights_only=False)
-    finished = trainer.global_step >= settings.steps
+    finished = trainer.global_step >= settings.steps or scores.stopped
     if trainer.interrupted:
         raise KeyboardInterrupt
-    if trainer.is_global_zero:
-        if not finished:
-            trainer.save_checkpoint(last)
-        else:
-            best = scores.finish(trainer, module)
-            _export(config, out, {part: best[part] for part in module.stage.learns})
-            (folder / "finished").write_text(f"{trainer.global_step} steps\n", encoding="utf-8")
-    return TrainingReport(name, trainer.global_step, finished, scores.best, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    if not finished:
+        trainer.save_checkpoint(last)  # by all processes: they wait for each other in it
+    elif trainer.is_global_zero:
+        best = scores.finish(trainer, module)
+        _export(config, out, {part: best[part] for part in module.stage.learns})
+        about = {"steps": trainer.global_step, "seconds": round(seconds, 1), "scores": scores.best}
+        _record(config, data, out / "model", name, {**about, "precision": trainer.precision, "devices": devices})
+        (folder / "finished").write_text(f"{trainer.global_step} steps\n", encoding="utf-8")
+    trainer.strategy.barrier()
+    return TrainingReport(name, trainer.global_step, finished, scores.best, seconds)
 
 
 class ScoreLog(Callback):  # type: ignore[misc]
@@ -435,25 +501,45 @@ class ScoreLog(Callback):  # type: ignore[misc]
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.best: dict[str, float] = {}
+        self.stopped = False
+        """Whether the stage's patience has run out."""
         self._best_weights: dict[str, dict[str, Tensor]] = {}
         self._scored_step = -1
+        self._without_better = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs."""
-        return {"best": self.best, "weights": self._best_weights, "scored_step": self._scored_step}
+        return {
+            "best": self.best,
+            "weights": self._best_weights,
+            "scored_step": self._scored_step,
+            "without_better": self._without_better,
+            "stopped": self.stopped,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
         self.best, self._best_weights = state_dict["best"], state_dict["weights"]
         self._scored_step = state_dict["scored_step"]
+        # Checkpoints of older versions lack these two.
+        self._without_better = state_dict.get("without_better", 0)
+        self.stopped = state_dict.get("stopped", False)
+
+    def on_train_start(self, trainer: L.Trainer, module: StageModule) -> None:
+        """A run that was killed after its patience had run out has nothing left to do."""
+        trainer.should_stop = trainer.should_stop or self.stopped
 
     def on_train_batch_end(self, trainer: L.Trainer, module: StageModule, *_: Any) -> None:
         """Score every `validate_every` steps, and at the last one."""
         step, settings = trainer.global_step, module.settings
         due = step % settings.validate_every == 0 or step == settings.steps
-        if due and step != self._scored_step and trainer.is_global_zero:
+        if due and step != self._scored_step:
             self._scored_step = step
-            self._score(trainer, module)
+            if trainer.is_global_zero:
+                self._score(trainer, module)
+                self.stopped = settings.patience is not None and self._without_better >= settings.patience
+            self.stopped = trainer.strategy.broadcast(self.stopped)
+            trainer.should_stop = trainer.should_stop or self.stopped
 
     def finish(self, trainer: L.Trainer, module: StageModule) -> dict[str, nn.Module]:
         """Return the learnt networks with the weights that scored best."""
@@ -466,8 +552,10 @@ class ScoreLog(Callback):  # type: ignore[misc]
 
     def _score(self, trainer: L.Trainer, module: StageModule) -> None:
         scores, rows = module.score()
+        self._without_better += 1
         if not self.best or scores["score"] > self.best["score"]:
             self.best = {"step": trainer.global_step, **scores}
+            self._without_better = 0
             self._best_weights = {
                 name: {key: value.detach().cpu().clone() for key, value in module.kept(name).state_dict().items()}
                 for name in module.stage.learns
@@ -477,14 +565,71 @@ class ScoreLog(Callback):  # type: ignore[misc]
                 module.log(f"held_out/{name}", value, rank_zero_only=True)
         _append_row(self.folder / "scores.csv", {"step": trainer.global_step, **scores})
         if rows:
-            _save_rows(self.folder / "pictures" / f"{trainer.global_step:07d}.png", rows)
+            sheet = _sheet_of(rows)
+            path = self.folder / "pictures" / f"{trainer.global_step:07d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(sheet).save(path)
+            if trainer.logger is not None:
+                tag = "held_out/" + "-".join(module.columns)
+                trainer.logger.experiment.add_image(tag, sheet, trainer.global_step, dataformats="HWC")
+
+
+class StepBar(Callback):  # type: ignore[misc]
+    """A bar on stderr: stage, steps done of all, loss, time gone and left."""
+
+    def __init__(self, stage: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeElapsedColumn as TimeGoneColumn
+        from rich.progress import TimeRemainingColumn as TimeLeftColumn
+
+        self._stage = stage
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}"),
+            TimeGoneColumn(),
+            TextColumn("gone,"),
+            TimeLeftColumn(),
+            TextColumn("left"),
+            console=Console(stderr=True),
+        )
+        self._task: Any = None
+
+    def on_train_start(self, trainer: L.Trainer, module: StageModule) -> None:
+        """Show the bar, of a resumed run from where it goes on."""
+        if trainer.is_global_zero:
+            # Done steps of an earlier run must not count as fast ones.
+            self._task = self._bar.add_task(self._stage, total=module.settings.steps, loss="-")
+            self._bar.update(self._task, completed=trainer.global_step)
+            self._bar.start()
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: StageModule, *_: Any) -> None:
+        """Move it on."""
+        if self._task is not None:
+            loss = trainer.progress_bar_metrics.get("loss")
+            shown = "-" if loss is None else f"{float(loss):.4g}"
+            self._bar.update(self._task, completed=trainer.global_step, loss=shown)
+
+    def on_train_end(self, trainer: L.Trainer, module: StageModule) -> None:
+        """Leave it as it is."""
+        self._bar.stop()
+
+    def on_exception(self, trainer: L.Trainer, module: StageModule, exception: BaseException) -> None:
+        """Leave it as it is; the error is told below it."""
+        self._bar.stop()
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):  # type: ignore[misc]
     """Writes a checkpoint beside its name and renames it: a kill while writing leaves the previous one whole."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write `checkpoint` to `path`."""
+        """Write `checkpoint` to `path`.
+
+        Raises:
+            OutputError: if it cannot be written; the previous checkpoint stays as it was.
+        """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_suffix(".unfinished")
@@ -494,9 +639,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):  # type: ignore[misc]
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.replace(target)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # torch.save tells a full disk by a RuntimeError
             unfinished.unlink(missing_ok=True)
-            raise OutputError(f"checkpoint {target} cannot be written ({error}); free some room") from error
+            reason = " ".join(str(error).split())
+            raise OutputError(f"checkpoint {target} cannot be written ({reason}); free some room") from error
 
 
 def _open_run(out: Path, config: TrainConfig, stages: Sequence[StageName], *, resume: bool) -> None:
@@ -533,6 +679,87 @@ def _export(config: TrainConfig, out: Path, learnt: dict[str, nn.Module]) -> Non
         for name, network in networks.items():
             _take_over(network, folder / name, stage="export")
         make_pipeline(config, networks).save_pretrained(folder)
+
+
+def _record(config: TrainConfig, data: TrainingData, folder: Path, stage: StageName, about: dict[str, Any]) -> None:
+    """Write beside the weights how they came to be: recipe, data, versions, commit, and each stage's scores."""
+    path = folder / RECORD
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    recipe = config.model_dump(mode="json")
+    del recipe["data"]["base"]  # where the data lay on this machine says nothing on another
+    record = {
+        "recipe": recipe,
+        "data": {
+            "sha256": data.fingerprint(),
+            "pairs": len(data.pairs),
+            "held_out_pairs": len(data.held_pairs),
+            "clear_images": len(data.cloudless),
+            "procedural_images": len(data.terrain),
+        },
+        "versions": _versions(),
+        "commit": _commit(),
+        "stages": {**earlier.get("stages", {}), stage: about},
+    }
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in RECORDED_PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def _commit() -> str | None:
+    """Return the git commit of declouder's own source, "+changes" if it was edited; None if it is installed."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(here), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        if not git("ls-files", Path(__file__).name):
+            return None  # a folder inside some other repository
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", str(here)) else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+@contextlib.contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's advertisements and hints to itself; its errors come through."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            # An endless loader without a length, and one that resumes by sample number, are meant.
+            warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+            warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _one_line_errors(out: Path) -> Iterator[None]:
+    """Turn what a loader process or a full disk says into one line."""
+    try:
+        yield
+    except DataError as error:
+        # A loader process sends its whole traceback as the message; the last line is what was raised.
+        lines = str(error).strip().splitlines()
+        if len(lines) < 2:
+            raise
+        raise DataError(lines[-1].removeprefix(f"{DataError.__module__}.{DataError.__name__}: ")) from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OutputError(f"{out}: no space is left; free some room and go on with --resume") from error
 
 
 def _ramped_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
@@ -583,18 +810,23 @@ def _logger(folder: Path) -> Any:
 
 def _append_row(path: Path, row: dict[str, float]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
+    earlier: list[dict[str, Any]] = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            # A run that was killed after its last checkpoint comes by some steps a second time.
+            earlier = [old for old in csv.DictReader(file) if int(old["step"]) < row["step"]]
+    unfinished = path.with_suffix(".unfinished")
+    with unfinished.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(row))
-        if new:
-            writer.writeheader()
+        writer.writeheader()
+        writer.writerows(earlier)
         writer.writerow({key: value if key == "step" else f"{value:.5f}" for key, value in row.items()})
+    unfinished.replace(path)
 
 
-def _save_rows(path: Path, rows: Sequence[Tensor]) -> None:
-    """Write rows of images, (C, H, k*W) in [0, 1], as one PNG of the first three bands."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _sheet_of(rows: Sequence[Tensor]) -> NDArray[np.uint8]:
+    """Return rows of images, (C, H, k*W) in [0, 1], as one image (H, W, 3) of the first three bands."""
     width = min(row.shape[-1] for row in rows)
     sheet = torch.cat([row[:3, :, :width] for row in rows], dim=1).permute(1, 2, 0).numpy()
     rgb = sheet if sheet.shape[2] == 3 else np.repeat(sheet[:, :, :1], 3, axis=2)
-    Image.fromarray(Scaling.of_dtype(np.uint8).to_dn(rgb * 2 - 1, np.uint8)).save(path)
+    return Scaling.of_dtype(np.uint8).to_dn(rgb * 2 - 1, np.uint8)

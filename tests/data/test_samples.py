@@ -5,6 +5,8 @@ import pytest
 from PIL import Image
 
 from declouder.config import DataConfig, StageConfig
+from declouder.data.pairs import read_image
+from declouder.data.resize import resize_bicubic
 from declouder.data.samples import BatchNumbers, StageSamples, TrainingData
 from declouder.errors import DataError
 
@@ -122,5 +124,49 @@ def test_twins_of_different_sizes_are_named(tmp_path):
 
 def test_another_number_of_bands_is_named(tmp_path):
     write_pairs(tmp_path, mode="L")
-    with pytest.raises(DataError, match=r"has 1 bands, the recipe's model.bands names 3"):
+    with pytest.raises(DataError, match=r"has 1 bands \(grey\), the recipe's model.bands names 3"):
         data_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("mode", "told"), [("L", r"1 bands \(grey\)"), ("RGBA", r"4 bands \(an alpha or near infrared\)")]
+)
+def test_grey_and_alpha_images_are_refused_by_name(tmp_path, mode, told):
+    write_pairs(tmp_path)
+    for kind in ("cloud", "label"):
+        Image.new(mode, (40, 32)).save(tmp_path / "set" / "train" / kind / "3.png")
+    with pytest.raises(DataError, match=rf"cloud/3\.png has {told}, the recipe's model\.bands names 3"):
+        data_of(tmp_path)
+
+
+def test_whole_images_are_resized_as_the_paper_does(tmp_path):
+    data = data_of(write_pairs(tmp_path, size=(64, 64)), size=32)
+    clear = StageSamples(data, stage(augment={"flips": "none"}), seed=0)[0]["clear"]
+    assert clear.shape == (3, 32, 32)
+    paths = data.clear.paths
+    wanted = [resize_bicubic(read_image(p).transpose(2, 0, 1).astype(np.float32), 32, 32) for p in paths]
+    levels = (clear + 1) * 127.5
+    assert min(np.abs(levels - np.clip(image, 0, 255)).max() for image in wanted) <= 0.51
+
+
+def test_images_that_do_not_fit_into_memory_are_read_anew_and_are_the_same(tmp_path):
+    write_pairs(tmp_path)
+    kept, anew, half = (data_of(tmp_path, cache_gb=gb) for gb in (1, 0, 20e-6))
+    assert (anew.cloudy.bytes, half.cloudy.bytes) == (0, 5 * 3 * 32 * 40)
+    for number in range(6):
+        for other in (anew, half):
+            a, b = (StageSamples(data, stage(patch_px=16), seed=0)[number] for data in (kept, other))
+            assert np.array_equal(a["cloudy"], b["cloudy"])
+            assert np.array_equal(a["clear"], b["clear"])
+
+
+def test_values_outside_the_range_given_are_black_and_white(tmp_path):
+    data = data_of(write_pairs(tmp_path), range=(50, 150))
+    image = read_image(data.clear.paths[0])[0, :, 0].astype(float)
+    assert np.allclose(data.clear.unit(0)[0, 0], np.clip((image - 50) / 100, 0, 1), atol=1e-6)
+
+
+def test_generated_images_of_another_size_than_whole_pairs_are_named(tmp_path):
+    data = data_of(write_pairs(tmp_path), procedural=2, synthetic_share=0.5)
+    with pytest.raises(DataError, match=r"is 32 x 40, others are 96 x 96; .* set patch_px"):
+        StageSamples(data, stage(), seed=0)

@@ -22,10 +22,28 @@ from declouder.errors import OptionError
 
 SHOWN = ("psnr", "ssim", "lpips")
 
+SplitOption = Annotated[str, typer.Option(help="Part of the data.", metavar="NAME")]
+SetOption = Annotated[
+    str | None,
+    typer.Option("--set", help="Its name in the catalog; without it found by folder name.", metavar="NAME"),
+]
+BandsOption = Annotated[
+    str | None, typer.Option(help="rgb, or rgbn to join the near infrared's own tree.", metavar="BANDS")
+]
+ExcludeOption = Annotated[Path | None, typer.Option(help="File of names to leave out, one a line.", metavar="LIST")]
+LimitOption = Annotated[int | None, typer.Option(help="So many images only, spread over the list.", metavar="N")]
+BackboneOption = Annotated[
+    Path | None,
+    typer.Option(help="AlexNet's weights for LPIPS; else torch hub's cache is searched.", metavar="FILE"),
+]
+DownloadOption = Annotated[
+    bool, typer.Option("--lpips-download", help="Download them if they are nowhere on this machine.")
+]
+
 
 @app.command()
 def evaluate(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder that holds SPLIT/{cloud,label}.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="The data set's folder: SPLIT/{cloud,label}.")],
     out: Annotated[Path, typer.Option(help="Scores as JSON; .csv and .md go beside it.", metavar="FILE")],
     model: Annotated[
         str | None,
@@ -35,18 +53,32 @@ def evaluate(
         Path | None, typer.Option(help="Score these finished images in place of a model.", metavar="DIR")
     ] = None,
     cloudy: Annotated[bool, typer.Option("--cloudy", help="Score the cloudy images themselves.")] = False,
-    split: Annotated[str, typer.Option(help="Part of the data.", metavar="NAME")] = "test",
-    exclude: Annotated[
-        Path | None, typer.Option(help="File of names to leave out, one a line.", metavar="LIST")
+    name: Annotated[str | None, typer.Option(help="How tables call the method.", metavar="NAME")] = None,
+    split: SplitOption = "test",
+    set_name: SetOption = None,
+    bands: BandsOption = None,
+    exclude: ExcludeOption = None,
+    limit: LimitOption = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="Cloud masks named as the images, above 0 where cloud.", metavar="DIR"),
+    ] = None,
+    data_range: Annotated[
+        float | None,
+        typer.Option(help="Span of the numbers, such as 10000; without it the data type's.", metavar="SPAN"),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="As for remove.", metavar="N")] = None,
     sampler: Annotated[str | None, typer.Option(help="As for remove.", metavar="NAME")] = None,
+    samples: Annotated[
+        int, typer.Option(help="Draws an image; from 2 on their spread is held against the error.", metavar="N")
+    ] = 1,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
-    lpips_backbone: Annotated[
-        Path | None,
-        typer.Option(help="AlexNet's weights for LPIPS; else torch hub's cache is searched.", metavar="FILE"),
+    keep_images: Annotated[
+        Path | None, typer.Option(help="Keep the images that `declouder report` shows.", metavar="DIR")
     ] = None,
+    lpips_backbone: BackboneOption = None,
+    lpips_download: DownloadOption = False,
     overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -62,20 +94,24 @@ def evaluate(
 
     method: Any
     if outputs is not None:
-        method = evaluation.OutputsMethod(outputs, name=outputs.name)
+        method = evaluation.OutputsMethod(outputs, name=name or outputs.resolve().name)
     elif cloudy:
-        method = evaluation.CloudyMethod()
+        method = evaluation.CloudyMethod(name=name or evaluation.CloudyMethod.name)
     else:
         pipeline = loaded_pipeline(model, sampler, device)
-        method = evaluation.ModelMethod(pipeline, num_inference_steps=steps, seed=seed, name=model or "shipped")
-    with _progress(quiet) as show:
+        method = evaluation.ModelMethod(
+            pipeline, num_inference_steps=steps, seed=seed, samples=samples, name=name or model_name(model)
+        )
+    with progress(quiet) as show:
         result = evaluation.evaluate(
-            data,
+            selection(data, split, set_name, bands, exclude, limit),
             method,
             out=out,
-            split=split,
-            exclude=exclude,
+            masks=masks,
+            keep=keep_images,
+            data_range=data_range,
             lpips_backbone=lpips_backbone,
+            download_backbone=lpips_download,
             overwrite=overwrite,
             on_image=show,
         )
@@ -86,8 +122,24 @@ def evaluate(
         typer.echo(f"wrote {out}")
 
 
-class _progress:
-    """A bar with running means on stderr; inside, a function for `evaluation.evaluate`."""
+def selection(
+    data: Path, split: str, set_name: str | None, bands: str | None, exclude: Path | None, limit: int | None
+) -> Any:
+    """Return the `evaluation.Selection` of the options that say which images."""
+    from declouder.evaluation import Selection
+
+    if bands not in (None, "rgb", "rgbn"):
+        raise OptionError(f"--bands is {bands!r}; give rgb or rgbn")
+    return Selection(data, split, set_name, bands, exclude, limit)  # type: ignore[arg-type]
+
+
+def model_name(model: str | None) -> str:
+    """Return how tables call a --model option: never a path, which means nothing elsewhere."""
+    return "shipped model" if model is None else Path(model).resolve().name if Path(model).exists() else model
+
+
+class progress:
+    """A bar with running means on stderr; inside, it is called as `evaluation.evaluate`'s on_image."""
 
     def __init__(self, quiet: bool) -> None:
         from rich.console import Console
@@ -102,14 +154,21 @@ class _progress:
             disable=quiet,
         )
         self._task = self._bar.add_task("", total=None)
+        self._title = ""
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> progress:
         self._bar.start()
-        return self._show
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def _show(self, done: int, total: int, means: Mapping[str, float | None]) -> None:
+    def begin(self, title: str) -> None:
+        """Begin another run of images under a title."""
+        self._title = f"{title} "
+        self._bar.update(self._task, completed=0, total=None, description=title)
+
+    def __call__(self, done: int, total: int, means: Mapping[str, float | None]) -> None:
+        """Show how many images are done and their means so far."""
         shown = [f"{name} {means[name]:.4g}" for name in SHOWN if means.get(name) is not None]
-        self._bar.update(self._task, completed=done, total=total, description=" ".join(shown))
+        self._bar.update(self._task, completed=done, total=total, description=self._title + " ".join(shown))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ from typing import Annotated
 import typer
 
 from declouder.cli.app import DebugOption, OverwriteOption, app
-from declouder.errors import OutputError
+from declouder.errors import ModelError, OutputError
 
 
 @app.command()
@@ -60,7 +61,7 @@ def info(
     ] = None,
     debug: DebugOption = False,
 ) -> None:
-    """Tell what a model folder holds: bands, networks and their sizes, how it samples by default."""
+    """Tell what a model folder holds: bands, networks and their sizes, how it samples, how it was trained."""
     from diffusers.utils.logging import disable_progress_bar
 
     from declouder.pipeline import SHIPPED_MODEL, CloudRemovalPipeline
@@ -79,3 +80,27 @@ def info(
         f"sampling    {type(pipeline.scheduler).__name__}, {settings.num_inference_steps} steps, strength"
         f" {settings.strength:g}, w in [{settings.w_bounds[0]:g}, {settings.w_bounds[1]:g}]"
     )
+    _tell_training(Path(model or SHIPPED_MODEL) / "training.json")
+
+
+def _tell_training(path: Path) -> None:
+    """Print what training has written beside the weights; nothing where it has not."""
+    if not path.exists():
+        return
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        recipe, data, versions = record["recipe"], record["data"], record["versions"]
+        typer.echo(f"recipe      {recipe['name']}, seed {recipe['seed']}; commit {record['commit'] or 'unknown'}")
+        typer.echo(
+            f"data        {data['pairs']} pairs and {data['held_out_pairs']} held out, {data['clear_images']} clear"
+            f" images, sha256 {data['sha256']}"
+        )
+        typer.echo(f"versions    {', '.join(f'{name} {number}' for name, number in versions.items())}")
+        for name, stage in record["stages"].items():
+            scores = ", ".join(f"{k} {v:.4g}" for k, v in stage["scores"].items() if k not in ("step", "score"))
+            typer.echo(
+                f"{name:<11} {stage['steps']} steps in {stage['seconds']:.0f} s, {stage['precision']}; kept that of"
+                f" step {stage['scores'].get('step', '-')}: {scores}"
+            )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path} is no record of a training ({error!r}); remove it, or train again") from None

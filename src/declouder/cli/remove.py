@@ -60,6 +60,37 @@ def remove(
         typer.Option(help="Of neighbouring windows; an eighth of a window without it.", metavar="PX"),
     ] = None,
     batch: Annotated[int, typer.Option(help="Windows that go through the model at once.", metavar="N")] = 1,
+    mask: Annotated[
+        str,
+        typer.Option(
+            help="Where the cloud is, so that all else stays as it is: a raster, auto (an estimate), or none.",
+            metavar="FILE|auto|none",
+        ),
+    ] = "none",
+    mask_kind: Annotated[
+        str,
+        typer.Option(help="What FILE holds: values, landsat-qa or sentinel2-scl.", metavar="KIND"),
+    ] = "values",
+    mask_values: Annotated[
+        str | None,
+        typer.Option(help="Values of FILE that are cloud, such as 1,2; without it all but 0.", metavar="LIST"),
+    ] = None,
+    feather: Annotated[
+        int, typer.Option(help="The mask is grown by so much, and fades out there.", metavar="PX")
+    ] = 8,
+    provenance: Annotated[
+        Path | None,
+        typer.Option(help="Raster to write of what was made up: changed, w, spread.", metavar="FILE"),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Draws whose spread goes into the provenance.", metavar="N")] = 1,
+    cog: Annotated[bool, typer.Option("--cog", help="Write a cloud-optimised GeoTIFF with overviews.")] = False,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(help="Refuse larger scenes; 10,000,000,000 without it.", metavar="N"),
+    ] = None,
+    allow_outside: Annotated[
+        bool, typer.Option("--allow-outside", help="A VRT may read files outside its own folder.")
+    ] = False,
     overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -69,17 +100,30 @@ def remove(
     A GeoTIFF comes back with its CRS, data type, nodata, tags and other bands; of several inputs each goes to
     the output folder under its own name (JPEG as PNG).
     """
+    from declouder.masks import MaskChoice
+    from declouder.raster import MOST_PIXELS
     from declouder.scene import SceneOptions, remove_from_scene
 
     options = SceneOptions(
         steps=steps,
         seed=seed,
-        bands=_parsed_bands(bands),
+        bands=_parsed_numbers("--bands", bands),
         scale=_parsed_scale(scale),
         window_px=window,
         overlap_px=overlap,
         batch=batch,
         overwrite=overwrite,
+        mask=MaskChoice(
+            source=mask if mask in ("auto", "none") else Path(mask),
+            kind=mask_kind,
+            values=_parsed_numbers("--mask-values", mask_values),
+            feather_px=feather,
+        ),
+        provenance=provenance,
+        samples=samples,
+        cog=cog,
+        max_pixels=MOST_PIXELS if max_pixels is None else max_pixels,
+        allow_outside=allow_outside,
     )
     check_device_name(device)
     jobs, made_folder = _planned(inputs, output, options)
@@ -112,8 +156,9 @@ def _planned(inputs: Sequence[Path], output: Path, options: SceneOptions) -> tup
     """Return what goes where, every input opened, every output checked; and whether a folder was made."""
     from declouder import raster
 
-    many = len(inputs) > 1 or inputs[0].is_dir()
-    sources = _images_in(inputs[0]) if many and len(inputs) == 1 else list(inputs)
+    is_folder = inputs[0].is_dir() and not raster.is_safe(inputs[0])
+    many = len(inputs) > 1 or is_folder
+    sources = _images_in(inputs[0]) if is_folder and len(inputs) == 1 else list(inputs)
     made_folder = many and not output.exists()
     if made_folder:
         if output.suffix.lower() in raster.OUTPUT_DRIVERS:
@@ -122,6 +167,8 @@ def _planned(inputs: Sequence[Path], output: Path, options: SceneOptions) -> tup
     elif many:
         raster.check_folder(output)
     jobs = [_Job(source, output / raster.output_name(source) if many else output) for source in sources]
+    if many and options.provenance is not None:
+        raise OptionError("--provenance names one file; give one input, or a run for each")
     taken: dict[Path, Path] = {}
     for job in jobs:
         if job.output in taken:
@@ -129,8 +176,13 @@ def _planned(inputs: Sequence[Path], output: Path, options: SceneOptions) -> tup
         taken[job.output] = job.source
         if not made_folder:
             raster.check_output(job.output, sources=sources, overwrite=options.overwrite)
-        with raster.open_raster(job.source) as reader:
-            raster.check_fits(job.output, reader.info)
+        with raster.open_raster(
+            job.source, max_pixels=options.max_pixels, allow_outside=options.allow_outside
+        ) as reader:
+            raster.check_fits(job.output, reader.info, cog=options.cog)
+            if isinstance(options.mask.source, Path):
+                with raster.open_aligned(options.mask.source, reader.info):
+                    pass
             if options.bands and max(options.bands) > reader.info.count:
                 numbers = ",".join(map(str, options.bands))
                 raise RasterError(
@@ -143,21 +195,25 @@ def _planned(inputs: Sequence[Path], output: Path, options: SceneOptions) -> tup
 
 
 def _images_in(folder: Path) -> list[Path]:
-    from declouder.raster import INPUT_SUFFIXES
+    from declouder.raster import INPUT_SUFFIXES, is_safe
 
-    found = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in INPUT_SUFFIXES)
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in INPUT_SUFFIXES and (path.is_file() or is_safe(path))
+    )
     if not found:
         raise RasterError(f"{folder} holds no image; wanted files with one of {', '.join(INPUT_SUFFIXES)}")
     return found
 
 
-def _parsed_bands(text: str | None) -> tuple[int, ...] | None:
+def _parsed_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise OptionError(f"--bands is {text!r}; give band numbers with commas, such as 3,2,1") from None
+        raise OptionError(f"{option} is {text!r}; give numbers with commas, such as 3,2,1") from None
 
 
 def _parsed_scale(text: str) -> Scaling | None:

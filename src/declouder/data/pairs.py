@@ -1,14 +1,15 @@
-"""Folders of images to pairs: the layout of RICE, `ROOT/{train,test}/{cloud,label}/NAME`.
+"""Folders of images to pairs, and pairs to pixels.
 
 A cloudy image and its clear twin share a name without its ending. The numbers in the names matter: in the
 benchmark sets neighbouring numbers show the same ground, so a part of train is held out in whole blocks of
-numbers, never at random.
+numbers, never at random. Where a set keeps its folders is catalog.py's matter.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from declouder.errors import DataError
+from declouder.errors import DataError, RasterError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 
@@ -30,24 +31,79 @@ class Pair:
     """Unique among the pairs of one data set: the file's name without its ending."""
     cloudy_path: Path
     clear_path: Path
+    cloudy_nir_path: Path | None = None
+    """The near infrared where it is a file of its own: a grey image, joined as the last band."""
+    clear_nir_path: Path | None = None
+    mask_path: Path | None = None
+    """The cloud mask that some sets bring: above 0 where cloud."""
+
+    def read_cloudy(self) -> NDArray[Any]:
+        """Return the cloudy image, near infrared joined: (H, W, C) in its own dtype and DN."""
+        return read_bands(self.cloudy_path, self.cloudy_nir_path)
+
+    def read_clear(self) -> NDArray[Any]:
+        """Return the clear image, near infrared joined: (H, W, C) in its own dtype and DN."""
+        return read_bands(self.clear_path, self.clear_nir_path)
 
 
 def find_pairs(root: Path, split: str) -> list[Pair]:
     """Return the pairs of `root/split/{cloud,label}`, sorted by number, then by name.
 
+    A set without such folders is parted by its `root/split.txt`, if it has one.
+
     Raises:
         DataError: if a folder is missing or empty, or an image has no twin.
     """
-    folder = root / split
-    cloudy, clear = (_images_by_name(folder / kind) for kind in ("cloud", "label"))
-    for found, other, kind in ((cloudy, clear, "label"), (clear, cloudy, "cloud")):
+    if not (root / split).is_dir() and (root / "split.txt").is_file():
+        from declouder.data.catalog import set_pairs  # which is built on this module
+
+        return set_pairs(root, split)
+    return pair_up(root / split / "cloud", root / split / "label")
+
+
+def pair_up(
+    cloudy_folder: Path,
+    clear_folder: Path,
+    *,
+    nir: tuple[Mapping[str, Path], ...] | None = None,
+    masks: Mapping[str, Path] | None = None,
+) -> list[Pair]:
+    """Return the pairs of two folders, sorted by number, then by name.
+
+    Args:
+        cloudy_folder, clear_folder: twins have one name, without its ending.
+        nir: near infrared of the cloudy and of the clear images by name; every image must have one.
+        masks: cloud masks by name; an image may lack one.
+
+    Raises:
+        DataError: if a folder is missing or empty, or an image has no twin.
+    """
+    cloudy, clear = images_by_name(cloudy_folder), images_by_name(clear_folder)
+    for found, other, folder in ((cloudy, clear, clear_folder), (clear, cloudy, cloudy_folder)):
         lonely = [name for name in found if name not in other]
         if lonely:
             raise DataError(
-                f"{found[lonely[0]]} has no twin in {folder / kind} ({len(lonely)} of {len(found)} images lack"
+                f"{found[lonely[0]]} has no twin in {folder} ({len(lonely)} of {len(found)} images lack"
                 f" one); give both the same name"
             )
-    return [Pair(name, cloudy[name], clear[name]) for name in sorted(cloudy, key=_number_first)]
+    for images, infrared in zip((cloudy, clear), nir or (), strict=False):
+        lonely = [name for name in images if name not in infrared]
+        if lonely:
+            raise DataError(
+                f"{images[lonely[0]]} has no near infrared ({len(lonely)} of {len(images)} images lack it); give"
+                f" it the same name in the tree of the near infrared"
+            )
+    return [
+        Pair(
+            name,
+            cloudy[name],
+            clear[name],
+            nir[0][name] if nir else None,
+            nir[1][name] if nir else None,
+            (masks or {}).get(name),
+        )
+        for name in sorted(cloudy, key=number_first)
+    ]
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -80,7 +136,7 @@ def hold_out(pairs: Sequence[Pair], *, share: float, block: int) -> tuple[list[P
     """
     blocks: dict[int, list[Pair]] = {}
     for position, pair in enumerate(pairs):
-        number = _number(pair.name)
+        number = number_in(pair.name)
         blocks.setdefault((position if number is None else number) // block, []).append(pair)
     if len(blocks) < 2:
         raise DataError(
@@ -101,12 +157,32 @@ def hold_out(pairs: Sequence[Pair], *, share: float, block: int) -> tuple[list[P
     return training, [pair for number in sorted(held) for pair in blocks[number]]
 
 
-def read_image(path: Path) -> NDArray[Any]:
-    """Return an image as (H, W, C) in its own dtype and DN.
+def read_bands(path: Path, nir_path: Path | None = None) -> NDArray[Any]:
+    """Return an image, and as its last band the first channel of another: (H, W, C) in its own dtype and DN.
 
     Raises:
-        DataError: if the file is missing or is no image.
+        DataError: if a file cannot be read, or the two differ in size or type.
     """
+    image = read_image(path)
+    if nir_path is None:
+        return image
+    nir = read_image(nir_path)[:, :, :1]
+    if nir.shape[:2] != image.shape[:2] or nir.dtype != image.dtype:
+        raise DataError(
+            f"{nir_path} is {nir.shape[0]} x {nir.shape[1]} {nir.dtype}, its colours {path} are {image.shape[0]} x"
+            f" {image.shape[1]} {image.dtype}; both must have one size and type"
+        )
+    return np.concatenate([image, nir], axis=2)
+
+
+def read_image(path: Path) -> NDArray[Any]:
+    """Return an image as (H, W, C) in its own dtype and DN; a TIFF may have any number of bands.
+
+    Raises:
+        DataError: if the file is missing, is no image, or a TIFF has pixels without data.
+    """
+    if path.suffix.lower() in (".tif", ".tiff"):
+        return _read_tiff(path)
     try:
         with Image.open(path) as image:
             pixels = np.asarray(image if image.mode != "P" else image.convert("RGB"))
@@ -117,7 +193,28 @@ def read_image(path: Path) -> NDArray[Any]:
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
-def _images_by_name(folder: Path) -> dict[str, Path]:
+def fingerprint(pairs: Sequence[Pair]) -> str:
+    """Return the sha256 of the names and bytes of all images of all pairs."""
+    digest = hashlib.sha256()
+    for pair in pairs:
+        files = {
+            "cloud": pair.cloudy_path,
+            "label": pair.clear_path,
+            "cloud-nir": pair.cloudy_nir_path,
+            "label-nir": pair.clear_nir_path,
+        }
+        for kind, path in files.items():
+            if path is not None:
+                digest.update(f"{pair.name}/{kind} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def images_by_name(folder: Path) -> dict[str, Path]:
+    """Return the images below a folder by name: the path from there, without its ending.
+
+    Raises:
+        DataError: if the folder is missing or empty, or two images have one name.
+    """
     images = find_images(folder)
     by_name: dict[str, Path] = {}
     for path in images:
@@ -128,11 +225,28 @@ def _images_by_name(folder: Path) -> dict[str, Path]:
     return by_name
 
 
-def _number(name: str) -> int | None:
+def _read_tiff(path: Path) -> NDArray[Any]:
+    from declouder.raster import open_raster
+
+    try:
+        with open_raster(path) as reader:
+            rows, columns = slice(0, reader.info.height), slice(0, reader.info.width)
+            pixels, valid = reader.read(rows, columns), reader.read_valid(rows, columns)
+    except RasterError as error:
+        raise DataError(f"{path} cannot be read as an image ({error}); replace or remove the file") from None
+    if not valid.all():
+        share = 100 * (1 - float(valid.mean()))
+        raise DataError(f"{path} has {share:.1f} % of its pixels without data (nodata, NaN or mask); cut them off")
+    return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+
+
+def number_in(name: str) -> int | None:
+    """Return the last number in a name, or None."""
     digits = re.findall(r"\d+", name)
     return int(digits[-1]) if digits else None
 
 
-def _number_first(name: str) -> tuple[int, str]:
-    number = _number(name)
+def number_first(name: str) -> tuple[int, str]:
+    """Return what to sort names by: their number, then their letters."""
+    number = number_in(name)
     return (-1 if number is None else number, name)

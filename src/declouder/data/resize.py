@@ -1,19 +1,33 @@
 """Antialiased bicubic resizing, as the paper's preprocessing does it (MATLAB's `imresize`).
 
-Keys' kernel with a = -0.5, widened by the scale when an image shrinks, without rounding or clipping, so that
-over- and undershoot survive. At the borders the kernel is cut and renormalised where `imresize` mirrors.
+Keys' kernel with a = -0.5, widened by the scale when an image shrinks, the image mirrored at its borders;
+without rounding or clipping, so that over- and undershoot survive.
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+KERNEL_RADIUS = 2
+"""Of the bicubic kernel, in pixels of the smaller image."""
 
 
 def resize_bicubic(image: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
     """Return (C, height, width) float32 for `image`: (C, H, W) float32 of any range."""
     if image.shape[-2:] == (height, width):
         return image
-    bands = [Image.fromarray(np.ascontiguousarray(band)) for band in image]  # mode "F": floats stay floats
-    return np.stack([np.asarray(band.resize((width, height), Image.Resampling.BICUBIC)) for band in bands])
+    rows, columns = image.shape[-2:]
+    # Pillow cuts the kernel at the image's border; in a mirrored margin it finds all that it asks for.
+    top, left = _margin(rows, height), _margin(columns, width)
+    wide = np.pad(image, ((0, 0), (top, top), (left, left)), mode="symmetric")
+    box = (left, top, left + columns, top + rows)
+    bands = [Image.fromarray(np.ascontiguousarray(band)) for band in wide]  # mode "F": floats stay floats
+    return np.stack([np.asarray(band.resize((width, height), Image.Resampling.BICUBIC, box)) for band in bands])
+
+
+def _margin(size: int, wanted: int) -> int:
+    return math.ceil(KERNEL_RADIUS * max(1.0, size / wanted)) + 1

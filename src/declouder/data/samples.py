@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from declouder.config import DataConfig, StageConfig
 from declouder.data.augment import crop_patch, flip, vary_cloud_strength, vary_color
+from declouder.data.catalog import set_pairs
 from declouder.data.clouds import simulate_clouds
-from declouder.data.pairs import Pair, find_images, find_pairs, hold_out, read_image
+from declouder.data.pairs import Pair, find_images, fingerprint, hold_out, read_bands
 from declouder.data.resize import resize_bicubic
 from declouder.data.terrain import make_terrain
 from declouder.errors import DataError
@@ -39,37 +40,75 @@ class Sample(TypedDict):
 
 
 class ImagePool:
-    """Images in memory, in their own dtype, read once: (C, H, W) arrays.
+    """Images in their own dtype, (C, H, W) arrays, kept in memory once read as far as they may.
 
     Loader processes that are forked share what was read before.
+
+    Args:
+        paths: the images.
+        bands: how many each must have.
+        nir_paths: the near infrared of each where it is a file of its own.
+        size_px: side that whole images are resized to; None leaves them as they are.
+        dn_range: DN that are black and white; None takes the dtype's range.
+        keep_bytes: images beyond this much memory are read anew each time.
+
+    Raises:
+        DataError: if an image cannot be read, is of another number of bands, or holds NaN.
     """
 
-    def __init__(self, paths: Sequence[Path], bands: int) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        bands: int,
+        *,
+        nir_paths: Sequence[Path | None] | None = None,
+        size_px: int | None = None,
+        dn_range: tuple[float, float] | None = None,
+        keep_bytes: float = float("inf"),
+    ) -> None:
         self.paths = list(paths)
-        self._images = [self._read(path, bands) for path in self.paths]
+        self._nir_paths = list(nir_paths) if nir_paths is not None else [None] * len(self.paths)
+        self._bands = bands
+        self._size_px = size_px
+        self._scaling = None if dn_range is None else Scaling(*dn_range)
+        self._images: dict[int, NDArray[Any]] = {}
+        self._shapes: list[tuple[int, int]] = []
+        self.bytes = 0
+        # Every image is read once now: one that cannot be used is found before hours of training.
+        for index in range(len(self.paths)):
+            image = self._read(index)
+            self._shapes.append((image.shape[1], image.shape[2]))
+            if self.bytes + image.nbytes <= keep_bytes:
+                self._images[index] = image
+                self.bytes += image.nbytes
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def unit(self, index: int) -> NDArray[np.float32]:
         """Return image `index` as float32 in [0, 1]."""
-        image = self._images[index]
-        return (Scaling.of_dtype(image.dtype).to_model(image) + np.float32(1)) / np.float32(2)
+        image = self._images.get(index)
+        if image is None:
+            image = self._read(index)
+        scaling = self._scaling or Scaling.of_dtype(image.dtype)
+        return (scaling.to_model(image) + np.float32(1)) / np.float32(2)
 
     def shape(self, index: int) -> tuple[int, int]:
         """Return (height, width) of image `index`."""
-        height, width = self._images[index].shape[-2:]
-        return height, width
+        return self._shapes[index]
 
-    @staticmethod
-    def _read(path: Path, bands: int) -> NDArray[Any]:
-        image = read_image(path)
-        if image.shape[2] != bands:
+    def _read(self, index: int) -> NDArray[Any]:
+        path = self.paths[index]
+        image = read_bands(path, self._nir_paths[index])
+        if image.shape[2] != self._bands:
             raise DataError(
-                f"{path} has {image.shape[2]} bands, the recipe's model.bands names {bands}; convert the image"
-                f" or change model.bands"
+                f"{path} has {image.shape[2]} bands{_kind_of(image.shape[2])}, the recipe's model.bands names"
+                f" {self._bands}; convert the image or change model.bands"
             )
-        return np.ascontiguousarray(image.transpose(2, 0, 1))
+        if image.dtype.kind == "f" and not np.isfinite(image).all():
+            raise DataError(f"{path} holds NaN or infinity; replace or remove the file")
+        image = np.ascontiguousarray(image.transpose(2, 0, 1))
+        return image if self._size_px is None else _resized(image, self._size_px)
 
 
 class TrainingData:
@@ -83,26 +122,53 @@ class TrainingData:
     def __init__(self, data: DataConfig, *, band_names: Sequence[str], seed: int) -> None:
         self.band_names = list(band_names)
         self.synthetic_share = data.synthetic_share
-        train: list[Pair] = []
-        held: list[Pair] = []
-        for root in data.pairs:
-            kept, out = hold_out(
-                find_pairs(data.base / root, "train"), share=data.hold_out, block=data.hold_out_block
+        self.pairs: list[Pair] = []
+        self.held_pairs: list[Pair] = []
+        for source in data.pairs:
+            found = set_pairs(
+                data.base / source.root,
+                "train",
+                name=source.set,
+                bands=source.bands,
+                exclude=_below(data.base, source.exclude or data.exclude),
+                split_list=_below(data.base, source.split),
             )
-            train += kept
-            held += out
-        bands = len(self.band_names)
-        self.cloudy = ImagePool([pair.cloudy_path for pair in train], bands)
-        self.clear = ImagePool([pair.clear_path for pair in train], bands)
-        self.held_cloudy = ImagePool([pair.cloudy_path for pair in held], bands)
-        self.held_clear = ImagePool([pair.clear_path for pair in held], bands)
-        for cloudy, clear in ((self.cloudy, self.clear), (self.held_cloudy, self.held_clear)):
-            _check_twin_sizes(cloudy, clear)
-        self.cloudless = ImagePool([p for folder in data.clear for p in find_images(data.base / folder)], bands)
+            kept, out = hold_out(found, share=data.hold_out, block=data.hold_out_block)
+            self.pairs += kept
+            self.held_pairs += out
+        self._bands = len(self.band_names)
+        self._data = data
+        self._room = data.cache_gb * 1e9
+        self.cloudy, self.clear = self._pools(self.pairs)
+        self.held_cloudy, self.held_clear = self._pools(self.held_pairs)
+        self.cloudless = self._pool([p for folder in data.clear for p in find_images(data.base / folder)])
         self.terrain = [
-            make_terrain(np.random.default_rng([seed, number]), PROCEDURAL_PX, PROCEDURAL_PX, bands=bands)
+            make_terrain(np.random.default_rng([seed, number]), PROCEDURAL_PX, PROCEDURAL_PX, bands=self._bands)
             for number in range(data.procedural)
         ]
+
+    def fingerprint(self) -> str:
+        """Return the sha256 of all pairs and clear images, names and bytes."""
+        clear = [Pair(path.name, path, path) for path in self.cloudless.paths]
+        return fingerprint([*self.pairs, *self.held_pairs, *clear])
+
+    def _pools(self, pairs: Sequence[Pair]) -> tuple[ImagePool, ImagePool]:
+        cloudy = self._pool([pair.cloudy_path for pair in pairs], [pair.cloudy_nir_path for pair in pairs])
+        clear = self._pool([pair.clear_path for pair in pairs], [pair.clear_nir_path for pair in pairs])
+        _check_twin_sizes(cloudy, clear)
+        return cloudy, clear
+
+    def _pool(self, paths: Sequence[Path], nir_paths: Sequence[Path | None] | None = None) -> ImagePool:
+        pool = ImagePool(
+            paths,
+            self._bands,
+            nir_paths=nir_paths,
+            size_px=self._data.size,
+            dn_range=self._data.range,
+            keep_bytes=self._room,
+        )
+        self._room -= pool.bytes
+        return pool
 
     def held_out(self, seed: int) -> list[Sample]:
         """Return the validation samples: whole held-out pairs, or a few synthetic ones where no pairs are."""
@@ -172,25 +238,30 @@ class StageSamples:
 
     def _check_sizes(self) -> None:
         """A batch needs images of one size: found now, not in the middle of a run."""
+        wanted = self.stage.patch_px and self.stage.patch_px * self.stage.downscale
+        first: tuple[int, int] | None = None
+        for name, (height, width) in self._sizes():
+            if wanted is not None and min(height, width) < wanted:
+                raise DataError(
+                    f"{name} is {height} x {width}, patches of {self.stage.patch_px} px made smaller by"
+                    f" {self.stage.downscale} need {wanted}; set a smaller patch_px"
+                )
+            first = first or (height, width)
+            if wanted is None and (height, width) != first:
+                raise DataError(
+                    f"{name} is {height} x {width}, others are {first[0]} x {first[1]}; whole images"
+                    f" need one size: set patch_px"
+                )
+
+    def _sizes(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        """Return name and (height, width) of every image that samples are cut from."""
         pools = [self.data.cloudy] if self.data.synthetic_share < 1 else []
         if self.data.synthetic_share > 0:
             pools.append(self.data.cloudless)
-        wanted = self.stage.patch_px and self.stage.patch_px * self.stage.downscale
-        first: tuple[int, int] | None = None
+            if self.data.terrain:
+                yield "a generated image (data.procedural)", (PROCEDURAL_PX, PROCEDURAL_PX)
         for pool in pools:
-            for index, path in enumerate(pool.paths):
-                shape = pool.shape(index)
-                if wanted is not None and min(shape) < wanted:
-                    raise DataError(
-                        f"{path} is {shape[0]} x {shape[1]}, patches of {self.stage.patch_px} px made smaller by"
-                        f" {self.stage.downscale} need {wanted}; set a smaller patch_px"
-                    )
-                first = first or shape
-                if wanted is None and shape != first:
-                    raise DataError(
-                        f"{path} is {shape[0]} x {shape[1]}, others are {first[0]} x {first[1]}; whole images"
-                        f" need one size: set patch_px"
-                    )
+            yield from ((str(path), pool.shape(index)) for index, path in enumerate(pool.paths))
 
 
 class BatchNumbers:
@@ -211,6 +282,23 @@ class BatchNumbers:
 
 def _signed(unit: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.ascontiguousarray(Scaling(0, 1).to_model(unit))
+
+
+def _below(base: Path, path: Path | None) -> Path | None:
+    return None if path is None else base / path
+
+
+def _kind_of(bands: int) -> str:
+    return {1: " (grey)", 2: " (grey and alpha)", 4: " (an alpha or near infrared)"}.get(bands, "")
+
+
+def _resized(image: NDArray[Any], size_px: int) -> NDArray[Any]:
+    """Resize (C, H, W) of any dtype to a square; integers are rounded and clipped, to fit into memory as such."""
+    resized = resize_bicubic(image.astype(np.float32), size_px, size_px)
+    if image.dtype.kind == "f":
+        return resized
+    limits = np.iinfo(image.dtype)
+    return np.clip(np.rint(resized), limits.min, limits.max).astype(image.dtype)
 
 
 def _check_twin_sizes(cloudy: ImagePool, clear: ImagePool) -> None:

@@ -1,0 +1,101 @@
+"""`declouder report`: files of scores as one page to look at. `declouder ablate`: which part brings what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from declouder.cli.app import (
+    DebugOption,
+    DeviceOption,
+    OverwriteOption,
+    QuietOption,
+    app,
+    check_device_name,
+    loaded_pipeline,
+)
+from declouder.cli.evaluate import (
+    BackboneOption,
+    BandsOption,
+    DownloadOption,
+    ExcludeOption,
+    LimitOption,
+    SetOption,
+    SplitOption,
+    progress,
+    selection,
+)
+
+
+@app.command()
+def report(
+    scores: Annotated[
+        list[Path], typer.Argument(metavar="SCORES...", help="Files that `declouder evaluate` wrote.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page.", metavar="FILE.html")],
+    title: Annotated[str | None, typer.Option(help="Of the page.", metavar="TEXT")] = None,
+    overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Make one HTML file of scores and images, which opens offline in any browser."""
+    from declouder.report import write_report
+
+    write_report(scores, out, overwrite=overwrite, title=title)
+    if not quiet:
+        typer.echo(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
+
+
+@app.command()
+def ablate(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="The data set's folder: SPLIT/{cloud,label}.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for tables, plot and scores.", metavar="DIR")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="A model's folder; without it the one that declouder brings.", metavar="DIR"),
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            help="Some of diffusion,weight,steps,sampler,start,seed; the reference always comes along.",
+            metavar="A,B",
+        ),
+    ] = None,
+    split: SplitOption = "test",
+    set_name: SetOption = None,
+    bands: BandsOption = None,
+    exclude: ExcludeOption = None,
+    limit: LimitOption = None,
+    device: DeviceOption = "auto",
+    lpips_backbone: BackboneOption = None,
+    lpips_download: DownloadOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Score a model sampled in many ways: a table, a plot, and whether the paper's claim holds.
+
+    The same command goes on where it was stopped.
+    """
+    check_device_name(device)
+
+    from declouder import ablation
+
+    groups = [name.strip() for name in only.split(",")] if only else []
+    ablation.rows(groups)  # a misspelt name is told before the model is loaded
+    pipeline = loaded_pipeline(model, None, device)
+    with progress(quiet) as show:
+        found = ablation.ablate(
+            selection(data, split, set_name, bands, exclude, limit),
+            pipeline,
+            out=out,
+            only=groups,
+            lpips_backbone=lpips_backbone,
+            download_backbone=lpips_download,
+            on_row=lambda place, total, row: show.begin(f"{place + 1}/{total} {row.group}: {row.label}"),
+            on_image=show,
+        )
+    if not quiet:
+        typer.echo(ablation.to_markdown(found))
+        typer.echo(f"wrote {out / 'ablation.md'}")

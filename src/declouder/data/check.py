@@ -1,0 +1,220 @@
+"""What a data set on the disk is: pairs, sizes, ranges, cloud, damage and duplicates.
+
+Nothing stops the check: what is wrong with a file is written down, with its path, and the check goes on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from declouder.data.catalog import BandChoice, Located, locate
+from declouder.data.duplicates import Duplicate, Look, find_duplicates, look_of
+from declouder.data.lists import SPLITS, read_split_list
+from declouder.data.pairs import Pair, images_by_name, number_first, read_image
+from declouder.errors import DataError
+from declouder.scaling import Scaling
+
+CLOUD_FROM = 0.03
+"""Share of the range from which the mean |cloudy - clear| over bands, blurred by 4 px, counts as cloud."""
+ALL = "all"
+"""Name of the one part of a set without a split."""
+
+
+@dataclass
+class PartReport:
+    """One split of a set: what its readable pairs are."""
+
+    pairs: int = 0
+    sizes: Counter[str] = field(default_factory=Counter)
+    """Such as "512 x 512", and how many pairs have it."""
+    bands: Counter[int] = field(default_factory=Counter)
+    dtypes: Counter[str] = field(default_factory=Counter)
+    low: float = float("inf")
+    """Smallest DN of all images."""
+    high: float = float("-inf")
+    cloud_shares: list[float] = field(default_factory=list)
+    masks: int = 0
+    """Pairs whose cloud share comes from a mask; of the others it is estimated from |cloudy - clear|."""
+
+    @property
+    def cloud_share(self) -> float:
+        """Mean share of cloud over the pairs, in [0, 1]."""
+        return float(np.mean(self.cloud_shares)) if self.cloud_shares else float("nan")
+
+
+@dataclass(frozen=True)
+class Key:
+    """A pair by its part and name."""
+
+    part: str
+    name: str
+
+    def __str__(self) -> str:
+        """Return such as test/12."""
+        return f"{self.part}/{self.name}"
+
+
+@dataclass
+class SetReport:
+    """A whole set."""
+
+    found: Located
+    parts: dict[str, PartReport] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    """One sentence each, with the file's path."""
+    notes: list[str] = field(default_factory=list)
+    """What is odd, but no fault of a file."""
+    duplicates: list[Duplicate] = field(default_factory=list)
+    """Pairs of `Key` whose clear images show the same ground."""
+
+    def to_leave_out(self, part: str) -> dict[str, str]:
+        """Return name -> reason of the pairs of `part` that repeat another part, or an earlier pair of `part`."""
+        reasons: dict[str, str] = {}
+        for duplicate in self.duplicates:
+            first, second = duplicate.first, duplicate.second
+            if first.part != second.part:
+                mine, other = (first, second) if first.part == part else (second, first)
+            else:
+                mine, other = second, first
+            # A pair whose twin is left out already need not go too.
+            gone = other.part == part and other.name in reasons
+            if mine.part == part and not gone:
+                reasons.setdefault(mine.name, f"same ground as {other}")
+        return dict(sorted(reasons.items(), key=lambda item: number_first(item[0])))
+
+
+def check_set(
+    root: Path,
+    *,
+    name: str | None = None,
+    bands: BandChoice | None = None,
+    on_pair: Callable[[int, int], None] | None = None,
+) -> SetReport:
+    """Read every image of a set and report what it is.
+
+    Args:
+        root, name, bands: as for `catalog.locate`.
+        on_pair: called with pairs done and pairs in all.
+
+    Raises:
+        DataError: if no layout of the set fits the folder.
+    """
+    report = SetReport(locate(root, name, bands=bands))
+    by_part = {part: _twins(report, part, bands) for part in _parts(report.found)}
+    by_part = _split_by_list(report, by_part)
+    total, done = sum(map(len, by_part.values())), 0
+    looks: list[Look] = []
+    for part, pairs in by_part.items():
+        report.parts[part] = PartReport()
+        for pair in pairs:
+            look = _check_pair(report, report.parts[part], Key(part, pair.name), pair)
+            looks += [] if look is None else [look]
+            done += 1
+            if on_pair is not None:
+                on_pair(done, total)
+    report.duplicates = find_duplicates(looks)
+    _compare_with_published(report)
+    return report
+
+
+def _parts(found: Located) -> tuple[str, ...]:
+    return tuple(s for s in SPLITS if found.folder(s, "cloud").is_dir()) if found.is_split else (ALL,)
+
+
+def _twins(report: SetReport, part: str, bands: BandChoice | None) -> list[Pair]:
+    """Return the complete pairs of a part; what lacks a twin becomes a problem."""
+    found = report.found
+    kinds = {"cloudy": ("cloud", False), "clear": ("label", False)}
+    if bands == "rgbn":
+        kinds |= {"cloudy_nir": ("cloud", True), "clear_nir": ("label", True)}
+    files: dict[str, dict[str, Path]] = {}
+    for key, (kind, nir) in kinds.items():
+        try:
+            files[key] = images_by_name(found.folder(part, kind, nir=nir))
+        except DataError as error:
+            report.problems.append(str(error))
+            files[key] = {}
+    names = sorted(set().union(*files.values()), key=number_first)
+    complete = [name for name in names if all(name in by_name for by_name in files.values())]
+    for key, (kind, nir) in kinds.items():
+        missing = [name for name in names if name not in files[key]]
+        if missing and files[key]:
+            shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            report.problems.append(
+                f"{found.folder(part, kind, nir=nir)} lacks {len(missing)} of {len(names)}: {shown}"
+            )
+    mask_folder = found.folder(part, "mask")
+    masks = images_by_name(mask_folder) if mask_folder.is_dir() else {}
+    return [
+        Pair(
+            name,
+            files["cloudy"][name],
+            files["clear"][name],
+            files["cloudy_nir"][name] if bands == "rgbn" else None,
+            files["clear_nir"][name] if bands == "rgbn" else None,
+            masks.get(name),
+        )
+        for name in complete
+    ]
+
+
+def _split_by_list(report: SetReport, by_part: dict[str, list[Pair]]) -> dict[str, list[Pair]]:
+    path = report.found.root / "split.txt"
+    if ALL not in by_part or not path.exists():
+        return by_part
+    split_of = read_split_list(path)
+    unlisted = [pair.name for pair in by_part[ALL] if pair.name not in split_of]
+    if unlisted:
+        report.problems.append(f"{path} lacks {len(unlisted)} pairs, the first is {unlisted[0]}")
+    return {split: [p for p in by_part[ALL] if split_of.get(p.name) == split] for split in SPLITS}
+
+
+def _check_pair(report: SetReport, part: PartReport, key: Key, pair: Pair) -> Look | None:
+    try:
+        cloudy, clear = pair.read_cloudy(), pair.read_clear()
+        for path, image in ((pair.cloudy_path, cloudy), (pair.clear_path, clear)):
+            if image.dtype.kind == "f" and not np.isfinite(image).all():
+                raise DataError(f"{path} holds NaN or infinity; replace or remove the file")
+        if cloudy.shape != clear.shape or cloudy.dtype != clear.dtype:
+            shapes = [f"{i.shape[0]} x {i.shape[1]} x {i.shape[2]} {i.dtype}" for i in (cloudy, clear)]
+            raise DataError(f"{pair.cloudy_path} is {shapes[0]}, its twin {pair.clear_path} {shapes[1]}")
+        cloud_share = _cloud_share(cloudy, clear) if pair.mask_path is None else _mask_share(pair.mask_path)
+    except DataError as error:
+        report.problems.append(str(error))
+        return None
+    part.pairs += 1
+    part.sizes[f"{clear.shape[0]} x {clear.shape[1]}"] += 1
+    part.bands[clear.shape[2]] += 1
+    part.dtypes[str(clear.dtype)] += 1
+    part.low = min(part.low, float(cloudy.min()), float(clear.min()))
+    part.high = max(part.high, float(cloudy.max()), float(clear.max()))
+    part.cloud_shares.append(cloud_share)
+    part.masks += pair.mask_path is not None
+    return look_of(key, clear)
+
+
+def _cloud_share(cloudy: NDArray[np.generic], clear: NDArray[np.generic]) -> float:
+    scaling = Scaling.of_dtype(clear.dtype)
+    difference = np.abs(scaling.to_model(cloudy) - scaling.to_model(clear)).mean(axis=2) / 2  # (H, W)
+    return float((gaussian_filter(difference, 4) >= CLOUD_FROM).mean())
+
+
+def _mask_share(path: Path) -> float:
+    return float((read_image(path)[:, :, 0] > 0).mean())
+
+
+def _compare_with_published(report: SetReport) -> None:
+    row = report.found.row
+    for split, published in row.counts.items():
+        here = sum(part.pairs for part in report.parts.values()) if split == ALL else report.parts.get(split)
+        count = here.pairs if isinstance(here, PartReport) else here
+        if count is not None and count != published:
+            which = "" if split == ALL else f" in {split}"
+            report.notes.append(f"{row.name} has {published} pairs{which} as published, here are {count}")

@@ -1,0 +1,91 @@
+"""Images that show the same ground: duplicates and near-duplicates, by a perceptual hash and a check.
+
+    hash     the signs of the 64 lowest frequencies (DCT-II) of a grey 32 x 32 thumbnail; Zauner 2010
+    check    correlation of the two images at 64 x 64 px over all bands, each with its own mean taken off
+
+Pairs of images whose hashes differ in few bits are candidates; those that the check confirms are reported.
+Found are re-encoded, re-scaled and differently lit copies. Not found: ground that overlaps in part, is turned
+or mirrored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.fft import dctn
+
+from declouder.data.resize import resize_bicubic
+from declouder.scaling import Scaling
+
+HASH_PX = 32
+CHECK_PX = 64
+CANDIDATE_BITS = 20
+"""Hashes of 64 bits that differ in at most this many belong to candidates."""
+SAME_CORRELATION = 0.9
+"""Correlation from which two images show the same ground. RICE's images of other ground stay below 0.75."""
+FLAT_DEVIATION = 0.008
+"""Deviation, of a range of 1, below which an image (sea, desert) has no pattern to know it by."""
+FLAT_DIFFERENCE = 0.002
+"""Flat images are the same if their pixels differ by less than this on average: copies, not likenesses."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is kept of an image to compare it with others."""
+
+    key: Any
+    """Whatever the caller knows the image by."""
+    signs: NDArray[np.float32]
+    """(64,) of -1 and 1: the perceptual hash."""
+    small: NDArray[np.float32]
+    """(C, 64, 64) in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """Two images that show the same ground; `first` came first."""
+
+    first: Any
+    second: Any
+    correlation: float
+    """1 for copies; nan for flat images, which were compared pixel by pixel."""
+
+
+def look_of(key: Any, image: NDArray[Any]) -> Look:
+    """Return the look of an image (H, W, C) of any dtype, in its dtype's range."""
+    unit = (Scaling.of_dtype(image.dtype).to_model(image.transpose(2, 0, 1)) + np.float32(1)) / np.float32(2)
+    small = resize_bicubic(unit, CHECK_PX, CHECK_PX)
+    grey = resize_bicubic(unit.mean(0, keepdims=True), HASH_PX, HASH_PX)[0]
+    low = dctn(grey, norm="ortho")[:9, :9].ravel()[1:65]  # the mean (0, 0) says nothing about the ground
+    return Look(key, np.where(low > np.median(low), 1, -1).astype(np.float32), small)
+
+
+def find_duplicates(looks: Iterable[Look]) -> list[Duplicate]:
+    """Return all pairs of looks that show the same ground, in the order of the looks."""
+    all_looks = list(looks)
+    if len(all_looks) < 2:
+        return []
+    signs = np.stack([look.signs for look in all_looks])
+    found = []
+    for number, look in enumerate(all_looks):
+        differing = (64 - signs[number + 1 :] @ signs[number]) / 2  # bits
+        for other in np.flatnonzero(differing <= CANDIDATE_BITS) + number + 1:
+            correlation = _same_ground(look.small, all_looks[other].small)
+            if correlation is not None:
+                found.append(Duplicate(look.key, all_looks[other].key, correlation))
+    return found
+
+
+def _same_ground(a: NDArray[np.float32], b: NDArray[np.float32]) -> float | None:
+    """Return the correlation of two images (C, 64, 64) that show the same ground, else None."""
+    if a.shape != b.shape:
+        return None
+    if min(a.std(axis=(1, 2)).mean(), b.std(axis=(1, 2)).mean()) < FLAT_DEVIATION:
+        return float("nan") if float(np.abs(a - b).mean()) < FLAT_DIFFERENCE else None
+    a, b = (image - image.mean(axis=(1, 2), keepdims=True) for image in (a, b))
+    correlation = float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
+    return correlation if correlation >= SAME_CORRELATION else None

@@ -1,0 +1,78 @@
+"""Text lists of images: which to leave out, and which are train or test.
+
+Two kinds, both with one entry a line and # before comments, so that they can be published beside a paper:
+
+    exclude list:   12              the pair named 12 is left out
+    split list:     test/12         the pair named 12 belongs to test
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from declouder.errors import DataError, OutputError
+
+SPLITS = ("train", "test")
+
+
+def read_exclude_list(path: Path) -> set[str]:
+    """Return the names that an exclude list holds.
+
+    Raises:
+        DataError: if the file is missing or cannot be read.
+    """
+    return {name for name, _ in _entries(path)}
+
+
+def read_split_list(path: Path) -> dict[str, str]:
+    """Return name -> "train" or "test" of a split list.
+
+    Raises:
+        DataError: if the file is missing, or a line is not of the form train/NAME or test/NAME.
+    """
+    split_of: dict[str, str] = {}
+    for entry, number in _entries(path):
+        split, slash, name = entry.partition("/")
+        if not slash or split not in SPLITS:
+            raise DataError(f"{path}, line {number} is {entry!r}; wanted train/NAME or test/NAME")
+        if split_of.setdefault(name, split) != split:
+            raise DataError(f"{path}, line {number}: {name} is in train and in test; keep one of the lines")
+    return split_of
+
+
+def write_exclude_list(path: Path, names: Mapping[str, str], *, heading: str) -> None:
+    """Write name -> reason as an exclude list; the reasons become comments.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    _write(path, heading, (f"{name}  # {reason}" for name, reason in names.items()))
+
+
+def write_split_list(path: Path, split_of: Mapping[str, str], *, heading: str) -> None:
+    """Write name -> "train" or "test" as a split list.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    _write(path, heading, (f"{split}/{name}" for name, split in split_of.items()))
+
+
+def _entries(path: Path) -> list[tuple[str, int]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; give a text file with one name a line") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as a list ({error}); give a text file") from None
+    stripped = ((line.split("#")[0].strip(), number) for number, line in enumerate(lines, start=1))
+    return [(entry, number) for entry, number in stripped if entry]
+
+
+def _write(path: Path, heading: str, lines: Iterable[str]) -> None:
+    text = "".join(f"# {line}\n" for line in heading.splitlines()) + "".join(f"{line}\n" for line in lines)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error}); choose another place") from None

@@ -1,0 +1,115 @@
+"""Clear images to a paired set: OUT/SPLIT/{cloud,label,mask}/NAME, for training and tests.
+
+Every image has a generator of its own, of the seed and the image's place in the sorted list, so that a set
+can be made again to the bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from declouder.data.clouds import CloudKind, simulate_clouds
+from declouder.data.pairs import images_by_name, number_first, read_image
+from declouder.errors import DataError, OutputError
+from declouder.scaling import Scaling
+
+
+def simulate_set(
+    clear: Path,
+    out: Path,
+    *,
+    split: str = "train",
+    per_image: int = 1,
+    kind: CloudKind | None = None,
+    cover: float | None = None,
+    band_names: Sequence[str] | None = None,
+    dn_range: tuple[float, float] | None = None,
+    seed: int = 0,
+    on_image: Callable[[int, int], None] | None = None,
+) -> int:
+    """Write a paired set of clear images under simulated clouds; return how many pairs.
+
+    Args:
+        clear: folder of clear images, subfolders too.
+        out: the set's folder. An 8-bit image of 1 or 3 bands becomes PNG; any other becomes a GeoTIFF, which
+            keeps the CRS and transform of a GeoTIFF.
+        split: "train" or "test".
+        per_image: how many cloudy images of each clear one; from two on their names end in -1, -2, ...
+        kind, cover, band_names: as for `clouds.simulate_clouds`.
+        dn_range: DN that are black and white; None takes the dtype's range.
+        seed: equal seeds give equal sets.
+        on_image: called with clear images done and in all.
+
+    Raises:
+        DataError: if there is no image, or one cannot be used.
+        OutputError: if `out/split` exists or cannot be written.
+    """
+    images = images_by_name(clear)
+    target = out / split
+    if target.exists():
+        raise OutputError(f"{target} exists; give another folder with -o")
+    written = 0
+    for place, name in enumerate(sorted(images, key=number_first)):
+        path = images[name]
+        dn = read_image(path)
+        if dn.dtype.kind == "f" and not np.isfinite(dn).all():
+            raise DataError(f"{path} holds NaN or infinity; replace or remove the file")
+        scaling = Scaling.of_dtype(dn.dtype) if dn_range is None else Scaling(*dn_range)
+        unit = (scaling.to_model(dn.transpose(2, 0, 1)) + np.float32(1)) / np.float32(2)
+        for repeat in range(per_image):
+            generator = np.random.default_rng([seed, place, repeat])
+            made = simulate_clouds(unit, generator, kind=kind, band_names=band_names, cover=cover)
+            cloudy_dn = scaling.to_dn(2 * made.cloudy - 1, dn.dtype).transpose(1, 2, 0)
+            called = name if per_image == 1 else f"{name}-{repeat + 1}"
+            for folder, image in (("cloud", cloudy_dn), ("label", dn)):
+                _write(target / folder / called, image, path)
+            mask = np.where(made.mask, 255, 0).astype(np.uint8)[:, :, None]
+            _write(target / "mask" / called, mask, path, as_png=True)
+            written += 1
+        if on_image is not None:
+            on_image(place + 1, len(images))
+    return written
+
+
+def _write(path: Path, dn: NDArray[Any], source: Path, *, as_png: bool = False) -> None:
+    """Write (H, W, C) as PNG, or as a GeoTIFF that lies where its source lies."""
+    # A name may hold dots; with_suffix would take the part after the last one for an ending.
+    png = as_png or (dn.dtype == np.uint8 and dn.shape[2] in (1, 3) and not _is_tiff(source))
+    target = path.with_name(path.name + (".png" if png else ".tif"))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if png:
+            _write_png(target, dn)
+            return
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written ({error}); free some room or choose another -o") from None
+    _write_tiff(target, dn, source)
+
+
+def _write_png(target: Path, dn: NDArray[np.uint8]) -> None:
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        Image.fromarray(dn[:, :, 0] if dn.shape[2] == 1 else dn).save(part, format="PNG")
+        part.replace(target)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _write_tiff(target: Path, dn: NDArray[Any], source: Path) -> None:
+    from declouder.raster import create_raster, open_raster
+
+    with open_raster(source) as reader, create_raster(target, like=reader.info) as writer:
+        writer.write(dn.transpose(2, 0, 1), slice(0, dn.shape[0]), slice(0, dn.shape[1]))
+
+
+def _is_tiff(path: Path) -> bool:
+    return path.suffix.lower() in (".tif", ".tiff")

@@ -1,0 +1,93 @@
+"""Knowing what was made up: a raster that says it pixel by pixel, and tags that say how.
+
+The provenance raster lies on the scene's grid, float32:
+
+    1 changed   share of the pixel that is synthesised: 0 untouched, 1 all of it, between in the feathered rim
+    2 w         share of the reference network's image in the fused x0 of the last step, mean over the bands
+    3 spread    standard deviation over `--samples N` draws in DN, mean over the bands (from two samples on)
+
+Where nothing was changed all are 0. The tags, on the output and on the provenance alike, begin with DECLOUDER_.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Container, Mapping
+from dataclasses import replace
+from typing import Any
+
+from declouder.raster import RasterInfo
+
+
+def provenance_info(like: RasterInfo, *, samples: int) -> RasterInfo:
+    """Return what the provenance raster of a scene says of itself."""
+    names = ("changed", "w", "spread")[: 2 if samples == 1 else 3]
+    count = len(names)
+    return replace(
+        like,
+        count=count,
+        dtype="float32",
+        nodata=None,
+        descriptions=names,
+        colors=("gray", *["undefined"] * (count - 1)),
+        units=("", "", "DN")[:count],
+        scales=(1.0,) * count,
+        offsets=(0.0,) * count,
+        tags={key: value for key, value in like.tags.items() if key is None},
+        band_tags=({},) * count,
+        compression="DEFLATE",
+        has_mask=False,
+    )
+
+
+def output_tags(key: Mapping[str, Any], *, masked: bool) -> dict[str, str]:
+    """Return the tags that say how a scene was made.
+
+    Args:
+        key: all that the result depends on, as the journal has it.
+        masked: whether only pixels under a mask were changed.
+    """
+    where = "under the cloud mask" if masked else "of the bands in DECLOUDER_BANDS"
+    return {
+        "DECLOUDER_NOTE": f"Pixels {where} are synthesised by a generative model; they were not observed.",
+        "DECLOUDER_VERSION": str(key["version"]),
+        "DECLOUDER_MODEL": f"sha256:{key['model']}",
+        "DECLOUDER_SAMPLER": "none" if key["sampler"] is None else str(key["sampler"]["name"]),
+        "DECLOUDER_STEPS": "" if key["steps"] is None else str(key["steps"]),
+        "DECLOUDER_SEED": str(key["seed"]),
+        "DECLOUDER_BANDS": ",".join(map(str, key["bands"])),
+        "DECLOUDER_SCALE": ",".join(f"{value:.17g}" for value in key["scale"]),
+        "DECLOUDER_MASK": key["mask"] if isinstance(key["mask"], str) else key["mask kind"][0],
+        "DECLOUDER_FEATHER_PX": str(key["feather"]),
+    }
+
+
+def model_digest(pipeline: Any) -> str:
+    """Return a SHA-256 over the weights and settings of a pipeline, but for its sampler: 64 hexadecimal digits."""
+    import torch
+
+    parts = getattr(pipeline, "components", {})
+    found = hashlib.sha256(_settings(pipeline.config, without=parts).encode())
+    for name, part in sorted(parts.items()):
+        if not hasattr(part, "state_dict"):
+            continue
+        found.update(f"{name} {type(part).__name__} {_settings(part.config)}".encode())
+        for key, tensor in sorted(part.state_dict().items()):
+            found.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def sampler_of(pipeline: Any) -> dict[str, Any]:
+    """Return a pipeline's sampler as JSON knows it: its name and settings."""
+    scheduler = getattr(pipeline, "scheduler", None)
+    settings = "{}" if scheduler is None else _settings(scheduler.config)
+    return {"name": type(scheduler).__name__, "settings": json.loads(settings)}
+
+
+def _settings(config: Any, *, without: Container[str] = ()) -> str:
+    # Private keys hold the folder it came from and the version of the library.
+    values = config if isinstance(config, Mapping) else vars(config)
+    public = {key: value for key, value in values.items() if not str(key).startswith("_") and key not in without}
+    return json.dumps(public, sort_keys=True, default=str)

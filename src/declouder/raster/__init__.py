@@ -1,0 +1,49 @@
+"""Rasters in and out, piece by piece: the only package that knows rasterio (GDAL).
+
+    with open_raster("in.tif") as reader, create_raster("out.tif", like=reader.info) as writer:
+        writer.write(reader.read(rows, cols), rows, cols)
+
+`RasterInfo` holds what a raster says of itself besides its pixels: CRS, transform, nodata, band names, tags.
+A new raster is made `like` it. It is written under a temporary name in the same folder and gets its own name
+when it is complete, so whoever sees `out.tif` sees all of it.
+"""
+
+from declouder.raster.gdal import DTYPES, INPUT_DRIVERS, INPUT_SUFFIXES, OUTPUT_DRIVERS
+from declouder.raster.info import RasterInfo, file_identity, with_tags
+from declouder.raster.reading import MOST_PIXELS, AlignedReader, RasterReader, open_aligned, open_raster
+from declouder.raster.sources import is_safe, vrt_of_bands
+from declouder.raster.writing import (
+    BLOCK_PX,
+    RasterWriter,
+    check_fits,
+    check_folder,
+    check_output,
+    create_raster,
+    output_name,
+    remove_stale_parts,
+)
+
+__all__ = [
+    "BLOCK_PX",
+    "DTYPES",
+    "INPUT_DRIVERS",
+    "INPUT_SUFFIXES",
+    "MOST_PIXELS",
+    "OUTPUT_DRIVERS",
+    "AlignedReader",
+    "RasterInfo",
+    "RasterReader",
+    "RasterWriter",
+    "check_fits",
+    "check_folder",
+    "check_output",
+    "create_raster",
+    "file_identity",
+    "is_safe",
+    "open_aligned",
+    "open_raster",
+    "output_name",
+    "remove_stale_parts",
+    "vrt_of_bands",
+    "with_tags",
+]

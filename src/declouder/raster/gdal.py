@@ -1,0 +1,59 @@
+"""How we use GDAL: its settings, its errors, the formats that are let in."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import rasterio
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.errors import RasterioError as GdalError
+
+# Without a handler Python prints GDAL's messages to stderr; our errors repeat what matters of them.
+logging.getLogger("rasterio").addHandler(logging.NullHandler())
+
+# GDAL's drivers by a file's first bytes. A closed list: GDAL itself would also open formats that name other
+# files (VRT) under any suffix.
+INPUT_DRIVERS = {
+    rb"II[*+]\0|MM\0[*+]": "GTiff",
+    rb"\x89PNG\r\n": "PNG",
+    rb"\xff\xd8\xff": "JPEG",
+    rb"RIFF....WEBP": "WEBP",
+    rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51": "JP2OpenJPEG",
+}
+INPUT_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".webp", ".jp2", ".vrt", ".safe")
+OUTPUT_DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".png": "PNG", ".webp": "WEBP"}
+DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+
+GDAL_ERRORS = (GdalError, CPLE_BaseError, OSError)
+_CACHE_BYTES = 64 * 2**20
+
+
+@contextmanager
+def gdal_settings(**options: Any) -> Iterator[None]:
+    """Settings for GDAL: bounded cache, no broken image passed off as whole, masks inside the file."""
+    with rasterio.Env(
+        GDAL_CACHEMAX=_CACHE_BYTES,  # the default grows with the machine
+        GDAL_ERROR_ON_LIBJPEG_WARNING=True,  # a truncated JPEG is grey from there on otherwise
+        GDAL_TIFF_INTERNAL_MASK=True,
+        **options,
+    ):
+        yield
+
+
+@contextmanager
+def not_georeferenced_is_fine() -> Iterator[None]:
+    """Let plain images pass without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+def one_line(error: BaseException) -> str:
+    """Return GDAL's reason in one line; rasterio often hides it in the exception's cause."""
+    reason = error.__cause__ or error
+    return " ".join(str(reason).split()) or type(error).__name__

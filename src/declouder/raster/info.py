@@ -1,0 +1,119 @@
+"""What a raster says of itself besides its pixels."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rasterio.enums import MaskFlags
+
+# Namespaces that GDAL makes up from the file's layout, or that travel by another way (RPC).
+_DERIVED_NAMESPACES = {
+    "IMAGE_STRUCTURE",
+    "DERIVED_SUBDATASETS",
+    "SUBDATASETS",
+    "RPC",
+    "TIFF",
+    "COLOR_PROFILE",
+}
+# Numbers about the old pixels would be wrong about the new ones.
+_STALE_TAGS = ("STATISTICS_", "TIFFTAG_MINSAMPLEVALUE", "TIFFTAG_MAXSAMPLEVALUE")
+
+Tags = dict[str | None, dict[str, str]]
+
+
+@dataclass(frozen=True)
+class RasterInfo:
+    """What a raster says of itself besides its pixels; lists have one entry a band."""
+
+    path: Path
+    driver: str
+    height: int
+    width: int
+    count: int
+    dtype: str
+    nodata: float | None
+    crs: Any
+    transform: Any
+    gcps: tuple[list[Any], Any]  # ground control points and their CRS
+    rpcs: Any
+    descriptions: tuple[str | None, ...]
+    colors: tuple[str, ...]  # names of rasterio's ColorInterp
+    units: tuple[str | None, ...]
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
+    tags: Tags  # by namespace; None is the default one
+    band_tags: tuple[Tags, ...]
+    compression: str | None
+    has_mask: bool  # a mask of its own, besides nodata and alpha
+
+    @property
+    def alpha(self) -> int | None:
+        """The 1-based number of the alpha band, if there is one."""
+        return self.colors.index("alpha") + 1 if "alpha" in self.colors else None
+
+    @property
+    def is_georeferenced(self) -> bool:
+        """Whether the raster says where on Earth it lies."""
+        return bool(self.crs or self.gcps[0] or self.rpcs or not self.transform.is_identity)
+
+
+def info_of(path: Path, dataset: Any) -> RasterInfo:
+    """Return what an open rasterio dataset says of itself."""
+    flags = dataset.mask_flag_enums[0]
+    return RasterInfo(
+        path=path,
+        driver=dataset.driver,
+        height=dataset.height,
+        width=dataset.width,
+        count=dataset.count,
+        dtype=dataset.dtypes[0],
+        nodata=dataset.nodata,
+        crs=dataset.crs,
+        transform=dataset.transform,
+        gcps=dataset.gcps,
+        rpcs=dataset.rpcs,
+        descriptions=dataset.descriptions,
+        colors=tuple(color.name for color in dataset.colorinterp),
+        units=dataset.units,
+        scales=dataset.scales,
+        offsets=dataset.offsets,
+        tags=_tags_of(dataset, 0),
+        band_tags=tuple(_tags_of(dataset, band) for band in dataset.indexes),
+        compression=dataset.compression.value if dataset.compression else None,
+        has_mask=MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags,
+    )
+
+
+def _tags_of(dataset: Any, band: int) -> Tags:
+    """Return the tags of a band (0: of the whole) by namespace, without what is about the old pixels."""
+    found: Tags = {}
+    for namespace in [None, *dataset.tag_namespaces(band)]:
+        # "xml:" namespaces hold one document instead of key=value pairs.
+        if namespace in _DERIVED_NAMESPACES or (namespace or "").startswith("xml:"):
+            continue
+        tags = dataset.tags(band, ns=namespace)
+        # `ns` and `bidx` cannot be passed on: they are rasterio's own arguments.
+        kept = {k: v for k, v in tags.items() if not k.startswith(_STALE_TAGS) and k not in {"ns", "bidx"}}
+        if kept:
+            found[namespace] = kept
+    return found
+
+
+def with_tags(info: RasterInfo, tags: dict[str, str]) -> RasterInfo:
+    """Return `info` with further tags in the default namespace."""
+    return replace(info, tags={**info.tags, None: {**info.tags.get(None, {}), **tags}})
+
+
+def file_identity(path: Path) -> dict[str, Any]:
+    """Return what tells a file's content from another's without reading all of it."""
+    found = path.stat()
+    if path.is_dir():
+        return {"folder": sorted(child.name for child in path.iterdir()), "changed_ns": found.st_mtime_ns}
+    with path.open("rb") as file:
+        start = file.read(2**16)
+        file.seek(max(0, found.st_size - 2**16))
+        ends = hashlib.sha256(start + file.read(2**16)).hexdigest()
+    return {"bytes": found.st_size, "changed_ns": found.st_mtime_ns, "ends": ends}

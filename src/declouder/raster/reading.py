@@ -1,0 +1,315 @@
+"""Rasters in, piece by piece, and checked before the first pixel is read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window as GdalWindow
+
+from declouder.errors import RasterError
+from declouder.raster.gdal import (
+    DTYPES,
+    GDAL_ERRORS,
+    gdal_settings,
+    not_georeferenced_is_fine,
+    one_line,
+)
+from declouder.raster.info import RasterInfo, info_of
+from declouder.raster.sources import check_source, opened_as
+
+MOST_PIXELS = 10**10
+"""A raster of more pixels (100,000 x 100,000) is refused unless more are asked for."""
+MOST_BANDS = 1024
+# Formats without blocks are decoded as a whole, or up to the place that is read.
+_MOST_PIXELS_AT_ONCE = 2**28
+_MOST_BLOCK_BYTES = 2**29
+_MOST_MASK_PIXELS = MOST_PIXELS
+
+
+@contextmanager
+def open_raster(
+    path: Path, *, max_pixels: int = MOST_PIXELS, allow_outside: bool = False
+) -> Iterator[RasterReader]:
+    """Open a raster for reading in pieces.
+
+    Args:
+        path: a file, or a Sentinel-2 folder (.SAFE).
+        max_pixels: height x width that are let in.
+        allow_outside: a VRT may name files outside its own folder.
+
+    Raises:
+        RasterError: if the file is missing, not an image we read, truncated, larger than allowed, a palette
+            image or of a complex dtype.
+    """
+    with _opened(path, allow_outside=allow_outside) as dataset:
+        try:
+            _check_size(path, dataset, max_pixels)
+            info = info_of(path, dataset)
+            _check_content(info)
+            _check_complete(path, dataset)
+        except GDAL_ERRORS as error:
+            raise _damaged(path, error) from error
+        yield RasterReader(info, dataset)
+
+
+@contextmanager
+def open_aligned(path: Path, like: RasterInfo) -> Iterator[AlignedReader]:
+    """Open the first band of a raster on the grid of another; on another grid it is resampled (nearest).
+
+    Raises:
+        RasterError: if it cannot be read, or nothing says how it lies over `like`.
+    """
+    with open_raster(path, max_pixels=_MOST_MASK_PIXELS) as reader, contextlib.ExitStack() as stack:
+        info, dataset = reader.info, reader.dataset
+        same_size = (info.height, info.width) == (like.height, like.width)
+        unplaced = info.crs is None or like.crs is None
+        if same_size and (unplaced or _same_grid(info, like)):
+            yield AlignedReader(path, dataset, dataset)
+            return
+        if unplaced:
+            raise RasterError(
+                f"mask {path} is {info.width} x {info.height} px without a place on Earth that could be compared, "
+                f"{like.path} is {like.width} x {like.height} px; give a mask of that size, or georeferenced ones"
+            )
+        grid = {"crs": like.crs, "transform": like.transform, "height": like.height, "width": like.width}
+        has_own = info.nodata is not None or info.alpha is not None or info.has_mask
+        try:
+            warped = stack.enter_context(
+                WarpedVRT(dataset, resampling=Resampling.nearest, add_alpha=not has_own, **grid)
+            )
+        except GDAL_ERRORS as error:
+            raise RasterError(
+                f"mask {path} cannot be laid over {like.path} ({one_line(error)}); give both the same grid"
+            ) from error
+        yield AlignedReader(path, dataset, warped)
+
+
+def _same_grid(info: RasterInfo, like: RasterInfo) -> bool:
+    """Return whether two rasters of one size lie on each other within a hundredth of a pixel."""
+    step = max(abs(like.transform.a), abs(like.transform.b))
+    corners = ((0, 0), (like.width, like.height))
+    return bool(info.crs == like.crs) and all(
+        abs(a - b) <= step / 100
+        for corner in corners
+        for a, b in zip(info.transform @ corner, like.transform @ corner, strict=True)
+    )
+
+
+@contextmanager
+def _opened(path: Path, *, allow_outside: bool) -> Iterator[Any]:
+    """Open a file with the one driver that its first bytes call for."""
+    check_source(path)
+    with gdal_settings(), not_georeferenced_is_fine():
+        name, driver = opened_as(path, allow_outside=allow_outside)
+        try:
+            dataset = rasterio.open(name, driver=driver)
+        except GDAL_ERRORS as error:
+            raise _damaged(path, error) from error
+        with dataset:
+            yield dataset
+
+
+def _damaged(path: Path, error: BaseException) -> RasterError:
+    return RasterError(f"{path} cannot be opened ({one_line(error)}); it is damaged or truncated: get it again")
+
+
+class RasterReader:
+    """Pixels of an open raster; made by `open_raster`."""
+
+    def __init__(self, info: RasterInfo, dataset: Any) -> None:
+        self.info = info
+        self.dataset = dataset
+
+    def read(self, rows: slice, cols: slice, bands: Sequence[int] | None = None) -> NDArray[Any]:
+        """Return DN of the 1-based `bands` (all by default): (C, rows, cols) in the raster's dtype."""
+        with self._reading(rows, cols):
+            window = GdalWindow.from_slices(rows, cols)
+            values: NDArray[Any] = self.dataset.read(_listed(bands), window=window)
+        return values
+
+    def read_valid(self, rows: slice, cols: slice, bands: Sequence[int] | None = None) -> NDArray[np.bool_]:
+        """Return where samples hold data, (C, rows, cols): no nodata, NaN, infinity, mask or transparency."""
+        hidden = []
+        if self.info.has_mask:
+            hidden.append(self.read_mask(rows, cols)[None] == 0)
+        if self.info.alpha is not None:
+            hidden.append(self.read(rows, cols, [self.info.alpha]) == 0)
+        return self._valid(self.read(rows, cols, bands), hidden)
+
+    def read_mask(self, rows: slice, cols: slice) -> NDArray[np.uint8]:
+        """Return the raster's own mask, (rows, cols), 0 or 255."""
+        with self._reading(rows, cols):
+            mask: NDArray[np.uint8] = self.dataset.dataset_mask(window=GdalWindow.from_slices(rows, cols))
+        return mask
+
+    def read_reduced(self, bands: Sequence[int], *, max_px: int = 1024) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Return the whole scene at a size of at most `max_px`, by leaving out pixels.
+
+        Returns:
+            DN (C, h, w) in the raster's dtype, and where they hold data (C, h, w).
+        """
+        info = self.info
+        step = max(1.0, max(info.height, info.width) / max_px)
+        shape = max(1, round(info.height / step)), max(1, round(info.width / step))
+        with self._reading(slice(0, info.height), slice(0, info.width)):
+            dn = self.dataset.read(list(bands), out_shape=(len(bands), *shape))
+            hidden = []
+            if info.has_mask:
+                hidden.append(self.dataset.dataset_mask(out_shape=shape)[None] == 0)
+            if info.alpha is not None:
+                hidden.append(self.dataset.read([info.alpha], out_shape=(1, *shape)) == 0)
+        return dn, self._valid(dn, hidden)
+
+    def _valid(self, dn: NDArray[Any], hidden: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+        """Return where `dn` (C, H, W) holds data; each of `hidden` is (1, H, W)."""
+        valid = np.ones(dn.shape, np.bool_)
+        if self.info.nodata is not None:
+            valid &= dn != self.info.nodata
+        if dn.dtype.kind == "f":
+            valid &= np.isfinite(dn)
+        for mask in hidden:
+            valid &= ~mask
+        return valid
+
+    @contextmanager
+    def _reading(self, rows: slice, cols: slice) -> Iterator[None]:
+        try:
+            yield
+        except GDAL_ERRORS as error:
+            where = f"rows {rows.start}..{rows.stop}, columns {cols.start}..{cols.stop}"
+            raise RasterError(
+                f"{self.info.path} cannot be read at {where} ({one_line(error)}); "
+                "the file is damaged or truncated: get it again"
+            ) from error
+
+
+class AlignedReader:
+    """The first band of a raster on another's grid; made by `open_aligned`."""
+
+    def __init__(self, path: Path, dataset: Any, aligned: Any) -> None:
+        self.path = path
+        self.dtype: str = dataset.dtypes[0]
+        self._dataset, self._aligned = dataset, aligned
+
+    def read(self, rows: slice, cols: slice) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Return values and where there are any, (rows, cols) each."""
+        window = GdalWindow.from_slices(rows, cols)
+        return self._read(self._aligned, window=window)
+
+    def read_reduced(self, *, max_px: int = 1024) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Return the raster itself, on its own grid, at a size of at most `max_px`, by leaving out pixels."""
+        size = self._dataset.height, self._dataset.width
+        step = max(1.0, max(size) / max_px)
+        return self._read(self._dataset, out_shape=tuple(max(1, round(length / step)) for length in size))
+
+    def _read(self, dataset: Any, **part: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        try:
+            return dataset.read(1, **part), dataset.dataset_mask(**part) > 0
+        except GDAL_ERRORS as error:
+            raise RasterError(
+                f"mask {self.path} cannot be read ({one_line(error)}); it is damaged or truncated: get it again"
+            ) from error
+
+
+def _check_size(path: Path, dataset: Any, max_pixels: int) -> None:
+    """Refuse what would take more memory or time than any scene needs, before a pixel is read."""
+    pixels, size = dataset.height * dataset.width, f"{dataset.width} x {dataset.height} px"
+    if pixels > max_pixels:
+        raise RasterError(f"{path} claims {size}; if that is right, allow it with --max-pixels {pixels}")
+    if dataset.count > MOST_BANDS:
+        raise RasterError(f"{path} claims {dataset.count} bands; give an image of at most {MOST_BANDS}")
+    if dataset.driver in {"PNG", "JPEG", "WEBP"} and pixels > _MOST_PIXELS_AT_ONCE:
+        raise RasterError(
+            f"{path} is a {dataset.driver} image of {size}, too large to be decoded as a whole; "
+            "convert it: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE IN OUT.tif"
+        )
+    if dataset.driver != "GTiff":
+        return
+    height, width = dataset.block_shapes[0]
+    together = dataset.count if dataset.interleaving and dataset.interleaving.name == "pixel" else 1
+    if height * width * together * np.dtype(dataset.dtypes[0]).itemsize > _MOST_BLOCK_BYTES:
+        raise RasterError(
+            f"{path} is stored in blocks of {width} x {height} px, too large for memory; "
+            "store it in tiles: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE IN OUT.tif"
+        )
+    blocks = -(-dataset.height // height) * -(-dataset.width // width)
+    # Its table alone takes so much; a file that claims more is made to keep us busy.
+    if blocks > 2**16 and 2 * blocks > path.stat().st_size:
+        raise RasterError(
+            f"{path} claims {blocks} blocks, more than its bytes can list; it is damaged: get it again"
+        )
+
+
+def _check_content(info: RasterInfo) -> None:
+    if info.dtype.startswith("complex"):
+        raise RasterError(
+            f"{info.path} holds complex numbers ({info.dtype}), not an optical image; "
+            "convert it to real numbers first"
+        )
+    if info.dtype not in DTYPES:
+        raise RasterError(f"{info.path} is of dtype {info.dtype}; convert it to one of {', '.join(DTYPES)}")
+    if "palette" in info.colors:
+        raise RasterError(
+            f"{info.path} is a palette image, its pixels are numbers of colours; "
+            "expand it first: gdal_translate -expand rgb IN OUT.tif"
+        )
+
+
+def _check_complete(path: Path, dataset: Any) -> None:
+    """Find a truncated file before hours of work: every block of a TIFF must end inside the file.
+
+    PNG, JPEG and WebP have no table of blocks; they are small, and read once as a whole.
+    """
+    if dataset.driver == "GTiff":
+        wanted_bytes = end_of_last_block(dataset)
+        if wanted_bytes > path.stat().st_size:
+            raise RasterError(
+                f"{path} is truncated: its pixels need {wanted_bytes} bytes, "
+                f"the file has {path.stat().st_size}; get it again"
+            )
+    elif dataset.driver == "PNG" and not _png_is_whole(path):
+        raise RasterError(f"{path} is truncated: it has no end mark (IEND); get it again")
+    elif dataset.driver in {"PNG", "JPEG", "WEBP"}:
+        reader = RasterReader(info_of(path, dataset), dataset)
+        for row in range(0, dataset.height, 256):
+            reader.read(slice(row, min(row + 256, dataset.height)), slice(0, dataset.width))
+
+
+def _png_is_whole(path: Path) -> bool:
+    """Walk over the chunks (length, name, data, checksum) to the last one; GDAL takes a PNG without it."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            if head[4:] == b"IEND":
+                return True
+            file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+    return False
+
+
+def end_of_last_block(dataset: Any) -> int:
+    """Return how many bytes a GeoTIFF must have for all its blocks."""
+    end = 0
+    for band in dataset.indexes if dataset.interleaving.name == "band" else [1]:
+        block_height, block_width = dataset.block_shapes[band - 1]
+        for y in range(-(-dataset.height // block_height)):
+            for x in range(-(-dataset.width // block_width)):
+                # A sparse block has no offset.
+                offset = dataset.get_tag_item(f"BLOCK_OFFSET_{x}_{y}", "TIFF", bidx=band)
+                if offset is not None:
+                    size = dataset.get_tag_item(f"BLOCK_SIZE_{x}_{y}", "TIFF", bidx=band)
+                    end = max(end, int(offset) + int(size or 0))
+    return end
+
+
+def _listed(bands: Sequence[int] | None) -> list[int] | None:
+    return None if bands is None else list(bands)

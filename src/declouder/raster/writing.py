@@ -1,0 +1,276 @@
+"""Rasters out, piece by piece: under a temporary name first, under their own when they are complete."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp
+from rasterio.windows import Window as GdalWindow
+
+from declouder.errors import OutputError
+from declouder.raster.gdal import (
+    DTYPES,
+    GDAL_ERRORS,
+    OUTPUT_DRIVERS,
+    gdal_settings,
+    not_georeferenced_is_fine,
+    one_line,
+)
+from declouder.raster.info import RasterInfo
+from declouder.raster.reading import end_of_last_block
+
+log = logging.getLogger(__name__)
+
+BLOCK_PX = 256
+"""Height and width of the blocks of what we write."""
+# What a source's compression may be for the output to keep it: the lossy ones would harm bands that pass
+# through.
+_LOSSLESS = ("DEFLATE", "LZW", "ZSTD", "LZMA")
+
+
+@contextmanager
+def create_raster(
+    output: Path, like: RasterInfo, *, overwrite: bool = False, cog: bool = False
+) -> Iterator[RasterWriter]:
+    """Create a raster with the size and properties of `like`; it appears when the block ends well.
+
+    All is written to a GeoTIFF first. PNG, WebP and, with `cog`, cloud-optimised GeoTIFF with its overviews cannot
+    be written in pieces; they are made of that in the end.
+
+    Raises:
+        OutputError: if it cannot be written; then nothing is left behind.
+    """
+    check_output(output, sources=[like.path], overwrite=overwrite)
+    check_fits(output, like, cog=cog)
+    driver = "COG" if cog else OUTPUT_DRIVERS[output.suffix.lower()]
+    if driver in {"PNG", "WEBP"} and like.is_georeferenced:
+        log.warning("%s cannot say where it lies on Earth; write a .tif to keep that", output)
+    part = output.with_name(f".{output.name}.{os.getpid()}.part")
+    image = part.with_name(part.name + output.suffix.lower())
+    profile = _profile(like, final=driver == "GTiff")
+    try:
+        # Without PAM GDAL writes no .aux.xml beside the output.
+        with gdal_settings(GDAL_PAM_ENABLED=False), not_georeferenced_is_fine():
+            with _writing(output):
+                dataset = rasterio.open(part, "w", **profile)
+            try:
+                with _writing(output):
+                    _describe(dataset, like)
+                yield RasterWriter(output, dataset)
+            finally:
+                with _writing(output):
+                    dataset.close()
+            with _writing(output):
+                with rasterio.open(part) as written:
+                    complete = end_of_last_block(written) <= part.stat().st_size
+                # GDAL does not raise when the disk is full as it closes a file.
+                if not complete:
+                    raise OutputError(f"{output} could not be written in full; is the disk full?")
+                if driver != "GTiff":
+                    rasterio.shutil.copy(part, image, driver=driver, **_copy_options(driver, profile))
+        with _writing(output):
+            _publish(part if driver == "GTiff" else image, output, overwrite=overwrite)
+    finally:
+        for path in (part, image, *_overviews_in_the_making(image)):
+            path.unlink(missing_ok=True)
+
+
+def remove_stale_parts(output: Path) -> None:
+    """Delete what a killed run left of an unfinished `output`; the caller knows that no other run writes it."""
+    prefix, suffixes = f".{output.name}.", {"", output.suffix.lower()}
+    for path in output.parent.iterdir():
+        middle = path.name.removeprefix(prefix)
+        number, mark, rest = middle.partition(".part")
+        is_ours = path.name.startswith(prefix) and number.isdigit() and bool(mark)
+        if is_ours and (rest in suffixes or rest.endswith((".ovr.tmp", ".tmp"))):
+            path.unlink(missing_ok=True)
+
+
+def _overviews_in_the_making(image: Path) -> Iterator[Path]:
+    """Yield what GDAL leaves beside a cloud-optimised GeoTIFF when it fails half way."""
+    yield from (image.with_name(image.name + end) for end in (".ovr.tmp", ".msk.ovr.tmp", ".tmp"))
+
+
+def _copy_options(driver: str, profile: dict[str, Any]) -> dict[str, Any]:
+    """Return GDAL's creation options for a copy of the GeoTIFF that `profile` made."""
+    if driver == "WEBP":
+        return {"LOSSLESS": "YES"}
+    if driver == "COG":
+        return {
+            "COMPRESS": profile["compress"],
+            "PREDICTOR": "YES",
+            "BLOCKSIZE": 512,
+            "BIGTIFF": "IF_SAFER",
+            "OVERVIEW_RESAMPLING": "AVERAGE",
+            "STATISTICS": "NO",
+        }
+    return {}
+
+
+class RasterWriter:
+    """Takes the pixels of a new raster; made by `create_raster`."""
+
+    def __init__(self, output: Path, dataset: Any) -> None:
+        self._output = output
+        self._dataset = dataset
+
+    def write(self, dn: NDArray[Any], rows: slice, cols: slice) -> None:
+        """Write all bands, (C, rows, cols), in the raster's dtype."""
+        with _writing(self._output):
+            self._dataset.write(dn, window=GdalWindow.from_slices(rows, cols))
+
+    def write_mask(self, mask: NDArray[np.uint8], rows: slice, cols: slice) -> None:
+        """Write the raster's own mask, (rows, cols), 0 or 255."""
+        with _writing(self._output):
+            self._dataset.write_mask(mask, window=GdalWindow.from_slices(rows, cols))
+
+
+def check_output(output: Path, *, sources: Sequence[Path], overwrite: bool) -> None:
+    """Raise OutputError unless `output` is a place for a new file that is none of `sources`."""
+    if output.suffix.lower() not in OUTPUT_DRIVERS:
+        known = ", ".join(OUTPUT_DRIVERS)
+        lossy = "JPEG would lose detail; " if output.suffix.lower() in {".jpg", ".jpeg"} else ""
+        raise OutputError(f"{output} has no suffix that can be written; {lossy}use one of {known}")
+    if output.is_dir():
+        raise OutputError(f"{output} is a folder; give a file name in it, such as {output / 'clear.tif'}")
+    check_folder(output.parent)
+    for source in sources:
+        if output.resolve() == source.resolve() or (
+            output.exists() and source.exists() and output.samefile(source)
+        ):
+            raise OutputError(f"output {output} is the input {source} itself; give another name")
+    if output.exists() and not output.is_file():
+        raise OutputError(f"{output} is not a regular file; give another name")
+    if not overwrite and (output.exists() or output.is_symlink()):
+        raise OutputError(f"{output} exists already; give --overwrite to replace it, or another name")
+
+
+def check_folder(folder: Path) -> None:
+    """Raise OutputError unless files can be made in `folder`."""
+    if not folder.exists():
+        raise OutputError(f"the output folder {folder} does not exist; make it first: mkdir -p {folder}")
+    if not folder.is_dir():
+        raise OutputError(f"{folder} is a file, not a folder to write into; give another output")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"the output folder {folder} may not be written; give another one")
+
+
+def check_fits(output: Path, info: RasterInfo, *, cog: bool = False) -> None:
+    """Raise OutputError if the format of `output` cannot hold the bands and dtype of `info`."""
+    if cog and OUTPUT_DRIVERS[output.suffix.lower()] != "GTiff":
+        raise OutputError(f"{output} cannot be a cloud-optimised GeoTIFF; name it {output.with_suffix('.tif')}")
+    bands, dtypes, most_px = {
+        "GTiff": (range(1, 65536), DTYPES, 2**31 - 1),
+        "PNG": (range(1, 5), ("uint8", "uint16"), 2**31 - 1),
+        "WEBP": (range(3, 5), ("uint8",), 16383),
+    }[OUTPUT_DRIVERS[output.suffix.lower()]]
+    if info.count not in bands or info.dtype not in dtypes or max(info.height, info.width) > most_px:
+        raise OutputError(
+            f"{output} cannot hold {info.count} bands of {info.dtype}, {info.width} x {info.height} px; "
+            f"write {output.with_suffix('.tif')} instead"
+        )
+
+
+def output_name(source: Path) -> str:
+    """Return the name of the result of `source` in an output folder: its own, where that can be lossless."""
+    if source.suffix.lower() in OUTPUT_DRIVERS:
+        return source.name
+    return source.with_suffix(".png" if source.suffix.lower() in {".jpg", ".jpeg"} else ".tif").name
+
+
+def _profile(like: RasterInfo, *, final: bool) -> dict[str, Any]:
+    """Return rasterio's creation options; `final` is False for a GeoTIFF that only leads to a PNG or WebP."""
+    compression = (like.compression or "").upper()
+    profile: dict[str, Any] = {
+        "driver": "GTiff",
+        "height": like.height,
+        "width": like.width,
+        "count": like.count,
+        "dtype": like.dtype,
+        "compress": compression if compression in _LOSSLESS else "DEFLATE",
+        "tiled": True,
+        "blockxsize": BLOCK_PX,
+        "blockysize": BLOCK_PX,
+        "interleave": "pixel",
+        "bigtiff": "IF_SAFER",
+        "photometric": "RGB" if like.colors[:3] == ("red", "green", "blue") else "MINISBLACK",
+    }
+    if profile["compress"] != "LZMA":
+        profile["predictor"] = 3 if np.dtype(like.dtype).kind == "f" else 2
+    if profile["compress"] == "DEFLATE" and not final:
+        profile["zlevel"] = 1
+    if like.crs:
+        profile["crs"] = like.crs
+    if not like.transform.is_identity or like.crs:
+        profile["transform"] = like.transform
+    if like.nodata is not None and _can_hold(like.dtype, like.nodata):
+        profile["nodata"] = like.nodata
+    elif like.nodata is not None:
+        log.warning("nodata %g is no %s value, so no pixel can have it; left out", like.nodata, like.dtype)
+    return profile
+
+
+def _can_hold(dtype: str, value: float) -> bool:
+    kind = np.dtype(dtype)
+    return kind.kind == "f" or np.iinfo(kind).min <= value <= np.iinfo(kind).max
+
+
+def _describe(dataset: Any, like: RasterInfo) -> None:
+    """Give a new dataset all that its profile could not say."""
+    points, points_crs = like.gcps
+    if points:
+        dataset.gcps = (points, points_crs)
+    if like.rpcs:
+        dataset.rpcs = like.rpcs
+    dataset.colorinterp = [ColorInterp[name] for name in like.colors]
+    for band, description in enumerate(like.descriptions, start=1):
+        if description:
+            dataset.set_band_description(band, description)
+    # Set only where they say something: GDAL writes even the defaults into the file.
+    if any(like.units):
+        dataset.units = [unit or "" for unit in like.units]
+    if any(scale != 1 for scale in like.scales):
+        dataset.scales = like.scales
+    if any(like.offsets):
+        dataset.offsets = like.offsets
+    for band, by_namespace in enumerate([like.tags, *like.band_tags]):
+        for namespace, tags in by_namespace.items():
+            dataset.update_tags(band, ns=namespace, **tags)
+
+
+def _publish(part: Path, output: Path, *, overwrite: bool) -> None:
+    """Give the complete file its name."""
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    # Looked at again: hours may have passed.
+    check_output(output, sources=[], overwrite=overwrite)
+    part.replace(output)
+    with contextlib.suppress(OSError):  # some file systems have no folders to sync
+        folder = os.open(output.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    # Statistics, overviews and masks beside a file that was replaced are about its old pixels.
+    for suffix in (".aux.xml", ".ovr", ".msk"):
+        output.with_name(output.name + suffix).unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except GDAL_ERRORS as error:
+        raise OutputError(
+            f"{output} cannot be written ({one_line(error)}); is the disk full, or the folder read-only?"
+        ) from error

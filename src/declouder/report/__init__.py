@@ -1,0 +1,198 @@
+"""Files of scores -> one HTML file to look at: it opens offline, asks nobody for anything, and carries its images.
+
+    write_report([Path("scores.json"), Path("others.json")], Path("report.html"))
+
+Files of scores of the same images are laid side by side: an image is one card, every method a layer of it. The
+page is page.html, page.css and page.js of this folder, filled in by Jinja2, which escapes all that users name.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, select_autoescape
+from numpy.typing import NDArray
+from PIL import Image
+
+from declouder import __version__
+from declouder.errors import DataError, OptionError, OutputError
+from declouder.evaluation import SCORES, read_scores
+from declouder.kept import MAPS, read_kept
+from declouder.report.plots import distribution, reliability
+
+BUDGET_BYTES = 28_000_000
+"""What the images may take; finer steps of `QUALITIES` are tried first."""
+QUALITIES = ((85, 512), (75, 512), (60, 384), (45, 256), (30, 192), (20, 128))
+"""WebP quality and longest side in px."""
+HIGHER_IS_BETTER = {name: name.endswith(("psnr", "ssim")) for name in SCORES}
+# The maps' dark-to-light colours, told apart in grey and by the colour-blind too.
+_RAMP = ((0, 0, 4), (81, 18, 124), (183, 55, 121), (252, 137, 97), (252, 253, 191))
+
+
+def write_report(scores: Sequence[Path], out: Path, *, overwrite: bool = False, title: str | None = None) -> None:
+    """Write the report of one or more files of scores.
+
+    Args:
+        scores: files that `evaluate` wrote. The first decides which images are worst.
+        out: the HTML file.
+        overwrite: replace an existing `out`.
+        title: of the page; None names the data.
+
+    Raises:
+        DataError: if a file is no file of scores, or kept images are gone.
+        OptionError: if nothing is given.
+        OutputError: if `out` exists or cannot be written.
+    """
+    if not scores:
+        raise OptionError("no file of scores is given; `declouder evaluate` makes one")
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out} exists; give --overwrite or another name")
+    results = [read_scores(path) for path in scores]
+    page = render([(path, result) for path, result in zip(scores, results, strict=True)], title=title)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written ({error}); choose another -o") from error
+
+
+def render(files: Sequence[tuple[Path, Mapping[str, Any]]], *, title: str | None = None) -> str:
+    """Return the page of files of scores: (path, what `read_scores` found there) each."""
+    methods = _methods(files)
+    sets = list(dict.fromkeys(method["data"] for method in methods))
+    environment = Environment(
+        loader=PackageLoader("declouder.report", ""),
+        autoescape=select_autoescape(default=True),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    here = Path(__file__).parent
+    cards, images = _cards(files, methods)
+    return environment.get_template("page.html").render(
+        title=title or f"Cloud removal on {', '.join(sets)}",
+        version=__version__,
+        css=(here / "page.css").read_text(encoding="utf-8"),
+        js=(here / "page.js").read_text(encoding="utf-8"),
+        methods=methods,
+        scores=SCORES,
+        higher=HIGHER_IS_BETTER,
+        definitions=files[0][1]["definitions"],
+        plots=_plots(methods),
+        cards=cards,
+        payload={
+            "images": images,
+            "cards": cards,
+            "scores": SCORES,
+            "higher": HIGHER_IS_BETTER,
+            "methods": [m["label"] for m in methods],
+        },
+    )
+
+
+def _methods(files: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Return what the tables show of each file, with labels that differ."""
+    methods: list[dict[str, Any]] = []
+    many_sets = len({result["data"]["sha256"] for _, result in files}) > 1
+    for path, result in files:
+        data = f"{result['data']['name']}/{result['data']['split']}"
+        label = result["method"]["name"] + (f", {data}" if many_sets else "")
+        taken = {method["label"] for method in methods}
+        if label in taken:
+            label = f"{label} ({path.stem})"
+        while label in taken:
+            label += "'"
+        facts = {
+            key: value if isinstance(value, (str, int, float)) else json.dumps(value)
+            for key, value in result["method"].items()
+            if key not in ("name", "kind")
+        }
+        methods.append({"label": label, "data": data, "result": result, "facts": facts})
+    return methods
+
+
+def _plots(methods: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    plots = []
+    for name in SCORES:
+        values = {
+            m["label"]: [row[name] for row in m["result"]["images"] if row[name] is not None] for m in methods
+        }
+        if any(values.values()):
+            plots.append({"title": name, "svg": distribution(name, values)})
+    for method in methods:
+        found = method["result"]["spread"]
+        if found:
+            plots.append({"title": f"reliability: {method['label']}", "svg": reliability(found)})
+    return plots
+
+
+def _cards(
+    files: Sequence[tuple[Path, Mapping[str, Any]]], methods: Sequence[Mapping[str, Any]]
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Return the cards, one an image, and the pictures as data URLs by key."""
+    cards: dict[tuple[str, str], dict[str, Any]] = {}
+    sources: dict[str, tuple[Path, str, str]] = {}
+    for index, ((path, result), method) in enumerate(zip(files, methods, strict=True)):
+        kept = result["kept"]
+        for row in result["images"]:
+            # Images are the same if their data set is: by its fingerprint, not by its name.
+            key = (result["data"]["sha256"], row["name"])
+            card = cards.setdefault(
+                key,
+                {"name": row["name"], "data": method["data"], "layers": [], "scores": [None] * len(methods)},
+            )
+            card["scores"][index] = [row[name] for name in SCORES]
+            card["cover"], card["flat"] = row["cover"], row["flat"]
+            for kind in row.get("kept") or ():
+                shared = kind in ("cloudy", "clear")
+                if shared and any(layer["kind"] == kind for layer in card["layers"]):
+                    continue
+                name = f"{len(sources)}"
+                sources[name] = (path.parent / kept["folder"], row["name"], kind)
+                label = kind if shared or len(methods) == 1 else f"{kind}: {method['label']}"
+                card["layers"].append({"kind": kind, "label": label, "image": name})
+    ordered = list(cards.values())
+    if not sources:
+        return ordered, {}
+    return ordered, _encoded(sources)
+
+
+def _encoded(sources: Mapping[str, tuple[Path, str, str]]) -> dict[str, str]:
+    """Return data URLs, as fine as the budget allows."""
+    for quality, side in QUALITIES:
+        found: dict[str, str] = {}
+        total = 0
+        for key, (folder, name, kind) in sources.items():
+            found[key] = _data_url(read_kept(folder, name, kind), kind, quality, side)
+            total += len(found[key])
+            if total > BUDGET_BYTES:
+                break
+        else:
+            return found
+    raise DataError(
+        f"{len(sources)} images are more than one page of {BUDGET_BYTES // 10**6} MB can hold; report fewer files"
+        f" of scores at a time, or evaluate with --limit"
+    )
+
+
+def _data_url(pixels: NDArray[np.uint8], kind: str, quality: int, side: int) -> str:
+    image = Image.fromarray(_COLOURS[pixels] if kind in MAPS else pixels).convert("RGB")
+    image.thumbnail((side, side), Image.Resampling.BOX)
+    stream = io.BytesIO()
+    image.save(stream, "WEBP", quality=quality, method=2)
+    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def _colours() -> NDArray[np.uint8]:
+    at = np.linspace(0, 1, len(_RAMP))
+    wanted = np.linspace(0, 1, 256)
+    columns = [np.interp(wanted, at, column) for column in np.array(_RAMP, np.float64).T]
+    return np.stack(columns, 1).round().astype(np.uint8)
+
+
+_COLOURS = _colours()

@@ -1,0 +1,107 @@
+"""The report's plots as inline SVG: colours come from the page, so that they follow light and dark.
+
+Every value is a number of ours and every label goes through `escape`, so the result is safe to embed as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup, escape
+
+WIDTH, LEFT, ROW = 420, 16, 50
+
+
+def distribution(name: str, values: Mapping[str, Sequence[float]]) -> Markup:
+    """Return one strip a method: each image a dot, the quartiles a box, the median a line.
+
+    Args:
+        name: of the score.
+        values: by method; a method without values has an empty strip.
+    """
+    known = [v for each in values.values() for v in each]
+    low, high = min(known), max(known)
+    margin = 0.04 * (high - low) or 0.5
+    low, high = low - margin, high + margin
+
+    def x(value: float) -> float:
+        return LEFT + (value - low) / (high - low) * (WIDTH - 2 * LEFT)
+
+    height = ROW * len(values) + 24
+    parts = [_open(height, f"distribution of {name} over images")]
+    for tick in _ticks(low, high):
+        parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="0" y2="{height - 20}"/>')
+        parts.append(f'<text x="{x(tick):.1f}" y="{height - 6}" text-anchor="middle">{tick:g}</text>')
+    for index, (method, each) in enumerate(values.items()):
+        top = index * ROW
+        parts.append(f'<text x="{LEFT}" y="{top + 14}">{escape(method)}</text>')
+        if not each:
+            continue
+        first, middle, third = (x(float(q)) for q in np.percentile(each, (25, 50, 75)))
+        colour = index % 6
+        parts.append(
+            f'<rect class="box c{colour}" x="{first:.1f}" y="{top + 20}" width="{third - first:.1f}" height="20"/>'
+        )
+        for position, value in enumerate(each):
+            # Spread over the strip in a fixed pattern, so that equal values stay apart.
+            y = top + 23 + (position * 7) % 15
+            parts.append(f'<circle class="c{colour}" cx="{x(value):.1f}" cy="{y}" r="2.6"/>')
+        parts.append(f'<line class="median" x1="{middle:.1f}" x2="{middle:.1f}" y1="{top + 18}" y2="{top + 42}"/>')
+    return Markup("".join(parts) + "</svg>")
+
+
+def reliability(found: Mapping[str, Any]) -> Markup:
+    """Return error found against spread foretold, with the line where the samples would tell the truth.
+
+    Args:
+        found: from `breakdown.pooled_spread`.
+    """
+    rows = found["reliability"]
+    high = max(max(row["spread"] * found["calibrated"], row["error"]) for row in rows) * 1.08 or 1.0
+    spread_high = max(row["spread"] for row in rows) * 1.08 or 1.0
+    height, bottom, left = 280, 240, 52
+
+    def x(spread: float) -> float:
+        return left + spread / spread_high * (WIDTH - left - LEFT)
+
+    def y(error: float) -> float:
+        return bottom - error / high * (bottom - 12)
+
+    parts = [_open(height, "error found against spread foretold")]
+    for tick in _ticks(0, high):
+        parts.append(f'<line class="grid" x1="{left}" x2="{WIDTH - LEFT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
+        parts.append(f'<text x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    for tick in _ticks(0, spread_high):
+        parts.append(f'<text x="{x(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>')
+    end = spread_high / 1.08
+    x_end, y_end = x(end), y(end * found["calibrated"])
+    parts.append(f'<line class="ideal" x1="{x(0)}" y1="{y(0)}" x2="{x_end:.1f}" y2="{y_end:.1f}"/>')
+    points = " ".join(f"{x(row['spread']):.1f},{y(row['error']):.1f}" for row in rows)
+    parts.append(f'<polyline class="line c0" points="{points}"/>')
+    most = max(row["pixels"] for row in rows)
+    for row in rows:
+        radius = 3 + 6 * (row["pixels"] / most) ** 0.5
+        parts.append(
+            f'<circle class="c0" cx="{x(row["spread"]):.1f}" cy="{y(row["error"]):.1f}" r="{radius:.1f}">'
+            f"<title>{row['pixels']} pixels, spread {row['spread']:.4f}, error {row['error']:.4f}</title></circle>"
+        )
+    parts.append(
+        f'<text x="{WIDTH / 2}" y="{height - 6}" text-anchor="middle">spread foretold (share of range)</text>'
+    )
+    parts.append(f'<text x="{left + 6}" y="14">error found; dashed: as it should be</text>')
+    return Markup("".join(parts) + "</svg>")
+
+
+def _open(height: int, label: str) -> str:
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">'
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return three to six round numbers within [low, high]."""
+    raw = (high - low) / 4
+    power = 10.0 ** np.floor(np.log10(raw))
+    step = float(power * min(m for m in (1, 2, 2.5, 5, 10) if m * power >= raw))
+    first = int(np.ceil(low / step))
+    return [round(step * n, 12) for n in range(first, int(np.floor(high / step)) + 1)]

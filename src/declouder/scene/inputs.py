@@ -1,0 +1,104 @@
+"""What the model sees of a scene: one scale for all of it, and windows without holes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from declouder.raster import RasterReader
+from declouder.scaling import Scaling
+
+
+def auto_scale(reader: RasterReader, bands: Sequence[int]) -> Scaling:
+    """Find the DN that are 0 and 1 to the model, once for the scene and jointly for its bands.
+
+    uint8 is 0..255. Others are stretched between the 0.5 % and 99.5 % percentiles of the valid samples of all
+    `bands` together (one scale for all keeps the colours), read at reduced size; floats that lie in [0, 1],
+    as reflectance does, are 0..1. Where scale and offset tags say that numbers mean such a reflectance, low and
+    high are the numbers that mean 0 and 1.
+    """
+    if reader.info.dtype == "uint8":
+        return Scaling.of_dtype("uint8")
+    dn, valid = reader.read_reduced(bands)
+    if reader.info.nodata is None and dn.dtype.kind == "u":
+        # Landsat and others leave 0 around the ground without saying that it is nodata.
+        valid = valid & (dn != 0).any(axis=0)
+    values = dn[valid].astype(np.float64)
+    if values.size == 0:
+        return Scaling.of_dtype(reader.info.dtype)
+    low, high = (float(v) for v in np.percentile(values, [0.5, 99.5]))
+    factor, offset = _tagged(reader, bands)
+    # Clouds and snow are brighter than a white plate; percentiles of a hazy scene reach well above 1.
+    if factor is not None and low * factor + offset >= -0.05 and 0.1 <= high * factor + offset <= 2:
+        return Scaling(-offset / factor, (1 - offset) / factor)
+    # Percentiles again, as one hot pixel of 1.2 is still reflectance. A darker scene than 0.1 is in another
+    # unit.
+    if dn.dtype.kind == "f" and low >= -0.05 and 0.1 <= high <= 1.05:
+        return Scaling(0.0, 1.0)
+    if not low < high:
+        # A flat scene: any width will do that keeps the value inside.
+        width = max(abs(low), 1.0)
+        return Scaling(low - width / 2, low + width / 2)
+    return Scaling(low, high)
+
+
+def _tagged(reader: RasterReader, bands: Sequence[int]) -> tuple[float | None, float]:
+    """Return the scale and offset that the tags give all `bands` alike; None if they say nothing."""
+    said = {(reader.info.scales[band - 1], reader.info.offsets[band - 1]) for band in bands}
+    if len(said) > 1 or said == {(1.0, 0.0)}:
+        return None, 0.0
+    ((factor, offset),) = said
+    return (factor, offset) if np.isfinite([factor, offset]).all() and factor > 0 else (None, 0.0)
+
+
+def fill_invalid(x: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Fill samples without data smoothly from the valid ones around them, band by band.
+
+    A pyramid: halve the image, averaging valid samples only, until none is missing; then take what is missing
+    from the next coarser level, a little smoothed.
+
+    Args:
+        x: (C, H, W) float32.
+        valid: (C, H, W); a band without any valid sample takes the mean of the other bands' valid ones.
+
+    Returns:
+        (C, H, W); valid samples unchanged.
+    """
+    if valid.all():
+        return x
+    x = np.where(valid, x, 0)
+    empty = ~valid.any(axis=(1, 2))
+    if empty.any():
+        x[empty] = x[valid].mean() if valid.any() else 0
+        valid = valid | empty.reshape(-1, 1, 1)
+    return _filled(x, valid.astype(np.float32))
+
+
+def _filled(x: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Fill x (C, H, W) where weight (C, H, W) is 0; x is 0 there, and each band has some weight."""
+    if weight.all():
+        return x
+    height, width = x.shape[1:]
+    count = _quarter_sum(weight)
+    mean = (_quarter_sum(x * weight) / np.maximum(count, 1)).astype(np.float32)
+    coarse = _filled(mean, np.minimum(count, np.float32(1)))
+    fine = _box_blurred(coarse.repeat(2, axis=1).repeat(2, axis=2))[:, :height, :width]
+    return np.where(weight > 0, x, fine)
+
+
+def _quarter_sum(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sum 2 x 2 neighbours: (C, H, W) -> (C, ceil(H/2), ceil(W/2))."""
+    bands, height, width = x.shape
+    x = np.pad(x, ((0, 0), (0, height % 2), (0, width % 2)))
+    quarters: NDArray[np.float32] = x.reshape(bands, -(-height // 2), 2, -(-width // 2), 2).sum(axis=(2, 4))
+    return quarters
+
+
+def _box_blurred(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the mean over 3 x 3 neighbours, (C, H, W)."""
+    x = np.pad(x, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    third = np.float32(1 / 3)
+    x = (x[:, :-2] + x[:, 1:-1] + x[:, 2:]) * third
+    return (x[:, :, :-2] + x[:, :, 1:-1] + x[:, :, 2:]) * third

@@ -1,0 +1,102 @@
+"""What can be asked of a scene's processing, and what is said of it in the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from declouder.errors import OptionError
+from declouder.masks import MaskChoice
+from declouder.raster import MOST_PIXELS
+from declouder.scaling import Scaling
+from declouder.scene.bands import BandChoice, listed
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """How a scene is processed.
+
+    Attributes:
+        steps: steps of the diffusion; 0 writes the reference network's image, None takes the model's own
+            number.
+        seed: of the noise, 0 <= seed < 2^64.
+        bands: 1-based numbers of the raster's bands that the model sees, in the model's order; None finds
+            them.
+        scale: the DN that are 0 and 1 to the model; None finds them.
+        window_px: size of a window. 512 and its default overlap compute 30 % of the pixels twice; 256 with
+            the same overlap would be 78 %.
+        overlap_px: of neighbouring windows; None is an eighth of the window.
+        batch: windows that go through the model at once.
+        overwrite: replace an output that exists.
+        mask: where the cloud is; only there pixels change.
+        provenance: where to write what was made up, or None; see `declouder.provenance`.
+        samples: draws whose spread goes into the provenance; the first of them is the output.
+        cog: write a cloud-optimised GeoTIFF, with overviews.
+        max_pixels: a larger scene is refused before memory is taken.
+        allow_outside: a VRT may read files outside its own folder.
+    """
+
+    steps: int | None = None
+    seed: int = 0
+    bands: tuple[int, ...] | None = None
+    scale: Scaling | None = None
+    window_px: int = 512
+    overlap_px: int | None = None
+    batch: int = 1
+    overwrite: bool = False
+    mask: MaskChoice = field(default_factory=MaskChoice)
+    provenance: Path | None = None
+    samples: int = 1
+    cog: bool = False
+    max_pixels: int = MOST_PIXELS
+    allow_outside: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 0:
+            raise OptionError(f"steps is {self.steps}; give 0 (the reference image) or more")
+        if not 0 <= self.seed < 2**64:
+            raise OptionError(f"seed is {self.seed}; give a number from 0 to 2^64 - 1")
+        if self.window_px < 1:
+            raise OptionError(f"window is {self.window_px} px; give at least 1, such as 512")
+        if not 0 <= self.overlap <= self.window_px // 2:
+            raise OptionError(
+                f"overlap is {self.overlap} px; give 0 to {self.window_px // 2}, "
+                f"half of the window of {self.window_px} px"
+            )
+        if self.batch < 1:
+            raise OptionError(f"batch is {self.batch}; give 1 window or more")
+        if self.bands is not None and min(self.bands, default=0) < 1:
+            raise OptionError(f"bands is {listed(self.bands)}; bands are counted from 1, such as 3,2,1")
+        if self.bands is not None and len(set(self.bands)) < len(self.bands):
+            raise OptionError(f"bands is {listed(self.bands)}; give each band once")
+        if not 1 <= self.samples <= 1000:
+            raise OptionError(f"samples is {self.samples}; give 1 to 1000 draws")
+        if self.samples > 1 and self.provenance is None:
+            raise OptionError(f"samples is {self.samples}, but their spread goes nowhere; give --provenance FILE")
+        if self.max_pixels < 1:
+            raise OptionError(f"max-pixels is {self.max_pixels}; give at least 1")
+
+    @property
+    def overlap(self) -> int:
+        """The overlap in pixels, with its default filled in."""
+        return self.window_px // 8 if self.overlap_px is None else self.overlap_px
+
+
+@dataclass(frozen=True)
+class SceneReport:
+    """What was done to a scene; `skipped` windows held no data or no cloud and went past the model."""
+
+    source: Path
+    output: Path
+    height: int
+    width: int
+    bands: BandChoice
+    scale: Scaling
+    windows: int
+    skipped: int
+    seconds: float
+
+    @property
+    def megapixels(self) -> float:
+        """Size of the scene in millions of pixels."""
+        return self.height * self.width / 1e6

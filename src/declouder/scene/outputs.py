@@ -1,0 +1,141 @@
+"""From finished windows to the raster: blended, brought back to DN, mixed in where the cloud was, said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from declouder.journal import Journal
+from declouder.masks import SceneMask
+from declouder.mosaic import Mosaic, Window, areas
+from declouder.raster import BLOCK_PX, RasterReader, RasterWriter
+from declouder.scaling import Scaling
+from declouder.scene.inference import unpacked
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """The windows of a scene and where their results are kept."""
+
+    reader: RasterReader
+    mosaic: Mosaic
+    journal: Journal
+    bands: Sequence[int]
+    """1-based, in the model's order."""
+    scale: Scaling
+    mask: SceneMask | None
+
+    def blended(self, layer: str, area: Window, bands: int) -> NDArray[np.float32]:
+        """Return a layer of all windows that reach an area: (bands, area.height, area.width)."""
+
+        def load(index: int, rows: slice, cols: slice) -> NDArray[np.float32] | None:
+            if not self.journal.has_image(index):
+                return None
+            return unpacked(self.journal.read(index, layer, rows, cols))
+
+        return self.mosaic.blended(area, bands, load)
+
+    def share(self, area: Window) -> NDArray[np.float32]:
+        """Return how much of each pixel is restored: (area.height, area.width) in [0, 1]."""
+        if self.mask is None:
+            return np.ones((area.height, area.width), np.float32)
+        return self.mask.share(area.rows, area.cols)
+
+
+def write_scene(
+    found: Restoration, writer: RasterWriter, provenance: RasterWriter | None, layers: Sequence[str]
+) -> None:
+    """Write the whole scene: the source's pixels, the valid samples of the model's bands replaced under the mask.
+
+    Area by area, each of whole blocks of the output: every block is compressed once.
+    """
+    reader, info = found.reader, found.reader.info
+    # Fewer columns where there are many bands: about 16 MiB of float64.
+    cols_px = BLOCK_PX * max(1, min(4, 32 // info.count))
+    for area in areas(info.height, info.width, rows_px=BLOCK_PX, cols_px=cols_px):
+        dn = reader.read(area.rows, area.cols)
+        changed = np.zeros((1, area.height, area.width), np.float32)
+        if any(found.journal.has_image(index) for index in found.mosaic.reaching(area)):
+            changed[0] = _put_in(found, area, dn)
+        writer.write(dn, area.rows, area.cols)
+        if info.has_mask:
+            writer.write_mask(reader.read_mask(area.rows, area.cols), area.rows, area.cols)
+        if provenance is not None:
+            provenance.write(_said(found, area, changed, layers), area.rows, area.cols)
+
+
+def _put_in(found: Restoration, area: Window, dn: NDArray[Any]) -> NDArray[np.float32]:
+    """Replace what is restored in `dn`, (C, h, w) of all bands; return the share of it, (h, w) in [0, 1]."""
+    chosen = [number - 1 for number in found.bands]
+    valid = found.reader.read_valid(area.rows, area.cols, found.bands)
+    share = found.share(area)
+    changed = valid & (share > 0)
+    if not changed.any():
+        return np.zeros_like(share)
+    image = found.blended("image", area, len(chosen))
+    restored = restored_dn(dn[chosen], image, found.scale, found.reader.info.nodata, share)
+    dn[chosen] = np.where(changed, restored, dn[chosen])
+    return np.where(changed.any(axis=0), share, np.float32(0))
+
+
+def _said(
+    found: Restoration, area: Window, changed: NDArray[np.float32], layers: Sequence[str]
+) -> NDArray[np.float32]:
+    """Return the provenance of an area, (1 + further layers, h, w); 0 where nothing was changed."""
+    said = [changed]
+    for layer in layers:
+        values = found.blended(layer, area, 1) if changed.any() else np.zeros_like(changed)
+        if layer == "spread":
+            values = values * np.float32((found.scale.high - found.scale.low) / 2)
+        said.append(np.where(changed > 0, values, np.float32(0)))
+    return np.concatenate(said)
+
+
+def restored_dn(
+    dn: NDArray[Any],
+    restored: NDArray[np.float32],
+    scale: Scaling,
+    nodata: float | None,
+    share: NDArray[np.float32] | None = None,
+) -> NDArray[Any]:
+    """Bring restored samples back to DN.
+
+    The model sees DN beyond the scale clipped. Where it leaves such a sample at that end of the scale, what
+    was clipped is put back; where it moves it away, the excess was the cloud's and is dropped, with a smooth
+    passage over a tenth of the scale.
+
+    Args:
+        dn: what was there, (C, H, W).
+        restored: the model's result, (C, H, W) in [-1, 1].
+        scale: of the scene.
+        nodata: a value that no result may have, or None.
+        share: how much of each pixel is restored, (H, W) in [0, 1]; None is all. What it keeps of `dn` is mixed in.
+
+    Returns:
+        (C, H, W) in the dtype of `dn`.
+    """
+    kind = dn.dtype
+    wide = dn.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        excess = wide - np.clip(wide, scale.low, scale.high)
+    excess[~np.isfinite(excess)] = 0  # no data there
+    kept = np.clip((restored * np.sign(excess) - 0.8) / 0.2, 0, 1)
+    values = scale.to_dn(restored, np.float64) + kept * excess
+    if share is not None:
+        with np.errstate(invalid="ignore"):
+            values = np.where(share < 1, wide + share * (values - wide), values)
+        values[~np.isfinite(wide)] = 0  # no data there
+    if kind.kind in "iu":
+        limits = np.iinfo(kind)
+        result: NDArray[Any] = np.clip(np.rint(values), limits.min, limits.max).astype(kind)
+        if nodata is not None and limits.min <= nodata <= limits.max:
+            result[result == nodata] = nodata - 1 if nodata == limits.max else nodata + 1
+        return result
+    result = values.astype(kind)
+    if nodata is not None:
+        result[result == nodata] = np.nextafter(kind.type(nodata), kind.type(np.inf))
+    return result

@@ -1,0 +1,148 @@
+"""The table of settings: every row is there, a stopped run goes on, and the answer follows from the numbers."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from declouder import ablation, metrics
+from declouder.ablation import GROUP_NAMES, ablate, answer, rows
+from declouder.errors import OptionError, OutputError
+from declouder.evaluation import SCORES, Selection
+from declouder.networks import CompactNet, Denoiser, WeightNet
+from declouder.pipeline import SAMPLERS, CloudRemovalPipeline, make_scheduler
+
+
+@pytest.fixture(autouse=True)
+def no_backbone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(metrics.BACKBONE_VARIABLE, raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+
+
+@pytest.fixture
+def selection(tmp_path: Path) -> Selection:
+    rng = np.random.default_rng(0)
+    for kind in ("cloud", "label"):
+        folder = tmp_path / "FAKE" / "test" / kind
+        folder.mkdir(parents=True)
+        for name in ("1", "2"):
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{name}.png")
+    return Selection(tmp_path / "FAKE")
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> CloudRemovalPipeline:
+    torch.manual_seed(0)
+    narrow: dict[str, Any] = {"widths": (8, 8), "attention_levels": (), "layers": 1, "norm_groups": 4, "heads": 1}
+    made = CloudRemovalPipeline(
+        CompactNet(widths=(4, 8), blocks=(1, 1)),
+        Denoiser(**narrow),
+        WeightNet(**narrow),
+        make_scheduler("ddim"),
+        num_inference_steps=2,
+    )
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def test_the_table_covers_what_the_paper_leaves_open() -> None:
+    found = rows()
+    assert {row.group for row in found} == set(GROUP_NAMES)
+    assert {0, 1, 2, 4, 10, 25, 50} <= {row.steps for row in found}
+    assert {row.sampler for row in found if row.group == "sampler"} == set(SAMPLERS)
+    assert len({(row.group, row.label) for row in found}) == len(found)
+    assert any(row.samples > 1 for row in found)
+    with pytest.raises(OptionError, match="'speed'"):
+        rows(["speed"])
+
+
+def test_every_row_is_sampled_and_written_as_table_and_plot(
+    selection: Selection, pipeline: CloudRemovalPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ablation, "STEPS", (1, 2))
+    out = tmp_path / "out"
+    scheduler = pipeline.scheduler
+    found = ablate(selection, pipeline, out=out)
+    assert pipeline.scheduler is scheduler
+    assert json.loads((out / "ablation.json").read_text()) == found
+    with (out / "ablation.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(found["rows"])
+    assert found["answer"]["sentence"] in (out / "ablation.md").read_text()
+    for suffix in ("png", "svg"):
+        assert (out / f"ablation.{suffix}").stat().st_size > 1000
+    by_label = {(row["group"], row["label"]): row for row in found["rows"]}
+    assert by_label["reference", "reference alone"]["evaluations"] == 0
+    assert by_label["seed", "mean of 4 draws"]["evaluations"] == 8
+    own = by_label["weight", "learned w, as saved"]
+    assert own["scores"] == by_label["steps", "2 steps"]["scores"], "equal settings are sampled once"
+    assert own["mean"] == by_label["sampler", "ddim"]["mean"]
+    assert own["mean"] != by_label["diffusion", "diffusion alone (w = 0)"]["mean"]
+
+
+def test_a_stopped_ablation_goes_on_and_refuses_another_model(
+    selection: Selection, pipeline: CloudRemovalPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    seen: list[str] = []
+
+    def stop(place: int, total: int, row: ablation.Row) -> None:
+        if place == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ablate(selection, pipeline, out=out, only=["weight"], on_row=stop)
+    written = {path.name: path.stat().st_mtime_ns for path in (out / "scores").glob("*.json")}
+    assert len(written) == 2
+    ablate(selection, pipeline, out=out, only=["diffusion"], on_row=lambda *row: seen.append(row[2].label))
+    assert seen == ["reference alone", "diffusion alone (w = 0)"]
+    assert all((out / "scores" / name).stat().st_mtime_ns == time for name, time in written.items())
+    parameter = next(pipeline.reference.parameters())
+    with torch.no_grad():
+        parameter += 1
+        with pytest.raises(OutputError, match="another model"):
+            ablate(selection, pipeline, out=out, only=["diffusion"])
+        parameter -= 1
+
+
+def _file(lpips: list[float], psnr: list[float]) -> dict[str, Any]:
+    rest = dict.fromkeys(SCORES, 0.0)
+    images = [
+        {**rest, "name": str(i), "lpips": a, "psnr": b, "flat": i < 3, "cover": 0.5, "thick_cover": 0.0}
+        for i, (a, b) in enumerate(zip(lpips, psnr, strict=True))
+    ]
+    regions = {region: {"psnr": None} for region in ("outside", "inside", "thin", "thick", "edge")}
+    return {"images": images, "regions": regions, "mean": {"lpips": 0.0}}
+
+
+@pytest.mark.parametrize(
+    ("lpips", "psnr", "verdict"),
+    [
+        (-0.1, 0.5, "claim holds here"),
+        (-0.1, -0.5, "holds by half"),
+        (0.1, -0.5, "does not hold"),
+        (0.1, 0.5, "not borne out"),
+    ],
+)
+def test_the_answer_to_the_papers_claim_follows_from_the_paired_differences(
+    lpips: float, psnr: float, verdict: str
+) -> None:
+    before = [0.3, 0.4, 0.5, 0.6, 0.7], [20.0, 25.0, 30.0, 35.0, 40.0]
+    reference = _file(*before)
+    fused = _file([value + lpips for value in before[0]], [value + psnr for value in before[1]])
+    found = answer(fused, reference)
+    assert verdict in found["sentence"]
+    assert found["lpips"]["mean"] == pytest.approx(lpips)
+    assert found["where"]["flat label"]["images"] == 3
+    assert f"{psnr:+.2f}" in found["sentence"]
+
+
+def test_few_images_are_no_ground_for_a_verdict() -> None:
+    found = answer(_file([0.1] * 4, [30] * 4), _file([0.2] * 4, [29] * 4))
+    assert "too few to judge" in found["sentence"]

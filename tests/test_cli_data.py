@@ -1,0 +1,225 @@
+"""`declouder data`: what is told about a set, its split, and sets made of clear images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import read_tif, write_tif
+from declouder.cli import main
+from declouder.config import load_config
+from declouder.data.lists import read_exclude_list
+from declouder.data.pairs import find_pairs
+from declouder.data.split import split_by_blocks
+from declouder.data.terrain import make_terrain
+from declouder.errors import DataError
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(capsys, *words) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    told = capsys.readouterr()
+    return ended.value.code or 0, told.out, told.err
+
+
+def ground(seed: int, size: int = 48) -> Image.Image:
+    image = make_terrain(np.random.default_rng(seed), size, size)
+    return Image.fromarray(np.rint(255 * image).astype(np.uint8).transpose(1, 2, 0))
+
+
+def write_pair(folder: Path, name: str, seed: int, size: int = 48) -> None:
+    for kind in ("cloud", "label"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        image = ground(seed, size)
+        if kind == "cloud":
+            image.paste((250, 250, 250), (0, 0, size, size // 2))
+        image.save(folder / kind / f"{name}.png")
+
+
+@pytest.fixture
+def leaky(tmp_path: Path) -> Path:
+    """Six pairs of train; of four of test, 12 and 13 are in train and 14 repeats 11."""
+    root = tmp_path / "set"
+    for number in range(6):
+        write_pair(root / "train", str(number), number)
+    for name, seed in (("11", 11), ("12", 2), ("13", 3), ("14", 11)):
+        write_pair(root / "test", name, seed)
+    return root
+
+
+def test_check_tells_pairs_sizes_ranges_and_cloud(capsys, leaky):
+    code, out, _ = run(capsys, "data", "check", leaky, "-q")
+    assert code == 0
+    assert "train  6 pairs, 48 x 48, 3 bands, uint8, values" in out
+    assert "test   4 pairs" in out
+    assert "3 pairs of images show the same ground" in out
+    assert "train/2 = test/12 (correlation 1.000)" in out
+
+
+def test_check_finds_leaks_and_training_and_evaluation_read_its_list(capsys, leaky, tmp_path):
+    path = tmp_path / "exclude.txt"
+    code, out, _ = run(capsys, "data", "check", leaky, "-q", "--write", path)
+    assert code == 0
+    assert "3 of 4 pairs of test" in out
+    assert read_exclude_list(path) == {"12", "13", "14"}
+
+    scores = tmp_path / "scores.json"
+    words = ("evaluate", leaky, "--cloudy", "--exclude", path, "--out", scores, "-q")
+    assert run(capsys, *words)[0] == 0
+    assert [image["name"] for image in json.loads(scores.read_text())["images"]] == ["11"]
+
+    code, out, _ = run(capsys, "data", "check", leaky, "-q", "--write", path, "--of", "train", "--overwrite")
+    assert read_exclude_list(path) == {"2", "3"}
+    recipe = ROOT / "configs" / "toy.yaml"
+    fields = [f"data.base={tmp_path}", "data.pairs=[set]", "data.exclude=exclude.txt", "data.hold_out_block=1"]
+    config = load_config(recipe, [*fields, "data.synthetic_share=0"])
+    from declouder.data.samples import TrainingData
+
+    data = TrainingData(config.data, band_names=config.model.bands, seed=0)
+    assert sorted(pair.name for pair in [*data.pairs, *data.held_pairs]) == ["0", "1", "4", "5"]
+
+
+def test_check_tells_everything_that_is_wrong_and_goes_on(capsys, leaky):
+    train = leaky / "train"
+    (train / "label" / "0.png").unlink()
+    (train / "cloud" / "1.png").write_bytes(b"\x89PNG no image")
+    ground(2, 40).save(train / "cloud" / "2.png")
+    ground(3).convert("L").save(train / "cloud" / "3.png")
+    code, out, err = run(capsys, "data", "check", leaky, "-q")
+    assert code == 2
+    assert "train/label lacks 1 of 6: 0" in out
+    assert "cloud/1.png cannot be read as an image" in out
+    assert "2.png is 40 x 40 x 3 uint8, its twin" in out
+    assert "3.png is 48 x 48 x 1 uint8, its twin" in out
+    assert "train  2 pairs" in out
+    assert err.strip().endswith("has 4 problems, told above")
+
+
+def test_check_compares_with_what_was_published(capsys, leaky):
+    code, out, _ = run(capsys, "data", "check", leaky, "-q", "--set", "CUHK-CR2")
+    assert code == 0
+    assert "note: CUHK-CR2 has 448 pairs in train as published, here are 6" in out
+
+
+def test_check_takes_the_cloud_share_from_masks(capsys, tmp_path):
+    root = tmp_path / "RICE2"
+    for number in range(2):
+        write_pair(root, str(number), number)
+        (root / "mask").mkdir(exist_ok=True)
+        mask = np.zeros((48, 48), np.uint8)
+        mask[:12] = 128
+        Image.fromarray(mask).save(root / "mask" / f"{number}.png")
+    _, out, _ = run(capsys, "data", "check", root, "-q")
+    assert "all    2 pairs" in out
+    assert "cloud 25.0 % (by mask)" in out
+
+
+def test_an_empty_or_missing_folder_is_one_line(capsys, tmp_path):
+    code, _, err = run(capsys, "data", "check", tmp_path, "-q")
+    assert code == 2
+    assert "holds no images laid out as wanted; wanted" in err
+    assert err.count("\n") == 1
+    (tmp_path / "train" / "cloud").mkdir(parents=True)
+    (tmp_path / "train" / "label").mkdir()
+    code, out, _ = run(capsys, "data", "check", tmp_path, "-q")
+    assert code == 2
+    assert "holds no image; wanted .bmp" in out
+
+
+def test_split_is_reproducible_and_makes_train_and_test_findable(capsys, tmp_path):
+    root = tmp_path / "RICE1"
+    for number in range(12):
+        write_pair(root, str(number), number, size=16)
+    code, out, _ = run(capsys, "data", "split", root, "--block", 3, "--share", 0.25)
+    assert code == 0
+    assert "9 train, 3 test" in out
+    first = (root / "split.txt").read_text()
+    assert run(capsys, "data", "split", root, "--block", 3)[0] == 2
+    run(capsys, "data", "split", root, "--block", 3, "--share", 0.25, "--overwrite")
+    assert (root / "split.txt").read_text() == first
+    test = [int(pair.name) for pair in find_pairs(root, "test")]
+    assert len(test) == 3
+    assert len({number // 3 for number in test}) == 1
+    assert "test   3 pairs" in run(capsys, "data", "check", root, "-q")[1]
+    scores = tmp_path / "s.json"
+    assert run(capsys, "evaluate", root, "--cloudy", "--out", scores, "-q")[0] == 0
+    assert len(json.loads(scores.read_text())["images"]) == 3
+
+
+def test_blocks_stay_whole_and_another_seed_draws_others():
+    names = [f"{number:03d}" for number in range(200)]
+    splits = [split_by_blocks(names, share=0.2, block=25, seed=seed) for seed in (0, 0, 1)]
+    assert splits[0] == splits[1] != splits[2]
+    for split in splits:
+        assert set(split) == set(names)
+        by_block = {(int(name) // 25, part) for name, part in split.items()}
+        assert len(by_block) == 8
+        assert sum(part == "test" for part in split.values()) == 50
+    with pytest.raises(DataError, match="lie in one block"):
+        split_by_blocks(names[:20], share=0.2, block=25, seed=0)
+
+
+def test_simulate_makes_a_paired_set_with_masks(capsys, tmp_path):
+    clear, out = tmp_path / "clear", tmp_path / "made"
+    (clear / "fields").mkdir(parents=True)
+    for number in range(3):
+        ground(number).save(clear / "fields" / f"v1.0-{number}.png")
+    words = ("data", "simulate", clear, "--per-image", 2, "--kind", "broken", "-q")
+    assert run(capsys, *words, "-o", out)[0] == 0
+    pairs = find_pairs(out, "train")
+    assert [pair.name for pair in pairs] == [f"fields/v1.0-{n}-{k}" for k in (1, 2) for n in range(3)]
+    for pair in pairs:
+        cloudy, label = (np.asarray(Image.open(p)) for p in (pair.cloudy_path, pair.clear_path))
+        mask = np.asarray(Image.open(out / "train" / "mask" / f"{pair.name}.png"))
+        assert set(np.unique(mask)) <= {0, 255}
+        assert mask.shape == label.shape[:2]
+        changed = np.abs(cloudy.astype(int) - label).max(axis=2)
+        assert (changed[mask > 0] > 0).mean() > 0.9
+    run(capsys, *words, "-o", tmp_path / "again")
+    for pair, again in zip(pairs, find_pairs(tmp_path / "again", "train"), strict=True):
+        assert pair.cloudy_path.read_bytes() == again.cloudy_path.read_bytes()
+    code, _, err = run(capsys, *words, "-o", out)
+    assert (code, "exists; give another folder" in err) == (2, True)
+
+
+def test_simulate_keeps_the_place_and_type_of_geotiffs(capsys, tmp_path):
+    (tmp_path / "clear").mkdir()
+    dn = np.random.default_rng(0).integers(300, 4000, (4, 32, 40), dtype=np.uint16)
+    source = write_tif(tmp_path / "clear" / "a.tif", dn)
+    words = ("data", "simulate", tmp_path / "clear", "-o", tmp_path / "made", "-q", "--kind", "haze")
+    assert run(capsys, *words, "--bands", "red,green,blue,nir", "--scale", "0,10000")[0] == 0
+    cloudy = tmp_path / "made" / "train" / "cloud" / "a.tif"
+    assert np.array_equal(read_tif(tmp_path / "made" / "train" / "label" / "a.tif"), dn)
+    assert read_tif(cloudy).dtype == np.uint16
+    assert read_tif(cloudy).max() <= 10000
+    import rasterio
+
+    with rasterio.open(cloudy) as made, rasterio.open(source) as given:
+        assert (made.crs, made.transform) == (given.crs, given.transform)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("data", "simulate", ".", "-o", "x", "--kind", "fog"), "haze, broken, mixed"),
+        (("data", "simulate", ".", "-o", "x", "--split", "validation"), "--split is 'validation'"),
+        (("data", "simulate", ".", "-o", "x", "--per-image", 0), "--per-image is 0"),
+        (("data", "simulate", ".", "-o", "x", "--scale", "1"), "--scale is '1'"),
+        (("data", "split", ".", "--share", 2), "--share is 2"),
+        (("data", "check", ".", "--bands", "nir"), "--bands is 'nir'; give rgb or rgbn"),
+        (("data", "check", ".", "--set", "RICE"), "no data set 'RICE'; choose one of"),
+    ],
+)
+def test_wrong_options_are_one_line_that_names_the_right_ones(capsys, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    ground(0).save("a.png")
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert message in err
+    assert err.count("error:") == 1

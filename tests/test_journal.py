@@ -1,0 +1,172 @@
+"""The journal: what a killed run leaves, and what the next one makes of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from declouder import journal as journals
+from declouder.errors import OutputError
+from declouder.journal import Journal, Layer, journal_path, open_journal
+
+LAYERS = {"image": Layer("uint16", 2), "w": Layer("uint8", 1)}
+KEY = {"seed": 1, "input": {"bytes": 7}}
+SIZE = {"windows": 9, "height": 5, "width": 7}
+
+
+def layers_of(index: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(index)
+    image = rng.integers(0, 65536, (2, 5, 7)).astype(np.uint16)
+    return {"image": image, "w": rng.integers(0, 256, (1, 5, 7)).astype(np.uint8)}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return journal_path(tmp_path / "clear.tif")
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def every_journal_is_worth_keeping(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journals, "WORTH_KEEPING_S", 0.0)
+
+
+def stopped_after(path: Path, groups: list[list[int | None]], key: Any = KEY, layers: Any = LAYERS) -> bytes:
+    """Leave a journal as a run does that is killed after some groups; negative windows were passed by."""
+    with pytest.raises(Killed), open_journal(path, key, layers, **SIZE) as journal:
+        for group in groups:
+            journal.add({abs(k): None if k < 0 else layers_of(k) for k in group})
+        raise Killed
+    return path.read_bytes()
+
+
+def found_in(path: Path, key: Any = KEY, layers: Any = LAYERS) -> tuple[list[int], list[int]]:
+    """Return which windows a further run finds finished, and which of them restored."""
+    with pytest.raises(Killed), open_journal(path, key, layers, **SIZE) as journal:
+        finished = [k for k in range(9) if k in journal]
+        restored = [k for k in finished if journal.has_image(k)]
+        check(journal, restored)
+        raise Killed
+    return finished, restored
+
+
+def check(journal: Journal, indices: list[int]) -> None:
+    for k in indices:
+        for name, values in layers_of(k).items():
+            part = journal.read(k, name, slice(1, 4), slice(2, 7))
+            np.testing.assert_array_equal(part, values[:, 1:4, 2:7])
+
+
+def test_what_was_added_is_read_back_and_found_by_the_next_run(path):
+    stopped_after(path, [[0], [-1, 2], [5, 3]])
+    assert found_in(path) == ([0, 1, 2, 3, 5], [0, 2, 3, 5])
+
+
+def test_a_journal_is_deleted_when_all_is_done_and_when_it_is_not_worth_a_file(path, monkeypatch):
+    with open_journal(path, KEY, LAYERS, **SIZE) as journal:
+        journal.add({0: layers_of(0)})
+    assert not path.exists()
+    monkeypatch.setattr(journals, "WORTH_KEEPING_S", 60.0)
+    with pytest.raises(Killed), open_journal(path, KEY, LAYERS, **SIZE) as journal:
+        journal.add({0: layers_of(0)})
+        raise Killed
+    assert not path.exists()
+
+
+def test_a_journal_torn_anywhere_gives_back_the_whole_groups_before_the_tear(path):
+    whole = stopped_after(path, [[0, 1], [-2], [3, 4, 5]])
+    seen = set()
+    for length in range(len(whole) + 1):
+        path.write_bytes(whole[:length])
+        finished, _ = found_in(path)
+        assert finished in ([], [0, 1], [0, 1, 2], [0, 1, 2, 3, 4, 5])
+        seen.add(len(finished))
+    assert seen == {0, 2, 3, 6}
+
+
+def test_no_changed_byte_is_taken_for_a_finished_window(path):
+    whole = stopped_after(path, [[0], [1]])
+    for place in range(0, len(whole), 3):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x41
+        path.write_bytes(damaged)
+        assert found_in(path)[0] in ([], [0])  # and what is found is read back right
+
+
+def test_a_continued_journal_goes_on_after_the_tear(path):
+    whole = stopped_after(path, [[0], [1]])
+    path.write_bytes(whole[:-3])
+    stopped_after(path, [[1], [2]])
+    assert found_in(path) == ([0, 1, 2], [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("key", "layers", "words"),
+    [
+        ({**KEY, "seed": 2}, LAYERS, "another seed"),
+        ({**KEY, "input": {"bytes": 8}}, LAYERS, "another input"),
+        (KEY, {"image": Layer("float32", 2), "w": Layer("uint8", 1)}, "another layout"),
+    ],
+)
+def test_a_journal_of_another_run_starts_anew_and_says_why(key, layers, words, path, caplog):
+    caplog.set_level("INFO", "declouder")
+    stopped_after(path, [[0], [1]])
+    caplog.clear()
+    assert found_in(path, key, layers) == ([], [])
+    assert "started anew" in caplog.text and words in caplog.text
+
+
+def test_a_file_that_is_no_journal_starts_anew(path):
+    path.write_bytes(b"something else" * 100)
+    assert found_in(path) == ([], [])
+
+
+def test_a_second_run_on_the_same_output_is_refused_and_does_no_harm(path):
+    with open_journal(path, KEY, LAYERS, **SIZE) as journal:
+        journal.add({0: layers_of(0)})
+        code = (
+            "import sys; from pathlib import Path; from declouder.errors import OutputError\n"
+            "from declouder.journal import Layer, open_journal\n"
+            "try:\n"
+            "    with open_journal(Path(sys.argv[1]), {}, {'image': Layer('uint8', 1)},"
+            " windows=1, height=1, width=1): pass\n"
+            "except OutputError as error: print(error)\n"
+        )
+        said = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+        assert "another run is writing" in said.stdout and "clear.tif" in said.stdout
+        check(journal, [0])
+        with pytest.raises(OutputError, match="another run"), open_journal(path, KEY, LAYERS, **SIZE):
+            pass
+    assert not path.exists()
+
+
+def test_a_link_in_the_journals_place_is_not_followed(path, tmp_path):
+    (tmp_path / "mine").write_bytes(b"mine")
+    path.symlink_to(tmp_path / "mine")
+    with pytest.raises(OutputError, match="cannot be written"), open_journal(path, KEY, LAYERS, **SIZE):
+        pass
+    assert (tmp_path / "mine").read_bytes() == b"mine"
+
+
+def test_a_full_disk_is_an_error_and_keeps_what_is_finished(path):
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with (
+            pytest.raises(OutputError, match="free some space"),
+            open_journal(path, KEY, LAYERS, **SIZE) as journal,
+        ):
+            journal.add({0: layers_of(0)})
+            resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 50, hard))
+            journal.add({1: layers_of(1)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert found_in(path) == ([0], [0])

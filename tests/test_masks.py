@@ -1,0 +1,205 @@
+"""Masks: how files are read, how they lie over a scene, how they are grown, and our own estimate."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.transform import Affine, from_bounds
+from rasterio.warp import transform_bounds
+from scipy import ndimage
+
+from conftest import write_tif
+from declouder.errors import OptionError, RasterError
+from declouder.masks import MaskChoice, SceneMask, open_mask, veil
+from declouder.raster import open_raster
+from declouder.scaling import Scaling
+from declouder.scene import auto_scale
+
+RGB = ("red", "green", "blue")
+PLACE = Affine(10, 0, 5e5, 0, -10, 4e6)
+
+
+def share_of(scene: Path, choice: MaskChoice) -> np.ndarray:
+    """Return the mask's share over a whole scene, read in parts that fit nothing."""
+    with open_raster(scene) as reader:
+        scale = auto_scale(reader, (1, 2, 3))
+        height, width = reader.info.height, reader.info.width
+        share = np.full((height, width), np.nan, np.float32)
+        with open_mask(choice, reader, bands=(1, 2, 3), names=RGB, scale=scale) as mask:
+            for row in range(0, height, 37):
+                for col in range(0, width, 41):
+                    rows = slice(row, min(height, row + 37))
+                    cols = slice(col, min(width, col + 41))
+                    share[rows, cols] = mask.share(rows, cols)
+    return share
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    return write_tif(tmp_path / "scene.tif", np.full((3, 80, 100), 90, np.uint8))
+
+
+def mask_file(folder: Path, values: np.ndarray, **profile: object) -> Path:
+    return write_tif(folder / "mask.tif", values[None], **profile)
+
+
+def test_every_number_but_zero_is_cloud_unless_values_are_listed(scene, tmp_path):
+    values = np.arange(8000, dtype=np.uint8).reshape(80, 100) % 5
+    path = mask_file(tmp_path, values)
+    np.testing.assert_array_equal(share_of(scene, MaskChoice(path, feather_px=0)), values != 0)
+    listed = MaskChoice(path, values=(2, 4), feather_px=0)
+    np.testing.assert_array_equal(share_of(scene, listed), np.isin(values, (2, 4)))
+
+
+def test_nan_and_nodata_of_a_mask_are_clear(scene, tmp_path):
+    values = np.ones((80, 100), np.float32)
+    values[:10], values[10:20] = np.nan, -1
+    share = share_of(scene, MaskChoice(mask_file(tmp_path, values, nodata=-1), feather_px=0))
+    assert (share[:20] == 0).all() and (share[20:] == 1).all()
+
+
+def test_a_mask_on_another_grid_is_resampled_and_clear_beyond_its_edge(scene, tmp_path):
+    values = np.zeros((30, 40), np.uint8)
+    values[10:20, 10:20] = 1
+    # Pixels of 20 m, begun 100 m to the east and south: pixel (10, 10) covers rows and columns 30..31.
+    path = mask_file(tmp_path, values, transform=Affine(20, 0, 5e5 + 100, 0, -20, 4e6 - 100))
+    expected = np.zeros((80, 100))
+    expected[30:50, 30:50] = 1
+    np.testing.assert_array_equal(share_of(scene, MaskChoice(path, feather_px=0)), expected)
+
+
+def test_a_mask_in_another_projection_lands_in_its_place(scene, tmp_path):
+    with rasterio.open(scene) as dataset:
+        west, south, east, north = transform_bounds(dataset.crs, "EPSG:4326", *dataset.bounds)
+    values = np.zeros((200, 200), np.uint8)
+    values[:100] = 1  # the northern half
+    transform = from_bounds(west, south, east, north, 200, 200)
+    share = share_of(scene, MaskChoice(mask_file(tmp_path, values, crs="EPSG:4326", transform=transform)))
+    assert share[:35].mean() > 0.97 and share[55:].mean() < 0.03
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_mask_without_a_place_must_have_the_scenes_size(scene, tmp_path):
+    values = np.ones((80, 100), np.uint8)
+    path = mask_file(tmp_path, values, crs=None, transform=Affine.identity())
+    assert share_of(scene, MaskChoice(path)).min() == 1
+    path = mask_file(tmp_path, values[:70], crs=None, transform=Affine.identity())
+    with pytest.raises(RasterError, match="give a mask of that size"):
+        share_of(scene, MaskChoice(path))
+
+
+def test_the_share_is_one_on_cloud_zero_beyond_the_feather_and_falls_between(scene, tmp_path):
+    values = np.zeros((80, 100), np.uint8)
+    values[40, 50] = values[41:44, 10:30] = 1
+    share = share_of(scene, MaskChoice(mask_file(tmp_path, values), feather_px=10))
+    distance = ndimage.distance_transform_edt(values == 0)
+    assert (share[distance <= 5] == 1).all()
+    assert (share[distance >= 10] == 0).all()
+    between = (distance > 5) & (distance < 10)
+    assert (share[between] > 0).all() and (share[between] < 1).all()
+    order = np.argsort(distance[between])
+    assert (np.diff(share[between][order]) <= 1e-6).all()
+
+
+QA = {
+    "Collection 2": ([21824, 21888, 21826, 22280, 23888, 54596], [0, 0, 1, 1, 1, 1]),
+    "Collection 1": ([2720, 2724, 2800, 2976, 6816], [0, 0, 1, 1, 1]),
+    "before Collection 1": ([20480, 20512, 36864, 53248, 28672], [0, 0, 1, 1, 1]),
+}
+
+
+@pytest.mark.parametrize("generation", QA)
+def test_a_landsat_quality_band_is_read_by_its_generation(generation, scene, tmp_path, caplog):
+    caplog.set_level("INFO", "declouder")
+    numbers, cloudy = QA[generation]
+    values = np.ones((80, 100), np.uint16)  # 1: outside the ground taken
+    values[:, : len(numbers)] = numbers
+    share = share_of(scene, MaskChoice(mask_file(tmp_path, values), kind="landsat-qa", feather_px=0))
+    np.testing.assert_array_equal(share[0, : len(numbers)], cloudy)
+    assert (share[:, len(numbers) :] == 0).all()
+    assert generation in caplog.text
+
+
+def test_a_sentinel2_scene_classification_is_read(scene, tmp_path):
+    values = np.zeros((80, 100), np.uint8)
+    values[:, :12] = np.arange(12)
+    share = share_of(scene, MaskChoice(mask_file(tmp_path, values), kind="sentinel2-scl", feather_px=0))
+    np.testing.assert_array_equal(np.flatnonzero(share[0]), [3, 8, 9, 10])
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"kind": "modis"}, "landsat-qa"),
+        ({"kind": "landsat-qa", "values": (1,)}, "kind values"),
+        ({"feather_px": -1}, "feather is -1"),
+    ],
+)
+def test_a_choice_outside_its_meaning_is_refused(fields, words):
+    with pytest.raises(OptionError, match=words):
+        MaskChoice("a.tif", **fields)
+
+
+def test_a_quality_band_of_floats_is_refused(scene, tmp_path):
+    path = mask_file(tmp_path, np.ones((80, 100), np.float32))
+    with pytest.raises(RasterError, match="band of integers"):
+        share_of(scene, MaskChoice(path, kind="landsat-qa"))
+
+
+def test_the_share_does_not_depend_on_how_it_is_read(rng):
+    class Blobs:
+        cloud = ndimage.gaussian_filter(rng.standard_normal((120, 130)), 5) > 0.05
+
+        def read(self, rows, cols):
+            return self.cloud[rows, cols]
+
+    mask = SceneMask(Blobs(), height=120, width=130, feather_px=9)
+    whole = mask.share(slice(0, 120), slice(0, 130))
+    np.testing.assert_array_equal(mask.share(slice(31, 70), slice(5, 99)), whole[31:70, 5:99])
+
+
+def test_veil_is_high_for_white_and_haze_and_low_for_dark_and_red_ground():
+    pixels = {
+        "white": (0.9, 0.9, 0.9),
+        "haze": (0.3, 0.35, 0.45),
+        "dark": (0.1, 0.1, 0.1),
+        "soil": (0.5, 0.35, 0.2),
+    }
+    x = np.array(list(pixels.values()), np.float32).T[:, :, None] * 2 - 1
+    white, haze, dark, soil = veil(x)[:, 0]
+    assert white > haze > 0.3 > dark > soil
+
+
+def test_the_estimate_finds_white_blobs_on_dark_ground_and_no_cloud_in_nodata(tmp_path, rng):
+    dn = rng.integers(20, 40, (3, 120, 130)).astype(np.uint8)
+    dn[:, 30:60, 40:80] = 220
+    dn[:, 90:] = 0
+    share = share_of(write_tif(tmp_path / "a.tif", dn, nodata=0), MaskChoice("auto", feather_px=0))
+    assert (share[32:58, 42:78] == 1).all()
+    assert (share[:24] == 0).all() and (share[68:] == 0).all()
+
+
+def test_the_estimate_wants_red_green_and_blue(scene):
+    with (
+        open_raster(scene) as reader,
+        pytest.raises(OptionError, match="give a mask file"),
+        open_mask(MaskChoice("auto"), reader, bands=(1,), names=("grey",), scale=Scaling(0, 255)),
+    ):
+        pass
+
+
+def test_the_estimate_agrees_with_the_quality_band_of_a_real_landsat_scene():
+    folder = Path(os.environ.get("DECLOUDER_TEST_DATA", "no-such-folder")) / "scenes"
+    if not folder.is_dir():
+        pytest.skip("DECLOUDER_TEST_DATA names no folder with scenes/landsat8_cloudy_RGBN_uint16_30m.tif")
+    scene = folder / "landsat8_cloudy_RGBN_uint16_30m.tif"
+    found = share_of(scene, MaskChoice("auto", feather_px=0)) > 0
+    wanted = share_of(scene, MaskChoice(folder / "landsat8_cloudy_BQA.tif", kind="landsat-qa", feather_px=0)) > 0
+    precision = (found & wanted).sum() / found.sum()
+    recall = (found & wanted).sum() / wanted.sum()
+    print(f"precision {precision:.3f}, recall {recall:.3f}")
+    assert precision > 0.75 and recall > 0.75

@@ -1,0 +1,221 @@
+"""What is let in as a source, and what a hostile or unusual file cannot do."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from conftest import names_in, read_tif, write_tif
+from declouder.errors import OutputError, RasterError
+from declouder.raster import create_raster, open_raster, vrt_of_bands
+from declouder.scene import SceneOptions, auto_scale, remove_from_scene
+
+
+def vrt(name: str, *, relative: int = 1, band: str = "", more: str = "") -> str:
+    return (
+        f'<VRTDataset rasterXSize="40" rasterYSize="30">{more}'
+        + "".join(
+            f'<VRTRasterBand dataType="Byte" band="{k}" {band}><SimpleSource>'
+            f'<SourceFilename relativeToVRT="{relative}">{name}</SourceFilename><SourceBand>{k}</SourceBand>'
+            "</SimpleSource></VRTRasterBand>"
+            for k in (1, 2, 3)
+        )
+        + "</VRTDataset>"
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """A folder with an image, and one outside of it."""
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    for path in (inside / "a.tif", tmp_path / "secret.tif"):
+        write_tif(path, rng.integers(1, 255, (3, 30, 40), dtype=np.uint8))
+    return inside
+
+
+def whole(path: Path, **options: object) -> np.ndarray:
+    with open_raster(path, **options) as reader:
+        return reader.read(slice(0, reader.info.height), slice(0, reader.info.width))
+
+
+def test_a_vrt_of_files_in_its_folder_is_read_and_restored(folder, identity):
+    path = folder / "a.vrt"
+    path.write_text(vrt("a.tif"))
+    np.testing.assert_array_equal(whole(path), read_tif(folder / "a.tif"))
+    remove_from_scene(path, folder / "b.tif", identity)
+    np.testing.assert_array_equal(read_tif(folder / "b.tif"), read_tif(folder / "a.tif"))
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("how", ["relative", "absolute", "link"])
+def test_a_vrt_reads_nothing_outside_its_folder_unless_that_is_allowed(how, folder):
+    (folder / "link.tif").symlink_to(folder.parent / "secret.tif")
+    path = folder / "a.vrt"
+    name = {"relative": "../secret.tif", "absolute": str(folder.parent / "secret.tif"), "link": "link.tif"}[how]
+    path.write_text(vrt(name, relative=int(how != "absolute")))
+    with pytest.raises(RasterError, match=r"outside its own folder.*--allow-outside"):
+        whole(path)
+    np.testing.assert_array_equal(whole(path, allow_outside=True), read_tif(folder.parent / "secret.tif"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (vrt("/vsicurl/http://example.org/a.tif", relative=0), "no plain file"),
+        (vrt("GTIFF_DIR:1:a.tif"), "no plain file"),
+        (vrt("missing.tif"), "does not exist"),
+        (vrt("a.vrt"), "not an image"),
+        (vrt("a.tif", band='subClass="VRTDerivedRasterBand"'), "VRTDerivedRasterBand"),
+        (vrt("a.tif", more="<PixelFunctionCode>import os</PixelFunctionCode>"), "PixelFunctionCode"),
+        ('<!DOCTYPE x [<!ENTITY a "aaaa">]>' + vrt("&a;"), "declares entities"),
+        ("<VRTDataset", "is no VRT"),
+        ("<GDAL_WMS/>", "is no VRT"),
+    ],
+)
+def test_a_vrt_of_other_things_is_refused(text, words, folder):
+    path = folder / "a.vrt"
+    path.write_text(text)
+    with pytest.raises(RasterError, match=words) as caught:
+        whole(path, allow_outside=True)
+    assert ";" in str(caught.value)
+
+
+def test_a_sentinel2_folder_is_read_by_its_bands_of_10_m(tmp_path, rng, darker):
+    bands = {name: rng.integers(1, 4000, (1, 64, 64), dtype=np.uint16) for name in ("B02", "B03", "B04", "B08")}
+    safe = tmp_path / "S2A_MSIL2A_20200101.SAFE"
+    images = safe / "GRANULE" / "L2A_T33" / "IMG_DATA" / "R10m"
+    images.mkdir(parents=True)
+    for name, dn in bands.items():
+        options = {"quality": 100, "reversible": True}
+        source = write_tif(tmp_path / "band.tif", dn)
+        rasterio.shutil.copy(source, images / f"T33_20200101_{name}_10m.jp2", driver="JP2OpenJPEG", **options)
+    with open_raster(safe) as reader:
+        assert reader.info.descriptions == ("red", "green", "blue", "nir")
+        assert reader.info.crs == rasterio.CRS.from_epsg(32633)
+    np.testing.assert_array_equal(whole(safe), np.concatenate([bands[k] for k in ("B04", "B03", "B02", "B08")]))
+    report = remove_from_scene(safe, tmp_path / "b.tif", darker, SceneOptions(window_px=64))
+    assert report.bands.numbers == (1, 2, 3)
+    (images / "T33_20200101_B08_10m.jp2").unlink()
+    with pytest.raises(RasterError, match="0 files of B08"):
+        whole(safe)
+
+
+def test_bands_of_different_grids_are_not_stacked(tmp_path):
+    files = {
+        name: write_tif(tmp_path / f"{name}.tif", np.ones((1, size, size), np.uint16))
+        for name, size in (("red", 20), ("nir", 10))
+    }
+    with pytest.raises(RasterError, match="one grid"):
+        vrt_of_bands(files)
+
+
+def tiff_claiming(width: int, height: int, *, rows_per_strip: int, bands: int = 1) -> bytes:
+    """Return a TIFF of a few hundred bytes whose header claims an image of that size."""
+    entries = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1)]
+    entries += [(273, 4, 1, 300), (277, 3, 1, bands), (278, 4, 1, rows_per_strip), (279, 4, 1, 50)]
+    ifd = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return (b"II*\0" + struct.pack("<I", 8) + ifd + b"\0" * 4).ljust(400, b"\0")
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize(
+    "data",
+    [
+        tiff_claiming(10**6, 10**6, rows_per_strip=1),
+        tiff_claiming(10**6, 10**6, rows_per_strip=10**6),
+        tiff_claiming(90_000, 90_000, rows_per_strip=90_000),
+        tiff_claiming(1, 2 * 10**9, rows_per_strip=1),
+        tiff_claiming(100, 100, rows_per_strip=100, bands=60_000),
+        png_claiming(10**6, 10**6),
+        png_claiming(60_000, 60_000),
+    ],
+    ids=["million squared", "one strip", "under the limit", "tall", "many bands", "png", "png under the limit"],
+)
+def test_a_small_file_that_claims_a_huge_image_is_refused_before_memory_is_taken(data, tmp_path):
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "bomb.tif"
+    path.write_bytes(data)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(RasterError), open_raster(path):
+        pass
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
+
+
+def test_a_scene_over_the_limit_of_pixels_is_refused_and_says_how_to_allow_it(tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.ones((1, 30, 40), np.uint8))
+    with pytest.raises(RasterError, match=r"40 x 30 px.*--max-pixels 1200"):
+        whole(source, max_pixels=1199)
+    assert whole(source, max_pixels=1200).shape == (1, 30, 40)
+
+
+def test_a_cloud_optimised_geotiff_is_valid_has_overviews_and_keeps_everything(rich_tif, darker, tmp_path, rng):
+    cogeo = pytest.importorskip("rio_cogeo")
+    dn = rng.integers(1, 9000, (5, 1200, 1100), dtype=np.uint16)
+    with rasterio.open(rich_tif) as old:
+        profile = {"nodata": 0, "crs": old.crs, "transform": old.transform}
+    source = write_tif(tmp_path / "large.tif", dn, **profile)
+    with rasterio.open(source, "r+") as dataset:
+        dataset.descriptions = ("swir", "blue", "green", "red", "nir")
+        dataset.update_tags(acquired="2020-01-01")
+        dataset.scales = [1e-4] * 5
+    folder = tmp_path / "out"
+    folder.mkdir()
+    remove_from_scene(source, folder / "b.tif", darker, SceneOptions(window_px=600, scale=None, cog=True))
+    assert names_in(folder) == ["b.tif"]
+    valid, errors, warnings = cogeo.cog_validate(folder / "b.tif", strict=True)
+    assert valid, (errors, warnings)
+    with rasterio.open(source) as old, rasterio.open(folder / "b.tif") as new:
+        assert new.overviews(1)
+        for name in ("crs", "transform", "nodata", "dtypes", "shape", "descriptions", "scales"):
+            assert getattr(new, name) == getattr(old, name), name
+        assert new.tags()["acquired"] == "2020-01-01" and "DECLOUDER_NOTE" in new.tags()
+        np.testing.assert_array_equal(new.read([1, 5]), old.read([1, 5]))
+
+
+def test_a_png_cannot_be_cloud_optimised(rich_tif, tmp_path):
+    with (
+        open_raster(write_tif(tmp_path / "a.tif", np.ones((3, 9, 9), np.uint8))) as reader,
+        pytest.raises(OutputError, match=r"name it .*b\.tif"),
+        create_raster(tmp_path / "b.png", reader.info, cog=True),
+    ):
+        pass
+
+
+def test_bigtiff_is_used_when_needed_only(tmp_path):
+    def magic(path: Path) -> bytes:
+        return path.read_bytes()[:4]
+
+    with open_raster(write_tif(tmp_path / "a.tif", np.ones((1, 20, 20), np.uint8))) as reader:
+        with create_raster(tmp_path / "small.tif", reader.info):
+            pass
+        from dataclasses import replace
+
+        huge = replace(reader.info, height=60_000, width=60_000)
+        with create_raster(tmp_path / "huge.tif", huge):
+            pass
+    assert magic(tmp_path / "small.tif") == b"II*\0"
+    assert (tmp_path / "huge.tif").open("rb").read(4) == b"II+\0"
+
+
+def test_scale_and_offset_tags_that_mean_reflectance_give_the_scale(tmp_path, rng):
+    dn = rng.integers(1100, 7000, (3, 60, 60)).astype(np.uint16)
+    path = write_tif(tmp_path / "a.tif", dn)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.scales, dataset.offsets = [1e-4] * 3, [-0.1] * 3
+    with open_raster(path) as reader:
+        scale = auto_scale(reader, (1, 2, 3))
+    assert (scale.low, scale.high) == (pytest.approx(1000), pytest.approx(11000))

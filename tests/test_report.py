@@ -1,0 +1,251 @@
+"""The page of scores in a real browser: the slider moves, sorting sorts, nothing is asked of the network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from declouder import metrics
+from declouder.breakdown import pooled_spread, spread_scores
+from declouder.data.pairs import Pair
+from declouder.errors import DataError, OptionError, OutputError
+from declouder.evaluation import CloudyMethod, OutputsMethod, Restored, evaluate
+from declouder.report import BUDGET_BYTES, write_report
+from declouder.report.plots import distribution, reliability
+from declouder.scaling import Scaling
+
+IMAGES = 12
+
+
+class Veiled(CloudyMethod):
+    """Stands for a model: thins the cloud, with a reference, w and spread."""
+
+    def describe(self, pairs: Any) -> dict[str, Any]:
+        return {"kind": "model", "name": "a <b>model</b>", "samples": 3}
+
+    def restore(self, pair: Pair, cloudy: np.ndarray, scaling: Scaling) -> Restored:
+        rows = np.mgrid[: cloudy.shape[0], : cloudy.shape[1]][0] / cloudy.shape[0]
+        return Restored((cloudy * 0.8).astype(np.uint8), (cloudy * 0.7).astype(np.uint8), rows, rows * 0.05)
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of two methods on 12 pairs of 48 px."""
+    folder = tmp_path_factory.mktemp("report")
+    rng = np.random.default_rng(1)
+    for kind in ("cloud", "label"):
+        (folder / "FAKE" / "test" / kind).mkdir(parents=True)
+    for number in range(IMAGES):
+        clear = rng.integers(20, 180, (48, 48, 3), dtype=np.uint8)
+        cloudy = clear + np.uint8(6 * number)
+        for kind, image in (("cloud", cloudy), ("label", clear)):
+            Image.fromarray(image).save(folder / "FAKE" / "test" / kind / f"{number}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(metrics.BACKBONE_VARIABLE, raising=False)
+        patch.setenv("TORCH_HOME", str(folder))
+        for name, method in (("model", Veiled()), ("cloudy", CloudyMethod())):
+            evaluate(folder / "FAKE", method, out=folder / f"{name}.json", keep=folder / f"{name}-images")
+    write_report([folder / "model.json", folder / "cloudy.json"], folder / "report.html")
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        assert not os.environ.get("DECLOUDER_NEEDS_BROWSER"), "a browser was promised and is not there"
+        pytest.skip("no browser: install Debian's chromium and chromium-driver to test the report")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: pip install selenium")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-dev-shm-usage",
+        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield found
+    found.quit()
+
+
+@pytest.fixture
+def page(browser: Any, report: Path) -> Any:
+    for log in ("browser", "performance"):
+        browser.get_log(log)
+    browser.set_window_size(1280, 900)
+    browser.get(report.as_uri())
+    return browser
+
+
+def _find(page: Any, selector: str) -> list[Any]:
+    return page.find_elements("css selector", selector)
+
+
+def _column(page: Any, table: str, column: int) -> list[str]:
+    script = "return [...document.querySelectorAll(arguments[0])].map(r => r.cells[arguments[1]].dataset.v)"
+    return page.execute_script(script, f"{table} tbody tr", column)
+
+
+def test_the_page_asks_for_nothing_and_reports_no_error(page: Any) -> None:
+    import json
+
+    _find(page, "#more")[0].click()
+    assert page.get_log("browser") == []
+    asked = set()
+    for entry in page.get_log("performance"):
+        message = json.loads(entry["message"])["message"]
+        if message["method"] == "Network.requestWillBeSent":
+            asked.add(message["params"]["request"]["url"].split(":")[0])
+    assert asked <= {"file", "data"}
+
+
+def test_the_slider_follows_pointer_and_keys(page: Any) -> None:
+    from selenium.webdriver import ActionChains, Keys
+
+    slider = _find(page, ".slider")[0]
+    page.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", slider)
+    assert slider.get_attribute("aria-valuenow") == "50"
+    width = slider.size["width"]
+    drag = ActionChains(page).move_to_element(slider).click_and_hold()
+    drag.move_by_offset(width // 4, 0).release().perform()
+    assert int(slider.get_attribute("aria-valuenow")) == pytest.approx(75, abs=2)
+    bar = _find(page, ".slider .bar")[0]
+    assert bar.location["x"] - slider.location["x"] == pytest.approx(0.75 * width, abs=6)
+    slider.send_keys(Keys.HOME)
+    assert slider.get_attribute("aria-valuenow") == "0"
+    slider.send_keys(Keys.ARROW_RIGHT)
+    assert slider.get_attribute("aria-valuenow") == "2"
+
+
+def test_any_two_layers_can_be_compared_and_all_are_decoded(page: Any) -> None:
+    card = _find(page, ".card")[0]
+    left, _ = card.find_elements("css selector", "select")
+    labels = [option.text for option in left.find_elements("css selector", "option")]
+    wanted = {"cloudy", "clear"}
+    wanted |= {f"{kind}: a <b>model</b>" for kind in ("reference", "restored", "error", "w", "spread")}
+    assert wanted <= set(labels)
+    before = page.execute_script("return arguments[0].querySelector('img').src", card)
+    for button in card.find_elements("css selector", ".strip button"):
+        if button.text.startswith("spread"):
+            page.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", button)
+            button.click()
+    assert page.execute_script("return arguments[0].querySelector('img').src", card) != before
+    decoded = "return [...document.images].every(i => i.complete && i.naturalWidth === 48)"
+    assert page.execute_script(decoded)
+
+
+def test_the_worst_ten_come_first_and_the_rest_on_demand(page: Any) -> None:
+    names = [heading.text for heading in _find(page, ".card h3")]
+    assert len(names) == 10
+    page.execute_script("document.getElementById('more').click()")
+    assert len(_find(page, ".card")) == IMAGES
+    psnr = "return [...document.querySelectorAll('.card')].map(c => Number(c.querySelector('dd').textContent))"
+    assert page.execute_script(psnr) == sorted(page.execute_script(psnr))
+    page.execute_script(
+        "const way = document.getElementById('order-way');"
+        "way.value = 'best'; way.dispatchEvent(new Event('change'))"
+    )
+    assert page.execute_script(psnr) == sorted(page.execute_script(psnr), reverse=True)
+
+
+def test_a_click_on_a_head_sorts_the_table_both_ways(page: Any) -> None:
+    head = next(h for h in _find(page, "#all-images th button") if h.text.startswith("psnr"))
+    column = 4  # after image, method, cover and label
+    page.execute_script("arguments[0].click()", head)
+    *down, missing = _column(page, "#all-images", column)
+    assert missing == "", "the cloudy image that equals its label has no psnr: it comes last, whichever the way"
+    assert [float(value) for value in down] == sorted(map(float, down), reverse=True)
+    page.execute_script("arguments[0].click()", head)
+    *up, missing = _column(page, "#all-images", column)
+    assert missing == "" and up == down[::-1]
+
+
+def test_nothing_is_wider_than_a_phone_and_names_are_text(page: Any) -> None:
+    page.set_window_size(390, 800)
+    # Headless windows have a smallest width of their own, so the width is set as a phone's emulator does.
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    )
+    try:
+        assert page.execute_script("return document.documentElement.scrollWidth") <= 390
+        assert page.execute_script("return document.querySelectorAll('td b, option b').length") == 0
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_dark_mode_has_dark_ground_and_readable_text(page: Any) -> None:
+    def brightness(prop: str) -> float:
+        text = page.execute_script(f"return getComputedStyle(document.body).{prop}")
+        return float(np.mean([float(part) for part in text[text.index("(") + 1 : -1].split(",")[:3]]))
+
+    def prefer(scheme: str) -> None:
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+    prefer("dark")
+    assert brightness("backgroundColor") < 40 and brightness("color") > 200
+    prefer("light")
+    assert brightness("backgroundColor") > 240 and brightness("color") < 60
+
+
+def test_the_report_is_one_file_that_names_no_other(report: Path) -> None:
+    text = report.read_text()
+    assert "http://" not in text and "https://" not in text
+    assert str(report.parent) not in text
+    assert "<b>model</b>" not in text.split("<script")[0]
+
+
+def test_a_report_without_kept_images_says_how_to_keep_them(report: Path, tmp_path: Path) -> None:
+    data = report.parent / "FAKE"
+    evaluate(data, OutputsMethod(data / "test" / "label"), out=tmp_path / "a.json")
+    write_report([tmp_path / "a.json"], tmp_path / "a.html")
+    assert "--keep-images DIR" in (tmp_path / "a.html").read_text()
+    with pytest.raises(OutputError, match="--overwrite"):
+        write_report([tmp_path / "a.json"], tmp_path / "a.html")
+    with pytest.raises(OptionError, match="no file of scores"):
+        write_report([], tmp_path / "b.html")
+
+
+def test_kept_images_that_are_gone_are_an_error(report: Path, tmp_path: Path) -> None:
+    shutil.copy(report.parent / "model.json", tmp_path / "model.json")
+    with pytest.raises(DataError, match="keep the images beside their scores"):
+        write_report([tmp_path / "model.json"], tmp_path / "a.html")
+
+
+def test_images_are_made_coarser_until_they_fit(
+    report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import declouder.report as module
+
+    assert BUDGET_BYTES < 30_000_000
+    fine = report.stat().st_size
+    monkeypatch.setattr(module, "BUDGET_BYTES", fine // 2)
+    write_report([report.parent / "model.json", report.parent / "cloudy.json"], tmp_path / "a.html")
+    assert (tmp_path / "a.html").stat().st_size < fine
+    monkeypatch.setattr(module, "BUDGET_BYTES", 1000)
+    with pytest.raises(DataError, match="--limit"):
+        write_report([report.parent / "model.json"], tmp_path / "b.html")
+
+
+def test_plots_stand_one_value_and_equal_values() -> None:
+    assert "<svg" in distribution("psnr", {"one": [3.0], "none": []})
+    assert "&lt;i&gt;" in distribution("psnr", {"<i>": [1.0, 2.0]})
+    zero = np.zeros((4, 4))
+    assert "<svg" in reliability(pooled_spread([spread_scores(zero, zero + 0.1)], samples=2, averaged=True))

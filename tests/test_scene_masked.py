@@ -1,0 +1,189 @@
+"""Scenes with a cloud mask: only cloud is touched, clear windows cost nothing, and what was made up is said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+
+from conftest import FakePipeline, names_in, read_tif, write_tif
+from declouder.errors import OptionError, OutputError
+from declouder.masks import MaskChoice
+from declouder.scaling import Scaling
+from declouder.scene import SceneOptions, remove_from_scene
+
+SMALL = SceneOptions(window_px=64, overlap_px=16)
+
+
+def draws(cloudy: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    """Stand for a generative model: the image and some of the noise."""
+    return (cloudy * 0.5 + 0.1 + 0.02 * latents).clamp(0, 1)
+
+
+class Fused(FakePipeline):
+    """Gives the share of the reference too, as the real pipeline does."""
+
+    def __call__(self, cloudy, *, latents, **_):
+        images = super().__call__(cloudy, latents=latents).images
+        return SimpleNamespace(images=images, weights=torch.full_like(images, 0.7))
+
+
+@pytest.fixture
+def blob(tmp_path: Path) -> tuple[Path, np.ndarray]:
+    """A mask file with one cloud, and the mask."""
+    cloud = np.zeros((200, 300), bool)
+    cloud[90:120, 100:140] = True
+    return write_tif(tmp_path / "mask.tif", cloud[None].astype(np.uint8)), cloud
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "float32", "float64"])
+def test_outside_the_grown_mask_pixels_are_equal_bit_by_bit_and_inside_they_are_restored(
+    dtype, blob, darker, tmp_path, rng
+):
+    path, cloud = blob
+    dn = (rng.uniform(0, 1, (3, 200, 300)) * 250).astype(dtype)
+    if dtype.startswith("float"):
+        dn[:, 100:105, 110:120] = np.nan
+    source = write_tif(tmp_path / "a.tif", dn)
+    options = replace(SMALL, scale=Scaling(0, 250), mask=MaskChoice(path, feather_px=6))
+    remove_from_scene(source, tmp_path / "b.tif", darker, options)
+    result = read_tif(tmp_path / "b.tif")
+    near = np.zeros_like(cloud)
+    near[84:126, 94:146] = True
+    assert result[:, ~near].tobytes() == dn[:, ~near].tobytes()
+    np.testing.assert_allclose(result[:, cloud], dn[:, cloud] / 2, atol=0.01 if dtype.startswith("float") else 2)
+
+
+def test_windows_without_cloud_cost_no_inference_and_a_scene_without_any_is_copied(blob, darker, tmp_path, rng):
+    path, _ = blob
+    dn = rng.integers(1, 255, (3, 200, 300), dtype=np.uint8)
+    source = write_tif(tmp_path / "a.tif", dn)
+    choice = MaskChoice(path, feather_px=2)
+    report = remove_from_scene(source, tmp_path / "b.tif", darker, replace(SMALL, mask=choice))
+    assert 1 <= len(darker.seen) <= 6 and report.skipped == report.windows - len(darker.seen)
+    darker.seen.clear()
+    nothing = replace(SMALL, mask=MaskChoice(path, values=(9,)))
+    report = remove_from_scene(source, tmp_path / "c.tif", darker, nothing)
+    assert not darker.seen and report.skipped == report.windows
+    np.testing.assert_array_equal(read_tif(tmp_path / "c.tif"), dn)
+
+
+def test_a_pixel_under_the_mask_that_holds_no_data_stays(blob, darker, tmp_path):
+    path, cloud = blob
+    dn = np.full((3, 200, 300), 100, np.uint8)
+    dn[:, 95:110, 105:130] = 7
+    source = write_tif(tmp_path / "a.tif", dn, nodata=7)
+    remove_from_scene(source, tmp_path / "b.tif", darker, replace(SMALL, mask=MaskChoice(path, feather_px=0)))
+    expected = np.where(cloud & (dn != 7), 50, dn)
+    np.testing.assert_array_equal(read_tif(tmp_path / "b.tif"), expected)
+
+
+def test_the_provenance_says_what_was_changed_by_how_much_of_the_reference_and_how_sure(blob, tmp_path):
+    path, cloud = blob
+    source = write_tif(tmp_path / "a.tif", np.full((3, 200, 300), 2000, np.uint16))
+    options = replace(
+        SMALL,
+        mask=MaskChoice(path, feather_px=0),
+        provenance=tmp_path / "made_up.tif",
+        samples=24,
+        seed=5,
+        steps=3,
+    )
+    remove_from_scene(source, tmp_path / "b.tif", Fused(draws), options)
+    with rasterio.open(tmp_path / "made_up.tif") as made_up, rasterio.open(source) as scene:
+        assert (made_up.crs, made_up.transform, made_up.shape) == (scene.crs, scene.transform, scene.shape)
+        assert made_up.descriptions == ("changed", "w", "spread")
+        changed, w, spread = made_up.read()
+        assert made_up.tags()["DECLOUDER_SEED"] == "5"
+    np.testing.assert_array_equal(changed, cloud)
+    np.testing.assert_allclose(w, cloud * 0.7, atol=0.003)
+    assert (spread[~cloud] == 0).all()
+    # 0.02 of the scale of a flat scene, which is as wide as its value.
+    assert spread[cloud].mean() == pytest.approx(0.02 * 2000, rel=0.1)
+
+
+def test_more_samples_do_not_change_the_output(blob, tmp_path, rng):
+    source = write_tif(tmp_path / "a.tif", rng.integers(0, 255, (3, 200, 300), dtype=np.uint8))
+    for samples, name in ((1, "b"), (3, "c")):
+        said = tmp_path / f"said_{name}.tif"
+        options = replace(SMALL, provenance=said, samples=samples)
+        remove_from_scene(source, tmp_path / f"{name}.tif", Fused(draws), options)
+    np.testing.assert_array_equal(read_tif(tmp_path / "b.tif"), read_tif(tmp_path / "c.tif"))
+    assert read_tif(tmp_path / "said_b.tif").shape[0] == 2
+
+
+def test_the_outputs_tags_say_how_it_was_made_and_keep_what_was_there(blob, darker, tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.full((3, 200, 300), 9, np.uint8))
+    with rasterio.open(source, "r+") as dataset:
+        dataset.update_tags(acquired="2020-01-01")
+    options = replace(SMALL, mask=MaskChoice(blob[0]), seed=3, steps=7)
+    remove_from_scene(source, tmp_path / "b.tif", darker, options)
+    with rasterio.open(tmp_path / "b.tif") as dataset:
+        tags = dataset.tags()
+    assert tags["acquired"] == "2020-01-01"
+    assert "synthesised" in tags["DECLOUDER_NOTE"] and "under the cloud mask" in tags["DECLOUDER_NOTE"]
+    assert (tags["DECLOUDER_SEED"], tags["DECLOUDER_STEPS"], tags["DECLOUDER_BANDS"]) == ("3", "7", "1,2,3")
+    assert tags["DECLOUDER_MODEL"].startswith("sha256:") and tags["DECLOUDER_VERSION"]
+    assert str(tmp_path) not in "".join(tags.values())
+
+
+def test_the_digest_of_a_model_tells_models_apart_but_not_their_samplers(model_folder):
+    from declouder.pipeline import CloudRemovalPipeline, make_scheduler
+    from declouder.provenance import model_digest
+
+    one, other = (CloudRemovalPipeline.from_pretrained(model_folder) for _ in range(2))
+    other.scheduler = make_scheduler("dpmsolver++")
+    assert model_digest(one) == model_digest(other)
+    with torch.no_grad():
+        next(other.denoiser.parameters()).flatten()[0] += 1e-3
+    assert model_digest(one) != model_digest(other)
+
+
+def test_a_provenance_that_exists_or_is_the_input_is_refused_before_any_work(blob, darker, tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.full((3, 20, 20), 9, np.uint8))
+    (tmp_path / "there.tif").touch()
+    for name, words in (("there.tif", "exists already"), ("a.tif", "is the input"), ("b.tif", "is the input")):
+        with pytest.raises(OutputError, match=words):
+            remove_from_scene(
+                source, tmp_path / "b.tif", darker, replace(SMALL, provenance=tmp_path / name, overwrite=False)
+            )
+    assert not darker.seen and names_in(tmp_path) == ["a.tif", "mask.tif", "there.tif"]
+
+
+@pytest.mark.parametrize(("field", "value"), [("samples", 0), ("samples", 2), ("max_pixels", 0)])
+def test_options_outside_their_meaning_are_refused(field, value):
+    with pytest.raises(OptionError, match=field.replace("_", "-")):
+        SceneOptions(**{field: value})
+
+
+def test_memory_that_is_too_small_halves_the_batch_says_so_and_gives_the_same_image(tmp_path, rng, caplog):
+    source = write_tif(tmp_path / "a.tif", rng.integers(0, 255, (3, 200, 300), dtype=np.uint8))
+    sizes = []
+
+    def small_memory(cloudy, latents):
+        sizes.append(len(cloudy))
+        if len(cloudy) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return draws(cloudy, latents)
+
+    remove_from_scene(source, tmp_path / "b.tif", FakePipeline(small_memory), replace(SMALL, batch=8))
+    assert sizes[:4] == [8, 4, 2, 2] and max(sizes[2:]) == 2
+    assert "8 windows at once are too much" in caplog.text and "now 2" in caplog.text
+    remove_from_scene(source, tmp_path / "c.tif", FakePipeline(draws), SMALL)
+    np.testing.assert_array_equal(read_tif(tmp_path / "b.tif"), read_tif(tmp_path / "c.tif"))
+
+
+def test_one_window_that_does_not_fit_into_memory_is_an_error_that_names_the_mend(tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.zeros((3, 90, 90), np.uint8))
+
+    def no_memory(cloudy, latents):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 5 bytes")
+
+    with pytest.raises(OptionError, match="--window"):
+        remove_from_scene(source, tmp_path / "b.tif", FakePipeline(no_memory), SMALL)
+    assert names_in(tmp_path) == ["a.tif"]

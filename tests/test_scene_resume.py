@@ -1,0 +1,179 @@
+"""Nothing is lost: a run that is killed goes on, and gives what an uninterrupted run gives."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import FakePipeline, names_in, read_tif, write_tif
+from declouder import journal as journals
+from declouder.errors import ModelError, OutputError
+from declouder.scene import SceneOptions, remove_from_scene
+
+SMALL = SceneOptions(window_px=64, overlap_px=16)
+
+
+class Killed(BaseException):
+    pass
+
+
+def draws(cloudy: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    return (cloudy * 0.5 + 0.1 + 0.02 * latents).clamp(0, 1)
+
+
+def killed_at(call: int) -> FakePipeline:
+    calls = iter(range(10**6))
+
+    def f(cloudy, latents):
+        if next(calls) == call:
+            raise Killed
+        return draws(cloudy, latents)
+
+    return FakePipeline(f)
+
+
+@pytest.fixture(autouse=True)
+def every_journal_is_worth_keeping(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journals, "WORTH_KEEPING_S", 0.0)
+
+
+@pytest.fixture
+def source(tmp_path: Path, rng: np.random.Generator) -> Path:
+    return write_tif(tmp_path / "a.tif", rng.integers(0, 9000, (3, 150, 200), dtype=np.uint16))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_stopped_run_goes_on_without_repeating_windows_and_ends_with_the_same_bytes(batch, source, tmp_path):
+    options = replace(SMALL, batch=batch)
+    whole = FakePipeline(draws)
+    remove_from_scene(source, tmp_path / "whole.tif", whole, options)
+    seen = 0
+    for call in (2, 1):
+        pipeline = killed_at(call)
+        with pytest.raises(Killed):
+            remove_from_scene(source, tmp_path / "b.tif", pipeline, options)
+        seen += len(pipeline.seen) - 1
+        assert not (tmp_path / "b.tif").exists()
+    rest = FakePipeline(draws)
+    remove_from_scene(source, tmp_path / "b.tif", rest, options)
+    assert seen + len(rest.seen) == len(whole.seen)
+    assert (tmp_path / "b.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
+    assert names_in(tmp_path) == ["a.tif", "b.tif", "whole.tif"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"seed": 1}, "another seed"), ({"window_px": 80}, "another window"), ({"steps": 3}, "another steps")],
+)
+def test_another_option_starts_anew_and_says_so(change, words, source, tmp_path, caplog):
+    with pytest.raises(Killed):
+        remove_from_scene(source, tmp_path / "b.tif", killed_at(3), SMALL)
+    caplog.set_level("INFO", "declouder")
+    pipeline = FakePipeline(draws)
+    report = remove_from_scene(source, tmp_path / "b.tif", pipeline, replace(SMALL, **change))
+    assert len(pipeline.seen) == report.windows
+    assert "started anew" in caplog.text and words in caplog.text
+
+
+def test_another_input_or_mask_starts_anew(source, tmp_path, caplog):
+    with pytest.raises(Killed):
+        remove_from_scene(source, tmp_path / "b.tif", killed_at(3), SMALL)
+    write_tif(source, read_tif(source) // 2)
+    caplog.set_level("INFO", "declouder")
+    remove_from_scene(source, tmp_path / "b.tif", FakePipeline(draws), SMALL)
+    assert "started anew" in caplog.text and "input" in caplog.text
+
+
+def test_a_failing_window_fails_the_scene_and_names_its_place(source, tmp_path):
+    def fails_late(cloudy, latents):
+        if len(pipeline.seen) == 6:
+            raise RuntimeError("kernel launch failed")
+        return draws(cloudy, latents)
+
+    pipeline = FakePipeline(fails_late)
+    with pytest.raises(ModelError, match=r"row 43, column 45.*kernel launch failed"):
+        remove_from_scene(source, tmp_path / "b.tif", pipeline, SMALL)
+    assert not (tmp_path / "b.tif").exists()
+
+
+def test_what_a_killed_run_left_of_its_output_is_cleared_away(source, tmp_path):
+    (tmp_path / ".b.tif.4242.part").write_bytes(b"torn")
+    (tmp_path / ".b.tif.4242.part.tif").write_bytes(b"torn")
+    (tmp_path / ".b.tif.mine").write_bytes(b"not ours")
+    remove_from_scene(source, tmp_path / "b.tif", FakePipeline(draws), SMALL)
+    assert names_in(tmp_path) == [".b.tif.mine", "a.tif", "b.tif"]
+
+
+def test_two_runs_on_one_output_are_refused(source, tmp_path):
+    def a_second_run(cloudy, latents):
+        with pytest.raises(OutputError, match="another run"):
+            remove_from_scene(source, tmp_path / "b.tif", FakePipeline(draws), SMALL)
+        return draws(cloudy, latents)
+
+    remove_from_scene(source, tmp_path / "b.tif", FakePipeline(a_second_run), SMALL)
+    remove_from_scene(source, tmp_path / "c.tif", FakePipeline(draws), SMALL)
+    np.testing.assert_array_equal(read_tif(tmp_path / "b.tif"), read_tif(tmp_path / "c.tif"))
+
+
+# A run in a process of its own, with a model that is quick and the same every time.
+CHILD = """
+import sys, time, torch
+from pathlib import Path
+from types import SimpleNamespace
+from declouder.scene import SceneOptions, remove_from_scene
+torch.set_num_threads(1)
+class Slow:
+    config, device = SimpleNamespace(bands=["red", "green", "blue"]), torch.device("cpu")
+    def __call__(self, cloudy, *, latents, **_):
+        time.sleep(0.02)
+        images = (cloudy * 0.5 + 0.1 + 0.02 * latents).clamp(0, 1)
+        return SimpleNamespace(images=images, weights=images)
+source, output = Path(sys.argv[1]), Path(sys.argv[2])
+options = SceneOptions(window_px=64, overlap_px=16, batch=2, provenance=output.with_name("said.tif"))
+remove_from_scene(source, output, Slow(), options)
+"""
+
+
+def start(arguments: Sequence[object]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", CHILD, *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def test_kill_9_at_any_moment_and_the_same_command_again_give_the_bytes_of_an_uninterrupted_run(tmp_path, rng):
+    source = write_tif(tmp_path / "a.tif", rng.integers(0, 9000, (3, 400, 500), dtype=np.uint16))
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    assert start([source, whole / "b.tif"]).wait(120) == 0
+    kills = 0
+    for wait_s in (0.1, 0.3, 0.0, 0.6, 0.2, 60.0):
+        process = start([source, broken / "b.tif"])
+        # From the moment on that it has begun, not while Python is starting.
+        journal = broken / ".b.tif.journal"
+        before = journal.stat().st_size if journal.exists() else 0
+        while process.poll() is None and (not journal.exists() or journal.stat().st_size == before):
+            time.sleep(0.005)
+        try:
+            process.wait(wait_s)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait(30)
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, process.stderr.read()
+        assert not (broken / "b.tif").exists()
+        kills += 1
+    assert process.returncode == 0 and kills >= 2
+    assert names_in(broken) == names_in(whole) == ["b.tif", "said.tif"]
+    for name in ("b.tif", "said.tif"):
+        assert read_tif(broken / name).tobytes() == read_tif(whole / name).tobytes()
