@@ -9,6 +9,7 @@ float16 changes in a restored image.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def main() -> None:
     shutil.rmtree(arguments.output, ignore_errors=True)
     pipeline.to(torch.float16).save_pretrained(arguments.output)
 
+    forget_origin(arguments.output)
     size = sum(path.stat().st_size for path in arguments.output.rglob("*") if path.is_file())
     if size > LARGEST_BYTES:
         raise SystemExit(f"{arguments.output} has {size / 1e6:.1f} MB, more than {LARGEST_BYTES / 1e6:.0f} MB")
@@ -48,6 +50,17 @@ def main() -> None:
     shipped.set_progress_bar_config(disable=True)
     change = float((restored(shipped) - before).abs().max())
     print(f"{arguments.output}: {size / 1e6:.2f} MB; float16 changes a pixel by up to {change * 255:.2f} / 255")
+
+
+def forget_origin(folder: Path) -> None:
+    """Drop from the configs where the model lay before: diffusers keeps the path it was loaded from."""
+    for path in folder.rglob("*.json"):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        values.pop("_name_or_path", None)
+        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        path.chmod(0o644)
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(0o644)
 
 
 def restored(pipeline: CloudRemovalPipeline) -> torch.Tensor:
