@@ -205,9 +205,9 @@ def test_every_recipe_builds_its_networks(path):
 def test_the_recipes_of_the_paper_have_its_networks_and_settings(path):
     config = load_config(path)
     assert config.name == path.stem
-    assert set(config.stages) == set(STAGE_NAMES)
     if path.stem not in PAPER_RECIPES:
         return
+    assert set(config.stages) == set(STAGE_NAMES)
     with torch.device("meta"):
         networks = build_networks(config)
     four = "cuhk" in path.stem
@@ -234,14 +234,16 @@ def test_every_config_builds_and_takes_one_step_in_every_stage(monkeypatch):
     monkeypatch.setattr(training_module, "build_networks", lambda config: built[config.model.model_dump_json()])
     taken = set()
     for path in RECIPES:
-        config = load_config(path, ["data.workers=0", *ONE_STEP])
+        present = load_config(path).stages
+        changes = [change for change in ONE_STEP if change.split(".")[1] in present]
+        config = load_config(path, ["data.workers=0", *changes])
         found += 1
         key = config.model.model_dump_json()
         if key not in built:
             built[key] = build_networks(config)
         config = config.model_copy(update={"data": DataConfig(procedural=2, synthetic_share=1)})
         data = TrainingData(config.data, band_names=config.model.bands, seed=0)
-        for name in STAGE_NAMES:
+        for name in config.stages:
             parts = (*STAGES[name].learns, *STAGES[name].takes_over)
             step = (name, str([config.model.model_dump()[p] for p in parts]), len(config.model.bands))
             if step in taken:
