@@ -294,7 +294,8 @@ def _to_tensor(cloudy: Any, *, bands: int) -> Tensor:
         raise OptionError(
             f"the image spans {float(cloudy.min()):g} to {float(cloudy.max()):g}; scale it to [0, 1] first"
         )
-    return cloudy.float().clamp(0, 1)
+    # One memory layout for all kinds of input: convolutions round differently in another.
+    return cloudy.float().contiguous().clamp(0, 1)
 
 
 def _output(images: Tensor, reference: Tensor, weights: Tensor, output_type: str) -> CloudRemovalOutput:
