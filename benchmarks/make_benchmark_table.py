@@ -69,7 +69,7 @@ def page(results: Sequence[Mapping[str, Any]], given: Sequence[Mapping[str, str]
     )
     text = [HEAD.format(counts=counts)]
     for name, members in sets.items():
-        same = {member["data"]["sha256"] for member in members}
+        same = {(member["data"]["sha256"], member["data"].get("size_px")) for member in members}
         if len(same) > 1:
             sys.exit(f"the files of {name} were scored on different images; evaluate them again")
         members = sorted(members, key=lambda member: (_rank(member), member["method"]["name"]))

@@ -72,7 +72,9 @@ def make_scene(folder: Path, size: int) -> tuple[Path, Path]:
         "bigtiff": "YES",
     }
     tile = (2000 + 500 * rng.random((4, BLOCK_PX, BLOCK_PX))).astype(np.uint16) // 64 * 64
-    cloudy = {tuple(place) for place in rng.integers(0, size // BLOCK_PX, (CLOUDS, 2))}
+    # At the same places of every scene, so that the model has the same work; and one in the farthest corner.
+    places = np.random.default_rng(1).integers(0, 4096 // BLOCK_PX, (CLOUDS, 2)).tolist()
+    cloudy = {*map(tuple, places), (size // BLOCK_PX - 1, size // BLOCK_PX - 1)}
     with (
         rasterio.Env(GDAL_CACHEMAX=64 * 2**20),
         rasterio.open(scene, "w", count=4, dtype="uint16", predictor=2, **profile) as image,

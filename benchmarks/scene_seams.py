@@ -2,62 +2,79 @@
 
     python benchmarks/scene_seams.py SCENE [--model DIR] [--steps N] [--window PX] > seams.json
 
+SCENE is a file, or a scene without noise that is made here: `smooth` (a slope under a haze that changes slowly: any
+seam would stand alone on it) or `terrain` (simulated ground under simulated clouds), 1408 px of float32.
+
 - seam score: mean gradient across the lines of the overlaps over that across all other lines, divided by the same
   of a run whose windows lie elsewhere, as the ground is not equally rough everywhere; 1 where nothing shows. At
   most 2 % from 1 is wanted.
 - batch: largest difference in DN between batches of 1 and of 4.
-- crop: largest and mean difference in DN between a crop restored alone and the same place in the whole, a window
-  away from the crop's border; of the crop's own window grid, so it holds what networks with statistics over the
-  window make of it.
+- crop: largest and mean difference in DN between a crop restored alone, with its place on Earth, and the same place
+  in the whole, a window away from the crop's border. The crop begins at an odd row and column.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import rasterio
+from rasterio.transform import Affine
 
-from declouder.mosaic import plan_windows
+from declouder.data.clouds import simulate_clouds
+from declouder.data.terrain import make_terrain
+from declouder.mosaic import Origin, Window, plan_windows
 from declouder.pipeline import CloudRemovalPipeline
+from declouder.raster import open_raster
 from declouder.scaling import Scaling
-from declouder.scene import SceneOptions, remove_from_scene
+from declouder.scene import SceneOptions, inference, remove_from_scene
+from declouder.scene.inputs import grid_origin
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scene", type=Path)
+    parser.add_argument("scene", help="a file, smooth or terrain")
     parser.add_argument("--model", help="a pipeline folder; without it the shipped model")
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--window", type=int, default=128, metavar="PX")
+    parser.add_argument("--window", type=int, default=192, metavar="PX")
+    parser.add_argument("--overlap", type=int, metavar="PX")
+    parser.add_argument("--unkeyed", action="store_true", help="each window has noise of its own, to compare with")
     arguments = parser.parse_args()
+    if arguments.unkeyed:
+        inference.scene_noise = own_noise
     pipeline = CloudRemovalPipeline.from_pretrained(arguments.model)
     pipeline.set_progress_bar_config(disable=True)
-    options = SceneOptions(window_px=arguments.window, steps=arguments.steps, provenance=None)
+    options = SceneOptions(window_px=arguments.window, overlap_px=arguments.overlap, steps=arguments.steps)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        report = remove_from_scene(arguments.scene, folder / "whole.tif", pipeline, options)
+        made = MADE_SCENES.get(arguments.scene)
+        scene = Path(arguments.scene) if made is None else written(made(), folder / "scene.tif")
+        report = remove_from_scene(scene, folder / "whole.tif", pipeline, options)
         options = replace(options, scale=report.scale, bands=report.bands.numbers)
         bands = [number - 1 for number in report.bands.numbers]
         whole = read(folder / "whole.tif")[bands]
-        remove_from_scene(arguments.scene, folder / "batch.tif", pipeline, replace(options, batch=4))
+        remove_from_scene(scene, folder / "batch.tif", pipeline, replace(options, batch=4))
         batch = np.abs(read(folder / "batch.tif")[bands] - whole)
-        crop = crop_difference(arguments.scene, whole, bands, pipeline, options, folder)
+        crop = crop_difference(scene, whole, bands, pipeline, options, folder)
         # One window where the scene is small enough, else larger ones.
         elsewhere = max(whole.shape) if max(whole.shape) <= 1024 else arguments.window * 3 // 2
         other = replace(options, window_px=elsewhere, overlap_px=elsewhere // 8)
-        remove_from_scene(arguments.scene, folder / "other.tif", pipeline, other)
+        remove_from_scene(scene, folder / "other.tif", pipeline, other)
         other_image = read(folder / "other.tif")[bands]
+        with open_raster(scene) as reader:
+            origin = grid_origin(reader.info)
     found = {
         "command": " ".join(["python", *sys.argv]),
         "windows": report.windows,
         "scale_dn": [report.scale.low, report.scale.high],
-        "seam_score": round(seam_score(whole, options) / seam_score(other_image, options), 4),
+        "seam_score": round(seam_score(whole, options, origin) / seam_score(other_image, options, origin), 4),
         "batch_largest_dn": float(batch.max()),
         **crop,
     }
@@ -70,19 +87,60 @@ def read(path: Path) -> np.ndarray:
         return dataset.read().astype(np.float64)
 
 
-def seam_score(image: np.ndarray, options: SceneOptions) -> float:
+def seam_score(image: np.ndarray, options: SceneOptions, origin: Origin) -> float:
     """Return the mean gradient within the overlaps of neighbouring windows over that elsewhere, both axes."""
     inside, outside = [], []
-    for axis in (1, 2):
+    for axis, first in zip((1, 2), origin, strict=True):
         length = image.shape[axis]
         steps = np.abs(np.diff(image, axis=axis)).mean(axis=(0, 3 - axis))  # one value a line
-        windows = plan_windows(length, 1, options.window_px, options.overlap)
+        windows = plan_windows(length, 1, options.window_px, options.overlap, (first, 0))
         is_seam = np.zeros(length - 1, bool)
-        for window in windows[1:]:
-            is_seam[window.row : window.row + options.overlap] = True
+        for window, following in itertools.pairwise(windows):
+            is_seam[following.row : window.row + window.height] = True
         inside.append(steps[is_seam])
         outside.append(steps[~is_seam])
     return float(np.concatenate(inside).mean() / np.concatenate(outside).mean())
+
+
+def own_noise(seed: int, window: Window, bands: int, *, sample: int = 0) -> np.ndarray:
+    """Return noise that follows from the window's corner, in place of `scene_noise`'s, which its pixels share."""
+    generator = np.random.default_rng([seed, sample, window.row % 2**32, window.col % 2**32])
+    return generator.standard_normal((bands, window.height, window.width), dtype=np.float32)
+
+
+def smooth() -> np.ndarray:
+    """Return a slope under a slowly changing haze: (3, 1408, 1408) in [0, 1]."""
+    y, x = np.mgrid[:MADE_PX, :MADE_PX] / MADE_PX
+    ground = np.stack([0.15 + 0.2 * x, 0.2 + 0.15 * y, 0.3 - 0.1 * x * y])
+    haze = 0.35 + 0.25 * np.sin(2 * np.pi * (x + 0.3 * y)) * np.cos(2 * np.pi * y)
+    return np.asarray(ground * (1 - haze) + 0.85 * haze, np.float32)
+
+
+def terrain() -> np.ndarray:
+    """Return simulated ground under simulated clouds: (3, 1408, 1408) in [0, 1]."""
+    generator = np.random.default_rng(0)
+    ground = make_terrain(generator, MADE_PX, MADE_PX)
+    return simulate_clouds(ground, generator, band_names=("red", "green", "blue")).cloudy
+
+
+MADE_PX = 1408
+MADE_SCENES: dict[str, Callable[[], np.ndarray]] = {"smooth": smooth, "terrain": terrain}
+
+
+def written(unit: np.ndarray, path: Path) -> Path:
+    """Write a (3, H, W) image as float32, on a map, and return its path."""
+    profile = {
+        "driver": "GTiff",
+        "count": len(unit),
+        "height": unit.shape[1],
+        "width": unit.shape[2],
+        "dtype": "float32",
+        "crs": "EPSG:32633",
+        "transform": Affine(10, 0, 500_130, 0, -10, 4_000_070),
+    }
+    with rasterio.open(path, "w", **profile) as dataset:
+        dataset.write(unit)
+    return path
 
 
 def crop_difference(
@@ -95,8 +153,9 @@ def crop_difference(
 ) -> dict[str, float]:
     """Restore the lower right part of a scene alone and compare it with the whole, a window from its border."""
     with rasterio.open(scene) as dataset:
-        top, left = dataset.height // 5 // 64 * 64, dataset.width // 5 // 64 * 64
+        top, left = dataset.height // 10 | 1, dataset.width // 10 | 1
         profile = {**dataset.profile, "height": dataset.height - top, "width": dataset.width - left}
+        profile["transform"] = dataset.transform @ Affine.translation(left, top)
         dn = dataset.read(window=((top, dataset.height), (left, dataset.width)))
     with rasterio.open(folder / "crop.tif", "w", **profile) as dataset:
         dataset.write(dn)

@@ -1,6 +1,6 @@
-"""The scores on held-out pairs over a run's steps, as a figure: one panel a stage.
+"""The scores on held-out pairs over the steps of one or more runs, as a figure: one panel a stage.
 
-python examples/training_curve.py runs/compact -o docs/training_curve.png
+python examples/training_curve.py runs/compact_start runs/compact_wide runs/compact -o docs/training_curve.png
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ SHOWN = {
 def main() -> None:
     """Draw every stage that has scores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("run", type=Path, help="a run's folder")
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
-    stages = {name: read_scores(options.run / name / "scores.csv") for name in STAGE_NAMES}
+    scores = {(run.name, name): run / name / "scores.csv" for run in options.runs for name in STAGE_NAMES}
+    stages = {": ".join(names): read_scores(path) for names, path in scores.items()}
     stages = {name: rows for name, rows in stages.items() if rows}
     if not stages:
-        raise SystemExit(f"{options.run} has no STAGE/scores.csv; give a run's folder")
-    figure, panels = plt.subplots(1, len(stages), figsize=(3.4 * len(stages), 2.8), squeeze=False)
+        raise SystemExit(f"{options.runs[0]} has no STAGE/scores.csv; give a run's folder")
+    figure, panels = plt.subplots(1, len(stages), figsize=(3.1 * len(stages), 2.8), squeeze=False)
     for panel, (name, rows) in zip(panels[0], stages.items(), strict=True):
         for column, label in SHOWN.items():
             if column in rows[0]:

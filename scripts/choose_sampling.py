@@ -2,7 +2,8 @@
 
     python scripts/choose_sampling.py configs/compact.yaml runs/compact/model --base DATA [--backbone FILE]
 
-Prints a Markdown table: steps, strength, sampler, bounds of w; PSNR, SSIM, LPIPS and seconds an image. Test
+Prints a Markdown table: steps, strength, sampler, bounds of w; PSNR, SSIM, LPIPS and seconds an image, and the
+PSNR (mean and least) of what becomes of the clear image when it is the input: a model should leave it alone. Test
 folders are never touched. The choice goes into the recipe's `model` fields.
 """
 
@@ -55,10 +56,16 @@ def main() -> None:
         scores = [np.mean([metric(a, b) for a, b in zip(restored, clear, strict=True)]) for metric in (psnr, ssim)]
         if lpips is not None:
             scores.append(np.mean([lpips_of(a, b, lpips) for a, b in zip(restored, clear, strict=True)]))
+        kept = [
+            psnr(restore(pipeline, {**sample, "cloudy": sample["clear"]}, settings), to_uint8(sample["clear"]))
+            for sample in held_out
+        ]
         cells = [f"{scores[0]:.3f}", *(f"{score:.4f}" for score in scores[1:]), f"{seconds:.2f}"]
+        cells += [f"{np.mean(kept):.1f}, {min(kept):.1f}"]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
-    print(f"{len(held_out)} held-out pairs\n\n| setting | psnr | ssim | lpips | CPU s |\n|---|---|---|---|---|")
+    print(f"{len(held_out)} held-out pairs\n")
+    print("| setting | psnr | ssim | lpips | CPU s | clear in |\n|---|---|---|---|---|---|")
     show("reference alone", {"num_inference_steps": 0})
     grid = itertools.product(arguments.sampler, arguments.w_bounds, arguments.strength, arguments.steps)
     for sampler, bounds, strength, steps in grid:

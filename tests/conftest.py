@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,3 +97,19 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "tiny"
     pipeline.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """AlexNet's features with random weights: right in shape, for the plumbing."""
+    shapes = {0: (64, 3, 11, 11), 3: (192, 64, 5, 5), 6: (384, 192, 3, 3), 8: (256, 384, 3, 3)}
+    shapes[10] = (256, 256, 3, 3)
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for layer, shape in shapes.items():
+        scale = math.sqrt(2 / math.prod(shape[1:]))
+        state[f"features.{layer}.weight"] = torch.randn(shape, generator=generator) * scale
+        state[f"features.{layer}.bias"] = torch.zeros(shape[0])
+    path = tmp_path_factory.mktemp("backbone") / "alexnet.pth"
+    torch.save(state, path)
+    return path

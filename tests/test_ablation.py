@@ -141,6 +141,12 @@ def test_the_answer_to_the_papers_claim_follows_from_the_paired_differences(
     assert found["lpips"]["mean"] == pytest.approx(lpips)
     assert found["where"]["flat label"]["images"] == 3
     assert f"{psnr:+.2f}" in found["sentence"]
+    if verdict == "claim holds here":
+        assert "holds for images with: thin cloud" in found["sentence"]
+        assert "is worse" not in found["sentence"]
+    else:
+        worse = lpips > 0 or psnr < 0
+        assert ("is worse, in LPIPS or PSNR, for images with: thin cloud" in found["sentence"]) == worse
 
 
 def test_few_images_are_no_ground_for_a_verdict() -> None:

@@ -105,6 +105,7 @@ def test_check_compares_with_what_was_published(capsys, leaky):
     code, out, _ = run(capsys, "data", "check", leaky, "-q", "--set", "CUHK-CR2")
     assert code == 0
     assert "note: CUHK-CR2 has 448 pairs in train as published, here are 6" in out
+    assert "note: CUHK-CR2 has 512 x 512 px as published, here are 48 x 48" in out
 
 
 def test_check_takes_the_cloud_share_from_masks(capsys, tmp_path):
@@ -150,6 +151,10 @@ def test_split_is_reproducible_and_makes_train_and_test_findable(capsys, tmp_pat
     scores = tmp_path / "s.json"
     assert run(capsys, "evaluate", root, "--cloudy", "--out", scores, "-q")[0] == 0
     assert len(json.loads(scores.read_text())["images"]) == 3
+    half = tmp_path / "half.json"
+    assert run(capsys, "evaluate", root, "--cloudy", "--size", 24, "--out", half, "-q")[0] == 0
+    assert json.loads(half.read_text())["data"]["size_px"] == 24
+    assert run(capsys, "evaluate", root, "--cloudy", "--size", 0, "--out", half, "-q", "--overwrite")[0] == 2
 
 
 def test_blocks_stay_whole_and_another_seed_draws_others():

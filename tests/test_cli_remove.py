@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from conftest import names_in, read_tif, write_tif
-from declouder import cli
+from declouder import CloudRemovalPipeline, cli
 
 
 def run(*arguments: object) -> int:
@@ -47,6 +47,21 @@ def test_the_same_seed_gives_the_same_pixels_and_another_gives_others(scene, mod
     a, b, c = (read_tif(tmp_path / f"{name}.tif") for name in "abc")
     np.testing.assert_array_equal(a, b)
     assert (a != c).any()
+
+
+def test_fast_is_the_reference_and_best_takes_twice_the_steps(scene, model_folder, tmp_path):
+    own = CloudRemovalPipeline.from_pretrained(model_folder).config.num_inference_steps
+    for name, options in (
+        ("fast", ["--fast"]),
+        ("0", ["--steps", 0]),
+        ("best", ["--best"]),
+        ("2n", ["--steps", 2 * own]),
+    ):
+        assert (
+            run("remove", scene, "-o", tmp_path / f"{name}.tif", "--model", model_folder, *options, "--quiet") == 0
+        )
+    pixels = {name: read_tif(tmp_path / f"{name}.tif").tobytes() for name in ("fast", "0", "best", "2n")}
+    assert pixels["fast"] == pixels["0"] != pixels["best"] == pixels["2n"]
 
 
 def test_quiet_prints_nothing(scene, model_folder, tmp_path, capfd):
@@ -93,6 +108,8 @@ MISTAKES = [
     (["scene.tif", "-o", "b.tif", "--scale", "5"], "--scale is '5'"),
     (["scene.tif", "-o", "b.tif", "--scale", "nan,1"], "not finite"),
     (["scene.tif", "-o", "b.tif", "--steps", "-1"], "steps is -1"),
+    (["scene.tif", "-o", "b.tif", "--steps", "2", "--fast"], "give one of them"),
+    (["scene.tif", "-o", "b.tif", "--fast", "--best"], "give one of them"),
     (["scene.tif", "-o", "b.tif", "--steps", "many"], "'--steps'"),
     (["scene.tif", "-o", "b.tif", "--window", "0"], "window is 0 px"),
     (["scene.tif", "-o", "b.tif", "--overlap", "400"], "overlap is 400 px"),
@@ -100,6 +117,41 @@ MISTAKES = [
     (["scene.tif", "-o", "b.tif", "--seed", "-5"], "seed is -5"),
     (["scene.tif", "-o", "b.tif", "--device", "tpu"], "--device is 'tpu'"),
     (["scene.tif", "-o", "b.tif", "--no-such-option"], "--no-such-option"),
+    (["scene.tif", "-o", "b.tif", "--threads", "0"], "threads is 0"),
+    (["scene.tif", "-o", "b.tif", "--mask", "missing.tif"], "missing.tif does not exist"),
+    (["scene.tif", "-o", "b.tif", "--mask", "text.tif"], "not an image"),
+    (["scene.tif", "-o", "b.tif", "--mask", "grey.png"], "give a mask of that size"),
+    (["scene.tif", "-o", "mask.tif", "--mask", "mask.tif", "--overwrite"], "is the input"),
+    (["scene.tif", "-o", "b.tif", "--mask", "mask.tif", "--mask-kind", "modis"], "mask kind is 'modis'"),
+    (["scene.tif", "-o", "b.tif", "--mask", "mask.tif", "--mask-values", "cloud"], "--mask-values is 'cloud'"),
+    (
+        ["scene.tif", "-o", "b.tif", "--mask", "mask.tif", "--mask-kind", "landsat-qa", "--mask-values", "1"],
+        "given for the kind landsat-qa",
+    ),
+    (["scene.tif", "-o", "b.tif", "--feather", "-1"], "feather is -1 px"),
+    (["scene.tif", "-o", "b.tif", "--provenance", "b.tif"], "is the output itself"),
+    (["scene.tif", "-o", "b.tif", "--provenance", "sub/../b.tif"], "is the output itself"),
+    (["scene.tif", "-o", "b.tif", "--provenance", "scene.tif", "--overwrite"], "is the input"),
+    (
+        ["scene.tif", "-o", "b.tif", "--mask", "mask.tif", "--provenance", "mask.tif", "--overwrite"],
+        "is the input",
+    ),
+    (["scene.tif", "-o", "b.tif", "--provenance", "scene2.tif"], "exists already"),
+    (["scene.tif", "-o", "b.tif", "--provenance", "nowhere/said.tif"], "mkdir -p nowhere"),
+    (["scene.tif", "-o", "b.tif", "--provenance", "said.png"], "cannot hold 2 bands of float32"),
+    (["scene.tif", "scene2.tif", "-o", "out", "--provenance", "said.tif"], "--provenance names one file"),
+    (["scene.tif", "-o", "b.tif", "--samples", "4"], "give --provenance"),
+    (["scene.tif", "-o", "b.tif", "--samples", "0", "--provenance", "said.tif"], "samples is 0"),
+    (["scene.tif", "-o", "b.png", "--cog"], "cannot be a cloud-optimised GeoTIFF"),
+    (["scene.tif", "-o", "b.tif", "--max-pixels", "4199"], "--max-pixels 4200"),
+    (["scene.tif", "-o", "b.tif", "--max-pixels", "0"], "max-pixels is 0"),
+    (["sub/outside.vrt", "-o", "b.tif"], "--allow-outside"),
+    (["-o", "b.tif"], "no INPUT is given"),
+    (["-o", "out", "--list", "missing.txt"], "--list missing.txt cannot be read"),
+    (["-o", "out", "--list", "empty.tif"], "names no image"),
+    (["-o", "out", "--list", "names.txt"], "gone.tif does not exist"),
+    (["scene.tif", "-o", "b.tif", "--skip-existing", "--overwrite"], "exclude each other"),
+    (["scene.tif", "-o", "b.tif", "--cluster", "eight"], "--cluster is 'eight'"),
 ]
 NEED_TORCH = [
     (["scene.tif", "-o", "b.tif", "--sampler", "magic"], "--sampler is 'magic'"),
@@ -125,8 +177,21 @@ def workplace(tmp_path: Path, scene: Path, monkeypatch: pytest.MonkeyPatch) -> P
     Image.fromarray(np.zeros((9, 9), np.uint8)).save("grey.png")
     Path("nothing").mkdir()
     Path("sub").mkdir()
+    write_tif(Path("mask.tif"), np.eye(70, dtype=np.uint8)[None, :60])
+    Path("names.txt").write_text("# two scenes\nscene.tif\n\ngone.tif\n")
+    Path("sub/outside.vrt").write_text(vrt_of("../scene.tif"))
     shutil.copy(scene, "sub/scene.tif")
     return tmp_path
+
+
+def vrt_of(name: str) -> str:
+    """Return a VRT of the scene, which it names relative to itself."""
+    bands = "".join(
+        f'<VRTRasterBand dataType="Byte" band="{k}"><SimpleSource><SourceFilename relativeToVRT="1">{name}'
+        f"</SourceFilename><SourceBand>{k}</SourceBand></SimpleSource></VRTRasterBand>"
+        for k in (1, 2, 3)
+    )
+    return f'<VRTDataset rasterXSize="70" rasterYSize="60">{bands}</VRTDataset>'
 
 
 def assert_refused(arguments: list[str], words: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -185,6 +250,7 @@ def test_an_interrupted_run_exits_130_and_leaves_no_half_written_output(name, mo
     process.send_signal(getattr(signal, name))
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
+    assert err.endswith("interrupted\n")
     assert "Traceback" not in err
     assert names_in(folder) == []
 
@@ -203,3 +269,93 @@ def test_help_and_mistakes_import_nothing_heavy():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "Remove the clouds" in result.stdout
+
+
+@pytest.fixture
+def quick(model_folder: Path) -> tuple[object, ...]:
+    return ("--model", model_folder, "--steps", 0, "--window", 64, "--quiet")
+
+
+@pytest.fixture
+def mask(tmp_path: Path) -> Path:
+    """A mask of class numbers: 8 in one corner (to Sentinel-2: cloud), 2 in another, else 4."""
+    classes = np.full((1, 60, 70), 4, np.uint8)
+    classes[:, :20, :20], classes[:, 40:, 50:] = 8, 2
+    return write_tif(tmp_path / "mask.tif", classes)
+
+
+@pytest.mark.parametrize(
+    ("options", "corners"),
+    [
+        (("--mask-values", "8"), [True, False]),
+        (("--mask-values", "2,8"), [True, True]),
+        (("--mask-kind", "sentinel2-scl"), [True, False]),
+    ],
+)
+def test_a_mask_says_which_pixels_may_change(options, corners, scene, mask, quick, tmp_path):
+    output = tmp_path / "b.tif"
+    # One step of the diffusion: an untrained reference network gives the image back.
+    options = (*quick, "--steps", 1, "--mask", mask, "--feather", 0, *options)
+    assert run("remove", scene, "-o", output, *options) == 0
+    changed = (read_tif(output) != read_tif(scene)).any(axis=0)
+    assert [bool(changed[:20, :20].any()), bool(changed[40:, 50:].any())] == corners
+    assert not changed[20:40].any()
+
+
+def test_the_feather_is_as_wide_as_asked_for(scene, mask, quick, tmp_path):
+    said = tmp_path / "said.tif"
+    options = ("--mask", mask, "--mask-values", 8, "--feather", 6, "--provenance", said)
+    assert run("remove", scene, "-o", tmp_path / "b.tif", *options, *quick) == 0
+    share = read_tif(said)[0]
+    assert (share[:23, 10] == 1).all() and 0 < share[24, 10] < 1 and (share[26:, 10] == 0).all()
+
+
+def test_the_estimate_of_our_own_can_be_asked_for(scene, quick, tmp_path):
+    assert run("remove", scene, "-o", tmp_path / "b.tif", "--mask", "auto", *quick) == 0
+
+
+def test_provenance_and_samples_write_a_second_raster(scene, quick, tmp_path):
+    options = ("--provenance", tmp_path / "said.tif", "--samples", 3)
+    assert run("remove", scene, "-o", tmp_path / "b.tif", *options, *quick) == 0
+    changed, w, spread = read_tif(tmp_path / "said.tif")
+    assert changed.max() == 1 and w.max() == 1 and (spread == 0).all()  # no step: nothing is drawn
+    assert names_in(tmp_path) == ["b.tif", "said.tif", "scene.tif"]
+
+
+def test_cog_writes_a_valid_cloud_optimised_geotiff(scene, quick, tmp_path):
+    from rio_cogeo import cog_validate
+
+    assert run("remove", scene, "-o", tmp_path / "b.tif", "--cog", *quick) == 0
+    valid, errors, _ = cog_validate(tmp_path / "b.tif")
+    assert valid, errors
+
+
+def test_a_scene_as_large_as_allowed_and_a_vrt_of_files_elsewhere_are_restored(scene, quick, tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "outside.vrt").write_text(vrt_of("../scene.tif"))
+    options = ("--max-pixels", 4200, "--allow-outside")
+    assert run("remove", tmp_path / "sub" / "outside.vrt", "-o", tmp_path / "b.tif", *options, *quick) == 0
+    assert read_tif(tmp_path / "b.tif").shape == (3, 60, 70)
+
+
+def test_a_list_and_folders_go_to_one_folder_and_existing_outputs_are_passed_over(
+    scene, model_folder, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    for name in ("in/a.tif", "in/b.tif"):
+        shutil.copy(scene, name)
+    Path("names.txt").write_text("# more\n\nscene.tif\n", encoding="utf-8")
+    options = ("in", "--list", "names.txt", "-o", "out", "--model", model_folder, "--steps", 0)
+    assert run("remove", *options) == 0
+    assert names_in(Path("out")) == ["a.tif", "b.tif", "scene.tif"]
+    kept = Path("out/a.tif").stat().st_mtime_ns
+    Path("out/b.tif").unlink()
+    capfd.readouterr()
+    assert run("remove", *options, "--skip-existing") == 0
+    assert capfd.readouterr().out.startswith("wrote 1 images to out, 2 existed already: 0.00 megapixels in ")
+    assert Path("out/a.tif").stat().st_mtime_ns == kept and Path("out/b.tif").exists()
+    # What is passed over is not even opened; and a model is not needed for nothing.
+    Path("in/a.tif").write_text("no image any more")
+    assert run("remove", *options[:5], "--model", "./no-model", "--skip-existing") == 0
+    assert capfd.readouterr().out == "wrote nothing, 3 existed already\n"

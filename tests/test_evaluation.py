@@ -19,6 +19,7 @@ from declouder import metrics
 from declouder.breakdown import pooled_spread, regions, spread_scores
 from declouder.data.clouds import simulate_clouds
 from declouder.data.pairs import Pair
+from declouder.data.resize import resize_stored
 from declouder.errors import DataError, OptionError, OutputError
 from declouder.evaluation import (
     SCORES,
@@ -318,6 +319,64 @@ def test_a_limit_spreads_over_the_images_and_is_written_down(data: Path, tmp_pat
     assert (found["data"]["images"], found["data"]["limit"]) == (2, 2)
     with pytest.raises(OptionError, match="limit of 0"):
         Selection(data, limit=0).pairs()
+
+
+def test_a_size_resizes_images_and_masks_before_anything_is_scored(
+    data: Path, tmp_path: Path, pipeline: CloudRemovalPipeline
+) -> None:
+    (tmp_path / "masks").mkdir()
+    for name in NAMES:
+        half = np.zeros((40, 48), np.uint8)
+        half[:20] = 255
+        Image.fromarray(half).save(tmp_path / "masks" / f"{name}.png")
+    small = tmp_path / "small"
+    for path in data.rglob("*.png"):
+        target = small / path.relative_to(data)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(resize_stored(np.asarray(Image.open(path)), 32)).save(target)
+    sized = evaluate(
+        Selection(data, size_px=32), ModelMethod(pipeline), out=tmp_path / "sized.json", masks=tmp_path / "masks"
+    )
+    by_hand = evaluate(small, ModelMethod(pipeline), out=tmp_path / "small.json")
+    assert sized["mean"] == by_hand["mean"]
+    assert sized["data"]["size_px"] == 32
+    assert [row["cover"] for row in sized["images"]] == [0.5] * 3
+    with pytest.raises(OptionError, match="size of 0 px"):
+        Selection(data, size_px=0).pairs()
+
+
+def test_the_near_infrared_of_its_own_tree_is_scored_as_a_fourth_band(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for tree, bands in (("", 3), ("nir/", 3)):
+        for kind in ("cloud", "label"):
+            folder = tmp_path / "C-CUHK" / f"{tree}CUHK-CR1" / "test" / kind
+            folder.mkdir(parents=True)
+            for name in ("1", "2"):
+                Image.fromarray(rng.integers(0, 255, (40, 40, bands), dtype=np.uint8)).save(folder / f"{name}.png")
+    chosen = Selection(tmp_path / "C-CUHK", set_name="CUHK-CR1", bands="rgbn", size_px=32)
+    found = evaluate(chosen, CloudyMethod(), out=tmp_path / "rgbn.json")
+    assert list(found["bands"]) == ["red", "green", "blue", "nir"]
+    cloudy, clear = chosen.read(chosen.pairs()[0])
+    assert cloudy.shape == (32, 32, 4)
+    row = found["images"][0]
+    assert row["bands"]["nir"]["psnr"] == metrics.psnr(cloudy[..., 3:], clear[..., 3:])
+    assert row["psnr"] == metrics.psnr(cloudy, clear)
+
+
+def test_a_model_of_three_bands_names_what_four_bands_need(
+    tmp_path: Path, data: Path, pipeline: CloudRemovalPipeline
+) -> None:
+    pair = Selection(data).pairs()[0]
+    with pytest.raises(DataError, match="has 4 bands, this model wants 3"):
+        ModelMethod(pipeline).restore(pair, np.zeros((8, 8, 4), np.uint8), Scaling.of_dtype(np.dtype(np.uint8)))
+
+
+def test_without_steps_there_is_neither_reference_nor_w_beside_the_image(
+    data: Path, tmp_path: Path, pipeline: CloudRemovalPipeline
+) -> None:
+    method = ModelMethod(pipeline, num_inference_steps=0)
+    found = evaluate(data, method, out=tmp_path / "0.json", keep=tmp_path / "kept")
+    assert found["images"][0]["kept"] == ["cloudy", "restored", "clear", "error"]
 
 
 def _break(data: Path, kind: str, image: NDArray[Any]) -> None:

@@ -3,7 +3,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from declouder.losses import edge_loss, fusion_loss, joint_loss, noise_loss, reference_loss, ssim
+from declouder.losses import edge_loss, fusion_loss, joint_loss, log_mse, noise_loss, reference_loss, ssim
 
 
 def image(seed: int, size: tuple[int, ...] = (2, 3, 32, 40)) -> torch.Tensor:
@@ -65,3 +65,16 @@ def test_losses_are_the_same_under_half_precision_autocast():
     expected = float(reference_loss([flat], flat - 0.01, ssim_weight=1))
     with torch.autocast("cpu", torch.bfloat16):
         assert float(reference_loss([flat], flat - 0.01, ssim_weight=1)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_psnr_loss_falls_by_the_same_step_for_each_decibel_of_any_image():
+    clear = torch.zeros(2, 3, 16, 16)
+    errors = torch.tensor([0.2, 0.02]).view(2, 1, 1, 1)
+    loss = float(log_mse(clear + errors, clear))
+    mean_psnr = np.mean([20 * np.log10(2 / 0.2), 20 * np.log10(2 / 0.02)])
+    assert loss == pytest.approx(np.log(4) - mean_psnr * np.log(10) / 10, abs=0.03)  # the floor adds 0.025
+    for better in ([0.1, 0.02], [0.2, 0.01]):  # halving either error earns the same 6 dB
+        halved = float(log_mse(clear + torch.tensor(better).view(2, 1, 1, 1), clear))
+        assert loss - halved == pytest.approx(np.log(4) / 2, abs=0.04)
+    weighed = reference_loss([clear + errors], clear, psnr_weight=0.5)
+    assert float(weighed) == pytest.approx(float(reference_loss([clear + errors], clear)) + 0.5 * loss, rel=1e-5)

@@ -203,3 +203,21 @@ def test_the_estimate_agrees_with_the_quality_band_of_a_real_landsat_scene():
     recall = (found & wanted).sum() / wanted.sum()
     print(f"precision {precision:.3f}, recall {recall:.3f}")
     assert precision > 0.75 and recall > 0.75
+
+
+def test_the_share_does_not_depend_on_where_in_the_read_area_the_cloud_lies(rng):
+    """Distances are taken near the cloud only; this is the plain way."""
+    from scipy import ndimage
+
+    class Source:
+        def read(self, rows: slice, cols: slice) -> np.ndarray:
+            return cloud[rows, cols]
+
+    for _ in range(20):
+        cloud = np.zeros((80, 90), bool)
+        top, left = rng.integers(0, 70), rng.integers(0, 80)
+        cloud[top : top + rng.integers(1, 20), left : left + rng.integers(1, 20)] = True
+        fall = np.clip(2 * ndimage.distance_transform_edt(~cloud) / 9 - 1, 0, 1)
+        expected = np.where(fall < 1, np.cos(fall * (np.pi / 2)) ** 2, 0).astype(np.float32)
+        share = SceneMask(Source(), height=80, width=90, feather_px=9).share(slice(0, 80), slice(0, 90))
+        np.testing.assert_array_equal(share, expected)

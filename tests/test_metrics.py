@@ -26,22 +26,6 @@ def pair(bands: int = 3, size: int = 48, seed: int = 0) -> tuple[NDArray[np.uint
     return restored.clip(0, 255).astype(np.uint8), clear.clip(0, 255).astype(np.uint8)
 
 
-@pytest.fixture(scope="session")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """AlexNet's features with random weights: right in shape, for the plumbing."""
-    shapes = {0: (64, 3, 11, 11), 3: (192, 64, 5, 5), 6: (384, 192, 3, 3), 8: (256, 384, 3, 3)}
-    shapes[10] = (256, 256, 3, 3)
-    generator = torch.Generator().manual_seed(0)
-    state = {}
-    for layer, shape in shapes.items():
-        scale = math.sqrt(2 / math.prod(shape[1:]))
-        state[f"features.{layer}.weight"] = torch.randn(shape, generator=generator) * scale
-        state[f"features.{layer}.bias"] = torch.zeros(shape[0])
-    path = tmp_path_factory.mktemp("backbone") / "alexnet.pth"
-    torch.save(state, path)
-    return path
-
-
 @pytest.mark.parametrize("bands", [1, 3, 4])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float64])
 def test_psnr_and_ssim_equal_scikit_image(bands: int, dtype: type[np.generic]) -> None:
@@ -133,6 +117,20 @@ def test_score_gives_what_the_single_functions_give(backbone: Path) -> None:
             assert scores[name] == pytest.approx(getattr(metrics, name)(restored, clear), abs=1e-12)
         assert scores["lpips"] == pytest.approx(metrics.lpips(restored, clear, network), abs=1e-5)
         assert scores["paper_lpips"] == pytest.approx(metrics.paper_lpips(restored, clear, network), abs=1e-5)
+
+
+@pytest.mark.parametrize("bands", [3, 4])
+def test_lpips_of_a_band_is_that_of_its_grey_image_and_only_where_asked(backbone: Path, bands: int) -> None:
+    network, _ = metrics.load_lpips(backbone)
+    assert network is not None
+    restored, clear = pair(bands)
+    plain = metrics.score(restored, clear, lpips=network)
+    asked = metrics.score(restored, clear, lpips=network, band_lpips=True)
+    assert [band["lpips"] for band in plain.bands] == [None] * bands
+    for name, value in plain.overall.items():
+        assert asked.overall[name] == pytest.approx(value, abs=1e-5)
+    grey = [np.repeat(image[..., 1:2], 3, 2) for image in (restored, clear)]
+    assert asked.bands[1]["lpips"] == pytest.approx(metrics.lpips(*grey, network), abs=1e-5)
 
 
 def test_lpips_equals_torchmetrics_on_the_same_backbone(backbone: Path, monkeypatch: pytest.MonkeyPatch) -> None:

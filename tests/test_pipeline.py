@@ -1,3 +1,4 @@
+import copy
 import json
 
 import numpy as np
@@ -271,3 +272,30 @@ def test_a_pickle_in_place_of_safetensors_is_never_opened(tmp_path):
     torch.save({"x": torch.zeros(1)}, tmp_path / "denoiser" / "diffusion_pytorch_model.bin")
     with pytest.raises(ModelError, match="lacks its weights"):
         CloudRemovalPipeline.from_pretrained(tmp_path)
+
+
+def test_the_quick_path_gives_what_the_networks_as_they_are_give():
+    pipeline, cloudy = make_tiny(), cloudy_images()
+    quick = pipeline(cloudy, generator=seeded(), output_type="pt")
+    pipeline.quick = False
+    plain = pipeline(cloudy, generator=seeded(), output_type="pt")
+    assert torch.allclose(quick.images, plain.images, atol=1e-4)
+    assert torch.allclose(quick.weights, plain.weights, atol=1e-4)
+
+
+def test_another_network_in_place_of_one_is_the_one_that_runs():
+    pipeline, cloudy = make_tiny(), cloudy_images()
+    pipeline(cloudy, generator=seeded(), output_type="pt")
+    pipeline.reference = awake(CompactNet(widths=(8, 16), blocks=(1, 1)), 9)
+    found = pipeline(cloudy, num_inference_steps=0, output_type="pt").images
+    assert torch.allclose(found * 2 - 1, pipeline.reference(cloudy * 2 - 1), atol=1e-5)
+
+
+def test_a_copy_of_a_used_pipeline_has_weights_of_its_own():
+    pipeline, cloudy = make_tiny(), cloudy_images()
+    before = pipeline(cloudy, num_inference_steps=0, output_type="pt").images
+    changed = copy.deepcopy(pipeline)
+    awake(changed.reference, 9)
+    assert torch.equal(pipeline(cloudy, num_inference_steps=0, output_type="pt").images, before)
+    found = changed(cloudy, num_inference_steps=0, output_type="pt").images
+    assert torch.allclose(found * 2 - 1, changed.reference(cloudy * 2 - 1), atol=1e-5)

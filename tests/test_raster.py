@@ -16,6 +16,7 @@ from rasterio.rpc import RPC
 from conftest import names_in, read_tif, write_tif
 from declouder.errors import OutputError, RasterError
 from declouder.raster import check_output, create_raster, open_raster, output_name
+from declouder.scene import remove_from_scene
 
 
 def copied(source: Path, output: Path, *, overwrite: bool = False, tile: int = 37) -> Path:
@@ -310,3 +311,41 @@ def test_a_format_that_cannot_hold_the_image_is_refused(name, dtype, bands, tmp_
     source = write_tif(tmp_path / "a.tif", np.ones((bands, 4, 4), dtype))
     with pytest.raises(OutputError, match=r"write .*b\.tif instead"):
         copied(source, tmp_path / name)
+
+
+@pytest.mark.parametrize(("source", "output"), [("a.png", "b.png"), ("a.jpg", "b.png"), ("a.png", "b.tif")])
+def test_the_colour_profile_of_a_picture_is_kept(source, output, tmp_path, rng, darker):
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture = Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8))
+    picture.save(tmp_path / source, icc_profile=profile)
+    remove_from_scene(tmp_path / source, tmp_path / output, darker)
+    with Image.open(tmp_path / output) as result:
+        assert result.info["icc_profile"] == profile
+
+
+def test_what_a_camera_says_in_a_jpeg_goes_into_the_tags_of_a_geotiff(tmp_path, rng, darker):
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(tmp_path / "a.jpg", exif=exif)
+    remove_from_scene(tmp_path / "a.jpg", tmp_path / "b.tif", darker)
+    with rasterio.open(tmp_path / "b.tif") as dataset:
+        assert dataset.tags()["EXIF_Make"] == "Maker"
+
+
+def test_statistics_of_the_old_pixels_are_dropped_wherever_they_stand(tmp_path, darker, rng):
+    source = write_tif(tmp_path / "a.tif", rng.integers(1, 255, (3, 40, 50), dtype=np.uint8))
+    with rasterio.open(source, "r+") as dataset:
+        dataset.update_tags(1, STATISTICS_MEAN="5", STATISTICS_VALID_PERCENT="100", wavelength="665")
+        dataset.update_tags(STATISTICS_MAXIMUM="9")
+    (tmp_path / "a.tif.aux.xml").write_text(
+        '<PAMDataset><PAMRasterBand band="2"><Metadata><MDI key="STATISTICS_MINIMUM">1</MDI></Metadata>'
+        "</PAMRasterBand></PAMDataset>"
+    )
+    for name in ("b.tif", "c.png"):
+        remove_from_scene(source, tmp_path / name, darker)
+        with rasterio.open(tmp_path / name) as dataset:
+            found = [dataset.tags(band) for band in range(4)]
+        assert not any("STATISTICS" in key for tags in found for key in tags)
+    assert not (tmp_path / "b.tif.aux.xml").exists()

@@ -74,7 +74,7 @@ def test_a_vrt_reads_nothing_outside_its_folder_unless_that_is_allowed(how, fold
         (vrt("a.tif", band='subClass="VRTDerivedRasterBand"'), "VRTDerivedRasterBand"),
         (vrt("a.tif", more="<PixelFunctionCode>import os</PixelFunctionCode>"), "PixelFunctionCode"),
         ('<!DOCTYPE x [<!ENTITY a "aaaa">]>' + vrt("&a;"), "declares entities"),
-        ("<VRTDataset", "is no VRT"),
+        ("<VRTDataset", "is no XML"),
         ("<GDAL_WMS/>", "is no VRT"),
     ],
 )
@@ -219,3 +219,115 @@ def test_scale_and_offset_tags_that_mean_reflectance_give_the_scale(tmp_path, rn
     with open_raster(path) as reader:
         scale = auto_scale(reader, (1, 2, 3))
     assert (scale.low, scale.high) == (pytest.approx(1000), pytest.approx(11000))
+
+
+L2A = """<?xml version="1.0" encoding="UTF-8"?>
+<n1:Level-2A_User_Product xmlns:n1="https://psd-14.sentinel2.eo.esa.int/PSD/User_Product_Level-2A.xsd">
+<n1:General_Info><Product_Image_Characteristics><QUANTIFICATION_VALUES_LIST>
+<BOA_QUANTIFICATION_VALUE unit="none">10000</BOA_QUANTIFICATION_VALUE></QUANTIFICATION_VALUES_LIST>
+OFFSETS</Product_Image_Characteristics></n1:General_Info></n1:Level-2A_User_Product>"""
+OFFSETS = "".join(f'<BOA_ADD_OFFSET band_id="{band}">-1000</BOA_ADD_OFFSET>' for band in range(13))
+L1C = (
+    "<n1:Level-1C_User_Product xmlns:n1='x'><QUANTIFICATION_VALUE>10000</QUANTIFICATION_VALUE>"
+    + OFFSETS.replace("BOA", "RADIO")
+    + "</n1:Level-1C_User_Product>"
+)
+
+
+@pytest.fixture
+def safe(tmp_path: Path) -> Path:
+    """A Sentinel-2 folder of reflectance 0.05 to 0.45 with a collar of no data, as baseline 04.00 writes it."""
+    dn = np.linspace(1500, 5500, 64 * 64).astype(np.uint16).reshape(1, 64, 64)
+    dn[:, :, :5] = 0
+    found = tmp_path / "S2B_MSIL2A_20230101.SAFE"
+    images = found / "GRANULE" / "L2A_T33" / "IMG_DATA" / "R10m"
+    images.mkdir(parents=True)
+    source = write_tif(tmp_path / "band.tif", dn)
+    for name in ("B02", "B03", "B04", "B08"):
+        target = images / f"T33_20230101_{name}_10m.jp2"
+        rasterio.shutil.copy(source, target, driver="JP2OpenJPEG", quality=100, reversible=True)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "low", "high"),
+    [
+        ("MTD_MSIL2A.xml", L2A.replace("OFFSETS", OFFSETS), 1000, 11000),
+        ("MTD_MSIL1C.xml", L1C, 1000, 11000),
+        ("MTD_MSIL2A.xml", L2A.replace("OFFSETS", ""), 0, 10000),
+    ],
+)
+def test_sentinel2_numbers_mean_the_reflectance_that_the_metadata_say(name, text, low, high, safe):
+    (safe / name).write_text(text)
+    with open_raster(safe) as reader:
+        found = auto_scale(reader, (1, 2, 3))
+        assert reader.info.scales == pytest.approx([1e-4] * 4)
+        assert reader.info.offsets == pytest.approx([-low / 10000] * 4)
+    assert (found.low, found.high) == pytest.approx((low, high))
+
+
+def test_a_sentinel2_output_keeps_the_meaning_of_its_numbers_and_the_collar_of_no_data(safe, darker, tmp_path):
+    (safe / "MTD_MSIL2A.xml").write_text(L2A.replace("OFFSETS", OFFSETS))
+    before = whole(safe)
+    remove_from_scene(safe, tmp_path / "b.tif", darker, SceneOptions(window_px=64))
+    with rasterio.open(tmp_path / "b.tif") as dataset:
+        assert dataset.nodata == 0
+        assert dataset.offsets == pytest.approx([-0.1] * 4) and dataset.scales == pytest.approx([1e-4] * 4)
+        after = dataset.read()
+    assert (after[:, :, :5] == 0).all()
+    # Half the reflectance, not half the number: (DN - 1000) / 2 + 1000.
+    expected = (before[:3, :, 5:].astype(float) - 1000) / 2 + 1000
+    np.testing.assert_allclose(after[:3, :, 5:], expected, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b'<!DOCTYPE x [<!ENTITY a "aaaaaaaa"><!ENTITY b "&a;&a;">]><x>&b;</x>', "declares entities"),
+        (L2A.replace("<?xml", '<!DOCTYPE x SYSTEM "file:///etc/passwd"><?xml').encode(), "declares entities"),
+        ('<!DOCTYPE x [<!ENTITY a "1">]><x>&a;</x>'.encode("utf-16"), "cannot be read as text"),
+        (b"<x>", "is no XML"),
+        (b"", "is no XML"),
+        (b"<x/>", "0 elements BOA_QUANTIFICATION_VALUE"),
+        (L2A.replace("10000", "ten").encode(), "is 'ten'"),
+        (L2A.replace("10000", "nan").encode(), "is 'nan'"),
+        (L2A.replace("10000", "0").encode(), "above 0"),
+        (L2A.replace("OFFSETS", OFFSETS.replace('"3"', '"33"')).encode(), "no BOA_ADD_OFFSET of band_id 3"),
+        (b"<x>" * 10**5, "is no XML"),
+    ],
+)
+def test_hostile_or_broken_sentinel2_metadata_is_an_error_in_one_line(text, words, safe):
+    (safe / "MTD_MSIL2A.xml").write_bytes(text)
+    with pytest.raises(RasterError, match=words) as caught:
+        whole(safe)
+    assert "MTD_MSIL2A.xml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_sentinel2_metadata_of_absurd_size_are_not_read(safe, monkeypatch):
+    from declouder.raster import sentinel2
+
+    monkeypatch.setattr(sentinel2, "_MOST_XML_BYTES", 100)
+    (safe / "MTD_MSIL2A.xml").write_text(L2A)
+    with pytest.raises(RasterError, match="is of over"):
+        whole(safe)
+
+
+def test_sentinel2_metadata_outside_the_product_are_not_read(safe, tmp_path):
+    (tmp_path / "elsewhere.xml").write_text(L2A)
+    (safe / "MTD_MSIL2A.xml").symlink_to(tmp_path / "elsewhere.xml")
+    with pytest.raises(RasterError, match="outside its product"):
+        whole(safe)
+
+
+def test_a_band_that_is_damaged_is_an_error_of_the_user_and_no_bug(safe):
+    (path,) = safe.glob("GRANULE/*/IMG_DATA/R10m/*_B03_10m.jp2")
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(RasterError, match=r"B03_10m\.jp2 cannot be opened"):
+        whole(safe)
+
+
+def test_a_vrt_in_an_encoding_that_hides_its_declarations_is_refused(folder):
+    path = folder / "a.vrt"
+    path.write_bytes(('<!DOCTYPE x [<!ENTITY a "a.tif">]>' + vrt("&a;")).encode("utf-16"))
+    with pytest.raises(RasterError, match="cannot be read as text"):
+        whole(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from declouder import metrics
 from declouder.breakdown import pooled_spread, spread_scores
 from declouder.data.pairs import Pair
 from declouder.errors import DataError, OptionError, OutputError
-from declouder.evaluation import CloudyMethod, OutputsMethod, Restored, evaluate
+from declouder.evaluation import CloudyMethod, OutputsMethod, Restored, Selection, evaluate
 from declouder.report import BUDGET_BYTES, write_report
 from declouder.report.plots import distribution, reliability
 from declouder.scaling import Scaling
@@ -104,8 +105,6 @@ def _column(page: Any, table: str, column: int) -> list[str]:
 
 
 def test_the_page_asks_for_nothing_and_reports_no_error(page: Any) -> None:
-    import json
-
     _find(page, "#more")[0].click()
     assert page.get_log("browser") == []
     asked = set()
@@ -210,6 +209,23 @@ def test_the_report_is_one_file_that_names_no_other(report: Path) -> None:
     assert "http://" not in text and "https://" not in text
     assert str(report.parent) not in text
     assert "<b>model</b>" not in text.split("<script")[0]
+
+
+def test_the_methods_of_one_region_stand_together(page: Any) -> None:
+    rows = "document.querySelector('#breakdown table').tBodies[0].rows"
+    regions = page.execute_script(f"return [...{rows}].map(row => row.cells[0].innerText)")
+    assert regions[::2] == regions[1::2]
+    assert len(set(regions)) == len(regions) // 2
+
+
+def test_one_image_at_two_sizes_is_two_cards(report: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small.json"
+    evaluate(
+        Selection(report.parent / "FAKE", size_px=32), CloudyMethod(name="small"), out=small, keep=tmp_path / "kept"
+    )
+    write_report([report.parent / "cloudy.json", small], tmp_path / "two.html")
+    payload = json.loads((tmp_path / "two.html").read_text().split('id="payload">')[1].split("</script>")[0])
+    assert len(payload["cards"]) == 2 * IMAGES
 
 
 def test_a_report_without_kept_images_says_how_to_keep_them(report: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import rasterio
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from rasterio.transform import Affine
 
 from conftest import FakePipeline, read_tif, write_tif
 from declouder.errors import ModelError, OptionError, OutputError, RasterError
@@ -135,19 +136,39 @@ def test_the_result_depends_neither_on_batch_nor_on_the_order_of_windows(tmp_pat
 def test_overlapping_windows_start_from_the_same_noise(tmp_path):
     source = write_tif(tmp_path / "a.tif", np.full((3, 150, 170), 128, np.uint8))
     pipeline = FakePipeline(lambda cloudy, latents: (latents / 10 + 0.5).clamp(0, 1))
-    whole = scene_noise(3, Window(0, 0, 150, 170), 3)
+    # The scene begins at 500 km east, 4,000 km north, in pixels of 10 m.
+    whole = scene_noise(3, Window(-400_000, 50_000, 150, 170), 3)
     remove_from_scene(source, tmp_path / "b.tif", pipeline, replace(SMALL, seed=3))
     expected = np.rint(np.clip(whole / 10 + 0.5, 0, 1).astype(np.float64) * 255)
     assert np.abs(read_tif(tmp_path / "b.tif") - expected).max() <= 1
 
 
-def test_noise_belongs_to_places_and_seeds_and_is_standard_normal():
-    whole = scene_noise(1, Window(0, 0, 300, 300), 3)
-    part = scene_noise(1, Window(130, 61, 100, 200), 3)
+def test_a_crop_restored_alone_is_the_whole_scene_away_from_its_border(tmp_path, rng):
+    dn = rng.integers(0, 256, (3, 620, 640), dtype=np.uint8)
+    whole = write_tif(tmp_path / "whole.tif", dn)
+    crop = write_tif(tmp_path / "crop.tif", dn[:, 77:, 93:], transform=Affine(10, 0, 5e5 + 930, 0, -10, 4e6 - 770))
+    # What a window becomes depends on where its squares of 32 px lie, as with any network that halves images.
+    pool = torch.nn.AvgPool2d(32, ceil_mode=True)
+
+    def by_squares(cloudy, latents):
+        wide = pool(cloudy).repeat_interleave(32, 2).repeat_interleave(32, 3)
+        return (wide[..., : cloudy.shape[2], : cloudy.shape[3]] + latents / 10).clamp(0, 1)
+
+    options = SceneOptions(window_px=192, overlap_px=64)
+    for source in (whole, crop):
+        remove_from_scene(source, tmp_path / f"{source.stem}_clear.tif", FakePipeline(by_squares), options)
+    expected, found = (read_tif(tmp_path / f"{name}_clear.tif") for name in ("whole", "crop"))
+    np.testing.assert_array_equal(found[:, 192:-192, 192:-192], expected[:, 77:, 93:][:, 192:-192, 192:-192])
+
+
+@pytest.mark.parametrize(("row", "col"), [(0, 0), (-128, -128), (-62_000, 7_800), (70, -(2**40))])
+def test_noise_belongs_to_places_and_seeds_and_is_standard_normal(row, col):
+    whole = scene_noise(1, Window(row, col, 300, 300), 3)
+    part = scene_noise(1, Window(row + 130, col + 61, 100, 200), 3)
     np.testing.assert_array_equal(part, whole[:, 130:230, 61:261])
     assert abs(whole.mean()) < 0.01 and abs(whole.std() - 1) < 0.01
     assert np.abs(np.corrcoef(whole.reshape(3, -1)) - np.eye(3)).max() < 0.02
-    assert (scene_noise(2, Window(0, 0, 300, 300), 3) != whole).mean() > 0.99
+    assert (scene_noise(2, Window(row, col, 300, 300), 3) != whole).mean() > 0.99
     tiles = whole[0, :256, :256].reshape(4, 64, 4, 64).transpose(0, 2, 1, 3).reshape(16, -1)
     assert np.abs(np.corrcoef(tiles) - np.eye(16)).max() < 0.08
 

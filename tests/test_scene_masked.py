@@ -147,7 +147,7 @@ def test_the_digest_of_a_model_tells_models_apart_but_not_their_samplers(model_f
 def test_a_provenance_that_exists_or_is_the_input_is_refused_before_any_work(blob, darker, tmp_path):
     source = write_tif(tmp_path / "a.tif", np.full((3, 20, 20), 9, np.uint8))
     (tmp_path / "there.tif").touch()
-    for name, words in (("there.tif", "exists already"), ("a.tif", "is the input"), ("b.tif", "is the input")):
+    for name, words in (("there.tif", "exists already"), ("a.tif", "is the input"), ("b.tif", "is the output")):
         with pytest.raises(OutputError, match=words):
             remove_from_scene(
                 source, tmp_path / "b.tif", darker, replace(SMALL, provenance=tmp_path / name, overwrite=False)

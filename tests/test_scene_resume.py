@@ -18,6 +18,7 @@ import torch
 from conftest import FakePipeline, names_in, read_tif, write_tif
 from declouder import journal as journals
 from declouder.errors import ModelError, OutputError
+from declouder.mosaic import plan_windows
 from declouder.scene import SceneOptions, remove_from_scene
 
 SMALL = SceneOptions(window_px=64, overlap_px=16)
@@ -101,7 +102,9 @@ def test_a_failing_window_fails_the_scene_and_names_its_place(source, tmp_path):
         return draws(cloudy, latents)
 
     pipeline = FakePipeline(fails_late)
-    with pytest.raises(ModelError, match=r"row 43, column 45.*kernel launch failed"):
+    height, width = read_tif(source).shape[1:]
+    sixth = plan_windows(height, width, 64, 16, (-400_000, 50_000))[5]  # from 500 km east, 4,000 km north, by 10 m
+    with pytest.raises(ModelError, match=rf"row {sixth.row}, column {sixth.col} .*kernel launch failed"):
         remove_from_scene(source, tmp_path / "b.tif", pipeline, SMALL)
     assert not (tmp_path / "b.tif").exists()
 
@@ -139,6 +142,16 @@ class Slow:
         images = (cloudy * 0.5 + 0.1 + 0.02 * latents).clamp(0, 1)
         return SimpleNamespace(images=images, weights=images)
 source, output = Path(sys.argv[1]), Path(sys.argv[2])
+if len(sys.argv) > 3:
+    # Writes slowly, and says in a file how many times the model was asked.
+    from declouder.raster import RasterWriter
+    write, ask = RasterWriter.write, Slow.__call__
+    RasterWriter.write = lambda self, *area: (time.sleep(float(sys.argv[3])), write(self, *area))[1]
+    def counted(self, *images, **options):
+        with open(output.parent / "asked", "a") as file:
+            file.write("x")
+        return ask(self, *images, **options)
+    Slow.__call__ = counted
 options = SceneOptions(window_px=64, overlap_px=16, batch=2, provenance=output.with_name("said.tif"))
 remove_from_scene(source, output, Slow(), options)
 """
@@ -180,3 +193,26 @@ def test_kill_9_at_any_moment_and_the_same_command_again_give_the_bytes_of_an_un
     assert process.returncode != 0 or not (broken / ".b.tif.journal").exists()
     for name in ("b.tif", "said.tif"):
         assert read_tif(broken / name).tobytes() == read_tif(whole / name).tobytes()
+
+
+def test_kill_9_while_the_output_is_written_costs_no_window_and_no_byte(tmp_path, rng):
+    source = write_tif(tmp_path / "a.tif", rng.integers(0, 9000, (3, 600, 500), dtype=np.uint16))
+    folders = whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in folders:
+        folder.mkdir()
+    assert start([source, whole / "b.tif", 0]).wait(120) == 0
+    process = start([source, broken / "b.tif", 0.5])
+    started = time.monotonic()
+    while not list(broken.glob(".b.tif.*.part")) and time.monotonic() - started < 120:
+        time.sleep(0.005)
+    time.sleep(0.7)  # half a second an area: in the midst of it
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(30) == -signal.SIGKILL
+    assert not (broken / "b.tif").exists() and list(broken.glob(".b.tif.*.part"))
+    asked = (broken / "asked").stat().st_size
+    assert asked == (whole / "asked").stat().st_size
+    assert start([source, broken / "b.tif", 0]).wait(120) == 0
+    assert (broken / "asked").stat().st_size == asked  # the model was not asked again
+    assert names_in(broken) == names_in(whole) == ["asked", "b.tif", "said.tif"]
+    for name in ("b.tif", "said.tif"):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes()

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from declouder import CloudRemovalPipeline
 from declouder import training as training_module
@@ -20,8 +22,13 @@ from declouder.cli import main
 from declouder.config import STAGE_NAMES, DataConfig, TrainConfig, load_config, parse_config
 from declouder.data.catalog import CATALOG
 from declouder.data.samples import TrainingData
-from declouder.errors import ConfigError, DataError, ModelError, OutputError
-from declouder.training import STAGES, StageModule, build_networks, train
+from declouder.errors import ConfigError, DataError, ModelError, OptionError, OutputError
+from declouder.networks import CompactNet
+from declouder.training import STAGES, StageModule, train
+from declouder.training import callbacks as callbacks_module
+from declouder.training import stages as stages_module
+from declouder.training.module import COLUMNS
+from declouder.training.networks import build_networks
 
 ROOT = Path(__file__).parent.parent
 TOY = ROOT / "configs" / "toy.yaml"
@@ -115,6 +122,23 @@ def test_time_that_runs_out_leaves_a_checkpoint_to_go_on_from(tmp_path):
     assert finished[0].steps == report.steps + 2
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--devices", "0"], "--devices is 0; give 1 or more"),
+        (["--nodes", "0"], "--nodes is 0; give 1 or more"),
+        (["--max-time", "soon"], "--max-time is 'soon'; give a time such as 90s, 45m, 1h30m or 1:30:00"),
+        (["--max-time", "0s"], "--max-time is '0s'; give more than nothing"),
+    ],
+)
+def test_options_of_train_that_mean_nothing_are_told(options, told, tmp_path, capfd):
+    with pytest.raises(SystemExit) as caught:
+        main(["train", str(TOY), "--out", str(tmp_path / "run"), *options])
+    assert caught.value.code == 2
+    assert capfd.readouterr().err == f"error: {told}\n"
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_finished_run_is_not_trained_again(toy_run):
     assert train_quietly(toy(), toy_run, resume=True) == []
 
@@ -145,7 +169,7 @@ def test_other_networks_than_the_earlier_stage_left_are_refused(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path, monkeypatch):
-    monkeypatch.setattr(training_module, "reference_loss", lambda *_, **__: torch.tensor(float("nan")))
+    monkeypatch.setattr(stages_module, "reference_loss", lambda *_, **__: torch.tensor(float("nan")))
     with pytest.raises(DataError, match="the loss is nan at step 0"):
         train_quietly(toy(), tmp_path, stages=["reference"])
 
@@ -168,13 +192,13 @@ def test_networks_follow_from_the_seed_and_leave_the_global_generator_alone():
 
 def test_a_checkpoint_is_written_beside_its_name_first(tmp_path, monkeypatch):
     path = tmp_path / "last.ckpt"
-    checkpoints = training_module.AtomicCheckpointIO()
+    checkpoints = callbacks_module.AtomicCheckpointIO()
     checkpoints.save_checkpoint({"step": 1}, path)
 
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(training_module.torch, "save", full_disk)
+    monkeypatch.setattr(callbacks_module.torch, "save", full_disk)
     with pytest.raises(OutputError, match="free some room"):
         checkpoints.save_checkpoint({"step": 2}, path)
     monkeypatch.undo()
@@ -224,14 +248,15 @@ def test_the_recipes_of_the_paper_have_its_networks_and_settings(path):
 ONE_STEP = [
     f"stages.{stage}.{field}"
     for stage in STAGE_NAMES
-    for field in ("batch=1", "patch_px=16", "downscale=1", "ssim_weight=0")
+    for field in ("batch=1", "patch_px=16", "downscale=1", "ssim_weight=0", "perceptual_weight=0")
 ]
 
 
 def test_every_config_builds_and_takes_one_step_in_every_stage(monkeypatch):
     """Recipes that share a network share its step: what differs between them is the data's name and a length."""
     found, built = 0, {}
-    monkeypatch.setattr(training_module, "build_networks", lambda config: built[config.model.model_dump_json()])
+    ours = "declouder.training.module.build_networks"
+    monkeypatch.setattr(ours, lambda config: built[config.model.model_dump_json()])
     taken = set()
     for path in RECIPES:
         present = load_config(path).stages
@@ -268,7 +293,7 @@ def test_pictures_show_every_part_of_the_method_side_by_side(toy_run):
         with Image.open(toy_run / stage / "pictures" / "0000006.png") as sheet:
             return sheet.width / 96
 
-    assert columns("joint") == len(training_module.COLUMNS) == 6
+    assert columns("joint") == len(COLUMNS) == 6
     assert columns("reference") == 3
 
 
@@ -344,7 +369,7 @@ from declouder.config import load_config
 from declouder.training import StageModule, train
 
 torch.set_num_threads(1)
-config, out, *settings = sys.argv[1:]
+config, out, devices, nodes, *settings = sys.argv[1:]
 
 def remember(module, optimizer):
     if module.global_rank == 0 and module.global_step == 0:
@@ -353,11 +378,34 @@ def remember(module, optimizer):
 
 StageModule.on_before_optimizer_step = remember
 stages = ["reference", "denoiser"]
-train(load_config(Path(config), settings), Path(out), stages=stages, device="cpu", devices=2, quiet=True)
+reports = train(
+    load_config(Path(config), settings), Path(out), stages=stages,
+    device="cpu", devices=int(devices), nodes=int(nodes), quiet=True,
+)
+print([report.stage for report in reports])
 """
 
 
-def test_two_processes_give_the_gradients_of_one_with_the_doubled_batch(tmp_path, monkeypatch):
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def start(command: list[object], **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(word) for word in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.mark.parametrize("machines", [1, 2])
+def test_two_processes_give_the_gradients_of_one_with_the_doubled_batch(tmp_path, monkeypatch, machines):
+    """On one machine Lightning starts the second process, on two machines each starts its own."""
+
     def settings(batch: int) -> list[str]:
         return [f"stages.{s}.{field}" for s in STAGE_NAMES[:2] for field in ("steps=1", f"batch={batch}")]
 
@@ -370,14 +418,27 @@ def test_two_processes_give_the_gradients_of_one_with_the_doubled_batch(tmp_path
     train_quietly(toy(*settings(4)), tmp_path / "one", stages=STAGE_NAMES[:2])
 
     (tmp_path / "run.py").write_text(TWO_PROCESSES)
-    command = [sys.executable, tmp_path / "run.py", TOY, tmp_path / "two", *settings(2)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, tmp_path / "run.py", TOY, tmp_path / "two", 2 // machines, machines, *settings(2)]
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())} if machines > 1 else {}
+    processes = [start(command, **meeting, NODE_RANK=str(node)) for node in range(machines)]
+    told = [process.communicate(timeout=200) for process in processes]
+    assert [process.returncode for process in processes] == [0] * machines, told
+    # The first process alone reports, wherever the other one was started.
+    assert sorted("".join(out for out, _ in told).split("\n")) == ["", "['reference', 'denoiser']", "[]"]
     for part in STAGE_NAMES[:2]:
         two = torch.load(tmp_path / f"two.{part}.pt")
         assert len(two) == len(one[part]) > 10
         assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(one[part], two, strict=True))
     assert (tmp_path / "two" / "denoiser" / "finished").exists()
+
+
+def test_several_machines_that_do_not_know_each_other_are_refused(tmp_path, monkeypatch):
+    for name in ("MASTER_ADDR", "NODE_RANK", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    with pytest.raises(OptionError, match=r"2 nodes, but MASTER_ADDR, NODE_RANK not set; start .* torchrun"):
+        train(toy(), tmp_path / "run", nodes=2)
+    assert not (tmp_path / "run").exists()
 
 
 def run_until_killed(config: TrainConfig, out: Path, after_s: float) -> None:
@@ -427,7 +488,7 @@ def test_the_bar_tells_steps_of_all_and_nothing_advertises(tmp_path, capfd):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_named_and_leaves_the_previous_checkpoint(tmp_path):
     path = tmp_path / "last.ckpt"
-    checkpoints = training_module.AtomicCheckpointIO()
+    checkpoints = callbacks_module.AtomicCheckpointIO()
     checkpoints.save_checkpoint({"step": 1}, path)
     (tmp_path / "last.unfinished").symlink_to("/dev/full")
     with pytest.raises(OutputError, match=r"last\.ckpt cannot be written .* free some room"):
@@ -439,7 +500,7 @@ def test_no_space_left_elsewhere_in_a_run_is_one_line_too(tmp_path, monkeypatch)
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(training_module, "_append_row", full)
+    monkeypatch.setattr(callbacks_module, "_append_row", full)
     with pytest.raises(OutputError, match="no space is left; free some room and go on with --resume"):
         train_quietly(toy(), tmp_path, stages=["reference"])
 
@@ -464,3 +525,98 @@ def test_an_image_damaged_in_the_middle_of_an_epoch_is_named_in_one_line(tmp_pat
         train_quietly(config, tmp_path / "run", stages=["reference"])
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path))
+
+
+def fused_stage(stage: str = "joint", **fields) -> StageModule:
+    config = toy(*(f"stages.{stage}.{name}={value}" for name, value in fields.items()))
+    data = TrainingData(config.data, band_names=config.model.bands, seed=config.seed)
+    module = StageModule(stage, config, data)
+    with torch.no_grad():
+        for network in (module.network("denoiser"), module.network("weight_net")):
+            for parameter in network.parameters():
+                parameter.add_(0.02 * torch.randn_like(parameter))
+    return module
+
+
+def batch_of(module: StageModule) -> dict[str, torch.Tensor]:
+    return torch.utils.data.default_collate([module.samples[number] for number in range(2)])
+
+
+def test_noise_on_the_reference_is_what_leads_back_to_the_clear_image():
+    module = fused_stage(noised="reference")
+    batch = batch_of(module)
+    reference = torch.rand_like(batch["clear"])
+    x_t, eps, _, alpha_bar = module.noisy(batch, reference)
+    torch.testing.assert_close(x_t - alpha_bar.sqrt() * batch["clear"], (1 - alpha_bar).sqrt() * eps)
+    as_published, *_ = fused_stage().noisy(batch, reference)
+    torch.testing.assert_close(x_t - as_published, alpha_bar.sqrt() * (reference - batch["clear"]))
+
+
+@pytest.mark.parametrize("through", [False, True])
+def test_the_fused_image_teaches_the_denoiser_only_where_the_recipe_says_so(through):
+    module = fused_stage(through_denoiser=str(through).lower(), noise_weight=0)
+    module.stage.loss(module, batch_of(module)).backward()
+    gradients = [p.grad.abs().max() for p in module.network("denoiser").parameters() if p.grad is not None]
+    assert (max(gradients, default=0) > 0) == through
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in module.network("weight_net").parameters())
+
+
+def test_a_stage_with_a_perceptual_loss_is_scored_by_it(backbone, monkeypatch):
+    monkeypatch.setenv("DECLOUDER_LPIPS_BACKBONE", str(backbone))
+    settings = {"perceptual_weight": 0.5, "noised": "reference", "patch_px": 40}
+    config = toy(
+        *(f"stages.joint.{name}={value}" for name, value in settings.items()),
+        "data.procedural=2",
+    )
+    data = TrainingData(config.data, band_names=config.model.bands, seed=config.seed)
+    module, plain = StageModule("joint", config, data), StageModule("joint", toy(), data)
+    batch = batch_of(module)
+    with torch.no_grad():
+        assert module.stage.loss(module, batch) != plain.stage.loss(plain, batch)
+    scores, _ = module.score()
+    expected = -scores["restored_l1"] - 0.5 * scores["restored_lpips"]
+    assert scores["score"] == pytest.approx(expected) and scores["restored_lpips"] > 0
+    assert not [key for key in module.state_dict() if "perceptual" in key]
+
+
+def test_a_perceptual_loss_without_a_backbone_is_an_error_of_the_recipe(monkeypatch, tmp_path):
+    monkeypatch.delenv("DECLOUDER_LPIPS_BACKBONE", raising=False)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(ConfigError, match="perceptual_weight is above 0, but no LPIPS backbone"):
+        fused_stage(perceptual_weight=0.1)
+
+
+def test_a_run_can_begin_with_the_weights_of_another(tmp_path, toy_run):
+    start = f"model.start_from={toy_run / 'model'}"
+    begun = StageModule("reference", toy(), TrainingData(toy().data, band_names=toy().model.bands, seed=0))
+    config = toy(start, "stages.reference.steps=1", "stages.reference.lr=1e-9", "stages.reference.weight_decay=0")
+    train_quietly(config, tmp_path, stages=["reference"])
+    files = [next((run / "model" / "reference").glob("*.safetensors")) for run in (toy_run, tmp_path)]
+    trained, again = (load_file(path) for path in files)
+    for name, tensor in trained.items():
+        torch.testing.assert_close(again[name], tensor, atol=1e-6, rtol=0)
+    own = begun.network("reference").state_dict()
+    assert any(not torch.equal(own[name], tensor) for name, tensor in trained.items())
+
+
+def test_a_network_grows_without_forgetting(tmp_path, toy_run):
+    wider = toy(
+        f"model.start_from={toy_run / 'model'}",
+        "model.reference.options.context=3",
+        "stages.reference.lr=1e-9",
+        "stages.reference.steps=1",
+        "stages.reference.weight_decay=0",
+    )
+    train_quietly(wider, tmp_path, stages=["reference"])
+    old, new = (CompactNet.from_pretrained(run / "model" / "reference") for run in (toy_run, tmp_path))
+    cloudy = torch.rand(1, 3, 32, 48) * 2 - 1
+    torch.testing.assert_close(new(cloudy), old(cloudy), atol=1e-5, rtol=0)
+    assert len(new.state_dict()) > len(old.state_dict())
+
+
+def test_weights_of_another_network_are_no_start(tmp_path, toy_run):
+    other = toy(f"model.start_from={toy_run / 'model'}", "model.reference.options.widths=[8, 12]")
+    with pytest.raises(ModelError, match="is of another network"):
+        train_quietly(other, tmp_path / "a", stages=["reference"])
+    with pytest.raises(ModelError, match="nowhere does not exist"):
+        train_quietly(toy("model.start_from=nowhere"), tmp_path / "b", stages=["reference"])

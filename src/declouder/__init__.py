@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from declouder.version import __version__
+
 if TYPE_CHECKING:
     from declouder.pipeline import CloudRemovalPipeline, remove_clouds
 
 __all__ = ["CloudRemovalPipeline", "__version__", "remove_clouds"]
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

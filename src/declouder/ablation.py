@@ -40,6 +40,7 @@ from declouder.evaluation import (
     model_fingerprint,
     read_scores,
 )
+from declouder.evaluation.files import write_atomically
 from declouder.pipeline import SAMPLERS, make_scheduler
 
 if TYPE_CHECKING:
@@ -209,9 +210,9 @@ def ablate(
         "answer": None if fused is None else answer(results[Path(fused["scores"]).stem], reference),
         "best": best,
     }
-    _write(out / "ablation.json", json.dumps(found, indent=1) + "\n")
-    _write(out / "ablation.csv", _csv(table))
-    _write(out / "ablation.md", to_markdown(found))
+    write_atomically(out / "ablation.json", json.dumps(found, indent=1) + "\n")
+    write_atomically(out / "ablation.csv", _csv(table))
+    write_atomically(out / "ablation.md", to_markdown(found))
     plot(found, out)
     return found
 
@@ -241,7 +242,7 @@ def answer(fused: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, 
 
 
 def to_markdown(found: Mapping[str, Any]) -> str:
-    """Return the table with the answer above it."""
+    """Return the table, above it the answer and below it where the answer holds."""
     data = found["data"]
     lines = [f"{data['name']}/{data['split']}, {data['images']} images, seed 0 where no other is named.", ""]
     if found["answer"] is not None:
@@ -255,7 +256,30 @@ def to_markdown(found: Mapping[str, Any]) -> str:
     for row in found["rows"]:
         cells = ["–" if row["mean"][name] is None else f"{row['mean'][name]:.4f}" for name in SCORES]
         lines.append(f"| {row['group']} | {row['label']} | {row['evaluations']} | " + " | ".join(cells) + " |")
+    if found["answer"] is not None:
+        lines += ["", *_where_lines(found["answer"])]
     return "\n".join(lines) + "\n"
+
+
+def _where_lines(answer: Mapping[str, Any]) -> list[str]:
+    """Return two tables: fused less reference by kind of image, and by place in the image."""
+    lines = ["The learned w less the reference, by kind of image:", "", "| images with | images | lpips | psnr |"]
+    lines.append("|---|---|---|---|")
+    for name, each in answer["where"].items():
+        cells = [
+            _signed(each[score], digits) if each[score] else "–" for score, digits in (("lpips", 4), ("psnr", 2))
+        ]
+        lines.append(f"| {name} | {each['images']} | {' | '.join(cells)} |")
+    regions = {name: value for name, value in answer["regions"].items() if value is not None}
+    lines += [
+        "",
+        "And by place in the image, PSNR in dB:",
+        "",
+        "| " + " | ".join(regions) + " |",
+        "|---" * len(regions) + "|",
+    ]
+    lines.append("| " + " | ".join(_plus(value, 2) for value in regions.values()) + " |")
+    return lines
 
 
 def plot(found: Mapping[str, Any], out: Path) -> None:
@@ -322,20 +346,18 @@ def _sentence(overall: Mapping[str, Any], where: Mapping[str, Any]) -> str:
         )
     else:
         verdict = "The paper's claim is not borne out: the fused image does not beat the reference in LPIPS"
-    won = [
-        name
+    judged = {
+        name: (each["lpips"]["interval"], each["psnr"]["interval"])
         for name, each in where.items()
-        if each["images"] >= FEWEST_JUDGED
-        and each["lpips"]
-        and each["psnr"]
-        and each["lpips"]["interval"][1] < 0
-        and each["psnr"]["interval"][1] >= 0
-    ]
+        if each["lpips"] and each["psnr"] and each["images"] >= FEWEST_JUDGED
+    }
+    won = [name for name, (lpips, psnr) in judged.items() if lpips[1] < 0 and psnr[1] >= 0]
+    lost = [name for name, (lpips, psnr) in judged.items() if lpips[0] > 0 or psnr[1] < 0]
     places = (
-        f" It holds for images with: {', '.join(won)}."
-        if won
-        else " It holds for no group of images (of 5 or more)."
+        f" It holds for images with: {', '.join(won)}." if won else " It holds for no group of 5 images or more."
     )
+    if lost:
+        places += f" The fused image is worse, in LPIPS or PSNR, for images with: {', '.join(lost)}."
     return f"{verdict} ({numbers}).{places}"
 
 
@@ -354,6 +376,9 @@ def _best_that_loses_nothing(
         return {"label": None, "sentence": "No setting keeps the reference's PSNR."}
     _, row, found = min(candidates, key=lambda each: each[0])
     gain = f"LPIPS {_signed(found['lpips'], 4)}, PSNR {_signed(found['psnr'], 2)} dB"
+    low, high = found["lpips"]["interval"]
+    if low <= 0 <= high:
+        gain += "; these images do not tell the two LPIPS apart"
     return {
         "label": f"{row['group']}: {row['label']}",
         "sentence": f"Of the settings that keep the reference's PSNR, {row['group']} “{row['label']}” has the"
@@ -363,7 +388,12 @@ def _best_that_loses_nothing(
 
 def _signed(found: Mapping[str, Any], digits: int) -> str:
     low, high = found["interval"]
-    return f"{found['mean']:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+    return f"{_plus(found['mean'], digits)} ({_plus(low, digits)} to {_plus(high, digits)})"
+
+
+def _plus(value: float, digits: int) -> str:
+    """Return a number with its sign; nothing has the sign plus."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"
 
 
 def _slug(settings: Mapping[str, Any]) -> str:
@@ -380,7 +410,7 @@ def _check_same(path: Path, selection: Selection, pipeline: CloudRemovalPipeline
     """Write what is ablated, or check that it is what was ablated before."""
     now = {"data": selection.describe(selection.pairs()), "model": model_fingerprint(pipeline)}
     if not path.exists():
-        _write(path, json.dumps(now, indent=1) + "\n")
+        write_atomically(path, json.dumps(now, indent=1) + "\n")
     elif json.loads(path.read_text(encoding="utf-8")) != now:
         raise OutputError(f"{path.parent} holds the ablation of another model or of other data; choose another -o")
 
@@ -396,13 +426,3 @@ def _csv(table: Sequence[Mapping[str, Any]]) -> str:
         low, high = row["w_bounds"]
         writer.writerow({**row, "w_low": low, "w_high": high, **row["mean"]})
     return text.getvalue()
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written ({error}); choose another -o") from error

@@ -23,7 +23,7 @@ from declouder.errors import DataError
 Mask = NDArray[np.bool_]
 
 THIN_FROM = 0.03
-"""Share of the range from which the mean |cloudy - clear| over bands, blurred by 4 px, is thin cloud."""
+"""`cloud_distance` from which there is cloud."""
 THICK_FROM = 0.15
 """The same from which it is thick cloud: on RICE2's training part this separates haze from white cloud."""
 MASK_THICK_FROM = 0.75
@@ -41,7 +41,7 @@ SPREAD_EDGES = (0.0, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0
 """Bounds of the classes of spread in which the error found is counted, shares of the range."""
 
 DEFINITIONS: Mapping[str, str] = {
-    "outside": f"mean |cloudy - clear| over bands, blurred by 4 px, under {THIN_FROM:g} of the range",
+    "outside": f"cloudy - clear, blurred by 4 px, is under {THIN_FROM:g} of the range: mean of its size over bands",
     "inside": f"the same from {THIN_FROM:g}",
     "thin": f"from {THIN_FROM:g} to {THICK_FROM:g}",
     "thick": f"from {THICK_FROM:g}",
@@ -53,6 +53,16 @@ DEFINITIONS: Mapping[str, str] = {
     "changed": f"share of pixels outside whose mean |restored - cloudy| is {CHANGED_FROM:g} of the range or more",
 }
 """What the names mean, for the files that carry scores."""
+
+
+def cloud_distance(cloudy: NDArray[Any], clear: NDArray[Any], data_range: float) -> NDArray[np.float32]:
+    """Return (H, W), how far a pair (H, W, C) differs: cloud from `THIN_FROM`, thick from `THICK_FROM`.
+
+    The mean over bands of |cloudy - clear|, blurred before its sign is dropped, as a share of the range.
+    """
+    difference = (cloudy.astype(np.float32) - clear) / np.float32(data_range)
+    # The blur takes noise and small shifts of the ground for what they are: no cloud.
+    return np.asarray(np.abs(gaussian_filter(difference, (4, 4, 0))).mean(2))
 
 
 def regions(
@@ -70,9 +80,7 @@ def regions(
     Raises:
         DataError: if the mask is of another size.
     """
-    difference = (cloudy.astype(np.float32) - clear) / np.float32(data_range)
-    # The blur takes noise and small shifts of the ground for what they are: no cloud.
-    distance = np.abs(gaussian_filter(difference, (4, 4, 0))).mean(2)
+    distance = cloud_distance(cloudy, clear, data_range)
     thick = distance >= THICK_FROM
     if mask is None:
         cloud = distance >= THIN_FROM

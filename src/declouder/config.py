@@ -36,6 +36,9 @@ class ModelConfig(_Strict):
     """What is built, and how it samples by default."""
 
     bands: list[str] = Field(["red", "green", "blue"], min_length=1, description="band names, in order")
+    start_from: str | None = Field(
+        None, description="model folder whose weights the stages begin with, as far as it has them, or shipped"
+    )
     reference: ReferenceConfig = ReferenceConfig()
     denoiser: dict[str, Any] = Field(default_factory=dict, description="fields of Denoiser, bands aside")
     weight_net: dict[str, Any] = Field(default_factory=dict, description="fields of WeightNet, bands aside")
@@ -88,6 +91,12 @@ class AugmentConfig(_Strict):
     cloud_strength: tuple[float, float] = Field(
         (1.0, 1.0), description="cloudy <- clear + a (cloudy - clear), a drawn from this range"
     )
+    transplant: float = Field(
+        0.0, ge=0, le=1, description="share of real pairs whose cloud is moved onto other clear ground"
+    )
+    cloudless: float = Field(
+        0.0, ge=0, le=1, description="share of samples whose input is the clear image: it is to stay as it is"
+    )
 
 
 class StageConfig(_Strict):
@@ -105,9 +114,19 @@ class StageConfig(_Strict):
     patch_px: int | None = Field(None, ge=8, description="side of a training patch; none: the whole image")
     downscale: int = Field(1, ge=1, description="images are made this much smaller first; coarse stage: 4")
     max_t: int = Field(1000, ge=1, le=1000, description="time steps are drawn from [0, max_t)")
+    noised: Literal["clear", "reference"] = Field(
+        "clear", description="what x_t is made of; reference: as in sampling that starts from the noised reference"
+    )
     noise_weight: float = Field(1.0, ge=0, description="lambda of L_joint")
+    through_denoiser: bool = Field(
+        False, description="joint stage: the fusion loss reaches the denoiser through x0_diffusion; the authors: no"
+    )
+    perceptual_weight: float = Field(
+        0.0, ge=0, description="share of the restored image's LPIPS in the loss; the paper: 0"
+    )
     edge_weight: float = Field(0.05, ge=0, description="reference stage: share of the edge loss")
     ssim_weight: float = Field(0.0, ge=0, description="reference stage: share of 1 - SSIM")
+    psnr_weight: float = Field(0.0, ge=0, description="reference stage: share of each image's ln MSE")
     augment: AugmentConfig = AugmentConfig()
     validate_every: int = Field(500, ge=1, description="steps between scores and pictures on held-out pairs")
     checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
@@ -135,6 +154,11 @@ class TrainConfig(_Strict):
             raise ValueError("data.synthetic_share is below 1 but data.pairs is empty; set it to 1")
         if self.data.synthetic_share > 0 and not (self.data.clear or self.data.procedural):
             raise ValueError("data.synthetic_share is above 0 but data names no clear images")
+        denoiser = self.stages.get("denoiser")
+        if denoiser is not None and denoiser.perceptual_weight > 0:
+            raise ValueError(
+                "stages.denoiser.perceptual_weight does nothing: that stage learns noise; leave it out"
+            )
         if self.data.exclude is not None and len(self.data.pairs) != 1:
             raise ValueError(
                 "data.exclude is meant for one set of pairs; with several, give exclude in the entry of each"

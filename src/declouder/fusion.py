@@ -75,6 +75,11 @@ def x0_from_eps(x_t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
     return ((x_t - (1 - alpha_bar).sqrt() * eps) / alpha_bar.sqrt()).clamp(-1, 1)
 
 
+def eps_from_x0(x_t: Tensor, x0: Tensor, alpha_bar: Tensor) -> Tensor:
+    """Return the noise, (B, C, H, W), that leads from the noisy image to x0 by `x0_from_eps`."""
+    return (x_t - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt()
+
+
 def add_noise(x0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
     """Return x_t, (B, C, H, W): x0 in [-1, 1] with the noise eps of step t (the forward process)."""
     return alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps

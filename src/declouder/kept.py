@@ -1,7 +1,7 @@
 """The images that an evaluation keeps for people to look at: small 8-bit PNG files, DIR/NAME/KIND.png.
 
     cloudy, reference, restored, clear   grey or RGB; all of one image stretched alike
-    error, w, spread                     grey, 255 being `FULL_SCALE`
+    error, w, spread                     grey, 255 being `FULL_SCALE`; error and spread by their square root
 
 They are for looking only: every score comes from the full data.
 """
@@ -22,6 +22,10 @@ PICTURES = ("cloudy", "reference", "restored", "clear")
 MAPS = ("error", "w", "spread")
 FULL_SCALE: Mapping[str, float] = {"error": 0.2, "w": 1.0, "spread": 0.1}
 """What white is in a map; error and spread are shares of the data's range."""
+LEGEND = (
+    f"error from 0 to {FULL_SCALE['error']:g} of the range and spread from 0 to {FULL_SCALE['spread']:g}, both by"
+    " their square root so that small ones show; w from 0 to 1"
+)
 
 
 def keep_images(
@@ -51,7 +55,8 @@ def keep_images(
             unit = (_shown(image, band_names).astype(np.float32) - low) / (high - low)
             _save(place / f"{kind}.png", unit)
         for kind, values in maps.items():
-            _save(place / f"{kind}.png", values / FULL_SCALE[kind])
+            unit = values / FULL_SCALE[kind]
+            _save(place / f"{kind}.png", unit if kind == "w" else np.sqrt(unit))
     except OSError as error:
         raise OutputError(f"{place} cannot be written ({error}); choose another --keep-images") from error
     return [*pictures, *maps]

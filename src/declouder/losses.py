@@ -5,9 +5,10 @@
     L_joint = lambda * L_DDPM + L_WA                                      both (lambda 1 in the authors' code)
 
     L_ref   = sum over outputs of  Charbonnier + edge_weight * edge + ssim_weight * (1 - SSIM)
+                                   + psnr_weight * ln MSE
 
 Sources: Sui et al., IEEE TGRS 2024 (L_DDPM, L_WA, L_joint); Zamir et al., CVPR 2021 (Charbonnier and edge,
-with 0.05 for the edges); Wang et al., IEEE TIP 2004 (SSIM).
+with 0.05 for the edges); Wang et al., IEEE TIP 2004 (SSIM); Chen et al., ECCV 2022 (ln MSE, as the PSNR).
 """
 
 from __future__ import annotations
@@ -35,7 +36,12 @@ def joint_loss(eps: Tensor, noise: Tensor, fused: Tensor, clear: Tensor, *, nois
 
 
 def reference_loss(
-    outputs: Sequence[Tensor], clear: Tensor, *, edge_weight: float = 0.05, ssim_weight: float = 0.0
+    outputs: Sequence[Tensor],
+    clear: Tensor,
+    *,
+    edge_weight: float = 0.05,
+    ssim_weight: float = 0.0,
+    psnr_weight: float = 0.0,
 ) -> Tensor:
     """Return the loss of a reference network, a scalar.
 
@@ -44,16 +50,31 @@ def reference_loss(
         clear: (B, C, H, W) in [-1, 1].
         edge_weight: share of the edge loss.
         ssim_weight: share of 1 - SSIM, on the first output alone.
+        psnr_weight: share of the images' mean ln MSE, on the first output alone.
     """
-    loss = torch.stack([charbonnier(y, clear) + edge_weight * edge_loss(y, clear) for y in outputs]).sum()
+    loss = torch.stack([charbonnier(y, clear) for y in outputs]).sum()
+    if edge_weight:
+        loss = loss + edge_weight * torch.stack([edge_loss(y, clear) for y in outputs]).sum()
     if ssim_weight:
         loss = loss + ssim_weight * (1 - ssim(outputs[0], clear))
+    if psnr_weight:
+        loss = loss + psnr_weight * log_mse(outputs[0], clear)
     return loss
 
 
 def charbonnier(y: Tensor, target: Tensor, *, smoothing: float = 1e-3) -> Tensor:
     """Return mean sqrt((y - target)^2 + smoothing^2): an L1 that is smooth at zero."""
     return ((y - target).square() + smoothing**2).sqrt().mean()
+
+
+def log_mse(y: Tensor, target: Tensor, *, floor: float = 1e-5) -> Tensor:
+    """Return the mean over images of ln(MSE + floor), a scalar: the mean PSNR in [-1, 1] but for sign and scale.
+
+    Every image weighs the same however large its error is: flat sea, nearly right already, goes on improving beside
+    thick cloud. `floor` is about the error of rounding to 8 bits, beyond which nothing is to be gained.
+    """
+    mse = (y.float() - target.float()).square().mean(dim=(1, 2, 3))
+    return (mse + floor).log().mean()
 
 
 def edge_loss(y: Tensor, target: Tensor) -> Tensor:

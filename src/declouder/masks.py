@@ -98,9 +98,12 @@ class SceneMask:
         cloud = self._source.read(wide_rows, wide_cols)
         if margin == 0 or cloud.all() or not cloud.any():
             return cloud[cut_rows, cut_cols].astype(np.float32)
-        distance = ndimage.distance_transform_edt(~cloud)[cut_rows, cut_cols]
-        fall = np.clip(2 * distance / margin - 1, 0, 1)
-        return np.where(fall < 1, np.cos(fall * (np.pi / 2)) ** 2, 0).astype(np.float32)
+        share = np.zeros(cloud.shape, np.float32)
+        # Beyond the margin around the cloud all is 0: distances are taken within it.
+        near = tuple(_span(np.asarray(cloud.any(axis=axis)), margin) for axis in (1, 0))
+        fall = np.clip(2 * ndimage.distance_transform_edt(~cloud[near]) / margin - 1, 0, 1)
+        share[near] = np.where(fall < 1, np.cos(fall * (np.pi / 2)) ** 2, 0)
+        return share[cut_rows, cut_cols]
 
 
 @contextmanager
@@ -256,6 +259,12 @@ def _check_integers(aligned: AlignedReader, kind: str) -> None:
             f"mask {aligned.path} is {aligned.dtype}, {kind} is a band of integers; give that band itself, "
             "or another --mask-kind"
         )
+
+
+def _span(line: NDArray[np.bool_], margin: int) -> slice:
+    """Return where a line, (length,), is True, with a margin as far as it goes."""
+    found = np.flatnonzero(line)
+    return slice(max(0, int(found[0]) - margin), int(found[-1]) + 1 + margin)
 
 
 def _widened(span: slice, margin: int, length: int) -> tuple[slice, slice]:

@@ -21,29 +21,20 @@ PSNR and both SSIMs equal scikit-image's within 1e-6; torch is loaded for LPIPS 
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from declouder.errors import DataError, OptionError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from declouder.winograd import WinogradConvolution
+from declouder.lpips import BACKBONE_VARIABLE as BACKBONE_VARIABLE
+from declouder.lpips import Lpips as Lpips
+from declouder.lpips import load_lpips as load_lpips
 
 Image = NDArray[Any]
-BACKBONE_VARIABLE = "DECLOUDER_LPIPS_BACKBONE"
-BACKBONE_FILE = "alexnet-owt-7be5be79.pth"
-BACKBONE_URL = f"https://download.pytorch.org/models/{BACKBONE_FILE}"
 LPIPS_SMALLEST_PX = 31
 """AlexNet's second pooling leaves nothing of smaller images."""
 
@@ -75,8 +66,8 @@ class Scores:
 
     overall: dict[str, float | None]
     """Every score of `DEFINITIONS`; None where it cannot be had."""
-    bands: list[dict[str, float]]
-    """psnr, ssim and mae of each band."""
+    bands: list[dict[str, float | None]]
+    """psnr, ssim, mae and lpips of each band; lpips is None where it was not asked for or cannot be had."""
     ssim_map: NDArray[np.float64]
     """Where ssim comes from: (H - 10, W - 10), mean over bands; `SSIM_BORDER_PX` is missing on each side."""
 
@@ -86,6 +77,7 @@ def score(
     clear: Image,
     *,
     lpips: Lpips | None,
+    band_lpips: bool = False,
     band_names: Sequence[str] | None = None,
     data_range: float | None = None,
 ) -> Scores:
@@ -93,7 +85,8 @@ def score(
 
     Args:
         restored, clear: (H, W, C), in their own numbers.
-        lpips: from `load_lpips`; without it, and for images under 31 px, both LPIPS are None.
+        lpips: from `load_lpips`; without it, and for images under 31 px, every LPIPS is None.
+        band_lpips: take LPIPS of each band too, as a grey triple: half of the time again for each band.
         band_names: C names; they say where red, green and blue are.
         data_range: the span of the numbers; None takes the dtype's.
 
@@ -102,26 +95,32 @@ def score(
     """
     span = _checked_range(restored, clear, data_range)
     ours, theirs = paper_levels(restored, span), paper_levels(clear, span)
-    maps = _ssim_maps(_planes(restored), _planes(clear), span)
+    planes = _planes(restored), _planes(clear)
+    maps = _ssim_maps(*planes, span)
     similarities = [float(plane.mean()) for plane in maps]
     overall: dict[str, float | None] = {
         "psnr": psnr(restored, clear, data_range=span),
         "ssim": float(np.mean(similarities)),
         "lpips": None,
         "mae": mae(restored, clear, data_range=span),
-        "sam": sam(restored, clear),
+        "sam": _sam_of_planes(*planes),
         "paper_psnr": psnr(ours, theirs),
         "paper_ssim": _paper_ssim_of_levels(ours, theirs),
         "paper_lpips": None,
     }
+    perceptual: Sequence[float | None] = [None] * clear.shape[2]
     if lpips is not None and min(clear.shape[:2]) >= LPIPS_SMALLEST_PX:
-        # One pass through the network for both protocols.
-        plain = [_triples(_to_unit(image, span), band_names) for image in (restored, clear)]
-        paper = [_triples(levels, None) for levels in (ours, theirs)]
-        distances = lpips.distances(np.stack(plain[0] + paper[0]), np.stack(plain[1] + paper[1]))
-        overall["lpips"] = float(np.mean(distances[: len(plain[0])]))
-        overall["paper_lpips"] = float(np.mean(distances[len(plain[0]) :]))
-    bands = []
+        unit = [_to_unit(image, span) for image in (restored, clear)]
+        kinds = [[_triples(image, band_names) for image in unit], [_triples(x, None) for x in (ours, theirs)]]
+        if band_lpips:
+            kinds.append([_grey_triples(image) for image in unit])
+        # One pass through the network for all kinds.
+        a, b = (np.stack([triple for kind in kinds for triple in kind[side]]) for side in (0, 1))
+        ends = np.cumsum([len(kind[0]) for kind in kinds])
+        plain, paper, *by_band = np.split(lpips.distances(a, b), ends[:-1])
+        overall["lpips"], overall["paper_lpips"] = float(plain.mean()), float(paper.mean())
+        perceptual = by_band[0].tolist() if by_band else perceptual
+    bands: list[dict[str, float | None]] = []
     for c, similarity in enumerate(similarities):
         one, other = restored[..., c : c + 1], clear[..., c : c + 1]
         bands.append(
@@ -129,6 +128,7 @@ def score(
                 "psnr": psnr(one, other, data_range=span),
                 "ssim": similarity,
                 "mae": mae(one, other, data_range=span),
+                "lpips": perceptual[c],
             }
         )
     return Scores(overall, bands, maps.mean(0))
@@ -162,20 +162,7 @@ def mae(restored: Image, clear: Image, *, data_range: float | None = None) -> fl
 def sam(restored: Image, clear: Image) -> float | None:
     """Return the mean spectral angle in degrees; None for a single band or where no pixel has a spectrum."""
     _checked_range(restored, clear, None)
-    if clear.shape[2] == 1:
-        return None
-    a, b = _planes(restored), _planes(clear)
-    length_a, length_b = (np.sqrt(np.square(x).sum(0)) for x in (a, b))
-    valid = (length_a > 0) & (length_b > 0)
-    if not valid.any():
-        return None
-    # Pixels without a spectrum are divided by 1 here and left out below.
-    a /= np.where(valid, length_a, 1)
-    b /= np.where(valid, length_b, 1)
-    # 2 asin(|a - b| / 2) is the angle too, and unlike acos(a . b) it is exact for near spectra.
-    a -= b
-    chord = np.sqrt(np.square(a).sum(0))[valid]
-    return float(np.degrees(2 * np.arcsin(np.minimum(chord / 2, 1)).mean()))
+    return _sam_of_planes(_planes(restored), _planes(clear))
 
 
 def lpips(
@@ -222,131 +209,19 @@ def paper_levels(image: Image, data_range: float) -> NDArray[np.uint8]:
     return np.asarray(((x + 1) * np.float32(127.5)).clip(0, 255).astype(np.uint8))
 
 
-def load_lpips(backbone: Path | None = None, *, download: bool = False) -> tuple[Lpips | None, str]:
-    """Return LPIPS and where its backbone came from, or None and the reason why there is none.
-
-    The backbone is torchvision's AlexNet (all of it or its `features`), looked for at `backbone`, else where
-    the environment variable DECLOUDER_LPIPS_BACKBONE points, else in torch hub's cache. Nothing is downloaded
-    unless `download` is set; the download's hash is checked.
-
-    Raises:
-        OptionError: if the path or variable is given and no AlexNet lies there.
-    """
-    import torch
-
-    named = os.environ.get(BACKBONE_VARIABLE)
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / BACKBONE_FILE
-    if backbone is not None:
-        return Lpips.from_files(backbone), str(backbone)
-    if named:
-        return Lpips.from_files(Path(named)), f"{named} ({BACKBONE_VARIABLE})"
-    if download and not cached.is_file():
-        try:
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(BACKBONE_URL, str(cached), BACKBONE_FILE[-12:-4], progress=False)
-        except (OSError, RuntimeError) as error:
-            return (
-                None,
-                f"the LPIPS backbone could not be downloaded ({error}); give it with --lpips-backbone",
-            )
-    if cached.is_file():
-        return Lpips.from_files(cached), str(cached)
-    return None, (
-        f"no LPIPS backbone: give torchvision's AlexNet weights ({BACKBONE_FILE}) with --lpips-backbone"
-        f" or {BACKBONE_VARIABLE}"
-    )
-
-
-@dataclass(frozen=True)
-class Lpips:
-    """The perceptual distance of Zhang et al. 2018: sum over five layers of weighted squared differences.
-
-    d = sum_l mean_hw sum_c v_lc (f_lc(a) - f_lc(b))^2, f_l being AlexNet's features after each ReLU,
-    brought to length 1 over the channels c.
-
-    Attributes:
-        first: (weight, bias) of the first convolution, 11 x 11 with stride 4.
-        others: the four convolutions of stride 1.
-        linear: v_l, five tensors (C_l,).
-        backbone_sha256: of the backbone's file.
-    """
-
-    first: tuple[Tensor, Tensor]
-    others: Sequence[WinogradConvolution]
-    linear: Sequence[Tensor]
-    backbone_sha256: str
-
-    @classmethod
-    def from_files(cls, backbone: Path) -> Lpips:
-        """Load AlexNet from `backbone` and the published linear weights, which ship with torchmetrics.
-
-        Raises:
-            OptionError: if the file is missing or is no AlexNet.
-        """
-        import torch
-
-        from declouder.winograd import WinogradConvolution
-
-        if not backbone.is_file():
-            raise OptionError(
-                f"LPIPS backbone {backbone} does not exist; give torchvision's AlexNet ({BACKBONE_FILE})"
-            )
-        try:
-            # The file is read as tensors only; nothing in it is executed.
-            found = torch.load(backbone, map_location="cpu", weights_only=True)
-            weights = [
-                (found[f"features.{layer}.weight"].float(), found[f"features.{layer}.bias"].float())
-                for layer in (0, 3, 6, 8, 10)
-            ]
-            first = weights[0][0].contiguous(memory_format=torch.channels_last), weights[0][1]
-            # 5 x 5 taps first, then 3 x 3; these tiles are the fastest for maps of 31 and 15 px.
-            others = [
-                WinogradConvolution.of_weight(weight, bias, results)
-                for (weight, bias), results in zip(weights[1:], (4, 3, 3, 3), strict=True)
-            ]
-        except Exception as error:
-            raise OptionError(
-                f"{backbone} is not torchvision's AlexNet ({type(error).__name__}: {error}); wanted {BACKBONE_FILE}"
-            ) from None
-        spec = importlib.util.find_spec("torchmetrics")
-        assert spec is not None, "torchmetrics is a dependency"
-        assert spec.origin is not None
-        published = Path(spec.origin).parent / "functional" / "image" / "lpips_models" / "alex.pth"
-        heads = torch.load(published, map_location="cpu", weights_only=True)
-        linear = [heads[f"lin{layer}.model.1.weight"].float().flatten() for layer in range(5)]
-        return cls(first, others, linear, hashlib.sha256(backbone.read_bytes()).hexdigest())
-
-    def distances(self, a: Image, b: Image) -> list[float]:
-        """Return the distance of each pair of (N, H, W, 3) images; the networks expect [-1, 1]."""
-        import torch
-        from torch.nn import functional
-
-        images = np.concatenate([a, b]).astype(np.float32)
-        images -= np.array([-0.030, -0.088, -0.188], np.float32)
-        images /= np.array([0.458, 0.448, 0.450], np.float32)
-        with torch.inference_mode():
-            # Bands stay innermost throughout, which convolves, pools and normalises fastest on CPUs.
-            x = functional.conv2d(torch.from_numpy(images).permute(0, 3, 1, 2), *self.first, stride=4, padding=2)
-            total = torch.zeros(len(a))
-            for layer, linear in enumerate(self.linear):
-                if layer > 0:
-                    x = self.others[layer - 1](x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-                functional.relu_(x)
-                total += _layer_distance(x.permute(0, 2, 3, 1).flatten(1, 2), linear)
-                if layer < 2:
-                    x = functional.max_pool2d(x, 3, 2)
-        return [float(distance) for distance in total]
-
-
-def _layer_distance(features: Tensor, linear: Tensor) -> Tensor:
-    """Return (N,) distances of (2 N, H W, C) features: the first N images to the others."""
-    import torch
-
-    scale = 1 / (torch.linalg.vector_norm(features, dim=2, keepdim=True) + 1e-10)
-    half = len(features) // 2
-    difference = features[:half] * scale[:half] - features[half:] * scale[half:]
-    weighted: Tensor = difference.square_() @ linear
-    return weighted.mean(1)
+def _sam_of_planes(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
+    """`sam` of (C, H, W) planes."""
+    if len(a) == 1:
+        return None
+    length_a, length_b = (np.sqrt(np.square(x).sum(0)) for x in (a, b))
+    valid = (length_a > 0) & (length_b > 0)
+    if not valid.any():
+        return None
+    # Pixels without a spectrum are divided by 1 here and left out below.
+    difference = a / np.where(valid, length_a, 1) - b / np.where(valid, length_b, 1)
+    # 2 asin(|a - b| / 2) is the angle too, and unlike acos(a . b) it is exact for near spectra.
+    chord = np.sqrt(np.square(difference).sum(0))[valid]
+    return float(np.degrees(2 * np.arcsin(np.minimum(chord / 2, 1)).mean()))
 
 
 def _paper_ssim_of_levels(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> float:
@@ -369,6 +244,17 @@ def _ssim_maps(
 ) -> NDArray[np.float64]:
     """Similarity of (C, H, W) planes at each pixel whose window lies inside: (C, H - n + 1, W - n + 1)."""
     _check_window(a[0], len(window))
+    # A band at a time stays in the processor's cache, which halves the time.
+    return np.stack([_ssim_map(x, y, span, window, covariance_factor) for x, y in zip(a, b, strict=True)])
+
+
+def _ssim_map(
+    a: NDArray[np.float64],
+    b: NDArray[np.float64],
+    span: float,
+    window: NDArray[np.float64],
+    covariance_factor: float,
+) -> NDArray[np.float64]:
     # Only the sum of the two variances is needed, which saves one of five blurs.
     mean_a, mean_b, squares_ab, product = _blurred(np.stack([a, b, a * a + b * b, a * b]), window)
     both = mean_a * mean_b
@@ -417,6 +303,11 @@ def _triples(image: Image, band_names: Sequence[str] | None) -> list[Image]:
         return [image[..., [names.index("red"), names.index("green"), names.index("blue")]]]
     if image.shape[2] == 3 and not names:
         return [image]
+    return _grey_triples(image)
+
+
+def _grey_triples(image: Image) -> list[Image]:
+    """Return each band of an (H, W, C) image three times: (H, W, 3) each."""
     return [np.repeat(image[..., c : c + 1], 3, 2) for c in range(image.shape[2])]
 
 

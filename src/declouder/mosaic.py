@@ -1,11 +1,13 @@
 """Where the windows of a scene lie, and how their results blend into one image. numpy only, no files.
 
-Along each axis, window k has the weight
+Windows start at multiples of a stride counted from an origin that scenes may share, so that a scene and a crop of
+it, or two neighbours, have the same windows inside. Along each axis, window k has the weight
 
     w_k(x) = ramp_k(x) / sum_j ramp_j(x),   ramp_k = sin^2 over the overlap with a neighbour, 1 elsewhere,
 
 and a pixel's weight is w_row(y) * w_col(x). So the weights of all windows sum to one at every pixel, the
-scene's own edge has no ramp, and only O(height + width) numbers are kept.
+scene's own edge has no ramp, and only O(height + width) numbers are kept. The ramp takes all of an overlap: where
+neighbours differ in tint, a steeper one shows on smooth ground (benchmarks/scene_seams.py smooth).
 """
 
 from __future__ import annotations
@@ -15,6 +17,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+GRID_PX = 32
+"""Networks halve an image up to five times: what they say of a place depends on where it lies on this grid."""
+SMALLEST_ALIGNED_PX = 4 * GRID_PX
+"""Smaller windows keep away from the grid: too much of them would be filling."""
+
+Origin = tuple[int, int]
+"""Row and column of a scene's first pixel on a grid that goes on beyond it; any integers."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +51,29 @@ Load = Callable[[int, slice, slice], "NDArray[np.float32] | None"]
 """Gives part of a window's image, (C, rows, cols), of the window's number; the slices count from its corner."""
 
 
-def plan_windows(height: int, width: int, window_px: int, overlap_px: int) -> list[Window]:
+def plan_windows(height: int, width: int, window_px: int, overlap_px: int, origin: Origin = (0, 0)) -> list[Window]:
     """Return the windows that cover a scene, row by row, from left to right.
 
     All have the same size, `window_px` or the scene's own where that is smaller, and neighbours overlap by at
     least `overlap_px`.
     """
-    rows, cols = _starts(height, window_px, overlap_px), _starts(width, window_px, overlap_px)
+    rows = _starts(height, window_px, overlap_px, origin[0])
+    cols = _starts(width, window_px, overlap_px, origin[1])
     size = min(window_px, height), min(window_px, width)
     return [Window(row, col, *size) for row in rows for col in cols]
+
+
+def moved(window: Window, origin: Origin) -> Window:
+    """Return the place on the grid of a window of a scene."""
+    return Window(window.row + origin[0], window.col + origin[1], window.height, window.width)
+
+
+def on_grid(window: Window, origin: Origin) -> Window:
+    """Return a window that reaches up and left to the next lines of the grid; small ones stay as they are."""
+    if min(window.height, window.width) < SMALLEST_ALIGNED_PX:
+        return window
+    top, left = (window.row + origin[0]) % GRID_PX, (window.col + origin[1]) % GRID_PX
+    return Window(window.row - top, window.col - left, window.height + top, window.width + left)
 
 
 class Mosaic:
@@ -59,13 +83,15 @@ class Mosaic:
     area, so memory does not grow with the scene, and the order in which windows were made does not matter.
     """
 
-    def __init__(self, height: int, width: int, *, window_px: int, overlap_px: int) -> None:
+    def __init__(
+        self, height: int, width: int, *, window_px: int, overlap_px: int, origin: Origin = (0, 0)
+    ) -> None:
         self.height, self.width = height, width
-        self.windows = plan_windows(height, width, window_px, overlap_px)
-        self._row_weights = axis_weights(height, window_px, overlap_px)
-        self._col_weights = axis_weights(width, window_px, overlap_px)
-        self._row_starts = _starts(height, window_px, overlap_px)
-        self._col_starts = _starts(width, window_px, overlap_px)
+        self.windows = plan_windows(height, width, window_px, overlap_px, origin)
+        self._row_weights = axis_weights(height, window_px, overlap_px, origin[0])
+        self._col_weights = axis_weights(width, window_px, overlap_px, origin[1])
+        self._row_starts = _starts(height, window_px, overlap_px, origin[0])
+        self._col_starts = _starts(width, window_px, overlap_px, origin[1])
 
     def reaching(self, area: Window) -> list[int]:
         """Return the numbers of the windows that have a share in an area, in order."""
@@ -87,13 +113,13 @@ class Mosaic:
             window = self.windows[index]
             rows = slice(max(area.row, window.row), min(area.row + area.height, window.row + window.height))
             cols = slice(max(area.col, window.col), min(area.col + area.width, window.col + window.width))
-            inside = _moved(rows, -window.row), _moved(cols, -window.col)
+            inside = _shifted(rows, -window.row), _shifted(cols, -window.col)
             image = load(index, *inside)
             if image is None:
                 continue
             row, col = divmod(index, len(self._col_starts))
             weight = self._row_weights[row][inside[0], None] * self._col_weights[col][inside[1]]
-            total[:, _moved(rows, -area.row), _moved(cols, -area.col)] += image * weight
+            total[:, _shifted(rows, -area.row), _shifted(cols, -area.col)] += image * weight
         return total
 
 
@@ -104,13 +130,13 @@ def areas(height: int, width: int, *, rows_px: int, cols_px: int) -> Iterator[Wi
             yield Window(row, col, min(rows_px, height - row), min(cols_px, width - col))
 
 
-def _moved(span: slice, by: int) -> slice:
+def _shifted(span: slice, by: int) -> slice:
     return slice(span.start + by, span.stop + by)
 
 
-def axis_weights(length: int, window_px: int, overlap_px: int) -> list[NDArray[np.float32]]:
+def axis_weights(length: int, window_px: int, overlap_px: int, origin: int = 0) -> list[NDArray[np.float32]]:
     """Return each window's weights along one axis, (window size,) in [0, 1]; they sum to one everywhere."""
-    starts, size = _starts(length, window_px, overlap_px), min(window_px, length)
+    starts, size = _starts(length, window_px, overlap_px, origin), min(window_px, length)
     ramps = []
     for k, start in enumerate(starts):
         ramp = np.ones(size)
@@ -121,8 +147,7 @@ def axis_weights(length: int, window_px: int, overlap_px: int) -> list[NDArray[n
             shared = start + size - starts[k + 1]
             ramp[size - shared :] *= _rise(shared)[::-1]
         ramps.append(ramp)
-    # sin^2 + cos^2 = 1 already; three windows share a place only where the scene is little more than two
-    # windows.
+    # sin^2 + cos^2 = 1 already; more than two windows share a place only near the scene's far edge.
     total = np.zeros(length)
     for start, ramp in zip(starts, ramps, strict=True):
         total[start : start + size] += ramp
@@ -131,19 +156,20 @@ def axis_weights(length: int, window_px: int, overlap_px: int) -> list[NDArray[n
     ]
 
 
-def _starts(length: int, window_px: int, overlap_px: int) -> list[int]:
-    """Return where windows start along one axis.
+def _starts(length: int, window_px: int, overlap_px: int, origin: int) -> list[int]:
+    """Return where windows start along one axis of a scene whose first pixel is number `origin` of the grid.
 
-    As few windows as will do. They move inward by even shares, so that every window is full size and the
-    overlaps are alike; moving only the last one would make its overlap, and the memory for it, up to a whole
-    window.
+    The first and the last move inward, so that every window is full size.
     """
     if not (length > 0 and window_px > 0 and 0 <= overlap_px < window_px):
         raise ValueError(f"no windows of {window_px} px with overlap {overlap_px} over {length} px")
     if length <= window_px:
         return [0]
-    last = -(-(length - window_px) // (window_px - overlap_px))
-    return [k * (length - window_px) // last for k in range(last + 1)]
+    stride = window_px - overlap_px
+    if window_px >= SMALLEST_ALIGNED_PX and stride >= GRID_PX:
+        stride -= stride % GRID_PX
+    last = length - window_px
+    return [0, *range(stride - origin % stride, last, stride), last]
 
 
 def _rise(size: int) -> NDArray[np.float64]:

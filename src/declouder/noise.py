@@ -25,7 +25,7 @@ def scene_noise(seed: int, window: Window, bands: int, *, sample: int = 0) -> ND
 
     Args:
         seed: 0 <= seed < 2^64.
-        window: where in the scene.
+        window: where in the scene, or on a grid that goes on beyond it; rows and columns may be negative.
         bands: of the model.
         sample: which of several independent draws of the same seed, from 0.
     """
@@ -36,7 +36,10 @@ def scene_noise(seed: int, window: Window, bands: int, *, sample: int = 0) -> ND
     field = np.empty((bands, len(rows) * size, len(cols) * size), np.float32)
     for i, row in enumerate(rows):
         for j, col in enumerate(cols):
-            bits = np.random.Philox(key=[seed, _NOISE_STREAM], counter=[0, sample, row, col])
+            # Places left of and above the origin have numbers too, at the far end of the counter.
+            # An array of its own: a list of numbers below and above 2^63 would become floating point.
+            counter = np.array([0, sample, row % 2**64, col % 2**64], np.uint64)
+            bits = np.random.Philox(key=np.array([seed, _NOISE_STREAM], np.uint64), counter=counter)
             tile = np.random.Generator(bits).standard_normal((bands, size, size), dtype=np.float32)
             field[:, i * size : (i + 1) * size, j * size : (j + 1) * size] = tile
     top, left = window.row - first_row * size, window.col - first_col * size

@@ -34,6 +34,7 @@ from torch import Tensor
 from declouder.errors import ModelError, OptionError
 from declouder.fusion import predict_x0
 from declouder.networks import REFERENCES, Denoiser, WeightNet
+from declouder.networks.prepared import Prepared, can_prepare
 from declouder.scaling import Scaling
 
 UNIT = Scaling(0, 1)
@@ -100,6 +101,8 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
     """
 
     model_cpu_offload_seq = "reference->denoiser->weight_net"
+    quick = True
+    """Compute by `networks.prepared` where that suits, on CPUs; False runs the networks as they are."""
 
     def __init__(
         self,
@@ -133,6 +136,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
             strength=strength,
         )
         _check_sampling(num_inference_steps, strength)
+        self._prepared: dict[str, tuple[Any, Prepared]] = {}
 
     @classmethod
     def from_pretrained(cls, model: str | Path | None = None, **kwargs: Any) -> Self:
@@ -188,7 +192,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         bounds = tuple(self.config.w_bounds if w_bounds is None else w_bounds)
         _check_sampling(steps, start)
         y = 2 * _to_tensor(cloudy, bands=len(self.config.bands)).to(self.device, self.denoiser.dtype) - 1
-        reference = self.reference(y)
+        reference = self._network("reference", y)(y)
         if steps == 0:
             return _output(reference, reference, torch.ones_like(reference), output_type)
 
@@ -199,11 +203,12 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         else:
             x_t = noise * self.scheduler.init_noise_sigma
         alphas_cumprod = self.scheduler.alphas_cumprod.to(y.device, y.dtype)
+        denoiser, weight_net = self._network("denoiser", y), self._network("weight_net", y)
         for index, t in enumerate(self.progress_bar(timesteps)):
             step = t.long()
             prediction = predict_x0(
-                self.denoiser,
-                self.weight_net,
+                denoiser,
+                weight_net,
                 x_t=self.scheduler.scale_model_input(x_t, t),
                 cloudy=y,
                 reference=reference,
@@ -215,6 +220,16 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
                 x_t = self.scheduler.step(prediction.x0, t, x_t).prev_sample
         # Every sampler ends at x0 itself, where no noise is left.
         return _output(prediction.x0.clamp(-1, 1), reference, prediction.w, output_type)
+
+    def _network(self, name: str, y: Tensor) -> Callable[..., Tensor]:
+        """Return a component as it is to be called on images like `y`: prepared once, or as it is."""
+        network = getattr(self, name)
+        if not self.quick or not can_prepare(network, y):
+            return cast("Callable[..., Tensor]", network)
+        kept = self._prepared.get(name)
+        if kept is None or kept[0] is not network:  # another network may have taken its place
+            kept = self._prepared[name] = network, Prepared(network)
+        return kept[1]
 
     def _timesteps(self, steps: int, strength: float) -> Tensor:
         """Return the last `steps` steps of a schedule so fine that they begin near 1000 * strength."""

@@ -38,6 +38,7 @@ def provenance_info(like: RasterInfo, *, samples: int) -> RasterInfo:
         band_tags=({},) * count,
         compression="DEFLATE",
         has_mask=False,
+        icc_profile=None,
     )
 
 

@@ -42,6 +42,7 @@ LAYOUTS = [
     ("CUHK-CR2", "data/CUHK-CR2/{split}/{kind}", "data"),
     ("CUHK-CR2", "data/CUHK-CR2/{split}/{kind}", "data/CUHK-CR2"),
     ("T-Cloud", "T-Cloud/{split}/{kind}", "T-Cloud"),
+    (None, "RICE2/{split}/{kind}", "RICE2"),
     (GENERIC, "mine/{split}/{kind}", "mine"),
 ]
 
@@ -53,6 +54,17 @@ def test_every_row_finds_its_pairs_in_its_layouts(tmp_path, name, tree, root):
         pairs = set_pairs(tmp_path / root, split, name=name)
         assert [pair.name for pair in pairs] == list(NAMES)
         assert all(split in pair.cloudy_path.parts and pair.cloudy_path.is_file() for pair in pairs)
+
+
+@pytest.mark.parametrize("clear", ["label", "reference"])
+def test_t_clouds_clear_folder_may_be_called_as_its_authors_do(tmp_path, clear):
+    write_tree(tmp_path, "T-CLOUD/{split}/{kind}")
+    for split in ("train", "test"):
+        (tmp_path / "T-CLOUD" / split / "label").rename(tmp_path / "T-CLOUD" / split / clear)
+    found = locate(tmp_path / "T-CLOUD")  # recognised in capital letters too
+    assert found.row.name == "T-Cloud"
+    assert found.folder("test", "label") == tmp_path / "T-CLOUD" / "test" / clear
+    assert {pair.clear_path.parent.name for pair in set_pairs(tmp_path / "T-CLOUD", "test")} == {clear}
 
 
 def test_the_rows_are_those_of_the_field():
@@ -166,6 +178,7 @@ def test_a_missing_set_tells_where_it_is_published_and_how_to_lay_it_out(tmp_pat
     message = str(caught.value)
     assert "does not exist; wanted" in message
     assert "{train,test}/{cloud,label}/NAME.png" in message
+    assert ("{train,test}/{cloud,reference}/NAME.png" in message) == (name == "T-Cloud")
     if name != GENERIC:
         assert f"{name} is published: {CATALOG[name].source}" in message
 

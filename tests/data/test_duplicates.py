@@ -2,9 +2,9 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 
-from declouder.data.duplicates import find_duplicates, look_of
+from declouder.data.duplicates import WAYS, find_duplicates, look_of
 from declouder.data.terrain import make_terrain
 
 
@@ -34,12 +34,26 @@ def test_copies_are_found_however_they_were_stored(how):
     (found,) = find_duplicates([*looks, look_of("copy", COPIES[how](images[3]))])
     assert (found.first, found.second) == (3, "copy")
     assert found.correlation > 0.9
+    assert found.way == ""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_copy_is_found_however_it_was_turned_and_mirrored(way):
+    turns, mirrored = WAYS[way]
+    images = [ground(seed) for seed in range(6)]
+    copy = np.rot90(images[3][:, ::-1] if mirrored else images[3], turns)
+    looks = [look_of(number, image) for number, image in enumerate(images)]
+    (found,) = find_duplicates([*looks, look_of("copy", as_jpeg(np.ascontiguousarray(copy)))])
+    assert (found.first, found.second, found.way) == (3, "copy", way)
 
 
 def test_different_ground_is_no_duplicate_even_where_hashes_are_alike():
-    looks = [look_of(seed, ground(seed)) for seed in range(40)]
-    looks.append(look_of("mirrored", np.asarray(ImageOps.mirror(Image.fromarray(ground(0))))))
-    assert find_duplicates(looks) == []
+    assert find_duplicates(look_of(seed, ground(seed)) for seed in range(40)) == []
+
+
+def test_ground_that_overlaps_in_part_is_not_found():
+    wide = ground(0, 160)
+    assert find_duplicates([look_of("left", wide[:128, :128]), look_of("right", wide[:128, 32:])]) == []
 
 
 def test_flat_images_are_duplicates_only_as_copies():

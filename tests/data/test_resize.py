@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from declouder.data.resize import resize_bicubic
+from declouder.data.resize import resize_bicubic, resize_nearest, resize_stored
 
 
 def keys(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -45,3 +45,27 @@ def test_overshoot_beside_an_edge_survives():
 def test_an_image_of_the_right_size_is_left_as_it_is():
     image = np.ones((3, 8, 8), np.float32)
     assert resize_bicubic(image, 8, 8) is image
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_what_is_stored_is_rounded_and_clipped_to_the_images_type(dtype):
+    top = np.iinfo(dtype).max
+    image = np.zeros((32, 24, 2), dtype)
+    image[17:] = top
+    half = resize_stored(image, 16)
+    assert (half.shape, half.dtype) == ((16, 16, 2), image.dtype)
+    floats = resize_bicubic(image.transpose(2, 0, 1).astype(np.float32), 16, 16)
+    assert floats.min() < 0 and floats.max() > top
+    assert np.array_equal(half, np.rint(floats.clip(0, top)).astype(dtype).transpose(1, 2, 0))
+
+
+def test_floats_keep_their_overshoot():
+    image = np.zeros((32, 32, 1), np.float32)
+    image[17:] = 1
+    assert resize_stored(image, 16).min() < 0
+
+
+def test_a_mask_takes_the_pixels_of_its_middles_and_makes_up_no_level():
+    mask = np.arange(36, dtype=np.uint8).reshape(6, 6, 1)
+    assert resize_nearest(mask, 2)[..., 0].tolist() == [[7, 10], [25, 28]]
+    assert set(resize_nearest(mask, 5).ravel()) <= set(mask.ravel())

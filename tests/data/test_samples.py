@@ -170,3 +170,24 @@ def test_generated_images_of_another_size_than_whole_pairs_are_named(tmp_path):
     data = data_of(write_pairs(tmp_path), procedural=2, synthetic_share=0.5)
     with pytest.raises(DataError, match=r"is 32 x 40, others are 96 x 96; .* set patch_px"):
         StageSamples(data, stage(), seed=0)
+
+
+def test_a_share_of_the_samples_has_another_pairs_ground(tmp_path):
+    data = data_of(write_pairs(tmp_path))
+    grounds = [data.clear.unit(k) for k in range(len(data.clear))]
+    settings = {"flips": "none"}
+    plain = StageSamples(data, stage(augment=settings), seed=0)
+    moved = StageSamples(data, stage(augment={**settings, "transplant": 1.0}), seed=0)
+    changed = 0
+    for number in range(12):
+        ground = ((moved[number]["clear"] + 1) / 2).astype(np.float32)
+        assert any(np.allclose(ground, image, atol=1e-6) for image in grounds)
+        changed += not np.array_equal(moved[number]["clear"], plain[number]["clear"])
+    assert changed > 6
+
+
+def test_a_share_of_the_samples_has_no_cloud(tmp_path):
+    data = data_of(write_pairs(tmp_path))
+    samples = StageSamples(data, stage(augment={"cloudless": 0.5, "color": 0.5}), seed=0)
+    cloudless = [np.array_equal(samples[n]["cloudy"], samples[n]["clear"]) for n in range(60)]
+    assert 15 < sum(cloudless) < 45

@@ -17,8 +17,8 @@ from typing import Annotated, Any
 
 import typer
 
-from declouder import __version__
 from declouder.errors import DeclouderError, OptionError
+from declouder.version import __version__
 
 app = typer.Typer(
     name="declouder",
@@ -43,12 +43,18 @@ SeedOption = Annotated[int, typer.Option(help="Of the noise; the same seed gives
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 
 
+INTERRUPTED = 130
+"""The exit code of a run that SIGINT or SIGTERM ended: 128 + 2, as shells have it."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command with `arguments`, by default the program's own, and exit."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     with reporting_errors(debug="--debug" in arguments):
         exit_code = app(args=arguments, prog_name="declouder", standalone_mode=False)
+        if exit_code == INTERRUPTED:  # typer has swallowed the exception
+            raise KeyboardInterrupt
         sys.exit(exit_code if isinstance(exit_code, int) else 0)
 
 
@@ -62,7 +68,7 @@ def reporting_errors(*, debug: bool = False) -> Iterator[None]:
         sys.exit(getattr(error, "exit_code", 2))
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has gone; Python would complain about that once more as it exits.
         sys.stdout = None
@@ -129,12 +135,29 @@ def loaded_pipeline(model: str | None, sampler: str | None, device: str) -> Any:
     if sampler is not None and sampler not in SAMPLERS:
         raise OptionError(f"--sampler is {sampler!r}; give one of {', '.join(SAMPLERS)}")
     resolved = resolved_device(device)
+    if resolved == "cpu":
+        keep_freed_memory()
     disable_progress_bar()
     pipeline = CloudRemovalPipeline.from_pretrained(model)
     pipeline.set_progress_bar_config(disable=True)  # our bar counts windows, not steps
     if sampler is not None:
         pipeline.scheduler = make_scheduler(sampler)
     return pipeline.to(resolved)
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees, where its C library is glibc; elsewhere nothing happens.
+
+    Every window needs the same large pieces. glibc gives them back to the system, which clears them anew for
+    the next layer: nearly a tenth of the time. For commands only: a library does not set this for its caller.
+    """
+    import ctypes
+
+    m_trim_threshold, m_mmap_threshold = -1, -3  # of malloc.h
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        for parameter in (m_trim_threshold, m_mmap_threshold):
+            mallopt(parameter, 256 * 2**20)
 
 
 @contextlib.contextmanager

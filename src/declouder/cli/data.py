@@ -170,6 +170,7 @@ def _print_report(report: SetReport) -> None:
     for duplicate in report.duplicates[:SHOWN]:
         flat = duplicate.correlation != duplicate.correlation
         how = "flat, equal pixels" if flat else f"correlation {duplicate.correlation:.3f}"
+        how += f", {duplicate.way}" if duplicate.way else ""
         typer.echo(f"    {duplicate.first} = {duplicate.second} ({how})")
     _print_rest(len(report.duplicates))
 

@@ -16,6 +16,7 @@ from declouder.cli.app import (
     SeedOption,
     app,
     check_device_name,
+    keep_freed_memory,
     loaded_pipeline,
 )
 from declouder.errors import OptionError
@@ -32,9 +33,15 @@ BandsOption = Annotated[
 ]
 ExcludeOption = Annotated[Path | None, typer.Option(help="File of names to leave out, one a line.", metavar="LIST")]
 LimitOption = Annotated[int | None, typer.Option(help="So many images only, spread over the list.", metavar="N")]
+SizeOption = Annotated[
+    int | None,
+    typer.Option(help="Resize whole images to this side first; the paper scores at 256.", metavar="PX"),
+]
 BackboneOption = Annotated[
     Path | None,
-    typer.Option(help="AlexNet's weights for LPIPS; else torch hub's cache is searched.", metavar="FILE"),
+    typer.Option(
+        help="AlexNet's weights for LPIPS; else $DECLOUDER_LPIPS_BACKBONE, else torch hub's cache.", metavar="FILE"
+    ),
 ]
 DownloadOption = Annotated[
     bool, typer.Option("--lpips-download", help="Download them if they are nowhere on this machine.")
@@ -59,6 +66,7 @@ def evaluate(
     bands: BandsOption = None,
     exclude: ExcludeOption = None,
     limit: LimitOption = None,
+    size: SizeOption = None,
     masks: Annotated[
         Path | None,
         typer.Option(help="Cloud masks named as the images, above 0 where cloud.", metavar="DIR"),
@@ -79,6 +87,9 @@ def evaluate(
     ] = None,
     lpips_backbone: BackboneOption = None,
     lpips_download: DownloadOption = False,
+    lpips_per_band: Annotated[
+        bool, typer.Option("--lpips-per-band", help="LPIPS of each band too, as a grey image; takes longer.")
+    ] = False,
     overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -92,6 +103,7 @@ def evaluate(
 
     from declouder import evaluation
 
+    keep_freed_memory()  # the scores' temporaries recur with every image, whatever made the outputs
     method: Any
     if outputs is not None:
         method = evaluation.OutputsMethod(outputs, name=name or outputs.resolve().name)
@@ -104,7 +116,7 @@ def evaluate(
         )
     with progress(quiet) as show:
         result = evaluation.evaluate(
-            selection(data, split, set_name, bands, exclude, limit),
+            selection(data, split, set_name, bands, exclude, limit, size),
             method,
             out=out,
             masks=masks,
@@ -112,6 +124,7 @@ def evaluate(
             data_range=data_range,
             lpips_backbone=lpips_backbone,
             download_backbone=lpips_download,
+            band_lpips=lpips_per_band,
             overwrite=overwrite,
             on_image=show,
         )
@@ -123,14 +136,20 @@ def evaluate(
 
 
 def selection(
-    data: Path, split: str, set_name: str | None, bands: str | None, exclude: Path | None, limit: int | None
+    data: Path,
+    split: str,
+    set_name: str | None,
+    bands: str | None,
+    exclude: Path | None,
+    limit: int | None,
+    size: int | None,
 ) -> Any:
     """Return the `evaluation.Selection` of the options that say which images."""
     from declouder.evaluation import Selection
 
     if bands not in (None, "rgb", "rgbn"):
         raise OptionError(f"--bands is {bands!r}; give rgb or rgbn")
-    return Selection(data, split, set_name, bands, exclude, limit)  # type: ignore[arg-type]
+    return Selection(data, split, set_name, bands, exclude, limit, size)  # type: ignore[arg-type]
 
 
 def model_name(model: str | None) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,21 +20,33 @@ from declouder.cli.app import (
     app,
     check_device_name,
     loaded_pipeline,
-    logging_to,
 )
-from declouder.errors import OptionError, OutputError, RasterError
+from declouder.cli.bars import Bars, shown_progress
+from declouder.errors import OptionError, OutputError
 
 if TYPE_CHECKING:
+    from declouder.cli.jobs import Job, Jobs
     from declouder.scaling import Scaling
-    from declouder.scene import SceneOptions
+    from declouder.scene import SceneOptions, SceneReport
+    from declouder.stac import SourceItem
 
 
 @app.command()
 def remove(
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Images, or one folder of them.")],
     output: Annotated[
         Path, typer.Option("-o", "--output", help="A file, or a folder where there are several inputs.")
     ],
+    inputs: Annotated[
+        list[Path] | None, typer.Argument(metavar="[INPUT...]", help="Images, or folders of them.")
+    ] = None,
+    input_list: Annotated[
+        Path | None,
+        typer.Option("--list", help="A text file that names further images, one a line.", metavar="FILE"),
+    ] = None,
+    stac: Annotated[
+        Path | None,
+        typer.Option(help="A STAC item whose bands are the input; the output gets an item too.", metavar="ITEM"),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="A model's folder; without it the model that declouder brings.", metavar="DIR"),
@@ -44,6 +57,8 @@ def remove(
             help="Steps of the diffusion; 0 is the quick way: the reference network's image.", metavar="N"
         ),
     ] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="The same as --steps 0.")] = False,
+    best: Annotated[bool, typer.Option("--best", help="Twice the steps that the model takes by itself.")] = False,
     sampler: Annotated[str | None, typer.Option(help="Scheduler to sample with.", metavar="NAME")] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -60,6 +75,17 @@ def remove(
         typer.Option(help="Of neighbouring windows; an eighth of a window without it.", metavar="PX"),
     ] = None,
     batch: Annotated[int, typer.Option(help="Windows that go through the model at once.", metavar="N")] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Of the CPU, for one model; without it as many as PyTorch takes here.", metavar="N"),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Spread the windows over N processes, or the workers of a dask scheduler.",
+            metavar="local:N|tcp://HOST:PORT",
+        ),
+    ] = None,
     mask: Annotated[
         str,
         typer.Option(
@@ -91,6 +117,9 @@ def remove(
     allow_outside: Annotated[
         bool, typer.Option("--allow-outside", help="A VRT may read files outside its own folder.")
     ] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Pass over inputs whose output exists.")
+    ] = False,
     overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -100,18 +129,22 @@ def remove(
     A GeoTIFF comes back with its CRS, data type, nodata, tags and other bands; of several inputs each goes to
     the output folder under its own name (JPEG as PNG).
     """
+    from declouder.cli.jobs import jobs_folder, planned_jobs
     from declouder.masks import MaskChoice
     from declouder.raster import MOST_PIXELS
-    from declouder.scene import SceneOptions, remove_from_scene
+    from declouder.scene import SceneOptions
 
+    if sum((fast, best, steps is not None)) > 1:
+        raise OptionError("--fast, --best and --steps each set the steps; give one of them")
     options = SceneOptions(
-        steps=steps,
+        steps=0 if fast else steps,
         seed=seed,
         bands=_parsed_numbers("--bands", bands),
         scale=_parsed_scale(scale),
         window_px=window,
         overlap_px=overlap,
         batch=batch,
+        threads=threads,
         overwrite=overwrite,
         mask=MaskChoice(
             source=mask if mask in ("auto", "none") else Path(mask),
@@ -126,85 +159,114 @@ def remove(
         allow_outside=allow_outside,
     )
     check_device_name(device)
-    jobs, made_folder = _planned(inputs, output, options)
-    try:
-        pipeline = loaded_pipeline(model, sampler, device)
-        with _progress(quiet=quiet) as bars:
-            reports = []
-            for job in jobs:
-                with bars.scene(job.source) as progress:
-                    report = remove_from_scene(job.source, job.output, pipeline, options, progress=progress)
-                reports.append(report)
-        if not quiet:
-            pixels, seconds = sum(r.megapixels for r in reports), sum(r.seconds for r in reports)
-            what = str(jobs[0].output) if len(jobs) == 1 else f"{len(jobs)} images to {output}"
-            typer.echo(f"wrote {what}: {pixels:.2f} megapixels in {seconds:.1f} s, {pixels / seconds:.3g} MP/s")
-    finally:
-        if made_folder:
-            # Removed again if nothing came into it.
-            with contextlib.suppress(OSError):
-                output.rmdir()
-
-
-@dataclass(frozen=True)
-class _Job:
-    source: Path
-    output: Path
-
-
-def _planned(inputs: Sequence[Path], output: Path, options: SceneOptions) -> tuple[list[_Job], bool]:
-    """Return what goes where, every input opened, every output checked; and whether a folder was made."""
-    from declouder import raster
-
-    is_folder = inputs[0].is_dir() and not raster.is_safe(inputs[0])
-    many = len(inputs) > 1 or is_folder
-    sources = _images_in(inputs[0]) if is_folder and len(inputs) == 1 else list(inputs)
-    made_folder = many and not output.exists()
-    if made_folder:
-        if output.suffix.lower() in raster.OUTPUT_DRIVERS:
-            raise OutputError(f"{len(sources)} images do not go into one file {output}; give a folder with -o")
-        raster.check_folder(output.parent)
-    elif many:
-        raster.check_folder(output)
-    jobs = [_Job(source, output / raster.output_name(source) if many else output) for source in sources]
-    if many and options.provenance is not None:
-        raise OptionError("--provenance names one file; give one input, or a run for each")
-    taken: dict[Path, Path] = {}
-    for job in jobs:
-        if job.output in taken:
-            raise OutputError(f"{taken[job.output]} and {job.source} would both become {job.output}; rename one")
-        taken[job.output] = job.source
-        if not made_folder:
-            raster.check_output(job.output, sources=sources, overwrite=options.overwrite)
-        with raster.open_raster(
-            job.source, max_pixels=options.max_pixels, allow_outside=options.allow_outside
-        ) as reader:
-            raster.check_fits(job.output, reader.info, cog=options.cog)
-            if isinstance(options.mask.source, Path):
-                with raster.open_aligned(options.mask.source, reader.info):
-                    pass
-            if options.bands and max(options.bands) > reader.info.count:
-                numbers = ",".join(map(str, options.bands))
-                raise RasterError(
-                    f"{job.source} has {reader.info.count} bands, --bands {numbers} asks for others; "
-                    f"give numbers from 1 to {reader.info.count}"
+    if cluster is not None:
+        _extra("cluster", "--cluster", "dask.distributed").check_cluster_name(cluster)
+    with contextlib.ExitStack() as stack:
+        item = None
+        if stac is not None:
+            if inputs or input_list:
+                raise OptionError("--stac names the input; give no INPUT and no --list beside it")
+            item = _extra("stac", "--stac", "pystac").read_item(stac, allow_outside=allow_outside)
+            inputs = [stack.enter_context(_scene_of(item, output, options))]
+            options = replace(options, allow_outside=True)  # the item's files were looked at
+        jobs = planned_jobs(inputs or [], input_list, output, options, skip_existing=skip_existing)
+        stack.enter_context(jobs_folder(jobs))
+        reports: list[SceneReport] = []
+        if jobs.todo:
+            # Workers have devices of their own; what the client needs of the model are its settings and digest.
+            pipeline = loaded_pipeline(model, sampler, device if cluster is None else "cpu")
+            if best:
+                options = replace(options, steps=2 * max(1, pipeline.config.num_inference_steps))
+            with shown_progress(quiet=quiet, scenes=len(jobs.todo)) as bars:
+                reports = (
+                    _finished_here(jobs.todo, pipeline, options, bars)
+                    if cluster is None
+                    else _finished_on_cluster(jobs.todo, pipeline, options, bars, name=cluster, device=device)
                 )
-    if made_folder:
-        output.mkdir()
-    return jobs, made_folder
+        if item is not None and reports:
+            _extra("stac", "--stac", "pystac").write_derived(
+                item, output, max_pixels=options.max_pixels, overwrite=options.overwrite
+            )
+        if not quiet:
+            typer.echo(_summary(jobs, reports))
 
 
-def _images_in(folder: Path) -> list[Path]:
-    from declouder.raster import INPUT_SUFFIXES, is_safe
+@contextlib.contextmanager
+def _scene_of(item: SourceItem, output: Path, options: SceneOptions) -> Iterator[Path]:
+    """Yield the scene of a STAC item, once it is sure that nothing of the item is written over."""
+    from declouder import raster, stac
 
-    found = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in INPUT_SUFFIXES and (path.is_file() or is_safe(path))
-    )
-    if not found:
-        raise RasterError(f"{folder} holds no image; wanted files with one of {', '.join(INPUT_SUFFIXES)}")
-    return found
+    originals = [item.path, *(band.path for band in item.bands.values())]
+    for path in (output, output.with_suffix(".json"), options.provenance):
+        for original in originals:
+            if path is not None and path.resolve() == original.resolve():
+                raise OutputError(f"output {path} is the input {original} itself; give another name")
+    if not output.exists():
+        raster.check_folder(output.parent)
+        stac.derived_path(output, overwrite=options.overwrite)
+    with stac.scene_of(item) as scene:
+        yield scene
+
+
+def _finished_here(jobs: Sequence[Job], pipeline: Any, options: SceneOptions, bars: Bars) -> list[SceneReport]:
+    """Finish scene after scene in this process."""
+    from declouder.scene import remove_from_scene
+
+    reports = []
+    for job in jobs:
+        with bars.scene(job.source) as progress:
+            reports.append(remove_from_scene(job.source, job.output, pipeline, options, progress=progress))
+    return reports
+
+
+def _finished_on_cluster(
+    jobs: Sequence[Job], pipeline: Any, options: SceneOptions, bars: Bars, *, name: str, device: str
+) -> list[SceneReport]:
+    """Finish the scenes on a cluster, several at once where they are small."""
+    from declouder.cli.jobs import window_count
+    from declouder.scene import remove_from_scene
+
+    package = _extra("cluster", "--cluster", "dask.distributed")
+    with package.open_cluster(name, pipeline, device=device) as cluster:
+
+        def work(job: Job) -> SceneReport:
+            with bars.scene(job.source) as progress:
+                return remove_from_scene(
+                    job.source, job.output, pipeline, options, progress=progress, engine=cluster.engine
+                )
+
+        def groups(job: Job) -> int:
+            return -(-window_count(job, options) // options.batch)
+
+        # One scene stays in the main thread, where Ctrl-C is heard at once.
+        return [work(jobs[0])] if len(jobs) == 1 else package.finish_scenes(cluster, jobs, work, groups)
+
+
+def _extra(name: str, option: str, needed: str) -> Any:
+    """Return declouder's package `name`, which needs an extra.
+
+    Raises:
+        OptionError: if that is not installed.
+    """
+    try:
+        return importlib.import_module(f"declouder.{name}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("declouder"):
+            raise
+        raise OptionError(
+            f"{option} needs {needed} ({error}); install it: pip install 'declouder[{name}]'"
+        ) from error
+
+
+def _summary(jobs: Jobs, reports: Sequence[SceneReport]) -> str:
+    existed = f", {jobs.existing} existed already" if jobs.existing else ""
+    if not reports:
+        return f"wrote nothing{existed}"
+    pixels = sum(report.megapixels for report in reports)
+    # From the first's beginning to the last's end: scenes on a cluster overlap.
+    seconds = max(report.ended for report in reports) - min(report.ended - report.seconds for report in reports)
+    what = f"{len(reports)} images to {jobs.folder}" if jobs.many else str(reports[0].output)
+    return f"wrote {what}{existed}: {pixels:.2f} megapixels in {seconds:.1f} s, {pixels / seconds:.3g} MP/s"
 
 
 def _parsed_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
@@ -226,46 +288,3 @@ def _parsed_scale(text: str) -> Scaling | None:
     except ValueError:
         raise OptionError(f"--scale is {text!r}; give auto, or LOW,HIGH such as 0,10000") from None
     return Scaling(low, high)
-
-
-class _Bars:
-    """Progress bars on stderr, one a scene; `None` shows nothing."""
-
-    def __init__(self, progress: Any | None) -> None:
-        self._progress = progress
-
-    @contextlib.contextmanager
-    def scene(self, source: Path) -> Iterator[Callable[[int, int], None]]:
-        """Show a bar for one scene; yields what remove_from_scene reports its windows to."""
-        if self._progress is None:
-            yield lambda done, total: None
-            return
-        progress = self._progress
-        task = progress.add_task(source.name, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
-@contextlib.contextmanager
-def _progress(*, quiet: bool) -> Iterator[_Bars]:
-    """Show bars and declouder's log on stderr, unless `quiet`."""
-    if quiet:
-        yield _Bars(None)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-    from rich.progress import TimeRemainingColumn as TimeLeftColumn
-
-    console = Console(stderr=True, highlight=False)
-    progress = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("windows,"),
-        TimeElapsedColumn(),
-        TextColumn("gone,"),
-        TimeLeftColumn(),
-        TextColumn("left"),
-        console=console,
-    )
-    with logging_to(lambda line: console.print(line, markup=False, soft_wrap=True)), progress:
-        yield _Bars(progress)

@@ -23,6 +23,7 @@ from declouder.cli.evaluate import (
     ExcludeOption,
     LimitOption,
     SetOption,
+    SizeOption,
     SplitOption,
     progress,
     selection,
@@ -68,6 +69,7 @@ def ablate(
     bands: BandsOption = None,
     exclude: ExcludeOption = None,
     limit: LimitOption = None,
+    size: SizeOption = None,
     device: DeviceOption = "auto",
     lpips_backbone: BackboneOption = None,
     lpips_download: DownloadOption = False,
@@ -87,7 +89,7 @@ def ablate(
     pipeline = loaded_pipeline(model, None, device)
     with progress(quiet) as show:
         found = ablation.ablate(
-            selection(data, split, set_name, bands, exclude, limit),
+            selection(data, split, set_name, bands, exclude, limit, size),
             pipeline,
             out=out,
             only=groups,

@@ -32,7 +32,11 @@ def train(
         typer.Option("--set", help="Change a field of the recipe: stages.joint.lr=1e-4.", metavar="KEY=VALUE"),
     ] = None,
     device: DeviceOption = "auto",
-    devices: Annotated[int, typer.Option(help="How many devices train together.", metavar="N")] = 1,
+    devices: Annotated[int, typer.Option(help="How many devices of each machine train together.", metavar="N")] = 1,
+    nodes: Annotated[
+        int,
+        typer.Option(help="How many machines train together: run the same command on each.", metavar="N"),
+    ] = 1,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -46,8 +50,9 @@ def train(
     config_path, stages = _parsed_recipe(recipe)
     seconds = None if max_time is None else _parsed_seconds(max_time)
     check_device_name(device)
-    if devices < 1:
-        raise OptionError(f"--devices is {devices}; give 1 or more")
+    for option, count in (("--devices", devices), ("--nodes", nodes)):
+        if count < 1:
+            raise OptionError(f"{option} is {count}; give 1 or more")
     config = load_config(config_path, overrides or [])
     folder = Path("runs") / config.name if out is None else out
 
@@ -63,6 +68,7 @@ def train(
         max_time_s=seconds,
         device=device,
         devices=devices,
+        nodes=nodes,
         quiet=quiet,
     )
     if quiet:

@@ -37,6 +37,8 @@ class Layout:
     images: str
     nir: str | None = None
     """The near infrared's own tree: grey images whose first channel counts."""
+    clear: str = "label"
+    """What {kind} is for the clear images."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,6 @@ class DataSet:
         bands: what it offers; the first is meant where a recipe does not choose.
         counts: pairs by split, as published; "all" where no split was published.
         size_px: side of its images; None where they differ.
-        dtype: of its images; None where any will do.
         source: where it is published, and under which terms.
         layouts: where its files lie, the most usual first.
         has_mask: whether some layouts hold cloud masks in {kind} = mask.
@@ -62,7 +63,6 @@ class DataSet:
     bands: tuple[BandChoice, ...] = ("rgb",)
     counts: Mapping[str, int] = field(default_factory=dict)
     size_px: int | None = None
-    dtype: str | None = None
     has_mask: bool = False
 
 
@@ -75,10 +75,11 @@ class Located:
     layout: Layout
 
     def folder(self, split: str, kind: str, *, nir: bool = False) -> Path:
-        """Return the folder of one kind of image; it need not exist."""
+        """Return the folder of one kind of image (cloud, label or mask); it need not exist."""
         pattern = self.layout.nir if nir else self.layout.images
         assert pattern is not None
-        return self.root / pattern.format(set=self.row.name, split=split, kind=kind)
+        called = self.layout.clear if kind == "label" else kind
+        return self.root / pattern.format(set=self.row.name, split=split, kind=called)
 
     @property
     def is_split(self) -> bool:
@@ -111,7 +112,6 @@ _ROWS = (
         _RICE_SOURCE,
         counts={"all": 500},
         size_px=512,
-        dtype="uint8",
     ),
     DataSet(
         "RICE2",
@@ -120,7 +120,6 @@ _ROWS = (
         _RICE_SOURCE,
         counts={"all": 736},
         size_px=512,
-        dtype="uint8",
         has_mask=True,
     ),
     DataSet(
@@ -131,7 +130,6 @@ _ROWS = (
         bands=("rgb", "rgbn"),
         counts={"train": 534, "test": 134},
         size_px=512,
-        dtype="uint8",
     ),
     DataSet(
         "CUHK-CR2",
@@ -141,17 +139,15 @@ _ROWS = (
         bands=("rgb", "rgbn"),
         counts={"train": 448, "test": 111},
         size_px=512,
-        dtype="uint8",
     ),
     DataSet(
         "T-Cloud",
         "Landsat 8, thin cloud",
-        (_SPLIT, _SPLIT_BELOW, _WHOLE, _WHOLE_BELOW),
-        "the data of Ding et al., Uncertainty-Based Thin Cloud Removal Network via Conditional Variational"
-        " Autoencoders (ACCV 2022); its archive's folder names are not known to us, so sort it into these",
+        # The first two as the code of its authors reads it.
+        (*(Layout(layout.images, clear="reference") for layout in (_SPLIT, _SPLIT_BELOW)), _SPLIT, _SPLIT_BELOW),
+        "link at github.com/haidong-Ding/Cloud-Removal (no terms stated)",
         counts={"train": 2351, "test": 588},
         size_px=256,
-        dtype="uint8",
     ),
     DataSet(
         GENERIC,
@@ -177,12 +173,14 @@ def locate(root: Path, name: str | None = None, *, bands: BandChoice | None = No
     """
     if name is not None and name not in CATALOG:
         raise DataError(f"there is no data set {name!r}; choose one of {', '.join(CATALOG)}")
-    row = CATALOG[name] if name is not None else CATALOG.get(root.name, CATALOG[GENERIC])
+    row = CATALOG[name] if name is not None else _recognised(root)
     wanted = bands or row.bands[0]
     if bands is not None and bands not in row.bands:
         raise DataError(f"{row.name} has no {bands} images, only {' and '.join(row.bands)}; leave bands out")
     fitting = [Located(row, root, layout) for layout in row.layouts]
-    fitting = [found for found in fitting if _has_images(found)]
+    fitting = [found for found in fitting if _has_images(found, "cloud")]
+    # Layouts may differ in the name of the clear folder alone.
+    fitting.sort(key=lambda found: not _has_images(found, "label"))
     if not fitting:
         raise DataError(_how_to_lay_out(row, root))
     if wanted == "rgb":
@@ -285,14 +283,21 @@ def _without(pairs: list[Pair], exclude: Path | None) -> list[Pair]:
     return kept
 
 
-def _has_images(found: Located) -> bool:
-    return any(found.folder(split, "cloud").is_dir() for split in SPLITS)
+def _recognised(root: Path) -> DataSet:
+    """Return the row that a folder is named after, in small or capital letters, else the generic one."""
+    by_name = {row.name.lower(): row for row in _ROWS}
+    return by_name.get(root.name.lower(), CATALOG[GENERIC])
+
+
+def _has_images(found: Located, kind: str) -> bool:
+    return any(found.folder(split, kind).is_dir() for split in SPLITS)
 
 
 def _how_to_lay_out(row: DataSet, root: Path) -> str:
     seen = "does not exist" if not root.is_dir() else "holds no images laid out as wanted"
     patterns = dict.fromkeys(
-        layout.images.format(set=row.name, split="{train,test}", kind="{cloud,label}") for layout in row.layouts
+        layout.images.format(set=row.name, split="{train,test}", kind=f"{{cloud,{layout.clear}}}")
+        for layout in row.layouts
     )
     wanted = " or ".join(f"{root}/{pattern}/NAME.png" for pattern in patterns)
     published = "" if row.name == GENERIC else f"; {row.name} is published: {row.source}"

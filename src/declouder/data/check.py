@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
+from declouder.breakdown import THIN_FROM, cloud_distance
 from declouder.data.catalog import BandChoice, Located, locate
 from declouder.data.duplicates import Duplicate, Look, find_duplicates, look_of
 from declouder.data.lists import SPLITS, read_split_list
@@ -21,8 +21,6 @@ from declouder.data.pairs import Pair, images_by_name, number_first, read_image
 from declouder.errors import DataError
 from declouder.scaling import Scaling
 
-CLOUD_FROM = 0.03
-"""Share of the range from which the mean |cloudy - clear| over bands, blurred by 4 px, counts as cloud."""
 ALL = "all"
 """Name of the one part of a set without a split."""
 
@@ -86,7 +84,8 @@ class SetReport:
             # A pair whose twin is left out already need not go too.
             gone = other.part == part and other.name in reasons
             if mine.part == part and not gone:
-                reasons.setdefault(mine.name, f"same ground as {other}")
+                how = f", {duplicate.way}" if duplicate.way else ""
+                reasons.setdefault(mine.name, f"same ground as {other}{how}")
         return dict(sorted(reasons.items(), key=lambda item: number_first(item[0])))
 
 
@@ -201,9 +200,8 @@ def _check_pair(report: SetReport, part: PartReport, key: Key, pair: Pair) -> Lo
 
 
 def _cloud_share(cloudy: NDArray[np.generic], clear: NDArray[np.generic]) -> float:
-    scaling = Scaling.of_dtype(clear.dtype)
-    difference = np.abs(scaling.to_model(cloudy) - scaling.to_model(clear)).mean(axis=2) / 2  # (H, W)
-    return float((gaussian_filter(difference, 4) >= CLOUD_FROM).mean())
+    span = Scaling.of_dtype(clear.dtype).high
+    return float((cloud_distance(cloudy, clear, span) >= THIN_FROM).mean())
 
 
 def _mask_share(path: Path) -> float:
@@ -218,3 +216,8 @@ def _compare_with_published(report: SetReport) -> None:
         if count is not None and count != published:
             which = "" if split == ALL else f" in {split}"
             report.notes.append(f"{row.name} has {published} pairs{which} as published, here are {count}")
+    others = {size for part in report.parts.values() for size in part.sizes} - {f"{row.size_px} x {row.size_px}"}
+    if row.size_px is not None and others:
+        report.notes.append(
+            f"{row.name} has {row.size_px} x {row.size_px} px as published, here are {' and '.join(sorted(others))}"
+        )

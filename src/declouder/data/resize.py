@@ -1,12 +1,14 @@
 """Antialiased bicubic resizing, as the paper's preprocessing does it (MATLAB's `imresize`).
 
-Keys' kernel with a = -0.5, widened by the scale when an image shrinks, the image mirrored at its borders;
-without rounding or clipping, so that over- and undershoot survive.
+Keys' kernel with a = -0.5, widened by the scale when an image shrinks, the image mirrored at its borders.
+`resize_bicubic` neither rounds nor clips, so that over- and undershoot survive; `resize_stored` gives what a
+file of the image's own type can hold.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +29,22 @@ def resize_bicubic(image: NDArray[np.float32], height: int, width: int) -> NDArr
     box = (left, top, left + columns, top + rows)
     bands = [Image.fromarray(np.ascontiguousarray(band)) for band in wide]  # mode "F": floats stay floats
     return np.stack([np.asarray(band.resize((width, height), Image.Resampling.BICUBIC, box)) for band in bands])
+
+
+def resize_stored(image: NDArray[Any], side_px: int) -> NDArray[Any]:
+    """Return (side, side, C) for `image`: (H, W, C) of any dtype, which stays; integers are rounded and clipped."""
+    planes = np.asarray(image.transpose(2, 0, 1), np.float32)
+    resized = resize_bicubic(planes, side_px, side_px).transpose(1, 2, 0)
+    if image.dtype.kind == "f":
+        return np.ascontiguousarray(resized, image.dtype)
+    limits = np.iinfo(image.dtype)
+    return np.ascontiguousarray(np.clip(np.rint(resized), limits.min, limits.max), image.dtype)
+
+
+def resize_nearest(mask: NDArray[Any], side_px: int) -> NDArray[Any]:
+    """Return (side, side, C) for `mask`: (H, W, C); each pixel is the one at its middle, so no level is made up."""
+    rows, columns = ((np.arange(side_px) + 0.5) * size / side_px for size in mask.shape[:2])
+    return np.ascontiguousarray(mask[rows.astype(int)[:, None], columns.astype(int)])
 
 
 def _margin(size: int, wanted: int) -> int:

@@ -19,8 +19,9 @@ from declouder.data.augment import crop_patch, flip, vary_cloud_strength, vary_c
 from declouder.data.catalog import set_pairs
 from declouder.data.clouds import simulate_clouds
 from declouder.data.pairs import Pair, find_images, fingerprint, hold_out, read_bands
-from declouder.data.resize import resize_bicubic
+from declouder.data.resize import resize_bicubic, resize_stored
 from declouder.data.terrain import make_terrain
+from declouder.data.transplant import move_cloud
 from declouder.errors import DataError
 from declouder.scaling import Scaling
 
@@ -107,8 +108,9 @@ class ImagePool:
             )
         if image.dtype.kind == "f" and not np.isfinite(image).all():
             raise DataError(f"{path} holds NaN or infinity; replace or remove the file")
-        image = np.ascontiguousarray(image.transpose(2, 0, 1))
-        return image if self._size_px is None else _resized(image, self._size_px)
+        if self._size_px is not None:
+            image = resize_stored(image, self._size_px)
+        return np.ascontiguousarray(image.transpose(2, 0, 1))
 
 
 class TrainingData:
@@ -183,6 +185,12 @@ class TrainingData:
         """Return training pair `index`: (cloudy, clear), each (C, H, W) in [0, 1]."""
         return self.cloudy.unit(index), self.clear.unit(index)
 
+    def ground(self, generator: np.random.Generator) -> NDArray[np.float32]:
+        """Return any clear image on disk, with or without a cloudy twin: (C, H, W) in [0, 1]."""
+        number = int(generator.integers(len(self.clear) + len(self.cloudless)))
+        paired = number < len(self.clear)
+        return self.clear.unit(number) if paired else self.cloudless.unit(number - len(self.clear))
+
     def synthetic(
         self, generator: np.random.Generator, cut: Callable[[NDArray[np.float32]], NDArray[np.float32]]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -209,12 +217,17 @@ class StageSamples:
 
     def __getitem__(self, number: int) -> Sample:
         """Return sample `number`; equal numbers give equal samples."""
+        augment = self.stage.augment
         generator = np.random.Generator(np.random.Philox(key=[self.seed, number]))
         if generator.random() < self.data.synthetic_share:
             cloudy, clear = self.data.synthetic(generator, lambda image: self._cut([image], generator)[0])
         else:
             cloudy, clear = self._cut(list(self.data.real(self._pair_of(number))), generator)
-        augment = self.stage.augment
+            if _happens(augment.transplant, generator):
+                ground = self._cut([self.data.ground(generator)], generator)[0]
+                cloudy, clear = move_cloud(cloudy, clear, ground), ground
+        if _happens(augment.cloudless, generator):
+            cloudy = clear
         cloudy = vary_cloud_strength(cloudy, clear, augment.cloud_strength, generator)
         cloudy, clear = vary_color([cloudy, clear], augment.color, generator)
         cloudy, clear = flip([cloudy, clear], augment.flips, generator)
@@ -280,6 +293,11 @@ class BatchNumbers:
             yield list(range(first, first + self.batch))
 
 
+def _happens(share: float, generator: np.random.Generator) -> bool:
+    """Draw from the generator only where there is something to draw, so that other samples stay the same."""
+    return share > 0 and generator.random() < share
+
+
 def _signed(unit: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.ascontiguousarray(Scaling(0, 1).to_model(unit))
 
@@ -290,15 +308,6 @@ def _below(base: Path, path: Path | None) -> Path | None:
 
 def _kind_of(bands: int) -> str:
     return {1: " (grey)", 2: " (grey and alpha)", 4: " (an alpha or near infrared)"}.get(bands, "")
-
-
-def _resized(image: NDArray[Any], size_px: int) -> NDArray[Any]:
-    """Resize (C, H, W) of any dtype to a square; integers are rounded and clipped, to fit into memory as such."""
-    resized = resize_bicubic(image.astype(np.float32), size_px, size_px)
-    if image.dtype.kind == "f":
-        return resized
-    limits = np.iinfo(image.dtype)
-    return np.clip(np.rint(resized), limits.min, limits.max).astype(image.dtype)
 
 
 def _check_twin_sizes(cloudy: ImagePool, clear: ImagePool) -> None:

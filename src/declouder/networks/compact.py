@@ -7,8 +7,9 @@ changes that the task asks for:
 
 Haze is a local affine map of the ground (light lost, light added), so the network gives its inverse and
 keeps texture that it never saw; under thick cloud the gain falls and the offset paints. And nothing
-is averaged over the image (no global pooling, no instance statistics): what a pixel becomes depends on its
-surroundings alone, so that windows of a scene agree where they overlap.
+is averaged over the whole image (no global pooling, no instance statistics): what a pixel becomes depends on its
+surroundings alone, so that windows of a scene agree where they overlap. Even haze is the same far and wide, so
+`context` can make those surroundings wide.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         block: "naf", or "residual" (two 3 x 3 convolutions).
         stem: side of the pixel squares that the first level takes as channels; 2 works at half size
             throughout and is several times faster.
+        context: side of the neighbourhood, in pixels of the coarsest level, whose mean and deviation the
+            coarsest level hears of; odd, or 0 for none.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -48,6 +51,7 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         blocks: Sequence[int] = (1, 1, 2, 2, 4),
         block: Block = "naf",
         stem: int = 1,
+        context: int = 0,
     ) -> None:
         super().__init__()
         make = {"naf": NAFBlock, "residual": ResidualBlock}[block]
@@ -62,12 +66,16 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             nn.Sequential(nn.Conv2d(coarse, 4 * fine, 1, bias=False), nn.PixelShuffle(2))
             for fine, coarse in pairwise(widths)
         )
+        self.wide = WideContext(widths[-1], context) if context else None
         self.decoder = nn.ModuleList(make(width) for width in widths[:-1])
         self.head = nn.Conv2d(widths[0], 2 * bands * stem**2, 3, padding=1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module.groups == 1:
                 # PyTorch's default shrinks what passes: after nine levels the widest view would be silent.
                 nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+        if self.wide is not None:
+            nn.init.zeros_(self.wide.project.weight)
+            nn.init.zeros_(self.wide.project.bias)  # type: ignore[arg-type]
         # Starts as the identity: gain 1, offset 0.
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
@@ -89,6 +97,8 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             if level < len(self.down):
                 skips.append(h)
                 h = self.down[level](h)
+        if self.wide is not None:
+            h = self.wide(h)
         for level in reversed(range(len(self.down))):
             h = self.decoder[level](self.up[level](h) + skips[level])
         out: Tensor = self.shuffle(self.head(h))
@@ -133,6 +143,37 @@ class ResidualBlock(nn.Module):
         h = self.conv2(F.silu(self.conv1(self.norm(x))))
         out: Tensor = x + self.beta.to(h.dtype) * h
         return out
+
+
+class WideContext(nn.Module):
+    """Adds to every pixel what the mean and the deviation of a wide neighbourhood say, within the image.
+
+    Args:
+        width: channels.
+        side: of the neighbourhood, odd.
+    """
+
+    def __init__(self, width: int, side: int) -> None:
+        super().__init__()
+        if side < 1 or side % 2 == 0:
+            raise ValueError(f"a neighbourhood of side {side} has no middle; give an odd number")
+        self.norm = PixelNorm(width)
+        self.mix = nn.Conv2d(2 * width, width, 1)
+        self.project = nn.Conv2d(width, width, 1)
+        self.side = side
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, width, H, W) to the same shape."""
+        normed = self.norm(x).float()
+        mean, square = self._mean(normed), self._mean(normed.square())
+        # Rounding can take a variance of nothing below zero.
+        deviation = (square - mean.square()).clamp_min(1e-6).sqrt()
+        told = F.silu(self.mix(torch.cat([mean, deviation], dim=1).to(x.dtype)))
+        out: Tensor = x + self.project(told)
+        return out
+
+    def _mean(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, self.side, stride=1, padding=self.side // 2, count_include_pad=False)
 
 
 class PixelNorm(nn.Module):

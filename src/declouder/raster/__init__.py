@@ -8,10 +8,11 @@ A new raster is made `like` it. It is written under a temporary name in the same
 when it is complete, so whoever sees `out.tif` sees all of it.
 """
 
-from declouder.raster.gdal import DTYPES, INPUT_DRIVERS, INPUT_SUFFIXES, OUTPUT_DRIVERS
+from declouder.raster.gdal import DTYPES, INPUT_DRIVERS, INPUT_SUFFIXES, OUTPUT_DRIVERS, not_georeferenced_is_fine
 from declouder.raster.info import RasterInfo, file_identity, with_tags
 from declouder.raster.reading import MOST_PIXELS, AlignedReader, RasterReader, open_aligned, open_raster
-from declouder.raster.sources import is_safe, vrt_of_bands
+from declouder.raster.sentinel2 import is_safe
+from declouder.raster.stack import BandFile, grid_of, vrt_of_bands
 from declouder.raster.writing import (
     BLOCK_PX,
     RasterWriter,
@@ -31,6 +32,7 @@ __all__ = [
     "MOST_PIXELS",
     "OUTPUT_DRIVERS",
     "AlignedReader",
+    "BandFile",
     "RasterInfo",
     "RasterReader",
     "RasterWriter",
@@ -39,7 +41,9 @@ __all__ = [
     "check_output",
     "create_raster",
     "file_identity",
+    "grid_of",
     "is_safe",
+    "not_georeferenced_is_fine",
     "open_aligned",
     "open_raster",
     "output_name",

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import rasterio
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.errors import RasterioError as GdalError
+
+from declouder.errors import RasterError
 
 # Without a handler Python prints GDAL's messages to stderr; our errors repeat what matters of them.
 logging.getLogger("rasterio").addHandler(logging.NullHandler())
@@ -57,3 +61,13 @@ def one_line(error: BaseException) -> str:
     """Return GDAL's reason in one line; rasterio often hides it in the exception's cause."""
     reason = error.__cause__ or error
     return " ".join(str(reason).split()) or type(error).__name__
+
+
+def driver_of(path: Path) -> str:
+    """Return GDAL's driver for a file by its first bytes; RasterError if it is none of ours."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    for magic, driver in INPUT_DRIVERS.items():
+        if re.match(magic, start, re.DOTALL):
+            return driver
+    raise RasterError(f"{path} is not an image by its first bytes; give a GeoTIFF, TIFF, PNG, JPEG or WebP file")

@@ -48,6 +48,7 @@ class RasterInfo:
     band_tags: tuple[Tags, ...]
     compression: str | None
     has_mask: bool  # a mask of its own, besides nodata and alpha
+    icc_profile: str | None  # what its colours mean on a screen, in base 64
 
     @property
     def alpha(self) -> int | None:
@@ -84,6 +85,7 @@ def info_of(path: Path, dataset: Any) -> RasterInfo:
         band_tags=tuple(_tags_of(dataset, band) for band in dataset.indexes),
         compression=dataset.compression.value if dataset.compression else None,
         has_mask=MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags,
+        icc_profile=dataset.tags(ns="COLOR_PROFILE").get("SOURCE_ICC_PROFILE"),
     )
 
 

@@ -209,6 +209,8 @@ def _profile(like: RasterInfo, *, final: bool) -> dict[str, Any]:
         profile["predictor"] = 3 if np.dtype(like.dtype).kind == "f" else 2
     if profile["compress"] == "DEFLATE" and not final:
         profile["zlevel"] = 1
+    if like.icc_profile:
+        profile["source_icc_profile"] = like.icc_profile
     if like.crs:
         profile["crs"] = like.crs
     if not like.transform.is_identity or like.crs:

@@ -20,16 +20,17 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from numpy.typing import NDArray
 from PIL import Image
 
-from declouder import __version__
 from declouder.errors import DataError, OptionError, OutputError
-from declouder.evaluation import SCORES, read_scores
+from declouder.evaluation import BAND_SCORES, SCORES, read_scores
 from declouder.kept import MAPS, read_kept
 from declouder.report.plots import distribution, reliability
+from declouder.version import __version__
 
 BUDGET_BYTES = 28_000_000
 """What the images may take; finer steps of `QUALITIES` are tried first."""
 QUALITIES = ((85, 512), (75, 512), (60, 384), (45, 256), (30, 192), (20, 128))
 """WebP quality and longest side in px."""
+DIGITS = {name: 2 if name in ("psnr", "paper_psnr", "sam") else 4 for name in SCORES}
 HIGHER_IS_BETTER = {name: name.endswith(("psnr", "ssim")) for name in SCORES}
 # The maps' dark-to-light colours, told apart in grey and by the colour-blind too.
 _RAMP = ((0, 0, 4), (81, 18, 124), (183, 55, 121), (252, 137, 97), (252, 253, 191))
@@ -72,15 +73,23 @@ def render(files: Sequence[tuple[Path, Mapping[str, Any]]], *, title: str | None
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["digits"] = lambda value, score: f"{value:.{DIGITS[score]}f}"
     here = Path(__file__).parent
     cards, images = _cards(files, methods)
+    compared = {part: _compared(methods, part) for part in ("regions", "groups", "bands")}
+    legends = [result["kept"].get("legend") for _, result in files if result["kept"]]
     return environment.get_template("page.html").render(
         title=title or f"Cloud removal on {', '.join(sets)}",
         version=__version__,
         css=(here / "page.css").read_text(encoding="utf-8"),
         js=(here / "page.js").read_text(encoding="utf-8"),
         methods=methods,
+        many_sets=len(sets) > 1,
         scores=SCORES,
+        band_scores=[s for s in BAND_SCORES if any(b.get(s) is not None for _, _, b in compared["bands"])],
+        compared=compared,
+        legend=legends[0] if legends else None,
+        ramp=", ".join(f"rgb{colour}" for colour in _RAMP),
         higher=HIGHER_IS_BETTER,
         definitions=files[0][1]["definitions"],
         plots=_plots(methods),
@@ -90,6 +99,7 @@ def render(files: Sequence[tuple[Path, Mapping[str, Any]]], *, title: str | None
             "cards": cards,
             "scores": SCORES,
             "higher": HIGHER_IS_BETTER,
+            "digits": DIGITS,
             "methods": [m["label"] for m in methods],
         },
     )
@@ -116,6 +126,17 @@ def _methods(files: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[dict[str, 
     return methods
 
 
+def _compared(methods: Sequence[Mapping[str, Any]], part: str) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """Return (row, method's label, values) of one breakdown, with the methods of one row together."""
+    names = dict.fromkeys(name for method in methods for name in method["result"][part])
+    return [
+        (name, method["label"], method["result"][part][name])
+        for name in names
+        for method in methods
+        if name in method["result"][part]
+    ]
+
+
 def _plots(methods: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     plots = []
     for name in SCORES:
@@ -135,13 +156,13 @@ def _cards(
     files: Sequence[tuple[Path, Mapping[str, Any]]], methods: Sequence[Mapping[str, Any]]
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Return the cards, one an image, and the pictures as data URLs by key."""
-    cards: dict[tuple[str, str], dict[str, Any]] = {}
+    cards: dict[tuple[str, int | None, str], dict[str, Any]] = {}
     sources: dict[str, tuple[Path, str, str]] = {}
     for index, ((path, result), method) in enumerate(zip(files, methods, strict=True)):
         kept = result["kept"]
         for row in result["images"]:
-            # Images are the same if their data set is: by its fingerprint, not by its name.
-            key = (result["data"]["sha256"], row["name"])
+            # Images are the same if their data set is, by its fingerprint and not by its name, and their size.
+            key = (result["data"]["sha256"], result["data"].get("size_px"), row["name"])
             card = cards.setdefault(
                 key,
                 {"name": row["name"], "data": method["data"], "layers": [], "scores": [None] * len(methods)},

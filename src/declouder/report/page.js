@@ -151,16 +151,18 @@
     moveTo(50);
     draw();
 
-    const method = Number(byMethod.value);
-    const values = card.scores[method] ?? [];
-    const facts = make("dl", {}, ...payload.scores.map((name, i) => [name, values[i]])
-      .filter(([name, value]) => value !== null && value !== undefined && !name.startsWith("paper_"))
-      .concat([["cover", card.cover]])
-      .map(([name, value]) => make("div", {}, make("dt", { textContent: name }),
-        make("dd", { textContent: name === "cover" ? `${Math.round(100 * value)} %` : value.toFixed(name === "psnr" ? 2 : 4) }))));
+    const several = card.scores.filter((values) => values).length > 1;
+    const facts = card.scores.flatMap((values, method) => values === null ? [] : [
+      ...(several ? [make("h4", { textContent: payload.methods[method] })] : []),
+      make("dl", {}, ...payload.scores.map((name, i) => [name, values[i]])
+        .filter(([name, value]) => value !== null && !name.startsWith("paper_"))
+        .map(([name, value]) => make("div", {}, make("dt", { textContent: name }),
+          make("dd", { textContent: value.toFixed(payload.digits[name]) })))),
+    ]);
+    const cover = make("small", { textContent: ` ${Math.round(100 * card.cover)} % cloud` });
     const title = payload.cards.some((other) => other.data !== card.data) ? `${card.data}: ${card.name}` : card.name;
-    return make("article", { className: "card" }, make("h3", { textContent: title }), slider,
-      make("div", { className: "choose" }, left, right), strip, facts);
+    return make("article", { className: "card" }, make("h3", {}, title, cover), slider,
+      make("div", { className: "choose" }, left, right), strip, ...facts);
   }
 
   for (const select of [byScore, byMethod, byWay]) select.addEventListener("change", arrange);

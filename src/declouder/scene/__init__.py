@@ -15,13 +15,14 @@ from declouder.scene.bands import BandChoice, choose_bands
 from declouder.scene.inputs import auto_scale, fill_invalid
 from declouder.scene.options import SceneOptions, SceneReport
 from declouder.scene.outputs import restored_dn
-from declouder.scene.removal import remove_from_scene
+from declouder.scene.removal import check_outputs, remove_from_scene
 
 __all__ = [
     "BandChoice",
     "SceneOptions",
     "SceneReport",
     "auto_scale",
+    "check_outputs",
     "choose_bands",
     "fill_invalid",
     "remove_from_scene",

@@ -9,8 +9,9 @@ What comes back of a window are layers, as the journal keeps them:
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from declouder.errors import ModelError, OptionError
 from declouder.journal import Layer
-from declouder.mosaic import Window
+from declouder.mosaic import Origin, Window, moved
 from declouder.noise import scene_noise
 from declouder.scene.options import SceneOptions
 
@@ -38,6 +39,32 @@ def layers_of(options: SceneOptions, *, bands: int, dtype: str) -> dict[str, Lay
         if options.samples > 1:
             layers["spread"] = Layer("float16", 1)
     return layers
+
+
+def steps_of(pipeline: Any, options: SceneOptions) -> int | None:
+    """Return how many steps of the diffusion are taken; None if neither options nor model say it."""
+    own: int | None = getattr(pipeline.config, "num_inference_steps", None)
+    return own if options.steps is None else options.steps
+
+
+def threads_of(options: SceneOptions) -> int:
+    """Return with how many threads the CPU computes a window."""
+    import torch
+
+    return options.threads or torch.get_num_threads()
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Compute with so many threads of the CPU, as PyTorch is set where it is None."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def packed(name: str, values: NDArray[np.float32], layer: Layer) -> NDArray[Any]:
@@ -75,19 +102,24 @@ class WindowModel:
         self._pipeline = pipeline
         self._options = options
         self._layers = layers
-        own_steps = getattr(pipeline.config, "num_inference_steps", None)
-        self.steps: int | None = own_steps if options.steps is None else options.steps
+        self.steps = steps_of(pipeline, options)
+        self._origin: Origin = (0, 0)
 
-    def restore(self, windows: Sequence[Window], inputs: Sequence[NDArray[np.float32]]) -> list[Layers]:
-        """Return the layers of each window; `inputs` are (C, h, w) in [-1, 1].
+    def restore(
+        self, windows: Sequence[Window], inputs: Sequence[NDArray[np.float32]], *, origin: Origin = (0, 0)
+    ) -> list[Layers]:
+        """Return the layers of each window; `inputs` are (C, h, w) in [-1, 1], of any sizes.
+
+        Noise is that of the windows' places on the grid, on which the scene's first pixel lies at `origin`.
 
         Raises:
             ModelError: if the model fails, with the place.
             OptionError: if even one window does not fit into the device's memory.
         """
+        self._origin = origin
         done: list[Layers] = []
         while len(done) < len(windows):
-            group = slice(len(done), len(done) + self.batch)
+            group = self._next(len(done), inputs)
             try:
                 done += self._restored(windows[group], inputs[group])
             except (RuntimeError, MemoryError) as error:
@@ -109,6 +141,13 @@ class WindowModel:
             _free_memory()
             log.warning("%d windows at once are too much for the device's memory; now %d", count, self.batch)
         return done
+
+    def _next(self, start: int, inputs: Sequence[NDArray[np.float32]]) -> slice:
+        """Return which inputs go at once: a batch of them, as far as they have one size."""
+        stop = start + 1
+        while stop < min(len(inputs), start + self.batch) and inputs[stop].shape == inputs[start].shape:
+            stop += 1
+        return slice(start, stop)
 
     def _restored(self, windows: Sequence[Window], inputs: Sequence[NDArray[np.float32]]) -> list[Layers]:
         """Send some windows through the model at once, as often as there are samples."""
@@ -147,9 +186,10 @@ class WindowModel:
         cloudy = torch.from_numpy(np.stack(inputs))
         latents = None
         if self.steps != 0:
-            noise = np.stack([scene_noise(seed, window, cloudy.shape[1], sample=sample) for window in windows])
+            places = [moved(window, self._origin) for window in windows]
+            noise = np.stack([scene_noise(seed, place, cloudy.shape[1], sample=sample) for place in places])
             latents = torch.from_numpy(noise).to(pipeline.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), _threads(self._options.threads):
             result = pipeline(
                 ((cloudy + 1) / 2).to(pipeline.device),
                 num_inference_steps=self._options.steps,

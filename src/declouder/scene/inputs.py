@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from declouder.raster import RasterReader
+from declouder.mosaic import Origin
+from declouder.raster import RasterInfo, RasterReader
 from declouder.scaling import Scaling
+
+
+def grid_origin(info: RasterInfo) -> Origin:
+    """Return where the scene's first pixel lies on a grid that begins at the origin of its coordinates.
+
+    So a crop, or a neighbour, that keeps its place on Earth has the same grid. (0, 0) where a scene has no place,
+    or is turned.
+    """
+    t = info.transform
+    if info.crs is None or t.b or t.d or not t.a or not t.e:
+        return 0, 0
+    # Whole or half pixels, as scenes use to begin at, are far from where rounding could go either way.
+    return math.floor(t.f / t.e + 0.25), math.floor(t.c / t.a + 0.25)
 
 
 def auto_scale(reader: RasterReader, bands: Sequence[int]) -> Scaling:

@@ -27,6 +27,8 @@ class SceneOptions:
             the same overlap would be 78 %.
         overlap_px: of neighbouring windows; None is an eighth of the window.
         batch: windows that go through the model at once.
+        threads: of the CPU that compute a window; None is as many as PyTorch takes. Sums are rounded differently
+            with another number, so the last bit of a pixel may hang on it.
         overwrite: replace an output that exists.
         mask: where the cloud is; only there pixels change.
         provenance: where to write what was made up, or None; see `declouder.provenance`.
@@ -43,6 +45,7 @@ class SceneOptions:
     window_px: int = 512
     overlap_px: int | None = None
     batch: int = 1
+    threads: int | None = None
     overwrite: bool = False
     mask: MaskChoice = field(default_factory=MaskChoice)
     provenance: Path | None = None
@@ -65,6 +68,8 @@ class SceneOptions:
             )
         if self.batch < 1:
             raise OptionError(f"batch is {self.batch}; give 1 window or more")
+        if self.threads is not None and not 1 <= self.threads <= 1024:
+            raise OptionError(f"threads is {self.threads}; give 1 to 1024")
         if self.bands is not None and min(self.bands, default=0) < 1:
             raise OptionError(f"bands is {listed(self.bands)}; bands are counted from 1, such as 3,2,1")
         if self.bands is not None and len(set(self.bands)) < len(self.bands):
@@ -84,7 +89,10 @@ class SceneOptions:
 
 @dataclass(frozen=True)
 class SceneReport:
-    """What was done to a scene; `skipped` windows held no data or no cloud and went past the model."""
+    """What was done to a scene; `skipped` windows held no data or no cloud and went past the model.
+
+    `seconds` is the time it took, `ended` when that was on the clock of `time.perf_counter`.
+    """
 
     source: Path
     output: Path
@@ -95,6 +103,7 @@ class SceneReport:
     windows: int
     skipped: int
     seconds: float
+    ended: float
 
     @property
     def megapixels(self) -> float:

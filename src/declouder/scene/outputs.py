@@ -37,7 +37,17 @@ class Restoration:
                 return None
             return unpacked(self.journal.read(index, layer, rows, cols))
 
-        return self.mosaic.blended(area, bands, load)
+        def ones(index: int, rows: slice, cols: slice) -> NDArray[np.float32] | None:
+            if not self.journal.has_image(index):
+                return None
+            return np.ones((1, rows.stop - rows.start, cols.stop - cols.start), np.float32)
+
+        image = self.mosaic.blended(area, bands, load)
+        if all(self.journal.has_image(index) for index in self.mosaic.reaching(area)):
+            return image
+        # Windows that were passed by leave their share to the others.
+        weight = self.mosaic.blended(area, 1, ones)
+        return np.asarray(image / np.where(weight > 0, weight, 1), np.float32)
 
     def share(self, area: Window) -> NDArray[np.float32]:
         """Return how much of each pixel is restored: (area.height, area.width) in [0, 1]."""

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from declouder import __version__
+from declouder.errors import OutputError
 from declouder.journal import Layer, journal_path, open_journal
 from declouder.masks import open_mask
-from declouder.mosaic import Mosaic, Window
+from declouder.mosaic import Mosaic, Origin, Window, on_grid
 from declouder.provenance import model_digest, output_tags, provenance_info, sampler_of
 from declouder.raster import (
-    RasterReader,
+    RasterInfo,
     check_fits,
     check_output,
     create_raster,
@@ -29,15 +28,20 @@ from declouder.raster import (
 )
 from declouder.scaling import Scaling
 from declouder.scene.bands import BandChoice, choose_bands, listed
-from declouder.scene.inference import Layers, Progress, WindowModel, layers_of
-from declouder.scene.inputs import auto_scale, fill_invalid
+from declouder.scene.engine import Engine, Group, Here, MakeEngine, Part
+from declouder.scene.inference import Layers, Progress, layers_of, steps_of, threads_of
+from declouder.scene.inputs import auto_scale, fill_invalid, grid_origin
 from declouder.scene.options import SceneOptions, SceneReport
 from declouder.scene.outputs import Restoration, write_scene
+from declouder.scene.planning import Plan
+from declouder.version import __version__
 
 log = logging.getLogger(__name__)
 
 # So many windows without cloud are noted in the journal at once.
 _SKIPS_AT_ONCE = 64
+CONTEXT_PX = 64
+"""So much ground the model sees around the cloud of a window."""
 
 
 def remove_from_scene(
@@ -47,6 +51,7 @@ def remove_from_scene(
     options: SceneOptions | None = None,
     *,
     progress: Progress | None = None,
+    engine: MakeEngine | None = None,
 ) -> SceneReport:
     """Write `source` without its clouds to `output`; only valid pixels of the model's bands change.
 
@@ -56,6 +61,7 @@ def remove_from_scene(
         pipeline: a CloudRemovalPipeline, on the device where it shall run.
         options: see SceneOptions.
         progress: called with the numbers of finished windows and of all windows.
+        engine: who brings the windows through the model, if it is not `pipeline` in this process.
 
     Raises:
         DeclouderError: if something cannot be read, written or fitted together; then no output is left.
@@ -67,7 +73,7 @@ def remove_from_scene(
             open_raster(source, max_pixels=options.max_pixels, allow_outside=options.allow_outside)
         )
         info = reader.info
-        _check_outputs(source, output, reader, options)
+        check_outputs(source, output, info, options)
         bands = choose_bands(info, tuple(pipeline.config.bands), options.bands)
         log.info("bands: %s = %s (%s)", listed(bands.numbers), ", ".join(bands.names), bands.how)
         scale = options.scale or auto_scale(reader, bands.numbers)
@@ -75,10 +81,13 @@ def remove_from_scene(
         mask = stack.enter_context(
             open_mask(options.mask, reader, bands=bands.numbers, names=bands.names, scale=scale)
         )
-        mosaic = Mosaic(info.height, info.width, window_px=options.window_px, overlap_px=options.overlap)
+        origin = grid_origin(info)
+        mosaic = Mosaic(
+            info.height, info.width, window_px=options.window_px, overlap_px=options.overlap, origin=origin
+        )
         layers = layers_of(options, bands=len(bands.numbers), dtype=info.dtype)
-        model = WindowModel(pipeline, options, layers)
-        key = _key(source, pipeline, model, options, bands, scale)
+        at_work: Engine = Here(pipeline, options, layers) if engine is None else engine(options, layers)
+        key = _key(source, pipeline, at_work.device, options, bands, scale)
         journal = stack.enter_context(
             open_journal(
                 journal_path(output),
@@ -90,9 +99,10 @@ def remove_from_scene(
             )
         )
         found = Restoration(reader, mosaic, journal, bands.numbers, scale, mask)
-        _restore(found, model, progress or (lambda done, total: None))
+        _restore(found, origin, at_work, progress or (lambda done, total: None))
         _write(found, output, options, key, layers)
         restored = journal.restored
+    ended = time.perf_counter()
     return SceneReport(
         source=source,
         output=output,
@@ -102,59 +112,101 @@ def remove_from_scene(
         scale=scale,
         windows=len(mosaic.windows),
         skipped=len(mosaic.windows) - restored,
-        seconds=time.perf_counter() - started,
+        seconds=ended - started,
+        ended=ended,
     )
 
 
-def _check_outputs(source: Path, output: Path, reader: RasterReader, options: SceneOptions) -> None:
-    """Raise before hours of work what would be raised after them."""
+def check_outputs(source: Path, output: Path, info: RasterInfo, options: SceneOptions) -> None:
+    """Raise before hours of work what would be raised after them.
+
+    Args:
+        source: of the scene.
+        output: where it goes.
+        info: what the source says of itself.
+        options: of the scene.
+
+    Raises:
+        OutputError: if output or provenance cannot be written there, or are one of the inputs or each other.
+    """
     given = options.mask.source
     sources = [source, *([given] if isinstance(given, Path) else [])]
     check_output(output, sources=sources, overwrite=options.overwrite)
-    check_fits(output, reader.info, cog=options.cog)
-    if options.provenance is not None:
-        # A run that was killed between its two files may have left the first.
-        continued = journal_path(output).exists()
-        check_output(options.provenance, sources=[*sources, output], overwrite=options.overwrite or continued)
-        check_fits(options.provenance, provenance_info(reader.info, samples=options.samples))
+    check_fits(output, info, cog=options.cog)
+    if options.provenance is None:
+        return
+    if options.provenance.resolve() == output.resolve():
+        raise OutputError(f"--provenance {options.provenance} is the output itself; give another name")
+    # A run that was killed between its two files may have left the first.
+    continued = journal_path(output).exists()
+    check_output(options.provenance, sources=[*sources, output], overwrite=options.overwrite or continued)
+    check_fits(options.provenance, provenance_info(info, samples=options.samples))
 
 
-def _restore(found: Restoration, model: WindowModel, progress: Progress) -> None:
+def _restore(found: Restoration, origin: Origin, engine: Engine, progress: Progress) -> None:
     """Send every window with cloud through the model, into the journal; those that are there already are left."""
     journal, windows = found.journal, found.mosaic.windows
-    group: dict[int, NDArray[np.float32] | None] = {}
-    for index, window in enumerate(windows):
-        if index in journal:
-            continue
-        group[index] = _model_input(found, window)
-        todo = sum(x is not None for x in group.values())
-        if todo >= model.batch or (todo == 0 and len(group) >= _SKIPS_AT_ONCE):
-            _finish(group, found, model, progress)
+    plan = Plan(windows, context_px=CONTEXT_PX)
+    places: dict[int, Window] = {}  # of the parts that are at work
+    for group in engine.finish(_groups(found, plan, origin, engine, places)):
+        journal.add(
+            {index: _whole(layers, windows[index], places.pop(index, None)) for index, layers in group.items()}
+        )
+        progress(len(journal), len(windows))
+
+
+def _groups(
+    found: Restoration, plan: Plan, origin: Origin, engine: Engine, places: dict[int, Window]
+) -> Iterator[Group]:
+    """Yield the unfinished windows, so many at once as go through the model together; note their places.
+
+    Each group is a run of windows that ends with one that is restored, so that the groups of a continued run are
+    those of an uninterrupted one, whichever of them were finished.
+    """
+    group: dict[int, Part | None] = {}
+    for index in [index for index in range(len(plan.windows)) if index not in found.journal]:
+        part = group[index] = _model_input(found, plan, origin, index)
+        if part is not None:
+            places[index] = part.place
+        todo = sum(part is not None for part in group.values())
+        if todo >= engine.batch or (todo == 0 and len(group) >= _SKIPS_AT_ONCE):
+            yield group
             group = {}
-    _finish(group, found, model, progress)
-
-
-def _finish(
-    group: Mapping[int, NDArray[np.float32] | None], found: Restoration, model: WindowModel, progress: Progress
-) -> None:
-    windows = found.mosaic.windows
-    todo = {index: x for index, x in group.items() if x is not None}
-    layers: Iterator[Layers] = iter(model.restore([windows[k] for k in todo], list(todo.values())) if todo else [])
     if group:
-        found.journal.add({index: None if x is None else next(layers) for index, x in group.items()})
-        progress(len(found.journal), len(windows))
+        yield group
 
 
-def _model_input(found: Restoration, window: Window) -> NDArray[np.float32] | None:
-    """Return a window as the model sees it, (C, h, w) in [-1, 1]; None if it holds no cloud, or no data there."""
-    share = found.share(window)
-    if not share.any():
-        return None
+def _model_input(found: Restoration, plan: Plan, origin: Origin, index: int) -> Part | None:
+    """Return what of a window the model sees, mirrored up and left as far as the grid; None if there is no cloud.
+
+    That is, if its core holds none, or no data there.
+    """
+    window = found.mosaic.windows[index]
+    cloudy = found.share(window) > 0
+    if not cloudy[plan.core(index)].any():
+        return None  # without a look at the scene
     valid = found.reader.read_valid(window.rows, window.cols, found.bands)
-    if not (valid & (share > 0)).any():
+    place = plan.part(index, valid.any(axis=0) & cloudy, cut=found.mask is not None)
+    if place is None:
         return None
-    dn = found.reader.read(window.rows, window.cols, found.bands)
-    return fill_invalid(found.scale.to_model(np.where(valid, dn, 0)), valid)
+    inside = np.s_[:, place.row - window.row :, place.col - window.col :]
+    valid = valid[inside][:, : place.height, : place.width]
+    dn = found.reader.read(place.rows, place.cols, found.bands)
+    x = fill_invalid(found.scale.to_model(np.where(valid, dn, 0)), valid)
+    aligned = on_grid(place, origin)
+    beyond = (0, 0), (place.row - aligned.row, 0), (place.col - aligned.col, 0)
+    return Part(aligned, np.pad(x, beyond, mode="symmetric"), origin)
+
+
+def _whole(layers: Layers | None, window: Window, place: Window | None) -> Layers | None:
+    """Return the layers of a part in a window of full size, 0 around it; nobody will look there."""
+    if layers is None or place is None or place == window:
+        return layers
+    top, left = place.row - window.row, place.col - window.col
+    inside = np.s_[:, max(-top, 0) :, max(-left, 0) :]
+    bottom, right = window.height - place.height - top, window.width - place.width - left
+    around = (0, 0), (max(top, 0), bottom), (max(left, 0), right)
+    return {name: np.pad(values[inside], around) for name, values in layers.items()}
 
 
 def _write(
@@ -177,17 +229,18 @@ def _write(
 
 
 def _key(
-    source: Path, pipeline: Any, model: WindowModel, options: SceneOptions, bands: BandChoice, scale: Scaling
+    source: Path, pipeline: Any, device: str, options: SceneOptions, bands: BandChoice, scale: Scaling
 ) -> dict[str, Any]:
     """Return all that the finished windows depend on, as JSON knows it."""
     mask = options.mask
     given = isinstance(mask.source, Path)
+    steps = steps_of(pipeline, options)
     return {
         "version": __version__,
         "input": file_identity(source),
         "model": model_digest(pipeline),
-        "sampler": sampler_of(pipeline) if model.steps != 0 else None,
-        "steps": model.steps,
+        "sampler": sampler_of(pipeline) if steps != 0 else None,
+        "steps": steps,
         "seed": options.seed,
         "samples": options.samples,
         "bands": list(bands.numbers),
@@ -197,5 +250,6 @@ def _key(
         "mask": file_identity(Path(mask.source)) if given else str(mask.source),
         "mask kind": [mask.kind, None if mask.values is None else list(mask.values)],
         "feather": mask.feather_px,
-        "device": getattr(pipeline.device, "type", str(pipeline.device)),
+        "device": device,
+        "threads": threads_of(options) if device == "cpu" else None,
     }

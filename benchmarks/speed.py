@@ -1,0 +1,316 @@
+"""How fast images are restored, in comparisons made within one run.
+
+    python benchmarks/speed.py --json speed.json [--part paper --part shipped --part cuda] [--model DIR]
+    python benchmarks/speed.py --tables speed.json
+
+    paper     the paper's own networks, random weights, 256 px, 10 steps: quick path against plain
+    shipped   a model folder (default: the shipped model): seconds a megapixel by steps and size
+    cuda      megapixels a second in float32 and bfloat16, eager and compiled; only where there is a GPU
+
+`--clock cpu` counts processor time, for a core that others use too; it means something with `--threads 1` only.
+Work is counted in floating-point operations (a multiplication and an addition are two) of the plain networks, so a
+path that saves work can pass 100 % of the machine's rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor
+from torch.utils.flop_counter import FlopCounterMode
+
+from declouder.cli.app import keep_freed_memory
+from declouder.networks import MSDA, Denoiser, WeightNet
+from declouder.pipeline import CloudRemovalPipeline, make_scheduler
+
+SIDE_PX = 256
+PARTS = ("paper", "shipped", "cuda")
+Clock = Callable[[], float]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", action="append", choices=PARTS, help="without it all")
+    parser.add_argument("--model", help="a pipeline folder; without it the shipped model")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--repeats", type=int, default=3, help="of the shipped model; the least counts")
+    parser.add_argument("--steps", type=int, default=10, help="of the paper's networks")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go; without it to stdout")
+    parser.add_argument("--tables", type=Path, metavar="FILE", help="print a written FILE as Markdown, and end")
+    given = parser.parse_args()
+    if given.tables:
+        print(tables(json.loads(given.tables.read_text(encoding="utf-8"))))
+        return
+    torch.set_num_threads(given.threads)
+    clock: Clock = time.process_time if given.clock == "cpu" else time.perf_counter
+    parts = given.part or PARTS
+    report: dict[str, Any] = {
+        "command": " ".join(["python", *sys.argv]),
+        "machine": machine(),
+        "torch": torch.__version__,
+        "threads": given.threads,
+        "clock": given.clock,
+        "matmul_gflops": matmul_rates(clock),
+    }
+    if "paper" in parts:
+        report["paper"] = paper(given.steps, clock, max(report["matmul_gflops"].values()))
+    if "shipped" in parts:
+        report["shipped"] = shipped(given.model, given.repeats, clock)
+    if "cuda" in parts:
+        report["cuda"] = cuda(given.model) if torch.cuda.is_available() else "not measured: no GPU"
+    text = json.dumps(report, indent=2)
+    if given.json:
+        given.json.write_text(text + "\n", encoding="utf-8")
+    else:
+        print(text)
+
+
+def machine() -> str:
+    """Return the processor's name, as Linux tells it."""
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.processor()
+
+
+def matmul_rates(clock: Clock, side: int = 2048) -> dict[str, float]:
+    """Return GFLOP/s of float32 products of large square matrices, by torch's library and by numpy's."""
+    a, b = torch.randn(side, side), torch.randn(side, side)
+    c, d = a.numpy(), b.numpy()
+    work = {"torch": lambda: a @ b, "numpy": lambda: c @ d}
+    return {name: round(2 * side**3 / least(run, 5, clock) / 1e9, 1) for name, run in work.items()}
+
+
+def least(work: Callable[[], object], repeats: int, clock: Clock) -> float:
+    """Return the least time of `work`, s, after one call that does not count."""
+    work()
+    times = []
+    for _ in range(repeats):
+        begin = clock()
+        work()
+        times.append(clock() - begin)
+    return min(times)
+
+
+def quiet(pipeline: Any, *, quick: bool) -> Any:
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.quick = quick
+    return pipeline
+
+
+def paper_pipeline() -> Any:
+    """Return the paper's networks with random weights; last layers are not zero, or all would be trivial."""
+    torch.manual_seed(0)
+    denoiser, weight_net = Denoiser(), WeightNet()
+    for network in (denoiser, weight_net):
+        torch.nn.init.normal_(network.unet.conv_out.weight, std=0.02)
+    return CloudRemovalPipeline(MSDA(), denoiser, weight_net, make_scheduler("ddim"))
+
+
+def with_plain_attention(pipeline: Any) -> Any:
+    """Return a copy that computes attention as the authors' code does: the whole matrix at once."""
+    plain = copy.deepcopy(pipeline)
+    for network in (plain.denoiser, plain.weight_net):
+        for module in network.modules():
+            if isinstance(module, Attention):
+                module.set_processor(AttnProcessor())
+    return plain
+
+
+def paper(steps: int, clock: Clock, rate_gflops: float) -> dict[str, Any]:
+    """Compare the paths on the paper's networks, one image each, in turn."""
+    pipeline = paper_pipeline()
+    cloudy, noise = torch.rand(1, 3, SIDE_PX, SIDE_PX), torch.randn(1, 3, SIDE_PX, SIDE_PX)
+
+    def restored(pipeline: Any, steps: int) -> torch.Tensor:
+        """Return (1, 3, SIDE_PX, SIDE_PX) in [0, 1]."""
+        result = pipeline(cloudy, num_inference_steps=steps, latents=noise, output_type="pt")
+        return cast(torch.Tensor, result.images)
+
+    # The counter does not know the CPU's fused attention, but the matrix products of the plain one.
+    with FlopCounterMode(display=False) as counter:
+        restored(quiet(with_plain_attention(pipeline), quick=False), 1)
+    with FlopCounterMode(display=False) as once, torch.no_grad():
+        pipeline.reference(cloudy)
+    reference_flops = once.get_total_flops()
+    gflop = (reference_flops + steps * (counter.get_total_flops() - reference_flops)) / 1e9
+    variants = {
+        "as the authors' code (whole attention matrix, NCHW, float32)": quiet(
+            with_plain_attention(pipeline), quick=False
+        ),
+        "networks as they are (fused attention, NCHW, float32)": quiet(copy.deepcopy(pipeline), quick=False),
+        "default path": quiet(copy.deepcopy(pipeline), quick=True),
+        "default path, freed memory kept (declouder remove)": quiet(copy.deepcopy(pipeline), quick=True),
+        "networks as they are, bfloat16 autocast": quiet(copy.deepcopy(pipeline), quick=False),
+    }
+    rows: dict[str, Any] = {}
+    expected = torch.empty(0)
+    for name, variant in variants.items():
+        if "freed" in name:
+            keep_freed_memory()
+        with torch.autocast("cpu", torch.bfloat16, enabled="bfloat16" in name):
+            restored(variant, 1)
+            begin = clock()
+            images = restored(variant, steps)
+            seconds = clock() - begin
+        expected = images if not rows else expected
+        rows[name] = {
+            "seconds": round(seconds, 2),
+            "seconds_per_megapixel": round(seconds / (SIDE_PX**2 / 1e6), 1),
+            "share_of_matmul_rate": round(gflop / seconds / rate_gflops, 3),
+            "largest_difference": float((images - expected).abs().max()),
+        }
+    return {
+        "steps": steps,
+        "gflop": round(gflop, 1),
+        "rows": rows,
+        "profile": profile(lambda: restored(variants["default path"], 1)),
+    }
+
+
+def shipped(model: str | None, repeats: int, clock: Clock) -> dict[str, Any]:
+    """Time a model folder by steps and size, both paths in turn."""
+    pipeline = quiet(CloudRemovalPipeline.from_pretrained(model), quick=True)
+    default = pipeline.config.num_inference_steps
+    rows = []
+    for side in (SIDE_PX, 4 * SIDE_PX):
+        cloudy = torch.rand(1, 3, side, side)
+        noise = torch.randn(1, 3, side, side)
+        for steps in sorted({0, 1, 2, 4, default}):
+            row: dict[str, Any] = {"side_px": side, "steps": steps, "is_default": steps == default}
+            images = {}
+            for path, quick in (("plain", False), ("default", True)):
+                quiet(pipeline, quick=quick)
+
+                run = partial(pipeline, cloudy, num_inference_steps=steps, latents=noise, output_type="pt")
+                images[path] = run().images
+                seconds = least(run, repeats if side == SIDE_PX else 1, clock)
+                row[f"{path}_seconds_per_megapixel"] = round(seconds / (side**2 / 1e6), 2)
+            row["largest_difference"] = float((images["plain"] - images["default"]).abs().max())
+            rows.append(row)
+    small = torch.rand(1, 3, SIDE_PX, SIDE_PX)
+    quiet(pipeline, quick=True)
+    return {
+        "model": model or "shipped",
+        "rows": rows,
+        "profile": profile(lambda: pipeline(small, output_type="pt")),
+    }
+
+
+def profile(work: Callable[[], object], most: int = 8) -> dict[str, float]:
+    """Return the share of time of the operators that take most."""
+    work()
+    with torch.profiler.profile() as found:
+        work()
+    events = sorted(found.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in events)
+    return {event.key: round(event.self_cpu_time_total / total, 3) for event in events[:most]}
+
+
+def cuda(model: str | None) -> list[dict[str, Any]]:
+    """Return megapixels a second on the GPU at the best batch, and the share of its own matmul rate."""
+    rows: list[dict[str, Any]] = []
+    for name, make in (
+        ("paper, 10 steps", paper_pipeline),
+        ("model, its own steps", lambda: CloudRemovalPipeline.from_pretrained(model)),
+    ):
+        for dtype in (torch.float32, torch.bfloat16):
+            for compiled in (False, True):
+                pipeline = quiet(make().to("cuda", dtype), quick=False)
+                gflop_per_image = cuda_gflop(pipeline)
+                if compiled:
+                    for part in ("reference", "denoiser", "weight_net"):
+                        getattr(pipeline, part).compile()
+                speed, batch = best_batch(pipeline)
+                side = 8192
+                a = torch.randn(side, side, device="cuda", dtype=dtype)
+                rate = 2 * side**3 / least(lambda a=a: (a @ a, torch.cuda.synchronize()), 5, time.perf_counter)
+                rows.append(
+                    {
+                        "networks": name,
+                        "dtype": str(dtype).removeprefix("torch."),
+                        "compiled": compiled,
+                        "batch": batch,
+                        "megapixels_per_second": round(speed, 3),
+                        "share_of_matmul_rate": round(speed * 1e6 / SIDE_PX**2 * gflop_per_image * 1e9 / rate, 3),
+                    }
+                )
+    return rows
+
+
+def cuda_gflop(pipeline: Any) -> float:
+    with FlopCounterMode(display=False) as counter:
+        pipeline(torch.rand(1, 3, SIDE_PX, SIDE_PX), output_type="pt")
+    return counter.get_total_flops() / 1e9
+
+
+def best_batch(pipeline: Any) -> tuple[float, int]:
+    """Return the highest megapixels a second and the batch that gave it; batches double until memory ends."""
+    best, batch = (0.0, 0), 1
+    while batch <= 64:
+        cloudy = torch.rand(batch, 3, SIDE_PX, SIDE_PX)
+        try:
+            seconds = least(
+                lambda c=cloudy: (pipeline(c, output_type="pt"), torch.cuda.synchronize()), 2, time.perf_counter
+            )
+        except torch.OutOfMemoryError:
+            break
+        best = max(best, (batch * SIDE_PX**2 / 1e6 / seconds, batch))
+        batch *= 2
+    return best
+
+
+def tables(report: dict[str, Any]) -> str:
+    """Return the figures of a report as Markdown tables."""
+    rates = ", ".join(f"{name} {rate:g}" for name, rate in report["matmul_gflops"].items())
+    lines = [
+        f"{report['machine']}, {report['threads']} thread(s), torch {report['torch']}, {report['clock']} time;"
+        f" matrix products, GFLOP/s: {rates}. `{report['command']}`",
+        "",
+    ]
+    if "paper" in report:
+        rows = report["paper"]["rows"]
+        first, plain = (list(rows.values())[k]["seconds"] for k in (0, 1))
+        lines += [
+            f"| {report['paper']['gflop']:g} GFLOP | s | than authors' | than plain | of matmul | differs |",
+            "|---|---|---|---|---|---|",
+            *(
+                f"| {name} | {r['seconds']:g} | {first / r['seconds']:.2f} x | {plain / r['seconds']:.2f} x |"
+                f" {r['share_of_matmul_rate']:.0%} | {r['largest_difference']:.0e} |"
+                for name, r in rows.items()
+            ),
+            "",
+            "Of the default path's time: " + _shares(report["paper"]["profile"]),
+            "",
+        ]
+    if "shipped" in report:
+        lines += ["| px | steps | plain, s/MP | default, s/MP | gain | differs |", "|---|---|---|---|---|---|"]
+        for r in report["shipped"]["rows"]:
+            plain, default = r["plain_seconds_per_megapixel"], r["default_seconds_per_megapixel"]
+            steps = f"{r['steps']} (default)" if r["is_default"] else r["steps"]
+            lines.append(
+                f"| {r['side_px']} | {steps} | {plain:g} | {default:g} | {plain / default:.2f} x |"
+                f" {r['largest_difference']:.0e} |"
+            )
+        lines += ["", "Of its time at the default steps: " + _shares(report["shipped"]["profile"]), ""]
+    if "cuda" in report:
+        lines.append(f"GPU: {report['cuda'] if isinstance(report['cuda'], str) else json.dumps(report['cuda'])}")
+    return "\n".join(lines)
+
+
+def _shares(profile: dict[str, float]) -> str:
+    return ", ".join(f"{name.removeprefix('aten::')} {share:.0%}" for name, share in profile.items())
+
+
+if __name__ == "__main__":
+    main()

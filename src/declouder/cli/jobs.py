@@ -1,0 +1,180 @@
+"""What `declouder remove` shall do: which scene goes where, checked before any work is done."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from declouder import raster
+from declouder.errors import OptionError, OutputError, RasterError
+from declouder.mosaic import plan_windows
+from declouder.scene import SceneOptions, check_outputs
+
+_MOST_LIST_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scene: where it comes from, where it goes to, its size in pixels."""
+
+    source: Path
+    output: Path
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """What is to be done.
+
+    Attributes:
+        todo: scene by scene.
+        existing: how many scenes are passed over because their output exists.
+        folder: where several go, or None for one file.
+        is_new: the folder is not there yet.
+    """
+
+    todo: tuple[Job, ...]
+    existing: int
+    folder: Path | None
+    is_new: bool
+
+    @property
+    def many(self) -> bool:
+        """Whether the outputs go to a folder."""
+        return self.folder is not None
+
+
+def planned_jobs(
+    inputs: Sequence[Path], input_list: Path | None, output: Path, options: SceneOptions, *, skip_existing: bool
+) -> Jobs:
+    """Return what goes where; every input that is not passed over is opened, every output checked.
+
+    Args:
+        inputs: images and folders of images.
+        input_list: a text file that names further ones, see `listed_in`; or None.
+        output: a file, or a folder where there are several images, a folder or a list.
+        options: of every scene.
+        skip_existing: pass over scenes whose output exists.
+
+    Raises:
+        DeclouderError: if something cannot be read, written or fitted together.
+    """
+    if skip_existing and options.overwrite:
+        raise OptionError("--skip-existing and --overwrite exclude each other; give one of them")
+    given = [*inputs, *(listed_in(input_list) if input_list is not None else [])]
+    if not given:
+        raise OptionError("no INPUT is given; name images, a folder of them, or a list with --list FILE")
+    sources = [source for path in given for source in (_images_in(path) if _is_folder(path) else [path])]
+    many = len(given) > 1 or input_list is not None or _is_folder(given[0])
+    is_new = many and not output.exists()
+    if is_new:
+        if output.suffix.lower() in raster.OUTPUT_DRIVERS:
+            raise OutputError(f"{len(sources)} images do not go into one file {output}; give a folder with -o")
+        raster.check_folder(output.parent)
+    elif many:
+        raster.check_folder(output)
+    if many and options.provenance is not None:
+        raise OptionError("--provenance names one file; give one input, or a run for each")
+    outputs = [output / raster.output_name(source) if many else output for source in sources]
+    _check_apart(sources, outputs)
+    pairs = list(zip(sources, outputs, strict=True))
+    todo = [(source, target) for source, target in pairs if not (skip_existing and target.is_file())]
+    if not is_new:
+        _check_outputs(todo, sources, options)
+    jobs = tuple(_opened(source, target, options, is_new=is_new) for source, target in todo)
+    return Jobs(jobs, len(pairs) - len(todo), output if many else None, is_new)
+
+
+@contextlib.contextmanager
+def jobs_folder(jobs: Jobs) -> Iterator[None]:
+    """Make the folder that the outputs go to; it is removed again if nothing came into it."""
+    if jobs.folder is None or not jobs.is_new:
+        yield
+        return
+    jobs.folder.mkdir()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            jobs.folder.rmdir()
+
+
+def window_count(job: Job, options: SceneOptions) -> int:
+    """Return how many windows a scene has."""
+    return len(plan_windows(job.height, job.width, options.window_px, options.overlap))
+
+
+def listed_in(path: Path) -> list[Path]:
+    """Return the images that a text file names, one a line; empty lines and those with # in front say nothing.
+
+    Raises:
+        OptionError: if it is no such text.
+    """
+    try:
+        if path.stat().st_size > _MOST_LIST_BYTES:
+            raise OptionError(
+                f"--list {path} is over {_MOST_LIST_BYTES >> 20} MiB; give a text with one name a line"
+            )
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise OptionError(f"--list {path} cannot be read ({error}); give a text with one name a line") from None
+    lines = [line.strip() for line in text.splitlines()]
+    names = [line for line in lines if line and not line.startswith("#")]
+    if not names or any("\0" in name for name in names):
+        raise OptionError(f"--list {path} names no image; give a text with one name a line")
+    return [Path(name) for name in names]
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not raster.is_safe(path)
+
+
+def _images_in(folder: Path) -> list[Path]:
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in raster.INPUT_SUFFIXES and (path.is_file() or raster.is_safe(path))
+    )
+    if not found:
+        wanted = ", ".join(raster.INPUT_SUFFIXES)
+        raise RasterError(f"{folder} holds no image; wanted files with one of {wanted}")
+    return found
+
+
+def _check_apart(sources: Sequence[Path], outputs: Sequence[Path]) -> None:
+    taken: dict[Path, Path] = {}
+    for source, output in zip(sources, outputs, strict=True):
+        if output in taken:
+            raise OutputError(f"{taken[output]} and {source} would both become {output}; rename one")
+        taken[output] = source
+
+
+def _check_outputs(todo: Sequence[tuple[Path, Path]], sources: Sequence[Path], options: SceneOptions) -> None:
+    # Compared once by what they are: pairwise, ten thousand scenes would take a hundred million looks.
+    originals = {source.resolve(): source for source in sources}
+    for _, output in todo:
+        same = originals.get(output.resolve())
+        raster.check_output(output, sources=[] if same is None else [same], overwrite=options.overwrite)
+
+
+def _opened(source: Path, output: Path, options: SceneOptions, *, is_new: bool) -> Job:
+    """Look into a scene, and at its output if that folder is there already; return its job."""
+    with raster.open_raster(source, max_pixels=options.max_pixels, allow_outside=options.allow_outside) as reader:
+        info = reader.info
+        if is_new:
+            raster.check_fits(output, info, cog=options.cog)
+        else:
+            check_outputs(source, output, info, options)
+        if isinstance(options.mask.source, Path):
+            with raster.open_aligned(options.mask.source, info):
+                pass
+        if options.bands and max(options.bands) > info.count:
+            numbers = ",".join(map(str, options.bands))
+            raise RasterError(
+                f"{source} has {info.count} bands, --bands {numbers} asks for others; "
+                f"give numbers from 1 to {info.count}"
+            )
+    return Job(source, output, info.height, info.width)

@@ -1,0 +1,199 @@
+"""The client's side: groups of windows out to the workers and back, never too many at once."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import replace
+from typing import Any
+
+from distributed.scheduler import KilledWorker
+
+from declouder.cluster.worker import Facts, Work, restore
+from declouder.errors import DeclouderError, ModelError, OptionError
+from declouder.journal import Layer
+from declouder.mosaic import Window
+from declouder.scene.engine import Finished, Group
+from declouder.scene.inference import threads_of
+from declouder.scene.options import SceneOptions
+
+log = logging.getLogger(__name__)
+
+GROUPS_PER_WORKER = 2
+"""One is computed while the next is on its way; more would only take memory."""
+NO_WORKER_S = 60.0
+"""So long without any worker ends the run; journals are kept."""
+_LOOK_S = 1.0
+
+
+class Stopped(BaseException):
+    """Another scene of the same run has failed or was interrupted."""
+
+
+class Cluster:
+    """Workers that have the model; made by `open_cluster`.
+
+    Args:
+        client: of dask.distributed.
+        model: the name of the plugin that holds the model on each worker.
+        facts: what the workers say of themselves; all have the same device.
+    """
+
+    def __init__(self, client: Any, model: str, facts: Facts) -> None:
+        self.device = facts.device
+        self.model = model
+        self._client = client
+        self._lock = threading.Lock()
+        self._workers: set[str] = set(client.nthreads())
+        self._out = 0
+        self._looked = self._had_workers = time.monotonic()
+        self._numbers = itertools.count()
+        self._stopped = False
+
+    @property
+    def most_out(self) -> int:
+        """How many groups may be out at a time."""
+        return GROUPS_PER_WORKER * max(1, len(self._workers))
+
+    def engine(self, options: SceneOptions, layers: Mapping[str, Layer]) -> Remote:
+        """Return the engine of one scene; those of several scenes may be used in several threads."""
+        # Said, not left to each machine: the number of threads is part of what makes pixels equal.
+        return Remote(self, replace(options, threads=threads_of(options)), layers)
+
+    def stop(self) -> None:
+        """Let every engine end at once, with `Stopped`."""
+        self._stopped = True
+
+    def try_send(self, work: Work) -> Any | None:
+        """Send a group to the workers and return its future; None if too many are out."""
+        with self._lock:
+            if self._out >= self.most_out:
+                return None
+            self._out += 1
+            key = f"{self.model}-{next(self._numbers)}"
+        return self._client.submit(restore, work, key=key, pure=False)
+
+    def take_back(self, futures: Sequence[Any], *, cancel: bool = False) -> None:
+        """Forget groups that are finished or no longer wanted."""
+        with self._lock:
+            self._out -= len(futures)
+        if cancel and futures:
+            with contextlib.suppress(Exception):  # there may be no scheduler any more
+                self._client.cancel(list(futures), force=True)
+
+    def look_after(self) -> None:
+        """Notice workers that come and go.
+
+        Raises:
+            OptionError: if the scheduler is gone, or all workers have been gone for long.
+            Stopped: after `stop`.
+        """
+        if self._stopped:
+            raise Stopped
+        with self._lock:
+            now = time.monotonic()
+            if now - self._looked < _LOOK_S:
+                return
+            self._looked = now
+            workers = self._present_workers()
+            lost = self._workers - workers
+            if lost:
+                log.warning("%d of %d workers died; others do their windows again", len(lost), len(self._workers))
+            self._workers = workers
+            if workers:
+                self._had_workers = now
+            elif now - self._had_workers > NO_WORKER_S:
+                raise OptionError(
+                    f"the cluster has had no worker for {NO_WORKER_S:.0f} s; start some (dask worker ADDRESS) "
+                    "and run the same command again"
+                )
+
+    def _present_workers(self) -> set[str]:
+        try:
+            if self._client.status == "running":
+                return set(self._client.nthreads())
+        except (OSError, TimeoutError, ValueError):
+            pass
+        raise OptionError(
+            "the cluster's scheduler is gone; start it again (dask scheduler) and run the same command again"
+        )
+
+
+class Remote:
+    """The engine of one scene on a cluster.
+
+    Args:
+        cluster: see there.
+        options: of the scene, with the number of threads.
+        layers: what to keep of a window.
+    """
+
+    def __init__(self, cluster: Cluster, options: SceneOptions, layers: Mapping[str, Layer]) -> None:
+        self.batch = options.batch
+        self.device = cluster.device
+        self._cluster, self._options, self._layers = cluster, options, layers
+
+    def finish(self, groups: Iterable[Group]) -> Iterator[Finished]:
+        """Yield every group when it is finished, in any order.
+
+        Raises:
+            ModelError: if the model fails or workers die over a group again and again, with the place.
+            OptionError: if the cluster is gone.
+        """
+        running: dict[Any, Window] = {}  # futures, and the first window of each
+        arrived = threading.Event()
+        try:
+            for group in groups:
+                first = next((part.place for part in group.values() if part is not None), None)
+                if first is None:
+                    yield dict.fromkeys(group)
+                    continue
+                work = Work(self._cluster.model, self._options, self._layers, group)
+                while (future := self._cluster.try_send(work)) is None:
+                    yield from self._arrivals(running, arrived)
+                running[future] = first
+                future.add_done_callback(lambda _future: arrived.set())
+            while running:
+                yield from self._arrivals(running, arrived)
+        finally:
+            self._cluster.take_back(list(running), cancel=True)
+
+    def _arrivals(self, running: dict[Any, Window], arrived: threading.Event) -> Iterator[Finished]:
+        """Yield what is finished; wait for it, but not for long."""
+        self._cluster.look_after()
+        # With nothing out this scene waits for others to make room, of which no event tells.
+        arrived.wait(_LOOK_S if running else _LOOK_S / 20)
+        arrived.clear()
+        for future in [future for future in running if future.done()]:
+            result = _result(future, running[future])
+            del running[future]
+            self._cluster.take_back([future])
+            yield result
+
+
+def _result(future: Any, first: Window) -> Finished:
+    """Return what came of a group; `first` is its first window."""
+    place = f"row {first.row}, column {first.col}"
+    try:
+        result: Finished = future.result()
+    except DeclouderError:
+        raise  # names its place
+    except KilledWorker as error:
+        raise ModelError(
+            f"{error.allowed_failures + 1} workers died one after another over the window at {place}; "
+            "does their memory hold it? give a smaller --window or --batch"
+        ) from None
+    except CancelledError:
+        raise OptionError(
+            "the cluster's scheduler is gone; start it again (dask scheduler) and run the same command again"
+        ) from None
+    except Exception as error:
+        raise ModelError(
+            f"a worker failed at {place} ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+        ) from error
+    return result

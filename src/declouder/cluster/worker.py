@@ -1,0 +1,99 @@
+"""What runs on a worker: the model, loaded once, and the groups of windows that go through it."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import signal
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from distributed import WorkerPlugin, get_worker
+
+from declouder.errors import OptionError
+from declouder.journal import Layer
+from declouder.scene.engine import Finished, Group, finished
+from declouder.scene.inference import WindowModel
+from declouder.scene.options import SceneOptions
+from declouder.version import __version__
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a worker, or the client, says of itself; results of two that differ may differ in the last bit."""
+
+    version: str
+    torch: str
+    cpu: str
+    """The instructions that PyTorch uses, such as AVX2."""
+    device: str
+
+
+def facts(device: str) -> Facts:
+    """Return what this process says of itself, with the device that a --device option means here.
+
+    Raises:
+        OptionError: if this machine has no such device.
+    """
+    import torch
+
+    usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        device = next(name for name in ("cuda", "mps", "cpu") if usable[name])
+    if not usable[device]:
+        raise OptionError(f"--device {device} cannot be used on every worker; give --device cpu")
+    return Facts(__version__, str(torch.__version__), torch.backends.cpu.get_cpu_capability(), device)
+
+
+class ModelPlugin(WorkerPlugin):  # type: ignore[misc]
+    """Holds the model on a worker. dask gives it to every worker, also to those that start later.
+
+    Args:
+        pickled: a CloudRemovalPipeline on the CPU, without its code.
+        device: where it shall run.
+        is_local: the worker is a child of the client's terminal.
+    """
+
+    def __init__(self, pickled: bytes, device: str, *, is_local: bool) -> None:
+        self._pickled, self._device, self._is_local = pickled, device, is_local
+
+    def setup(self, worker: Any) -> None:
+        """Prepare for the first group; the model is loaded with that."""
+        # A pipeline keeps the state of its sampler: one group at a time, whatever threads the worker has.
+        self._lock = threading.Lock()
+        self._pipeline: Any = None
+        self._model: WindowModel | None = None
+        self._model_of: tuple[SceneOptions, Mapping[str, Layer]] | None = None
+        if self._is_local:
+            # Ctrl-C reaches the whole group of processes; the client alone decides what it means.
+            with contextlib.suppress(ValueError):  # not in the main thread
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def finished(self, work: Work) -> Finished:
+        """Return the layers of a group's windows."""
+        with self._lock:
+            if self._pipeline is None:
+                self._pipeline = pickle.loads(self._pickled).to(self._device)
+            if self._model is None or self._model_of != (work.options, work.layers):
+                # Kept between groups: it learns how many windows the device's memory holds.
+                self._model = WindowModel(self._pipeline, work.options, work.layers)
+                self._model_of = work.options, work.layers
+            return finished(self._model, work.group)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A group of windows and all that it takes to restore them; `model` is the name of the plugin."""
+
+    model: str
+    options: SceneOptions
+    layers: Mapping[str, Layer]
+    group: Group
+
+
+def restore(work: Work) -> Finished:
+    """Restore a group of windows; the task that dask runs."""
+    plugin: ModelPlugin = get_worker().plugins[work.model]
+    return plugin.finished(work)

@@ -1,0 +1,188 @@
+"""A method x a data set -> scores that anyone can check: JSON, CSV and a Markdown table.
+
+    selection.py   which images, and what is read of each
+    methods.py     what is scored: a pipeline, a folder of finished outputs of any software, the cloudy images
+    scoring.py     one pair -> one row
+    summary.py     all rows -> means, intervals, breakdowns and tables
+    files.py       the file of scores and its journal
+
+All methods are scored by the same code on the same pixels: for integer data the restored image is first rounded
+to the data's own type, as a file would hold it. The file of scores carries what is needed to repeat it:
+fingerprints of data and model, seed, steps, versions and the definition of every score.
+
+An interrupted run goes on where it stopped: each image's scores are appended to OUT.partial as soon as they
+are known.
+
+    evaluate(Path("RICE1"), ModelMethod(pipeline, seed=0), out=Path("scores.json"), keep=Path("images"))
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from declouder import breakdown, metrics
+from declouder.errors import OptionError, OutputError
+from declouder.evaluation.files import (
+    FORMAT,
+    FORMAT_VERSION,
+    begin_journal,
+    files_fingerprint,
+    read_scores,
+    versions,
+    write_atomically,
+)
+from declouder.evaluation.methods import (
+    CloudyMethod,
+    Method,
+    ModelMethod,
+    OutputsMethod,
+    Restored,
+    model_fingerprint,
+)
+from declouder.evaluation.scoring import Scorer
+from declouder.evaluation.selection import Selection, masks_of
+from declouder.evaluation.summary import (
+    BAND_SCORES,
+    GROUPS,
+    SCORES,
+    bootstrap_interval,
+    breakdown_markdown,
+    means,
+    summary,
+    to_csv,
+    to_markdown,
+)
+from declouder.kept import LEGEND
+
+__all__ = [
+    "BAND_SCORES",
+    "GROUPS",
+    "SCORES",
+    "CloudyMethod",
+    "Method",
+    "ModelMethod",
+    "OutputsMethod",
+    "Restored",
+    "Selection",
+    "bootstrap_interval",
+    "breakdown_markdown",
+    "evaluate",
+    "model_fingerprint",
+    "read_scores",
+    "summary",
+    "to_markdown",
+]
+
+
+def evaluate(
+    data: Path | Selection,
+    method: Method,
+    *,
+    out: Path,
+    masks: Path | None = None,
+    keep: Path | None = None,
+    band_names: Sequence[str] | None = None,
+    data_range: float | None = None,
+    lpips_backbone: Path | None = None,
+    download_backbone: bool = False,
+    band_lpips: bool = False,
+    overwrite: bool = False,
+    on_image: Callable[[int, int, Mapping[str, float | None]], None] | None = None,
+) -> dict[str, Any]:
+    """Score a method on a data set's test part and write `out` (JSON), and beside it .csv and .md.
+
+    Args:
+        data: what to score on; a path means all of its test part.
+        method: `ModelMethod`, `OutputsMethod` or `CloudyMethod`.
+        out: the JSON file to write; its folder is made.
+        masks: folder of cloud masks named as the pairs, above 0 where cloud. None takes the data set's own, or
+            tells cloud from how far the pair differs.
+        keep: folder for the images that `declouder report` shows; see `kept`.
+        band_names: C names; None takes the model's, else grey, RGB or RGB + NIR by the number of bands.
+        data_range: span of the data's numbers; None takes the dtype's.
+        lpips_backbone: AlexNet for LPIPS; see `metrics.load_lpips`.
+        download_backbone: fetch the backbone if it is nowhere on this machine.
+        band_lpips: take LPIPS of each band too, about 25 ms of CPU a band of 256 px.
+        overwrite: replace an existing `out`.
+        on_image: called after each image with images done, images in all and the running means.
+
+    Returns:
+        What the JSON file holds: "mean", "interval" (bootstrap, 95 %), "images" and all that repeats them.
+
+    Raises:
+        DataError: if pairs, outputs, masks or sizes do not fit.
+        OptionError: if an option has no meaning here.
+        OutputError: if `out` exists, or OUT.partial belongs to another run.
+    """
+    if out.suffix != ".json":
+        raise OptionError(f"{out} does not end in .json; the table and the list go beside it as .md and .csv")
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out} exists; give --overwrite or another name")
+    selection = data if isinstance(data, Selection) else Selection(data)
+    pairs = selection.pairs()
+    mask_of = masks_of(pairs, masks)
+    lpips, lpips_reason = metrics.load_lpips(lpips_backbone, download=download_backbone)
+    described = method.describe(pairs)
+    head: dict[str, Any] = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "data": {
+            **selection.describe(pairs),
+            "data_range": data_range,
+            "masks": None if not mask_of else files_fingerprint(sorted(mask_of.items())),
+        },
+        "method": described,
+        "lpips": (
+            {"available": False, "reason": lpips_reason}
+            if lpips is None
+            else {"available": True, "backbone_sha256": lpips.backbone_sha256, "by_band": band_lpips}
+        ),
+        "kept": (
+            None
+            if keep is None
+            # Seen from the file of scores, so that both can be moved together.
+            else {"folder": Path(os.path.relpath(keep, out.parent)).as_posix(), "legend": LEGEND}
+        ),
+        "definitions": {
+            **metrics.DEFINITIONS,
+            "interval": "95 % percentile bootstrap of the mean over images, 10000 draws, seed 0",
+            "regions": dict(breakdown.DEFINITIONS),
+            "null": "psnr of equal images is infinite: null here, and left out of the mean",
+        },
+        "versions": versions(),
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".partial")
+    done = begin_journal(partial, head)
+    rows: list[dict[str, Any]] = []
+    scorer = Scorer(
+        selection=selection,
+        method=method,
+        lpips=lpips,
+        band_lpips=band_lpips,
+        band_names=band_names or described.get("bands"),
+        data_range=data_range,
+        mask_of=mask_of,
+        keep=keep,
+    )
+    with partial.open("a", encoding="utf-8") as journal:
+        for pair in pairs:
+            row = done.get(pair.name)
+            if row is None:
+                row = scorer.row(pair)
+                journal.write(json.dumps(row) + "\n")
+                journal.flush()
+            rows.append(row)
+            if on_image is not None:
+                on_image(len(rows), len(pairs), means(rows))
+    samples, averaged = described.get("samples", 1), described.get("averaged", False)
+    result = {**head, **summary(rows, samples=samples, averaged=averaged), "images": rows}
+    write_atomically(out, json.dumps(result, indent=1) + "\n")
+    write_atomically(out.with_suffix(".csv"), to_csv(rows))
+    write_atomically(out.with_suffix(".md"), to_markdown([result]) + "\n" + breakdown_markdown(result))
+    partial.unlink()
+    return result

@@ -1,0 +1,93 @@
+"""The file of scores, its journal while it grows, and what it says of where it came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from declouder.errors import DataError, OutputError
+
+FORMAT = "declouder scores"
+FORMAT_VERSION = 1
+PACKAGES = ("declouder", "torch", "diffusers", "numpy", "scipy", "pillow")
+
+
+def read_scores(path: Path) -> dict[str, Any]:
+    """Read a file that `evaluate` wrote.
+
+    Raises:
+        DataError: if it is missing, no file of scores, or one of another version.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; `declouder evaluate` makes it") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is no file of scores ({error}); `declouder evaluate` makes one") from None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise DataError(f"{path} is no file of scores; `declouder evaluate` makes one")
+    if found.get("version") != FORMAT_VERSION:
+        raise DataError(
+            f"{path} is of version {found.get('version')}, this declouder reads {FORMAT_VERSION}; evaluate again"
+        )
+    return found
+
+
+def begin_journal(partial: Path, head: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the rows of an interrupted run by name, or begin a new journal whose first line is `head`."""
+    if not partial.exists():
+        partial.write_text(json.dumps(head) + "\n", encoding="utf-8")
+        return {}
+    text = partial.read_text(encoding="utf-8")
+    # A killed run may have left half a line at the end.
+    whole = text[: text.rfind("\n") + 1]
+    lines = whole.splitlines()
+    if lines and json.loads(lines[0]) != head:
+        raise OutputError(
+            f"{partial} is from a run with other data, model or settings; remove it or choose another --out"
+        )
+    if not lines:
+        partial.unlink()
+        return begin_journal(partial, head)
+    if whole != text:
+        partial.write_text(whole, encoding="utf-8")
+    return {row["name"]: row for row in map(json.loads, lines[1:])}
+
+
+def files_fingerprint(files: Iterable[tuple[str, Path]]) -> str:
+    """Return the sha256 of names and bytes."""
+    digest = hashlib.sha256()
+    for name, path in files:
+        digest.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that the scores may depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside the target and rename, so that a killed run leaves no half file.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"{path} cannot be written ({error}); choose another place") from error

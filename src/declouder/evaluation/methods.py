@@ -1,0 +1,214 @@
+"""What is scored: a pipeline, a folder of finished outputs of any software, or the cloudy images themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from declouder.data.pairs import Pair, find_images, read_image
+from declouder.errors import DataError, OptionError
+from declouder.evaluation.files import files_fingerprint
+from declouder.evaluation.selection import look
+from declouder.mosaic import Window
+from declouder.noise import scene_noise
+from declouder.scaling import Scaling
+
+if TYPE_CHECKING:
+    from declouder.pipeline import CloudRemovalPipeline
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a method makes of one image; the maps are those that it has.
+
+    Attributes:
+        image: (H, W, C) in the dtype and numbers of the cloudy image: this is scored.
+        reference: the reference network's image, the same.
+        w: (H, W) share of the reference at the last step, mean over bands.
+        spread: (H, W) standard deviation over samples, root mean square over bands, as a share of the range.
+    """
+
+    image: NDArray[Any]
+    reference: NDArray[Any] | None = None
+    w: NDArray[np.float64] | None = None
+    spread: NDArray[np.float64] | None = None
+
+
+class Method(Protocol):
+    """What is scored: it restores one image at a time, the same whatever the order."""
+
+    def describe(self, pairs: Sequence[Pair]) -> dict[str, Any]:
+        """Return what is needed to repeat it, fingerprint included; raise if it does not fit the pairs."""
+
+    def restore(self, pair: Pair, cloudy: NDArray[Any], scaling: Scaling) -> Restored:
+        """Return the restored image (H, W, C) in the dtype and numbers of `cloudy`."""
+
+
+@dataclass(frozen=True)
+class ModelMethod:
+    """A pipeline. Every image starts from the noise of its seed and place alone, so that order does not matter.
+
+    The noise is that of `declouder remove` with the same seed, so that an image of one window gets the same
+    scores here and from the file that `remove` wrote.
+
+    Attributes:
+        pipeline: what restores.
+        num_inference_steps, strength, w_bounds: as for the pipeline's call; None: as the model was saved.
+        seed: of the noise.
+        samples: draws of the noise; from two on their spread is told.
+        average: score the mean of the samples in place of the first.
+        name: how the table calls it.
+    """
+
+    pipeline: CloudRemovalPipeline
+    num_inference_steps: int | None = None
+    strength: float | None = None
+    w_bounds: tuple[float, float] | None = None
+    seed: int = 0
+    samples: int = 1
+    average: bool = False
+    name: str = "model"
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise OptionError(f"{self.samples} samples asked for; give 1 or more")
+        if not 0 <= self.seed < 2**64:
+            raise OptionError(f"seed is {self.seed}; give a number from 0 to 2^64 - 1")
+
+    def describe(self, pairs: Sequence[Pair]) -> dict[str, Any]:
+        """Return kind, name, fingerprint, bands, steps, sampler and seed."""
+        config = self.pipeline.config
+        strength, bounds = self.strength, self.w_bounds
+        return {
+            "kind": "model",
+            "name": self.name,
+            "sha256": model_fingerprint(self.pipeline),
+            "bands": list(config.bands),
+            "num_inference_steps": self._steps,
+            "strength": config.strength if strength is None else strength,
+            "w_bounds": [float(bound) for bound in (config.w_bounds if bounds is None else bounds)],
+            "sampler": type(self.pipeline.scheduler).__name__,
+            "timestep_spacing": self.pipeline.scheduler.config.get("timestep_spacing"),
+            "seed": self.seed,
+            "samples": self.samples,
+            "averaged": self.average,
+            "device": self.pipeline.device.type,
+        }
+
+    def restore(self, pair: Pair, cloudy: NDArray[Any], scaling: Scaling) -> Restored:
+        """Run the pipeline on one image, once a sample."""
+        bands = len(self.pipeline.config.bands)
+        if cloudy.shape[2] != bands:
+            raise DataError(
+                f"{pair.cloudy_path} has {cloudy.shape[2]} bands, this model wants {bands}"
+                f" ({', '.join(self.pipeline.config.bands)}); choose a model of the data's bands"
+                + (", or --bands rgbn" if bands == 4 else "")
+            )
+        results = [self._once(cloudy, scaling, sample) for sample in range(self.samples)]
+        draws = np.stack([np.asarray(result.images[0], np.float64) for result in results])
+        chosen = draws.mean(0) if self.average else draws[0]
+        spread = np.sqrt(draws.var(0, ddof=1).mean(2)) if self.samples > 1 else None
+        restored = scaling.to_dn(2 * chosen - 1, cloudy.dtype)
+        if self._steps == 0:
+            return Restored(restored, spread=spread)  # this is the reference; nothing was weighted
+        reference = np.asarray(results[0].reference[0])
+        w = np.asarray(results[0].weights[0], np.float64).mean(2)
+        return Restored(restored, scaling.to_dn(2 * reference - 1, cloudy.dtype), w, spread)
+
+    @property
+    def _steps(self) -> int:
+        steps = self.num_inference_steps
+        return int(self.pipeline.config.num_inference_steps) if steps is None else steps
+
+    def _once(self, cloudy: NDArray[Any], scaling: Scaling, sample: int) -> Any:
+        import torch
+
+        height, width, bands = cloudy.shape
+        unit = (scaling.to_model(cloudy) + 1) / 2
+        noise = scene_noise(self.seed, Window(0, 0, height, width), bands, sample=sample)
+        return self.pipeline(
+            torch.from_numpy(unit.transpose(2, 0, 1)[None].copy()),
+            num_inference_steps=self.num_inference_steps,
+            strength=self.strength,
+            w_bounds=self.w_bounds,
+            latents=torch.from_numpy(noise[None].copy()),
+            output_type="np",
+        )
+
+
+@dataclass(frozen=True)
+class OutputsMethod:
+    """A folder with one finished image a pair, named as the pair, in any image format."""
+
+    folder: Path
+    name: str = "outputs"
+
+    def describe(self, pairs: Sequence[Pair]) -> dict[str, Any]:
+        """Return kind, name and the outputs' fingerprint.
+
+        Raises:
+            DataError: if an output is missing.
+        """
+        found = self._by_name
+        missing = [pair.name for pair in pairs if pair.name not in found]
+        if missing:
+            raise DataError(
+                f"{self.folder} lacks {len(missing)} of {len(pairs)} outputs, the first is {missing[0]};"
+                f" name each output as its cloudy image, or leave the images out with --exclude"
+            )
+        files = files_fingerprint((pair.name, found[pair.name]) for pair in pairs)
+        return {"kind": "outputs", "name": self.name, "sha256": files}
+
+    def restore(self, pair: Pair, cloudy: NDArray[Any], scaling: Scaling) -> Restored:
+        """Read the finished image."""
+        path = self._by_name[pair.name]
+        restored = read_image(path)
+        if restored.shape != cloudy.shape or restored.dtype != cloudy.dtype:
+            raise DataError(
+                f"{path} is {look(restored)}, its cloudy image {look(cloudy)}; give outputs"
+                f" of the same size, bands and type"
+            )
+        return Restored(restored)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Path]:
+        return {path.relative_to(self.folder).with_suffix("").as_posix(): path for path in find_images(self.folder)}
+
+
+@dataclass(frozen=True)
+class CloudyMethod:
+    """The cloudy image itself: the floor that every method must beat."""
+
+    name: str = "the cloudy image itself"
+
+    def describe(self, pairs: Sequence[Pair]) -> dict[str, Any]:
+        """Return kind and name."""
+        return {"kind": "cloudy", "name": self.name}
+
+    def restore(self, pair: Pair, cloudy: NDArray[Any], scaling: Scaling) -> Restored:
+        """Return the cloudy image."""
+        return Restored(cloudy)
+
+
+def model_fingerprint(pipeline: CloudRemovalPipeline) -> str:
+    """Return the sha256 of every tensor and of the configuration, the same wherever the model lies."""
+    from torch import nn
+
+    digest = hashlib.sha256()
+    for name, component in sorted(pipeline.components.items()):
+        digest.update(f"\n{name} {type(component).__name__}".encode())
+        if isinstance(component, nn.Module):
+            for key, tensor in sorted(component.state_dict().items()):
+                digest.update(f"\n{key} {tuple(tensor.shape)} ".encode())
+                digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    settings = {key: pipeline.config[key] for key in ("bands", "w_bounds", "num_inference_steps", "strength")}
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    return digest.hexdigest()

@@ -1,0 +1,107 @@
+"""One pair and what a method makes of it -> one row of the file of scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from declouder import breakdown, metrics
+from declouder.data.pairs import Pair
+from declouder.errors import OptionError
+from declouder.evaluation.methods import Method
+from declouder.evaluation.selection import Selection
+from declouder.kept import keep_images
+from declouder.scaling import Scaling
+
+DEFAULT_BANDS: Mapping[int, tuple[str, ...]] = {
+    1: ("grey",),
+    3: ("red", "green", "blue"),
+    4: ("red", "green", "blue", "nir"),
+}
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """One image at a time to one row of the file's "images".
+
+    Attributes:
+        selection: reads the images.
+        method: restores them.
+        lpips: from `metrics.load_lpips`.
+        band_lpips: whether LPIPS is taken of each band too.
+        band_names: C names; None goes by `DEFAULT_BANDS`.
+        data_range: span of the data's numbers; None takes the dtype's.
+        mask_of: cloud masks by name of the pair.
+        keep: folder for the images to look at; None keeps none.
+    """
+
+    selection: Selection
+    method: Method
+    lpips: metrics.Lpips | None
+    band_lpips: bool
+    band_names: Sequence[str] | None
+    data_range: float | None
+    mask_of: Mapping[str, Path]
+    keep: Path | None
+
+    def row(self, pair: Pair) -> dict[str, Any]:
+        """Read, restore and score one pair.
+
+        Raises:
+            DataError: if the pair, its mask or the output do not fit each other.
+            OptionError: if there is not one name a band.
+        """
+        cloudy, clear = self.selection.read(pair)
+        scaling = Scaling.of_dtype(clear.dtype) if self.data_range is None else Scaling(0, self.data_range)
+        span = scaling.high
+        mask = self.selection.read_mask(self.mask_of[pair.name]) if pair.name in self.mask_of else None
+        parts = breakdown.regions(cloudy, clear, span, mask)
+        restored = self.method.restore(pair, cloudy, scaling)
+        image = restored.image
+        names = self._names(pair, clear.shape[2])
+        scores = metrics.score(
+            image, clear, lpips=self.lpips, band_lpips=self.band_lpips, band_names=names, data_range=span
+        )
+        error = np.abs(image.astype(np.float64) - clear) / span
+        change = np.abs(image.astype(np.float64) - cloudy) / span
+        found: dict[str, Any] = {
+            "name": pair.name,
+            **_finite(scores.overall),
+            "cover": float(parts["inside"].mean()),
+            "thick_cover": float(parts["thick"].mean()),
+            "flat": bool(clear.mean(2).std() < breakdown.FLAT_BELOW * span),
+            "bands": {name: _finite(band) for name, band in zip(names, scores.bands, strict=True)},
+            "regions": breakdown.region_scores(parts, error, scores.ssim_map, metrics.SSIM_BORDER_PX),
+            "changed": breakdown.change_scores(parts["outside"], change),
+            "spread": None,
+        }
+        if restored.spread is not None:
+            found["spread"] = breakdown.spread_scores(restored.spread, np.sqrt(np.square(error).mean(2)))
+        if self.keep is not None:
+            pictures = {"cloudy": cloudy, "reference": restored.reference, "restored": image, "clear": clear}
+            maps = {"error": error.mean(2), "w": restored.w, "spread": restored.spread}
+            found["kept"] = keep_images(self.keep, pair.name, _there(pictures), _there(maps), names)
+        return found
+
+    def _names(self, pair: Pair, bands: int) -> Sequence[str]:
+        names = self.band_names if self.band_names is not None else DEFAULT_BANDS.get(bands)
+        if names is None:
+            return [f"band {c + 1}" for c in range(bands)]
+        if len(names) != bands:
+            raise OptionError(f"{len(names)} band names for {bands} bands of {pair.clear_path}; give one a band")
+        return names
+
+
+def _finite(scores: Mapping[str, float | None]) -> dict[str, float | None]:
+    """JSON knows no infinity."""
+    return {key: value if value is not None and math.isfinite(value) else None for key, value in scores.items()}
+
+
+def _there(arrays: Mapping[str, NDArray[Any] | None]) -> dict[str, NDArray[Any]]:
+    return {kind: array for kind, array in arrays.items() if array is not None}

@@ -1,0 +1,119 @@
+"""Bands that lie in several files, read as one raster: a VRT of our own, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+import rasterio
+
+from declouder.errors import RasterError
+from declouder.raster.gdal import GDAL_ERRORS, driver_of, one_line
+
+_KINDS = {"uint8": "Byte", "uint16": "UInt16", "int16": "Int16", "float32": "Float32"}
+
+
+@dataclass(frozen=True)
+class BandFile:
+    """One band of a file, and what its numbers mean: value = number * scale + offset.
+
+    `nodata` None stands for what the file itself says.
+    """
+
+    path: Path
+    number: int = 1
+    scale: float = 1.0
+    offset: float = 0.0
+    nodata: float | None = None
+
+
+def vrt_of_bands(files: Mapping[str, Path | BandFile]) -> str:
+    """Return a VRT, as text, that stacks bands of one grid under the given names.
+
+    Raises:
+        RasterError: if a file cannot be read, or they are not of one size, place, CRS and dtype.
+    """
+    bands = {name: file if isinstance(file, BandFile) else BandFile(file) for name, file in files.items()}
+    grids = {name: grid_of(band) for name, band in bands.items()}
+    name, grid = next(iter(grids.items()))
+    for other, its in grids.items():
+        if its != grid:
+            raise RasterError(
+                f"{bands[other].path} is {its}, {bands[name].path} is {grid}; give bands of one grid and dtype "
+                f"(not {other} of another resolution), or resample them first: gdalwarp"
+            )
+    if grid.dtype not in _KINDS:
+        raise RasterError(f"{bands[name].path} is of dtype {grid.dtype}; give bands of {', '.join(_KINDS)}")
+    text = "".join(_band(number, name, band, grids[name]) for number, (name, band) in enumerate(bands.items(), 1))
+    srs = f"<SRS>{escape(grid.crs)}</SRS>" if grid.crs else ""
+    place = ",".join(f"{value:.17g}" for value in grid.place)
+    return (
+        f'<VRTDataset rasterXSize="{grid.width}" rasterYSize="{grid.height}">{srs}'
+        f"<GeoTransform>{place}</GeoTransform>{text}</VRTDataset>"
+    )
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Size, place (GDAL's six numbers), CRS (WKT) and dtype of a file; two of one grid are equal."""
+
+    width: int
+    height: int
+    place: tuple[float, ...]
+    crs: str
+    dtype: str
+    nodata: float | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """Compare all but nodata; places may differ by a hundredth of a pixel."""
+        if not isinstance(other, Grid):
+            return NotImplemented
+        ours, theirs = ((g.width, g.height, g.crs, g.dtype) for g in (self, other))
+        far = max(abs(self.place[1]), abs(self.place[2])) / 100
+        return ours == theirs and all(abs(a - b) <= far for a, b in zip(self.place, other.place, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        return f"{self.width} x {self.height} px of {self.dtype} at {self.place[0]:.10g}, {self.place[3]:.10g}"
+
+
+def grid_of(band: BandFile) -> Grid:
+    """Return the grid of the file of a band.
+
+    Raises:
+        RasterError: if it cannot be opened, or has no such band.
+    """
+    try:
+        with rasterio.open(band.path, driver=driver_of(band.path)) as dataset:
+            if not 1 <= band.number <= dataset.count:
+                raise RasterError(
+                    f"{band.path} has {dataset.count} bands, band {band.number} is wanted; get it again"
+                )
+            return Grid(
+                dataset.width,
+                dataset.height,
+                tuple(dataset.transform.to_gdal()),
+                dataset.crs.to_wkt() if dataset.crs else "",
+                dataset.dtypes[0],
+                dataset.nodata,
+            )
+    except GDAL_ERRORS as error:
+        raise RasterError(
+            f"{band.path} cannot be opened ({one_line(error)}); it is damaged: get it again"
+        ) from error
+
+
+def _band(number: int, name: str, band: BandFile, grid: Grid) -> str:
+    nodata: Any = grid.nodata if band.nodata is None else band.nodata
+    return (
+        f'<VRTRasterBand dataType="{_KINDS[grid.dtype]}" band="{number}"><Description>{escape(name)}</Description>'
+        + ("" if nodata is None else f"<NoDataValue>{nodata}</NoDataValue>")
+        + (f"<Offset>{band.offset:.17g}</Offset>" if band.offset != 0 else "")
+        + (f"<Scale>{band.scale:.17g}</Scale>" if band.scale != 1 else "")
+        + f'<SimpleSource><SourceFilename relativeToVRT="0">{escape(str(band.path.resolve()))}</SourceFilename>'
+        f"<SourceBand>{band.number}</SourceBand></SimpleSource></VRTRasterBand>"
+    )

@@ -1,0 +1,79 @@
+"""Which windows go through the model, and how much of each: no more than its cloud and what lies around it.
+
+The windows' cores tile the scene: a core ends half way into the overlap with the next window. A window is restored
+if there is cloud (and data) in its core; so every cloudy pixel is, and cloud that only reaches into the rim of a
+window does not cost that window. Under a mask a window is cut to its cloud and some ground around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from declouder.mosaic import Window
+
+_STEP_PX = 32  # few sizes, so that windows of a batch may share one
+_LEAST_PX = 192  # of a cut window, so that a small cloud is seen with its surroundings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The windows of a scene and their cores; `windows` are those of a Mosaic, row by row.
+
+    `context_px` of ground are kept around the cloud of a cut window.
+    """
+
+    windows: Sequence[Window]
+    context_px: int
+
+    def core(self, index: int) -> tuple[slice, slice]:
+        """Return the rows and columns of a window's core, counted from its corner."""
+        window = self.windows[index]
+        rows, cols = self._starts
+        return _core(rows, window.row, window.height), _core(cols, window.col, window.width)
+
+    @cached_property
+    def _starts(self) -> tuple[list[int], list[int]]:
+        return sorted({window.row for window in self.windows}), sorted({window.col for window in self.windows})
+
+    def part(self, index: int, cloudy: NDArray[np.bool_], *, cut: bool) -> Window | None:
+        """Return what of a window goes through the model, in pixels of the scene; None if nothing has to.
+
+        Args:
+            index: of the window.
+            cloudy: (height, width), True where a pixel is to be restored.
+            cut: leave out what is far from its cloud.
+        """
+        if not cloudy[self.core(index)].any():
+            return None
+        window = self.windows[index]
+        if not cut:
+            return window
+        rows = _reach(np.asarray(cloudy.any(axis=1)), self.context_px)
+        cols = _reach(np.asarray(cloudy.any(axis=0)), self.context_px)
+        return Window(
+            window.row + rows.start, window.col + cols.start, rows.stop - rows.start, cols.stop - cols.start
+        )
+
+
+def _core(starts: Sequence[int], start: int, size: int) -> slice:
+    place = starts.index(start)
+    begin = 0 if place == 0 else (starts[place - 1] + size - start) // 2
+    end = size if place == len(starts) - 1 else (starts[place + 1] + size - start) // 2
+    return slice(begin, end)
+
+
+def _reach(cloudy: NDArray[np.bool_], context_px: int) -> slice:
+    """Return the part of a line, (length,), that holds all its cloud, some context, and a multiple of a step."""
+    length = len(cloudy)
+    found = np.flatnonzero(cloudy)
+    begin, end = int(found[0]) - context_px, int(found[-1]) + 1 + context_px
+    wanted = max(min(end, length) - max(begin, 0), _LEAST_PX)
+    size = min(length, -(-wanted // _STEP_PX) * _STEP_PX)
+    middle = (max(begin, 0) + min(end, length)) // 2
+    start = min(max(middle - size // 2, 0), length - size)
+    return slice(start, start + size)

@@ -1,0 +1,112 @@
+"""The STAC item of a result: where it comes from, what was done, and where it lies."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pystac
+
+from declouder.errors import OutputError
+from declouder.raster import RasterInfo, open_raster
+from declouder.stac.reading import SourceItem
+from declouder.version import __version__
+
+_PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
+_PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
+_EO = "https://stac-extensions.github.io/eo/v2.0.0/schema.json"
+_RASTER = "https://stac-extensions.github.io/raster/v2.0.0/schema.json"
+# Of the whole source, they are wrong of the result or about its files.
+_DROPPED = ("eo:cloud_cover", "eo:bands", "bands", "created", "updated", "proj:", "processing:", "raster:", "file:")
+
+
+def derived_path(output: Path, *, overwrite: bool) -> Path:
+    """Return where the item of an output goes: beside it, under its name.
+
+    Raises:
+        OutputError: if something is there already.
+    """
+    path = output.with_suffix(".json")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise OutputError(f"{path} exists already; give --overwrite to replace it, or another output")
+    return path
+
+
+def write_derived(item: SourceItem, output: Path, *, max_pixels: int, overwrite: bool = False) -> Path:
+    """Write the STAC item of `output`, which was made of `item`; return where it lies.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    path = derived_path(output, overwrite=overwrite)
+    with open_raster(output, max_pixels=max_pixels) as reader:
+        info = reader.info
+    source = item.fields
+    fields = {
+        "type": "Feature",
+        "stac_version": pystac.get_stac_version(),
+        "stac_extensions": [_PROCESSING, _PROJECTION, _EO, _RASTER],
+        "id": f"{source['id']}-declouder",
+        "geometry": source.get("geometry"),
+        "bbox": source.get("bbox"),
+        "properties": _properties(source["properties"], info),
+        "links": [
+            {"rel": "derived_from", "href": _relative(item.path, path.parent), "type": "application/geo+json"}
+        ],
+        "assets": {"clear": _asset(info, output)},
+    }
+    fields = pystac.Item.from_dict(fields).to_dict(include_self_link=False, transform_hrefs=False)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error.strerror}); is the folder read-only?") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _properties(source: dict[str, Any], info: RasterInfo) -> dict[str, Any]:
+    """Return what still holds of the source, and what was done."""
+    kept = {name: value for name, value in source.items() if not name.startswith(_DROPPED)}
+    said = {key: value for key, value in info.tags.get(None, {}).items() if key.startswith("DECLOUDER_")}
+    place: dict[str, Any] = {"proj:shape": [info.height, info.width]}
+    if not info.transform.is_identity:
+        place["proj:transform"] = list(info.transform)[:6]
+    epsg = info.crs.to_epsg() if info.crs else None
+    if epsg is not None:
+        place["proj:code"] = f"EPSG:{epsg}"
+    return kept | {
+        "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "processing:software": {"declouder": __version__},
+        "processing:level": "L4",  # output of a model
+        "processing:lineage": said.get("DECLOUDER_NOTE", ""),
+        "processing:expression": {"format": "declouder remove", "expression": said},
+        **place,
+    }
+
+
+def _asset(info: RasterInfo, output: Path) -> dict[str, Any]:
+    bands = []
+    for number, name in enumerate(info.descriptions, start=1):
+        band: dict[str, Any] = {"name": name or str(number), "data_type": info.dtype}
+        if name in {"red", "green", "blue", "nir"}:
+            band["eo:common_name"] = name
+        if info.nodata is not None:
+            band["nodata"] = "nan" if math.isnan(info.nodata) else info.nodata
+        if (info.scales[number - 1], info.offsets[number - 1]) != (1, 0):
+            band |= {"raster:scale": info.scales[number - 1], "raster:offset": info.offsets[number - 1]}
+        bands.append(band)
+    kind = {".png": "image/png", ".webp": "image/webp"}.get(
+        output.suffix.lower(), "image/tiff; application=geotiff"
+    )
+    return {"href": f"./{output.name}", "type": kind, "roles": ["data"], "bands": bands}
+
+
+def _relative(target: Path, folder: Path) -> str:
+    return Path(os.path.relpath(target.absolute(), folder.absolute())).as_posix()

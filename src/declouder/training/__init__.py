@@ -1,0 +1,212 @@
+"""Training in four stages, coarse to fine (Sui et al., IEEE TGRS 2024, section on training).
+
+    stage       learns                  takes over, frozen        loss
+    reference   reference network       -                         L_ref (the network's published kind)
+    denoiser    denoiser                -                         L_DDPM, small patches or reduced size
+    weights     weight network          reference, denoiser       L_WA, full size
+    joint       denoiser + weights      reference                 lambda * L_DDPM + L_WA
+
+`STAGES` is that table. A run is a folder: `config.yaml`, one folder a stage (checkpoints, scores.csv, pictures)
+and `model/`, the pipeline folder that the stages fill. Every sample, time step and noise is a function of the
+seed and the sample's number, so a resumed run ends where an uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+
+from declouder.config import STAGE_NAMES, StageName, TrainConfig, dump_config
+from declouder.data.samples import TrainingData
+from declouder.errors import ConfigError, OutputError
+from declouder.training.callbacks import AtomicCheckpointIO, ScoreLog, StepBar
+from declouder.training.module import StageModule
+from declouder.training.networks import begin_with, export, start_folder, take_over
+from declouder.training.record import write_record
+from declouder.training.stages import STAGES
+from declouder.training.surroundings import (
+    check_nodes,
+    is_first_process,
+    lightning_precision,
+    one_line_errors,
+    quiet_lightning,
+    tensorboard_logger,
+)
+
+__all__ = ["STAGES", "StageModule", "TrainingReport", "train"]
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """How a call of `train` ended."""
+
+    stage: StageName
+    steps: int
+    finished: bool
+    """False if the time ran out first: continue with resume. True too if patience ended the stage early."""
+    scores: dict[str, float]
+    """On held-out pairs, of the weights that were kept."""
+    seconds: float
+
+
+def train(
+    config: TrainConfig,
+    out: Path,
+    *,
+    stages: Sequence[StageName] = STAGE_NAMES,
+    resume: bool = False,
+    max_time_s: float | None = None,
+    device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    quiet: bool = False,
+) -> list[TrainingReport]:
+    """Run stages one after the other, and leave a pipeline folder in `out/model`.
+
+    Args:
+        config: the recipe.
+        out: the run's folder; made if need be.
+        stages: which of `STAGE_NAMES`; those that the recipe does not have are an error.
+        resume: continue from the last checkpoints; finished stages are passed over.
+        max_time_s: stop cleanly after this many seconds, with a checkpoint.
+        device: Lightning's accelerator: auto, cpu, cuda or mps.
+        devices: how many of them on each machine.
+        nodes: how many machines train together, each of which runs this with the same arguments and sees `out`.
+        quiet: no progress bar.
+
+    Returns:
+        A report for each stage that was run; none in the further processes of several devices.
+
+    Raises:
+        ConfigError: if the recipe lacks a stage.
+        DataError: if the data do not fit.
+        OutputError: if `out` holds a run already and `resume` is not set.
+        ModelError: if a stage needs a network that no earlier stage has left.
+        OptionError: if there are several nodes and nothing tells this one about the others.
+    """
+    check_nodes(nodes)
+    for name in stages:
+        if name not in config.stages:
+            raise ConfigError(f"the recipe has no stage {name!r}; it has {', '.join(config.stages)}")
+    first_process = is_first_process()
+    if first_process:
+        open_run(out, config, stages, resume=resume)
+    deadline = None if max_time_s is None else time.monotonic() + max_time_s
+    data = TrainingData(config.data, band_names=config.model.bands, seed=config.seed)
+    reports = []
+    for name in stages:
+        if resume and (out / name / "finished").exists():
+            continue
+        remaining = None if deadline is None else deadline - time.monotonic()
+        if remaining is not None and remaining <= 0 and devices * nodes == 1:
+            break
+        # Clocks of several processes differ a little; Lightning's timer stops them all at one step.
+        remaining = None if remaining is None else max(remaining, 0.0)
+        with one_line_errors(out):
+            report = _run_stage(
+                config, data, out, name, resume, remaining, device=device, devices=devices, nodes=nodes, quiet=quiet
+            )
+        reports.append(report)
+        if not report.finished:
+            break
+    return reports if first_process else []
+
+
+def _run_stage(
+    config: TrainConfig,
+    data: TrainingData,
+    out: Path,
+    name: StageName,
+    resume: bool,
+    max_time_s: float | None,
+    *,
+    device: str,
+    devices: int,
+    nodes: int,
+    quiet: bool,
+) -> TrainingReport:
+    module = StageModule(name, config, data)
+    for part in (*module.stage.takes_over, *(module.stage.learns if name == "joint" else ())):
+        take_over(module.network(part), out / "model" / part, stage=name)
+    if name != "joint" and config.model.start_from is not None:
+        folder = start_folder(config.model.start_from)
+        for part in module.stage.learns:
+            if (folder / part).is_dir():
+                begin_with(module.network(part), folder / part)
+    module.averaged.module.load_state_dict(module.learning.state_dict())
+    # Convolutions run faster this way on GPUs and CPUs alike.
+    module.to(memory_format=torch.channels_last)
+    if config.compile:
+        for part in module.stage.learns:
+            network: Any = module.learning[part]
+            network.compile()
+            if part == "reference":  # this one is trained through another way in
+                network.supervised_outputs = torch.compile(network.supervised_outputs)
+    settings, folder = config.stages[name], out / name
+    timer = Timer(duration=None if max_time_s is None else timedelta(seconds=max_time_s), interval="step")
+    keeper = ModelCheckpoint(
+        dirpath=folder,
+        filename="last",
+        every_n_train_steps=min(settings.checkpoint_every, settings.steps),
+        save_top_k=1,
+        enable_version_counter=False,
+        save_on_train_epoch_end=False,
+    )
+    scores = ScoreLog(folder)
+    started = time.monotonic()
+    last = folder / "last.ckpt"
+    with quiet_lightning():
+        trainer = L.Trainer(
+            accelerator=device,
+            devices=devices,
+            num_nodes=nodes,
+            precision=lightning_precision(config.precision, device),
+            max_steps=settings.steps,
+            max_epochs=-1,
+            accumulate_grad_batches=settings.accumulate,
+            gradient_clip_val=settings.clip_norm,
+            use_distributed_sampler=False,
+            callbacks=[timer, keeper, scores, *([] if quiet else [StepBar(name)])],
+            plugins=[AtomicCheckpointIO()],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            logger=tensorboard_logger(folder),
+            default_root_dir=folder,
+            log_every_n_steps=20,
+        )
+        trainer.fit(module, ckpt_path=str(last) if resume and last.exists() else None, weights_only=False)
+    finished = trainer.global_step >= settings.steps or scores.stopped
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    seconds = time.monotonic() - started
+    if not finished:
+        trainer.save_checkpoint(last)  # by all processes: they wait for each other in it
+    elif trainer.is_global_zero:
+        best = scores.finish(trainer, module)
+        export(config, out, {part: best[part] for part in module.stage.learns})
+        about = {"steps": trainer.global_step, "seconds": round(seconds, 1), "scores": scores.best}
+        about |= {"precision": trainer.precision, "devices": devices, "nodes": nodes}
+        write_record(config, data, out / "model", name, about)
+        (folder / "finished").write_text(f"{trainer.global_step} steps\n", encoding="utf-8")
+    trainer.strategy.barrier()
+    return TrainingReport(name, trainer.global_step, finished, scores.best, seconds)
+
+
+def open_run(out: Path, config: TrainConfig, stages: Sequence[StageName], *, resume: bool) -> None:
+    """Make the run's folder; refuse to mix two runs in one."""
+    begun = [name for name in stages if (out / name).exists()]
+    if begun and not resume:
+        raise OutputError(f"{out / begun[0]} exists; continue it with --resume, or choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written ({error}); choose another --out") from None

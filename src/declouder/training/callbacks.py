@@ -1,0 +1,196 @@
+"""What goes on beside the steps: scores and pictures, the bar, checkpoints that no kill can spoil."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from declouder.errors import OutputError
+from declouder.scaling import Scaling
+from declouder.training.module import StageModule
+
+
+class ScoreLog(Callback):  # type: ignore[misc]
+    """Scores and pictures on held-out pairs: a row of scores.csv and a PNG each time; remembers the best."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.best: dict[str, float] = {}
+        self.stopped = False
+        """Whether the stage's patience has run out."""
+        self._best_weights: dict[str, dict[str, Tensor]] = {}
+        self._scored_step = -1
+        self._without_better = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs."""
+        return {
+            "best": self.best,
+            "weights": self._best_weights,
+            "scored_step": self._scored_step,
+            "without_better": self._without_better,
+            "stopped": self.stopped,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self.best, self._best_weights = state_dict["best"], state_dict["weights"]
+        self._scored_step = state_dict["scored_step"]
+        # Checkpoints of older versions lack these two.
+        self._without_better = state_dict.get("without_better", 0)
+        self.stopped = state_dict.get("stopped", False)
+
+    def on_train_start(self, trainer: L.Trainer, module: StageModule) -> None:
+        """A run that was killed after its patience had run out has nothing left to do."""
+        trainer.should_stop = trainer.should_stop or self.stopped
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: StageModule, *_: Any) -> None:
+        """Score every `validate_every` steps, and at the last one."""
+        step, settings = trainer.global_step, module.settings
+        due = step % settings.validate_every == 0 or step == settings.steps
+        if due and step != self._scored_step:
+            self._scored_step = step
+            if trainer.is_global_zero:
+                self._score(trainer, module)
+                self.stopped = settings.patience is not None and self._without_better >= settings.patience
+            self.stopped = trainer.strategy.broadcast(self.stopped)
+            trainer.should_stop = trainer.should_stop or self.stopped
+
+    def finish(self, trainer: L.Trainer, module: StageModule) -> dict[str, nn.Module]:
+        """Return the learnt networks with the weights that scored best."""
+        networks = {}
+        for name, weights in self._best_weights.items():
+            network = module.kept(name)
+            network.load_state_dict(weights)
+            networks[name] = network
+        return networks
+
+    def _score(self, trainer: L.Trainer, module: StageModule) -> None:
+        scores, rows = module.score()
+        self._without_better += 1
+        if not self.best or scores["score"] > self.best["score"]:
+            self.best = {"step": trainer.global_step, **scores}
+            self._without_better = 0
+            self._best_weights = {
+                name: {key: value.detach().cpu().clone() for key, value in module.kept(name).state_dict().items()}
+                for name in module.stage.learns
+            }
+        for name, value in scores.items():
+            if name != "score":
+                module.log(f"held_out/{name}", value, rank_zero_only=True)
+        _append_row(self.folder / "scores.csv", {"step": trainer.global_step, **scores})
+        if rows:
+            sheet = _sheet_of(rows)
+            path = self.folder / "pictures" / f"{trainer.global_step:07d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(sheet).save(path)
+            if trainer.logger is not None:
+                tag = "held_out/" + "-".join(module.columns)
+                trainer.logger.experiment.add_image(tag, sheet, trainer.global_step, dataformats="HWC")
+
+
+class StepBar(Callback):  # type: ignore[misc]
+    """A bar on stderr: stage, steps done of all, loss, time gone and left."""
+
+    def __init__(self, stage: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeElapsedColumn as TimeGoneColumn
+        from rich.progress import TimeRemainingColumn as TimeLeftColumn
+
+        self._stage = stage
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}"),
+            TimeGoneColumn(),
+            TextColumn("gone,"),
+            TimeLeftColumn(),
+            TextColumn("left"),
+            console=Console(stderr=True),
+        )
+        self._task: Any = None
+
+    def on_train_start(self, trainer: L.Trainer, module: StageModule) -> None:
+        """Show the bar, of a resumed run from where it goes on."""
+        if trainer.is_global_zero:
+            # Done steps of an earlier run must not count as fast ones.
+            self._task = self._bar.add_task(self._stage, total=module.settings.steps, loss="-")
+            self._bar.update(self._task, completed=trainer.global_step)
+            self._bar.start()
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: StageModule, *_: Any) -> None:
+        """Move it on."""
+        if self._task is not None:
+            loss = trainer.progress_bar_metrics.get("loss")
+            shown = "-" if loss is None else f"{float(loss):.4g}"
+            self._bar.update(self._task, completed=trainer.global_step, loss=shown)
+
+    def on_train_end(self, trainer: L.Trainer, module: StageModule) -> None:
+        """Leave it as it is."""
+        self._bar.stop()
+
+    def on_exception(self, trainer: L.Trainer, module: StageModule, exception: BaseException) -> None:
+        """Leave it as it is; the error is told below it."""
+        self._bar.stop()
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):  # type: ignore[misc]
+    """Writes a checkpoint beside its name and renames it: a kill while writing leaves the previous one whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write `checkpoint` to `path`.
+
+        Raises:
+            OutputError: if it cannot be written; the previous checkpoint stays as it was.
+        """
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_suffix(".unfinished")
+        try:
+            with unfinished.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(target)
+        except (OSError, RuntimeError) as error:  # torch.save tells a full disk by a RuntimeError
+            unfinished.unlink(missing_ok=True)
+            reason = " ".join(str(error).split())
+            raise OutputError(f"checkpoint {target} cannot be written ({reason}); free some room") from error
+
+
+def _append_row(path: Path, row: dict[str, float]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    earlier: list[dict[str, Any]] = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            # A run that was killed after its last checkpoint comes by some steps a second time.
+            earlier = [old for old in csv.DictReader(file) if int(old["step"]) < row["step"]]
+    unfinished = path.with_suffix(".unfinished")
+    with unfinished.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(row))
+        writer.writeheader()
+        writer.writerows(earlier)
+        writer.writerow({key: value if key == "step" else f"{value:.5f}" for key, value in row.items()})
+    unfinished.replace(path)
+
+
+def _sheet_of(rows: Sequence[Tensor]) -> NDArray[np.uint8]:
+    """Return rows of images, (C, H, k*W) in [0, 1], as one image (H, W, 3) of the first three bands."""
+    width = min(row.shape[-1] for row in rows)
+    sheet = torch.cat([row[:3, :, :width] for row in rows], dim=1).permute(1, 2, 0).numpy()
+    rgb = sheet if sheet.shape[2] == 3 else np.repeat(sheet[:, :, :1], 3, axis=2)
+    return Scaling.of_dtype(np.uint8).to_dn(rgb * 2 - 1, np.uint8)

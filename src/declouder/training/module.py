@@ -1,0 +1,250 @@
+"""One stage as Lightning sees it: what learns, from which samples, and how it is scored on held-out pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader
+
+from declouder.config import STAGE_NAMES, StageConfig, StageName, TrainConfig
+from declouder.data.samples import BatchNumbers, Sample, StageSamples, TrainingData
+from declouder.errors import DataError
+from declouder.fusion import add_noise, eps_from_x0, x0_from_eps
+from declouder.losses import noise_loss, ssim
+from declouder.perceptual import PerceptualLoss
+from declouder.pipeline import CloudRemovalPipeline, make_scheduler
+from declouder.training.networks import NETWORKS, build_networks, make_pipeline
+from declouder.training.stages import STAGES, Batch
+
+PICTURED = 6
+"""Held-out pairs that are shown in the pictures of a run."""
+
+PICTURED_T = 200
+"""The step whose x0 from the diffusion alone is shown: of the reference image, noised to this step."""
+
+COLUMNS = ("cloudy", "reference", "x0_diffusion", "w", "restored", "clear")
+"""What a row of the pictures shows in the stages that have all of it; w is the share of the reference."""
+
+
+class StageModule(L.LightningModule):  # type: ignore[misc]
+    """The networks of one stage: those that learn, their running average, and those that are frozen."""
+
+    def __init__(self, name: StageName, config: TrainConfig, data: TrainingData) -> None:
+        super().__init__()
+        self.stage, self.settings, self.config = STAGES[name], config.stages[name], config
+        networks = build_networks(config)
+        self.learning = nn.ModuleDict({key: networks[key] for key in self.stage.learns})
+        self.frozen = nn.ModuleDict({key: networks[key] for key in self.stage.takes_over})
+        self.frozen.requires_grad_(False)
+        self.averaged = AveragedModel(self.learning, multi_avg_fn=_ramped_average(self.settings.ema))
+        self.averaged.requires_grad_(False)
+        self.samples = StageSamples(data, self.settings, seed=_stage_seed(config.seed, name))
+        self.held_out = data.held_out(config.seed)
+        wanted = self.settings.perceptual_weight > 0 and self.stage.learns != ("denoiser",)
+        self.perceptual = PerceptualLoss(config.model.bands) if wanted else None
+        self.scheduler = make_scheduler(config.model.sampler)
+        self.register_buffer("alphas_cumprod", self.scheduler.alphas_cumprod.clone(), persistent=False)
+
+    def network(self, name: str) -> Any:
+        """Return a network as it learns, or frozen."""
+        return self.learning[name] if name in self.learning else self.frozen[name]
+
+    def kept(self, name: str) -> Any:
+        """Return a network as it will be kept: its running average, or frozen."""
+        return cast(nn.ModuleDict, self.averaged.module)[name] if name in self.learning else self.frozen[name]
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Return the stage's loss, a scalar."""
+        loss = self.stage.loss(self, batch)
+        if not torch.isfinite(loss):
+            raise DataError(
+                f"the loss is {float(loss)} at step {self.global_step}; lower the stage's lr or set clip_norm, and"
+                f" check the images for NaN"
+            )
+        self.log("loss", loss.detach(), prog_bar=True, on_step=True, on_epoch=False)
+        return loss
+
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """Take a step and move the running average, both before any callback scores or saves."""
+        super().optimizer_step(*arguments, **options)
+        self.averaged.update_parameters(self.learning)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Return AdamW and the learning rate's course over the stage's steps."""
+        s = self.settings
+        optimizer = torch.optim.AdamW(self.learning.parameters(), lr=s.lr, weight_decay=s.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _lr_factor(step, s))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Return the endless batches from the current step on."""
+        s, workers = self.settings, self.config.data.workers
+        numbers = BatchNumbers(
+            s.batch,
+            start=self.global_step * s.accumulate,
+            rank=self.global_rank,
+            world=self.trainer.world_size,
+        )
+        return DataLoader(
+            cast(Any, self.samples),
+            batch_sampler=cast(Any, numbers),
+            num_workers=workers,
+            persistent_workers=False,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def noisy(self, batch: Batch, reference: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Draw a step and noise for each sample: (x_t, eps, t (B,), alpha_bar (B, 1, 1, 1)).
+
+        x_t is the clear image with noise, or `reference` with noise where the stage says so; eps is always the
+        one that leads from x_t to the clear image.
+        """
+        clear = batch["clear"]
+        drawn = [self._draw(int(seed), clear) for seed in batch["seed"]]
+        t = torch.stack([step for step, _ in drawn]).to(clear.device)
+        noise = torch.stack([eps for _, eps in drawn]).to(clear.device)
+        alpha_bar = self.alphas_cumprod[t].view(-1, 1, 1, 1)
+        if reference is None or self.settings.noised == "clear":
+            return add_noise(clear, noise, alpha_bar), noise, t, alpha_bar
+        x_t = add_noise(reference, noise, alpha_bar)
+        return x_t, eps_from_x0(x_t, clear, alpha_bar), t, alpha_bar
+
+    def _draw(self, seed: int, clear: Tensor) -> tuple[Tensor, Tensor]:
+        # Drawn sample by sample: a sample's noise is the same in any batch, on any number of processes.
+        generator = torch.Generator(device=clear.device).manual_seed(seed)
+        t = torch.randint(self.settings.max_t, (), generator=generator, device=clear.device)
+        return t, torch.randn(clear.shape[1:], generator=generator, device=clear.device)
+
+    def pipeline(self) -> CloudRemovalPipeline:
+        """Return the pipeline of the networks as they will be kept; stages that have all three only."""
+        return make_pipeline(self.config, {name: self.kept(name) for name in NETWORKS})
+
+    @torch.no_grad()
+    def score(self) -> tuple[dict[str, float], list[Tensor]]:
+        """Return mean scores on the held-out pairs, and rows of pictures, (C, H, k*W) in [0, 1].
+
+        A row shows `columns` from left to right.
+
+        `score` is what the best checkpoint is chosen by; larger is better: PSNR, or the stage's own loss turned
+        round where that is not one of pixels alone.
+        """
+        rows: list[Tensor] = []
+        sums: dict[str, list[float]] = {}
+        restores = self._restorer()
+        for sample in self.held_out:
+            cloudy, clear = (torch.from_numpy(sample[key])[None].to(self.device) for key in ("cloudy", "clear"))
+            if restores is None:
+                sums.setdefault("noise_loss", []).append(self._held_out_noise_loss(cloudy, clear, sample["seed"]))
+                continue
+            images = restores(cloudy, sample["seed"])
+            if len(rows) < PICTURED and "restored" in images:
+                images["x0_diffusion"] = self._x0_diffusion(cloudy, images["reference"], sample["seed"])
+            for name in ("reference", "restored"):
+                if name not in images:
+                    continue
+                image = images[name]
+                error = (image.float() - clear).square().mean() / 4  # [-1, 1] has twice the range of [0, 1]
+                sums.setdefault(f"{name}_psnr", []).append(float(-10 * error.clamp_min(1e-10).log10()))
+                sums.setdefault(f"{name}_ssim", []).append(float(ssim(image, clear)))
+                if self.perceptual is not None:
+                    sums.setdefault(f"{name}_lpips", []).append(float(self.perceptual(image.float(), clear)))
+                    sums.setdefault(f"{name}_l1", []).append(float((image.float() - clear).abs().mean()))
+            if len(rows) < PICTURED:
+                shown = {"cloudy": cloudy, **images, "clear": clear}
+                row = torch.cat([shown[name] for name in self.columns], dim=-1)[0]
+                rows.append((row.float().cpu() + 1) / 2)
+        scores = {name: float(np.mean(values)) for name, values in sums.items()}
+        scores["score"] = self._score_of(scores)
+        return scores, rows
+
+    def _score_of(self, scores: dict[str, float]) -> float:
+        if "noise_loss" in scores:
+            return -scores["noise_loss"]
+        main = "restored" if "restored_psnr" in scores else "reference"
+        if self.perceptual is None:
+            return scores[f"{main}_psnr"]
+        return -scores[f"{main}_l1"] - self.settings.perceptual_weight * scores[f"{main}_lpips"]
+
+    def _restorer(self) -> Callable[[Tensor, int], dict[str, Tensor]] | None:
+        if self.stage.learns == ("reference",):
+            return lambda cloudy, seed: {"reference": self.kept("reference")(cloudy)}
+        if not self.stage.takes_over:
+            return None  # a denoiser alone restores nothing yet
+        pipeline = self.pipeline()
+        pipeline.set_progress_bar_config(disable=True)
+
+        def restore(cloudy: Tensor, seed: int) -> dict[str, Tensor]:
+            generator = torch.Generator().manual_seed(seed)
+            result = pipeline((cloudy + 1) / 2, generator=generator, output_type="pt")
+            return {
+                "reference": result.reference * 2 - 1,
+                "restored": result.images * 2 - 1,
+                "w": result.weights.clamp(0, 1) * 2 - 1,
+            }
+
+        return restore
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What a row of the stage's pictures shows, from left to right."""
+        return COLUMNS if "weight_net" in self.stage.learns else ("cloudy", "reference", "clear")
+
+    def _x0_diffusion(self, cloudy: Tensor, reference: Tensor, seed: int) -> Tensor:
+        """Return what the denoiser alone makes of the reference image, noised to step `PICTURED_T`."""
+        alpha_bar = self.alphas_cumprod[PICTURED_T]
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(reference.shape, generator=generator).to(reference)
+        x_t = add_noise(reference, noise, alpha_bar)
+        t = torch.full((cloudy.shape[0],), PICTURED_T, device=cloudy.device)
+        eps = self.kept("denoiser")(torch.cat([x_t, cloudy], dim=1), t)
+        return x0_from_eps(x_t, eps.float(), alpha_bar)
+
+    def _held_out_noise_loss(self, cloudy: Tensor, clear: Tensor, seed: int) -> float:
+        """Mean noise loss over ten fixed steps, at the size that the stage trains on."""
+        factor = self.settings.downscale
+        cut = self.settings.patch_px and self.settings.patch_px * factor
+        clear, cloudy = (_shrunk(image[..., :cut, :cut], factor) for image in (clear, cloudy))
+        generator = torch.Generator(device=clear.device).manual_seed(seed)
+        noise = torch.randn((10, *clear.shape[1:]), generator=generator, device=clear.device)
+        t = torch.arange(50, 1000, 100, device=clear.device)
+        x_t = add_noise(clear, noise, self.alphas_cumprod[t].view(-1, 1, 1, 1))
+        eps = self.kept("denoiser")(torch.cat([x_t, cloudy.expand(10, -1, -1, -1)], dim=1), t)
+        return float(noise_loss(eps.float(), noise).mean())
+
+
+def _shrunk(images: Tensor, factor: int) -> Tensor:
+    """Return (B, C, H / factor, W / factor)."""
+    if factor == 1:
+        return images
+    size = (images.shape[-2] // factor, images.shape[-1] // factor)
+    return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(-1, 1)
+
+
+def _ramped_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
+    """Return an exponential moving average whose decay ramps up, so that short runs forget their start."""
+
+    @torch.no_grad()
+    def update(averaged: Any, current: Any, count: Tensor | int) -> None:
+        n = float(count)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return update
+
+
+def _lr_factor(step: int, settings: StageConfig) -> float:
+    warm = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+    if settings.schedule == "constant":
+        return warm
+    progress = min(1.0, step / settings.steps)
+    return warm * (0.01 + 0.99 * 0.5 * (1 + float(np.cos(np.pi * progress))))
+
+
+def _stage_seed(seed: int, name: StageName) -> int:
+    return seed * len(STAGE_NAMES) + STAGE_NAMES.index(name)

@@ -1,0 +1,125 @@
+"""The three networks of a recipe: built, begun with earlier weights, handed from stage to stage, and saved."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from declouder.config import TrainConfig
+from declouder.errors import ConfigError, ModelError
+from declouder.networks import REFERENCES, Denoiser, WeightNet
+from declouder.pipeline import SHIPPED_MODEL, CloudRemovalPipeline, make_scheduler
+
+log = logging.getLogger(__name__)
+
+NETWORKS = ("reference", "denoiser", "weight_net")
+
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+
+
+def build_networks(config: TrainConfig) -> dict[str, nn.Module]:
+    """Return new `reference`, `denoiser` and `weight_net` of a recipe; their weights follow from its seed.
+
+    Raises:
+        ConfigError: if the recipe names an unknown network or field.
+    """
+    model = config.model
+    if model.reference.network not in REFERENCES:
+        raise ConfigError(
+            f"model.reference.network is {model.reference.network!r}; choose one of {', '.join(REFERENCES)}"
+        )
+    makers = {
+        "reference": (REFERENCES[model.reference.network], model.reference.options),
+        "denoiser": (Denoiser, model.denoiser),
+        "weight_net": (WeightNet, model.weight_net),
+    }
+    networks = {}
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        for name, (maker, options) in makers.items():
+            try:
+                networks[name] = maker(bands=len(model.bands), **options)
+            except (TypeError, ValueError, ZeroDivisionError) as error:
+                raise ConfigError(f"model.{name} cannot be built: {error}") from None
+    return networks
+
+
+def make_pipeline(config: TrainConfig, networks: dict[str, Any]) -> CloudRemovalPipeline:
+    """Return the pipeline of a recipe around its three networks."""
+    model = config.model
+    return CloudRemovalPipeline(
+        **networks,
+        scheduler=make_scheduler(model.sampler),
+        bands=model.bands,
+        w_bounds=model.w_bounds,
+        num_inference_steps=model.num_inference_steps,
+        strength=model.strength,
+    )
+
+
+def take_over(network: nn.Module, folder: Path, *, stage: str) -> None:
+    """Load what an earlier stage has left into `network`.
+
+    Raises:
+        ModelError: if there is nothing, or a network of another recipe.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"stage {stage!r} takes over {folder}, which does not exist; run the earlier stages first")
+    try:
+        earlier = type(network).from_pretrained(folder, use_safetensors=True)  # type: ignore[attr-defined]
+        network.load_state_dict(earlier.state_dict())
+    except (RuntimeError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{folder} is not the network of this recipe: {reason}") from None
+
+
+def start_folder(name: str) -> Path:
+    """Return the model's folder that `model.start_from` names.
+
+    Raises:
+        ModelError: if it does not exist.
+    """
+    folder = SHIPPED_MODEL if name == "shipped" else Path(name)
+    if not folder.is_dir():
+        raise ModelError(f"model.start_from: {folder} does not exist; give a model's folder, or shipped")
+    return folder
+
+
+def begin_with(network: nn.Module, folder: Path) -> None:
+    """Give `network` the weights of a trained one, as far as that goes; layers that it lacks stay as they are.
+
+    Layers that are added later can begin at zero, so a network grows without forgetting.
+
+    Raises:
+        ModelError: if `folder` holds no weights, or those of another network.
+    """
+    path = folder / WEIGHTS_FILE
+    try:
+        trained = {key: value.float() for key, value in load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"model.start_from: {path} cannot be read ({error}); copy the folder anew") from None
+    own = network.state_dict()
+    strange = [key for key in trained if key not in own or own[key].shape != trained[key].shape]
+    if strange:
+        raise ModelError(f"model.start_from: {path} is of another network: {strange[0]} does not fit this recipe's")
+    new = [key for key in own if key not in trained]
+    log.info("%s: weights of %s%s", folder.name, path, f", {len(new)} new tensors" if new else "")
+    network.load_state_dict({**own, **trained})
+
+
+def export(config: TrainConfig, out: Path, learnt: dict[str, nn.Module]) -> None:
+    """Save learnt networks into `out/model`; with all three there, it becomes a pipeline folder."""
+    folder = out / "model"
+    for name, network in learnt.items():
+        cast(Any, network).save_pretrained(folder / name)
+    if all((folder / name).is_dir() for name in NETWORKS):
+        networks = build_networks(config)
+        for name, network in networks.items():
+            take_over(network, folder / name, stage="export")
+        make_pipeline(config, networks).save_pretrained(folder)

@@ -1,0 +1,69 @@
+"""How a model came to be, written beside its weights."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from declouder.config import StageName, TrainConfig
+from declouder.data.samples import TrainingData
+
+RECORD = "training.json"
+"""The file in a model's folder that says how it was trained."""
+
+RECORDED_PACKAGES = ("declouder", "torch", "lightning", "diffusers", "numpy", "scipy", "pillow", "rasterio")
+
+
+def write_record(
+    config: TrainConfig, data: TrainingData, folder: Path, stage: StageName, about: dict[str, Any]
+) -> None:
+    """Write beside the weights how they came to be: recipe, data, versions, commit, and each stage's scores."""
+    path = folder / RECORD
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    recipe = config.model_dump(mode="json")
+    del recipe["data"]["base"]  # where the data lay on this machine says nothing on another
+    record = {
+        "recipe": recipe,
+        "data": {
+            "sha256": data.fingerprint(),
+            "pairs": len(data.pairs),
+            "held_out_pairs": len(data.held_pairs),
+            "clear_images": len(data.cloudless),
+            "procedural_images": len(data.terrain),
+        },
+        "versions": _versions(),
+        "commit": _commit(),
+        "stages": {**earlier.get("stages", {}), stage: about},
+    }
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in RECORDED_PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def _commit() -> str | None:
+    """Return the git commit of declouder's own source, "+changes" if it was edited; None if it is installed."""
+    here = Path(__file__).parents[1]
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(here), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        if not git("ls-files", "__init__.py"):
+            return None  # a folder inside some other repository
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", str(here)) else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

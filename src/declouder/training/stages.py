@@ -1,0 +1,98 @@
+"""The four stages: which part learns, by which loss, and what it takes over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from declouder.config import StageName
+from declouder.fusion import FusedPrediction, predict_x0
+from declouder.losses import fusion_loss, joint_loss, noise_loss, reference_loss
+
+if TYPE_CHECKING:
+    from declouder.training.module import StageModule
+
+Batch = dict[str, Tensor]
+"""cloudy, clear: (B, C, H, W) in [-1, 1]; seed: (B,) int64."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the table above."""
+
+    learns: tuple[str, ...]
+    takes_over: tuple[str, ...]
+    loss: Callable[[StageModule, Batch], Tensor]
+
+
+def reference_stage_loss(module: StageModule, batch: Batch) -> Tensor:
+    """L_ref of the reference network's supervised outputs, and the perceptual loss of the first."""
+    s, clear = module.settings, batch["clear"]
+    outputs = [y.float() for y in module.network("reference").supervised_outputs(batch["cloudy"])]
+    loss = reference_loss(
+        outputs, clear, edge_weight=s.edge_weight, ssim_weight=s.ssim_weight, psnr_weight=s.psnr_weight
+    )
+    return loss + _perceptual_loss(module, outputs[0], clear)
+
+
+def denoiser_stage_loss(module: StageModule, batch: Batch) -> Tensor:
+    """L_DDPM."""
+    x_t, noise, t, _ = module.noisy(batch)
+    eps = module.network("denoiser")(torch.cat([x_t, batch["cloudy"]], dim=1), t)
+    return noise_loss(eps.float(), noise).mean()
+
+
+def weights_stage_loss(module: StageModule, batch: Batch) -> Tensor:
+    """L_WA, and the perceptual loss if the stage weighs it; x0_diffusion comes from a frozen denoiser."""
+    prediction, _ = _fused(module, batch)
+    fused, clear = prediction.x0.float(), batch["clear"]
+    return fusion_loss(fused, clear).mean() + _perceptual_loss(module, fused, clear)
+
+
+def joint_stage_loss(module: StageModule, batch: Batch) -> Tensor:
+    """L_joint, and the perceptual loss if the stage weighs it.
+
+    As in the authors' code, the fusion loss does not reach the denoiser unless the stage says so.
+    """
+    prediction, eps = _fused(module, batch)
+    fused, clear = prediction.x0.float(), batch["clear"]
+    loss = joint_loss(prediction.eps.float(), eps, fused, clear, noise_weight=module.settings.noise_weight)
+    return loss.mean() + _perceptual_loss(module, fused, clear)
+
+
+def _fused(module: StageModule, batch: Batch) -> tuple[FusedPrediction, Tensor]:
+    """Return what the networks say of a noisy image of the batch, and the eps that would be right."""
+    with torch.no_grad():
+        reference = module.network("reference")(batch["cloudy"]).float()
+    x_t, eps, t, alpha_bar = module.noisy(batch, reference)
+    prediction = predict_x0(
+        module.network("denoiser"),
+        module.network("weight_net"),
+        x_t=x_t,
+        cloudy=batch["cloudy"],
+        reference=reference,
+        t=t,
+        alpha_bar=alpha_bar,
+        w_bounds=None,
+        detach_x0_diffusion=not module.settings.through_denoiser,
+    )
+    return prediction, eps
+
+
+def _perceptual_loss(module: StageModule, fused: Tensor, clear: Tensor) -> Tensor | float:
+    if module.perceptual is None:
+        return 0.0
+    distance: Tensor = module.perceptual(fused, clear)
+    return module.settings.perceptual_weight * distance
+
+
+STAGES: dict[StageName, Stage] = {
+    "reference": Stage(("reference",), (), reference_stage_loss),
+    "denoiser": Stage(("denoiser",), (), denoiser_stage_loss),
+    "weights": Stage(("weight_net",), ("reference", "denoiser"), weights_stage_loss),
+    "joint": Stage(("denoiser", "weight_net"), ("reference",), joint_stage_loss),
+}

@@ -1,0 +1,104 @@
+"""What a run finds around it: devices, further machines, and Lightning's ways."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from declouder.errors import ConfigError, DataError, OptionError, OutputError
+
+
+def check_nodes(nodes: int) -> None:
+    """Refuse several machines that do not know of each other: each would wait for the rest for ever.
+
+    Raises:
+        OptionError: if neither Slurm, torchrun nor the environment tells where they meet.
+    """
+    by_hand = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
+    told = "SLURM_JOB_ID" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
+    if nodes > 1 and not told:
+        missing = [name for name in by_hand if name not in os.environ]
+        if missing:
+            raise OptionError(
+                f"{nodes} nodes, but {', '.join(missing)} not set; start the command with srun or torchrun, or set"
+                f" {', '.join(by_hand)} on each machine"
+            )
+
+
+def is_first_process() -> bool:
+    """Return whether this process alone writes what belongs to the whole run.
+
+    Lightning runs the command once more for each further device and tells it its rank; the first process of a
+    further machine, when it was started by hand, knows only its machine's number.
+    """
+    node = int(os.environ.get("NODE_RANK", 0))
+    return getattr(rank_zero_only, "rank", 0) == 0 and node == 0
+
+
+def lightning_precision(wanted: str, device: str) -> str:
+    """Return Lightning's word for a precision; "auto" takes bfloat16 only where the hardware has it.
+
+    Raises:
+        ConfigError: if bfloat16 is asked for where it would be emulated.
+    """
+    if device in ("auto", "cuda", "gpu") and torch.cuda.is_available():
+        capable = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device in ("auto", "cpu"):
+        capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:
+        capable = False
+    if wanted == "bf16" and not capable:
+        raise ConfigError("precision is bf16, which this device only emulates, slowly; set precision to auto or 32")
+    return "bf16-mixed" if capable and wanted != "32" else "32-true"
+
+
+def tensorboard_logger(folder: Path) -> Any:
+    """TensorBoard where it is installed."""
+    try:
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        return TensorBoardLogger(folder, name="tensorboard", version="")
+    except ModuleNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's advertisements and hints to itself; its errors come through."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            # An endless loader without a length, and one that resumes by sample number, are meant.
+            warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+            warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def one_line_errors(out: Path) -> Iterator[None]:
+    """Turn what a loader process or a full disk says into one line."""
+    try:
+        yield
+    except DataError as error:
+        # A loader process sends its whole traceback as the message; the last line is what was raised.
+        lines = str(error).strip().splitlines()
+        if len(lines) < 2:
+            raise
+        raise DataError(lines[-1].removeprefix(f"{DataError.__module__}.{DataError.__name__}: ")) from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OutputError(f"{out}: no space is left; free some room and go on with --resume") from error

@@ -1,0 +1,47 @@
+"""Real cloud on other ground."""
+
+import numpy as np
+
+from declouder.data.transplant import cloud_layer, move_cloud
+
+
+def textured(seed: int, size: int = 64) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return generator.uniform(0.1, 0.6, (3, size, size)).astype(np.float32)
+
+
+def test_even_haze_is_found_and_laid_over_other_ground():
+    clear, other = textured(0), textured(1)
+    haze = np.array([0.3, 0.32, 0.36], np.float32)[:, None, None]
+    cloudy = 0.5 * clear + haze
+    transmission, added = cloud_layer(cloudy, clear)
+    np.testing.assert_allclose(transmission, 0.5, atol=0.01)
+    np.testing.assert_allclose(added, np.broadcast_to(haze, clear.shape), atol=0.01)
+    np.testing.assert_allclose(move_cloud(cloudy, clear, other), 0.5 * other + haze, atol=0.02)
+
+
+def test_a_cloud_on_its_own_ground_is_the_cloudy_image():
+    clear = textured(0)
+    mask = np.zeros((64, 64), np.float32)
+    mask[16:40, 20:50] = 0.8
+    cloudy = clear * (1 - mask) + 0.9 * mask
+    apart = np.abs(move_cloud(cloudy, clear, clear) - cloudy)
+    assert apart.mean() < 0.02
+    assert np.array_equal(move_cloud(clear, clear, clear).round(2), clear.round(2))
+
+
+def test_thick_cloud_hides_the_new_ground_and_clear_sky_does_not():
+    clear = np.full((3, 64, 64), 0.1, np.float32)  # flat sea: no texture to regress on
+    cloudy = clear.copy()
+    cloudy[:, :32] = 0.95
+    other = textured(2)
+    moved = move_cloud(cloudy, clear, other)
+    np.testing.assert_allclose(moved[:, :26], 0.95, atol=0.03)
+    np.testing.assert_allclose(moved[:, 38:], other[:, 38:], atol=0.03)
+
+
+def test_a_shadow_darkens_the_new_ground_by_the_same_share():
+    clear = np.full((3, 64, 64), 0.4, np.float32)
+    cloudy = clear * 0.5
+    other = textured(3)
+    np.testing.assert_allclose(move_cloud(cloudy, clear, other), other * 0.5, atol=0.02)

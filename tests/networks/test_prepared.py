@@ -1,0 +1,98 @@
+"""The quick form of a network computes what the network does, follows its weights and leaves it as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from declouder.networks import MSDA, CompactNet, Denoiser, MemoryNet, WeightNet
+from declouder.networks.prepared import FEWEST_CHANNELS, Prepared, can_prepare
+
+UNET = {"widths": (96, 128), "attention_levels": (1,), "layers": 1}
+NETWORKS: dict[str, tuple[Any, int]] = {
+    "denoiser": (lambda: Denoiser(heads=4, **UNET), 6),
+    "weight net": (lambda: WeightNet(heads=1, **UNET), 9),
+    "half-size denoiser": (lambda: Denoiser(heads=4, stem=2, **UNET), 6),
+    "compact": (lambda: CompactNet(widths=(32, 96), blocks=(1, 2), block="residual", stem=2), 3),
+    "compact of NAF blocks": (lambda: CompactNet(widths=(24, 48), blocks=(1, 1)), 3),
+    "msda": (lambda: MSDA(), 3),
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+def awake(network: nn.Module) -> nn.Module:
+    """Give every weight a value: zero-initialised layers would hide what lies before them."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter.add_(0.03 * torch.randn(parameter.shape, generator=generator))
+    return network
+
+
+def inputs(channels: int, size: tuple[int, int], batch: int) -> tuple[torch.Tensor, ...]:
+    x = 2 * torch.rand(batch, channels, *size, generator=torch.Generator().manual_seed(1)) - 1
+    return (x,) if channels == 3 else (x, torch.arange(batch) * 400)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("size", "batch"), [((64, 64), 1), ((50, 83), 2), ((16, 16), 1)])
+def test_it_computes_what_the_network_does(name: str, size: tuple[int, int], batch: int) -> None:
+    torch.manual_seed(0)
+    make, channels = NETWORKS[name]
+    network, given = awake(make()), inputs(channels, size, batch)
+    expected = network(*given)
+    assert expected.std() > 0.01
+    assert torch.allclose(Prepared(network)(*given), expected, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_the_network_itself_stays_as_it_was() -> None:
+    network, given = awake(Denoiser(heads=4, **UNET)), inputs(6, (64, 64), 1)
+    before, names = network(*given), [name for name, _ in network.named_modules()]
+    Prepared(network)(*given)
+    assert [name for name, _ in network.named_modules()] == names
+    assert torch.equal(network(*given), before)
+
+
+def test_changed_weights_are_seen() -> None:
+    network, given = awake(Denoiser(heads=4, **UNET)), inputs(6, (64, 64), 1)
+    quick = Prepared(network)
+    first = quick(*given)
+    for parameter in network.parameters():
+        parameter.mul_(1.05)
+    assert not torch.allclose(quick(*given), first, atol=1e-3)
+    assert torch.allclose(quick(*given), network(*given), atol=1e-4)
+    network.load_state_dict(awake(Denoiser(heads=4, **UNET)).state_dict())
+    assert torch.allclose(quick(*given), network(*given), atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (64, 9), (5, 300)])
+def test_a_convolution_by_tiles_is_the_convolution(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(FEWEST_CHANNELS, FEWEST_CHANNELS + 4, 3, padding=1)
+    x = torch.randn(2, FEWEST_CHANNELS, *size)
+    expected = F.conv2d(x.double(), convolution.weight.double(), convolution.bias.double(), padding=1)
+    found = Prepared(nn.Sequential(convolution))(x)
+    assert found.shape == expected.shape
+    assert float((found - expected).abs().max()) < 2e-4
+
+
+def test_it_is_for_float32_on_the_cpu_without_gradients() -> None:
+    network, x = Denoiser(**UNET), torch.zeros(1, 6, 8, 8)
+    assert can_prepare(network, x)
+    assert not can_prepare(network, x.double())
+    assert not can_prepare(network, x.to("meta"))
+    assert not can_prepare(MemoryNet(), x)
+    assert not can_prepare(lambda x: x, x)
+    with torch.enable_grad():
+        assert not can_prepare(network, x)
+    with torch.autocast("cpu"):
+        assert not can_prepare(network, x)

@@ -1,0 +1,82 @@
+"""No more goes through the model than cloud and its surroundings, and every cloudy pixel does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import FakePipeline, read_tif, write_tif
+from declouder.masks import MaskChoice
+from declouder.mosaic import plan_windows
+from declouder.scaling import Scaling
+from declouder.scene import SceneOptions, remove_from_scene
+from declouder.scene.planning import Plan
+
+
+def draws(cloudy: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    return (cloudy * 0.5 + 0.1 + 0.02 * latents).clamp(0, 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(2, 90), st.data())
+def test_the_cores_of_the_windows_tile_the_scene(height, width, window_px, data):
+    overlap_px = data.draw(st.integers(0, window_px // 2))
+    plan = Plan(plan_windows(height, width, window_px, overlap_px), context_px=0)
+    count = np.zeros((height, width), int)
+    for index, window in enumerate(plan.windows):
+        rows, cols = plan.core(index)
+        count[window.rows, window.cols][rows, cols] += 1
+    assert (count == 1).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 600), st.integers(1, 600), st.data())
+def test_a_cut_window_holds_its_cloud_and_lies_in_the_window(height, width, data):
+    plan = Plan(plan_windows(height, width, 600, 0), context_px=20)
+    cloudy = np.zeros((height, width), bool)
+    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    bottom, right = data.draw(st.integers(top + 1, height)), data.draw(st.integers(left + 1, width))
+    cloudy[top:bottom, left:right] = True
+    part = plan.part(0, cloudy, cut=True)
+    assert part.row >= 0 and part.col >= 0
+    assert part.row + part.height <= height and part.col + part.width <= width
+    assert part.row <= max(0, top - 4) and part.row + part.height >= min(height, bottom + 4)
+    assert part.col <= max(0, left - 4) and part.col + part.width >= min(width, right + 4)
+    assert part.height == height or part.height % 32 == 0
+
+
+def disc(tmp_path: Path, px: int, share: float) -> tuple[Path, np.ndarray]:
+    rows, cols = np.ogrid[:px, :px]
+    radius = px * np.sqrt(share / np.pi)
+    cloud = (rows - 0.37 * px) ** 2 + (cols - 0.37 * px) ** 2 < radius**2
+    return write_tif(tmp_path / "mask.tif", cloud[None].astype(np.uint8)), cloud
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_pixels_under_a_mask_are_those_of_a_run_without(batch, tmp_path, rng):
+    source = write_tif(tmp_path / "a.tif", rng.integers(0, 9000, (3, 700, 700), dtype=np.uint16))
+    mask, cloud = disc(tmp_path, 700, 0.1)
+    options = SceneOptions(window_px=320, overlap_px=48, batch=batch, scale=Scaling(0, 9000))
+    remove_from_scene(source, tmp_path / "all.tif", FakePipeline(draws), options)
+    seen = FakePipeline(draws)
+    remove_from_scene(source, tmp_path / "partly.tif", seen, replace(options, mask=MaskChoice(mask, feather_px=0)))
+    whole, partly = read_tif(tmp_path / "all.tif"), read_tif(tmp_path / "partly.tif")
+    np.testing.assert_allclose(partly[:, cloud], whole[:, cloud], atol=1)
+    np.testing.assert_array_equal(partly[:, ~cloud], read_tif(source)[:, ~cloud])
+    assert len({x.shape[2:] for x in seen.seen}) > 1  # cut to several sizes
+
+
+def test_five_per_cent_of_cloud_send_less_than_a_tenth_of_the_pixels_through_the_model(tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.full((3, 2048, 2048), 90, np.uint8))
+    mask, _ = disc(tmp_path, 2048, 0.05)
+    partly, whole = FakePipeline(draws), FakePipeline(draws)
+    remove_from_scene(source, tmp_path / "b.tif", partly, SceneOptions(mask=MaskChoice(mask)))
+    remove_from_scene(source, tmp_path / "c.tif", whole, SceneOptions())
+    pixels = [sum(x[:, 0].numel() for x in pipeline.seen) for pipeline in (partly, whole)]
+    assert pixels[0] < 0.1 * pixels[1]

@@ -1,0 +1,239 @@
+"""STAC items: their bands as one scene, the item of a result, and what an item cannot make us read."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+
+from conftest import names_in, read_tif, write_tif
+from declouder import cli
+from declouder.errors import OutputError, RasterError
+from declouder.raster import open_raster
+from declouder.scene import SceneOptions, auto_scale
+
+pystac = pytest.importorskip("pystac")
+
+from declouder.stac import read_item, scene_of, write_derived  # noqa: E402
+
+PLACE = {"type": "Polygon", "coordinates": [[[15, 36], [15, 35.9], [15.1, 35.9], [15.1, 36], [15, 36]]]}
+MEANING = {"scale": 1e-4, "offset": -0.1, "nodata": 0}
+
+
+def asset(href: str, **fields: Any) -> dict[str, Any]:
+    return {"href": href, "roles": ["data"], **fields}
+
+
+def item(assets: dict[str, Any], version: str = "1.0.0", **properties: Any) -> dict[str, Any]:
+    return {
+        "type": "Feature",
+        "stac_version": version,
+        "id": "S2B_33",
+        "geometry": PLACE,
+        "bbox": [15, 35.9, 15.1, 36],
+        "properties": {"datetime": "2023-05-06T10:00:00Z", "platform": "sentinel-2b", **properties},
+        "links": [{"rel": "self", "href": "https://example.org/S2B_33.json"}],
+        "assets": assets,
+    }
+
+
+def named_so(of: str, version: str) -> dict[str, Any]:
+    """Return the assets of an item that says what its bands are called and mean in one of the ways."""
+    files = {"B04": "red", "B03": "green", "B02": "blue", "B08": "nir"}
+    if of == "key":
+        return {color: asset(f"./{name}.tif", **{"raster:bands": [MEANING]}) for name, color in files.items()}
+    if version == "1.0.0":
+        bands = {name: [{"name": name, "common_name": color}] for name, color in files.items()}
+        return {n: asset(f"{n}.tif", **{"eo:bands": b, "raster:bands": [MEANING]}) for n, b in bands.items()}
+    meaning = {"raster:scale": 1e-4, "raster:offset": -0.1, "nodata": 0}
+    return {
+        name: asset(f"{name}.tif", bands=[{"name": name, "eo:common_name": color, **meaning}])
+        for name, color in files.items()
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with four bands of reflectance 0.05 to 0.45 as Sentinel-2 writes it, each a little brighter."""
+    found = tmp_path / "item"
+    found.mkdir()
+    dn = np.linspace(1500, 5500, 40 * 50).astype(np.uint16).reshape(1, 40, 50)
+    for number, name in enumerate(("B04", "B03", "B02", "B08")):
+        write_tif(found / f"{name}.tif", dn + np.uint16(number))
+    return found
+
+
+def write(folder: Path, fields: Any, name: str = "item.json") -> Path:
+    path = folder / name
+    path.write_text(fields if isinstance(fields, str) else json.dumps(fields))
+    return path
+
+
+@pytest.mark.parametrize(("of", "version"), [("common name", "1.0.0"), ("common name", "1.1.0"), ("key", "1.0.0")])
+def test_the_bands_of_an_item_are_one_scene_with_their_names_and_meaning(of, version, folder):
+    found = read_item(write(folder, item(named_so(of, version), version)))
+    with scene_of(found) as scene, open_raster(scene, allow_outside=True) as reader:
+        assert reader.info.descriptions == ("red", "green", "blue", "nir")
+        assert reader.info.scales == pytest.approx([1e-4] * 4) and reader.info.nodata == 0
+        scale = auto_scale(reader, (1, 2, 3))
+        dn = reader.read(slice(0, 1), slice(0, 1))[:, 0, 0]
+    assert (scale.low, scale.high) == pytest.approx((1000, 11000))
+    assert dn.tolist() == [1500, 1501, 1502, 1503]
+    assert not scene.exists()
+
+
+def test_one_file_of_several_bands_and_a_picture_for_people(folder):
+    dn = np.arange(3 * 40 * 50, dtype=np.uint16).reshape(3, 40, 50)
+    write_tif(folder / "all.tif", dn)
+    colors = [{"name": f"b{k}", "common_name": color} for k, color in enumerate(("blue", "green", "red"))]
+    picture = {"href": "B02.tif", "roles": ["thumbnail"], "eo:bands": [{"common_name": "red"}]}
+    found = read_item(write(folder, item({"red": picture, "all": asset("all.tif", **{"eo:bands": colors})})))
+    assert {color: band.number for color, band in found.bands.items()} == {"red": 3, "green": 2, "blue": 1}
+    with scene_of(found) as scene:
+        np.testing.assert_array_equal(read_tif(scene), dn[::-1])
+
+
+def test_an_offset_that_was_taken_off_already_is_not_taken_off_again(folder):
+    path = write(folder, item(named_so("key", "1.0.0"), **{"earthsearch:boa_offset_applied": True}))
+    assert read_item(path).bands["red"].offset == 0
+
+
+def test_nir_of_another_resolution_is_left_out_and_red_of_another_is_an_error(folder):
+    write_tif(folder / "B08.tif", np.ones((1, 20, 25), np.uint16))
+    path = write(folder, item(named_so("key", "1.0.0")))
+    assert list(read_item(path).bands) == ["red", "green", "blue"]
+    write_tif(folder / "B03.tif", np.ones((1, 20, 25), np.uint16))
+    with pytest.raises(RasterError, match="one grid"), scene_of(read_item(path)):
+        pass
+
+
+ALL = named_so("key", "1.0.0")
+REFUSED = [
+    ("{", "cannot be read"),
+    ("[]", "no STAC item"),
+    ('{"type": "FeatureCollection"}', "no STAC item"),
+    ("[" * 100_000, "cannot be read"),
+    ({"type": "Feature", "stac_version": "1.0.0", "properties": {}}, "no STAC item"),
+    ({**item(ALL), "properties": None}, "no properties"),
+    (item({"red": ALL["red"], "blue": ALL["blue"]}), "no band green"),
+    (item({**ALL, "red": asset("https://example.org/B04.tif")}), "download it first"),
+    (item({**ALL, "red": asset("s3://bucket/B04.tif")}), "download it first"),
+    (item({**ALL, "red": asset("/vsicurl/http://example.org/B04.tif")}), "download it first"),
+    (item({**ALL, "red": asset("../secret.tif")}), "--allow-outside"),
+    (item({**ALL, "red": asset("file:///etc/passwd")}), "--allow-outside"),
+    (item({**ALL, "red": asset("link.tif")}), "--allow-outside"),
+    (item({**ALL, "red": asset("missing.tif")}), "no such file"),
+    (item({**ALL, "red": asset("text.tif")}), "not an image"),
+    (item({**ALL, "red": {**ALL["red"], "raster:bands": [{"scale": "much"}]}}), "wanted a number"),
+    (item({**ALL, "red": {**ALL["red"], "raster:bands": [{"scale": 0}]}}), "scale 0"),
+]
+
+
+@pytest.mark.parametrize(("fields", "words"), REFUSED, ids=[words for _, words in REFUSED])
+def test_a_strange_or_hostile_item_is_an_error_in_one_line(fields, words, folder):
+    write_tif(folder.parent / "secret.tif", np.ones((1, 40, 50), np.uint16))
+    (folder / "link.tif").symlink_to("../secret.tif")
+    (folder / "text.tif").write_text("no image")
+    with pytest.raises(RasterError, match=words) as caught, scene_of(read_item(write(folder, fields))):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_files_elsewhere_are_read_where_that_is_allowed(folder):
+    (folder / "B04.tif").rename(folder.parent / "B04.tif")
+    fields = item({**ALL, "red": asset((folder.parent / "B04.tif").as_uri())})
+    found = read_item(write(folder, fields), allow_outside=True)
+    assert found.bands["red"].path == folder.parent / "B04.tif"
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([str(argument) for argument in arguments])
+    return int(caught.value.code or 0)
+
+
+@pytest.mark.parametrize("version", ["1.0.0", "1.1.0"])
+def test_the_command_writes_the_scene_and_its_item(version, folder, model_folder, tmp_path):
+    fields = item(named_so("common name", version), version, **{"eo:cloud_cover": 80, "proj:epsg": 4326})
+    path = write(folder, fields)
+    output = tmp_path / "clear.tif"
+    assert run("remove", "--stac", path, "-o", output, "--model", model_folder, "--steps", 0, "-q") == 0
+    assert names_in(tmp_path) == ["clear.json", "clear.tif", "item"]
+    with rasterio.open(output) as dataset:
+        assert dataset.descriptions == ("red", "green", "blue", "nir")
+        np.testing.assert_array_equal(dataset.read(4), read_tif(folder / "B08.tif")[0])
+        assert dataset.offsets == pytest.approx([-0.1] * 4)
+    made = pystac.Item.from_file(str(tmp_path / "clear.json"))
+    assert made.id == "S2B_33-declouder" and made.datetime.year == 2023
+    properties = made.properties
+    assert properties["platform"] == "sentinel-2b" and "eo:cloud_cover" not in properties
+    assert properties["proj:code"] == "EPSG:32633" and properties["proj:shape"] == [40, 50]
+    assert properties["proj:transform"] == [10, 0, 5e5, 0, -10, 4e6] and "proj:epsg" not in properties
+    assert "declouder" in properties["processing:software"] and "synthesised" in properties["processing:lineage"]
+    assert properties["processing:expression"]["expression"]["DECLOUDER_STEPS"] == "0"
+    (origin,) = made.get_links("derived_from")
+    assert origin.to_dict(transform_href=False)["href"] == "item/item.json"
+    told = json.loads((tmp_path / "clear.json").read_text())["assets"]["clear"]
+    assert told["href"] == "./clear.tif"
+    assert [band["eo:common_name"] for band in told["bands"]] == ["red", "green", "blue", "nir"]
+    assert told["bands"][0]["raster:offset"] == pytest.approx(-0.1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--stac", "item/item.json", "item/B04.tif", "-o", "b.tif"], "--stac names the input"),
+        (["--stac", "item/item.json", "-o", "item/B04.tif", "--overwrite"], "is the input"),
+        (["--stac", "item/item.json", "-o", "item/item.tif", "--overwrite"], "is the input"),
+        (
+            ["--stac", "item/item.json", "-o", "b.tif", "--provenance", "item/B04.tif", "--overwrite"],
+            "is the input",
+        ),
+        (["--stac", "item/item.json", "-o", "there.tif"], "there.json exists already"),
+        (["--stac", "item/item.json", "-o", "nowhere/b.tif"], "mkdir -p nowhere"),
+        (["--stac", "missing.json", "-o", "b.tif"], "does not exist"),
+    ],
+)
+def test_a_mistake_with_an_item_is_one_line_with_exit_2_and_leaves_nothing(
+    arguments, words, folder, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.chdir(tmp_path)
+    write(folder, item(ALL))
+    Path("there.json").write_text("{}")
+    before = names_in(tmp_path), names_in(folder)
+    assert run("remove", *arguments) == 2
+    err = capfd.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1 and words in err
+    assert (names_in(tmp_path), names_in(folder)) == before
+
+
+def test_a_stopped_run_on_an_item_knows_its_input_again(folder):
+    from declouder.raster import file_identity
+
+    found = read_item(write(folder, item(ALL)))
+    with scene_of(found) as scene:
+        one = file_identity(scene)
+    with scene_of(found) as scene:
+        assert file_identity(scene) == one
+
+
+def test_the_item_of_a_result_is_not_written_over_another(folder, tmp_path):
+    found = read_item(write(folder, item(ALL)))
+    write_tif(tmp_path / "clear.tif", np.ones((3, 4, 4), np.uint8))
+    write_derived(found, tmp_path / "clear.tif", max_pixels=SceneOptions().max_pixels)
+    with pytest.raises(OutputError, match="exists already"):
+        write_derived(found, tmp_path / "clear.tif", max_pixels=SceneOptions().max_pixels)
+
+
+def test_without_pystac_the_error_names_the_command_that_installs_it(folder, tmp_path, monkeypatch, capfd):
+    for name in [name for name in sys.modules if name.startswith("declouder.stac")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pystac", None)
+    assert run("remove", "--stac", write(folder, item(ALL)), "-o", tmp_path / "b.tif") == 2
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1 and "pip install 'declouder[stac]'" in err
