@@ -211,7 +211,7 @@ def test_an_error_in_one_of_many_scenes_stops_the_others_and_leaves_no_output(cl
     def slow_and_refuses_white(cloudy: torch.Tensor) -> None:
         import time
 
-        time.sleep(0.05)
+        time.sleep(0.2)
         if cloudy.max() > 0.99:
             raise RuntimeError("kernel launch failed")
 
@@ -228,6 +228,29 @@ def test_an_error_in_one_of_many_scenes_stops_the_others_and_leaves_no_output(cl
         with pytest.raises(ModelError, match="row 0, column 0"):
             finish_scenes(cluster, [large, white], work, groups=lambda source: 1)
     assert names_in(tmp_path) == ["large.tif", "white.tif"]
+
+
+def test_a_small_scene_does_not_wait_for_all_windows_of_a_large_one(client, tmp_path):
+    def slow(cloudy: torch.Tensor) -> None:
+        import time
+
+        time.sleep(0.05)
+
+    both(client)
+    large = write_tif(tmp_path / "large.tif", np.full((3, 600, 600), 90, np.uint8))
+    small = [write_tif(tmp_path / f"{k}.tif", np.full((3, 30, 30), 90, np.uint8)) for k in range(3)]
+    ended = []
+    pretended = Pretended(slow)
+    with with_model(client, pretended) as cluster:
+
+        def work(source: Path) -> None:
+            remove_from_scene(
+                source, source.with_name(f"clear_{source.name}"), pretended, SMALL, engine=cluster.engine
+            )
+            ended.append(source.name)
+
+        finish_scenes(cluster, [large, *small], work, groups=lambda source: 1)
+    assert sorted(ended[:3]) == ["0.tif", "1.tif", "2.tif"] and ended[3] == "large.tif"
 
 
 def run(*arguments: object) -> int:

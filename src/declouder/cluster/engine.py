@@ -7,6 +7,7 @@ import itertools
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import replace
@@ -51,6 +52,7 @@ class Cluster:
         self._lock = threading.Lock()
         self._workers: set[str] = set(client.nthreads())
         self._out = 0
+        self._queue: deque[threading.Event] = deque()
         self._looked = self._had_workers = time.monotonic()
         self._numbers = itertools.count()
         self._stopped = False
@@ -69,12 +71,23 @@ class Cluster:
         """Let every engine end at once, with `Stopped`."""
         self._stopped = True
 
-    def try_send(self, work: Work) -> Any | None:
-        """Send a group to the workers and return its future; None if too many are out."""
+    def try_send(self, work: Work, news: threading.Event) -> Any | None:
+        """Send a group to the workers and return its future; None if too many are out or others asked before.
+
+        Without this order a scene of many windows would take every place that one of its own groups leaves.
+
+        Args:
+            work: the group.
+            news: of the scene; set when it is its turn. A scene that asked and no longer wants to must `leave`.
+        """
         with self._lock:
-            if self._out >= self.most_out:
+            if news not in self._queue:
+                self._queue.append(news)
+            if self._out >= self.most_out or self._queue[0] is not news:
                 return None
+            self._queue.popleft()
             self._out += 1
+            self._call_next()
             key = f"{self.model}-{next(self._numbers)}"
         return self._client.submit(restore, work, key=key, pure=False)
 
@@ -82,9 +95,21 @@ class Cluster:
         """Forget groups that are finished or no longer wanted."""
         with self._lock:
             self._out -= len(futures)
+            self._call_next()
         if cancel and futures:
             with contextlib.suppress(Exception):  # there may be no scheduler any more
                 self._client.cancel(list(futures), force=True)
+
+    def leave(self, news: threading.Event) -> None:
+        """Give up the place in the queue."""
+        with self._lock:
+            if news in self._queue:
+                self._queue.remove(news)
+                self._call_next()
+
+    def _call_next(self) -> None:
+        if self._queue and self._out < self.most_out:
+            self._queue[0].set()
 
     def look_after(self) -> None:
         """Notice workers that come and go.
@@ -146,7 +171,7 @@ class Remote:
             OptionError: if the cluster is gone.
         """
         running: dict[Any, Window] = {}  # futures, and the first window of each
-        arrived = threading.Event()
+        news = threading.Event()  # something is finished, or there is room for one more
         try:
             for group in groups:
                 first = next((part.place for part in group.values() if part is not None), None)
@@ -154,21 +179,21 @@ class Remote:
                     yield dict.fromkeys(group)
                     continue
                 work = Work(self._cluster.model, self._options, self._layers, group)
-                while (future := self._cluster.try_send(work)) is None:
-                    yield from self._arrivals(running, arrived)
+                while (future := self._cluster.try_send(work, news)) is None:
+                    yield from self._arrivals(running, news)
                 running[future] = first
-                future.add_done_callback(lambda _future: arrived.set())
+                future.add_done_callback(lambda _future: news.set())
             while running:
-                yield from self._arrivals(running, arrived)
+                yield from self._arrivals(running, news)
         finally:
+            self._cluster.leave(news)
             self._cluster.take_back(list(running), cancel=True)
 
-    def _arrivals(self, running: dict[Any, Window], arrived: threading.Event) -> Iterator[Finished]:
+    def _arrivals(self, running: dict[Any, Window], news: threading.Event) -> Iterator[Finished]:
         """Yield what is finished; wait for it, but not for long."""
         self._cluster.look_after()
-        # With nothing out this scene waits for others to make room, of which no event tells.
-        arrived.wait(_LOOK_S if running else _LOOK_S / 20)
-        arrived.clear()
+        news.wait(_LOOK_S)
+        news.clear()
         for future in [future for future in running if future.done()]:
             result = _result(future, running[future])
             del running[future]
