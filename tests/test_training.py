@@ -476,6 +476,26 @@ def test_a_stage_whose_scores_stay_behind_stops_early_and_keeps_the_best(tmp_pat
     assert train_quietly(config, tmp_path, stages=["reference"], resume=True) == []
 
 
+def write_four_pairs(root: Path) -> None:
+    for kind in ("cloud", "label"):
+        folder = root / "set" / "train" / kind
+        folder.mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (32, 32), (number, 90, 90)).save(folder / f"{number}.png")
+
+
+def test_with_nothing_held_out_the_last_weights_are_kept_as_no_score_can_choose(tmp_path, monkeypatch):
+    scores = iter([1.0, 3.0, 2.0])
+    monkeypatch.setattr(StageModule, "score", lambda module: ({"score": next(scores)}, []))
+    write_four_pairs(tmp_path)
+    fields = [f"data.base={tmp_path}", "data.pairs=[set]", "data.hold_out=0"]
+    fields += [f"stages.reference.{field}" for field in ("steps=6", "validate_every=2")]
+    (report,) = train_quietly(toy(*fields), tmp_path / "run", stages=["reference"])
+    assert report.scores == {"step": 6, "score": 2.0}
+    record = json.loads((tmp_path / "run" / "model" / "training.json").read_text())
+    assert (record["data"]["pairs"], record["data"]["held_out_pairs"]) == (4, 0)
+
+
 def test_the_bar_tells_steps_of_all_and_nothing_advertises(tmp_path, capfd):
     train(toy("stages.reference.steps=3"), tmp_path, stages=["reference"], device="cpu")
     told = capfd.readouterr()
@@ -506,11 +526,7 @@ def test_no_space_left_elsewhere_in_a_run_is_one_line_too(tmp_path, monkeypatch)
 
 
 def test_an_image_damaged_in_the_middle_of_an_epoch_is_named_in_one_line(tmp_path, monkeypatch):
-    for kind in ("cloud", "label"):
-        folder = tmp_path / "set" / "train" / kind
-        folder.mkdir(parents=True)
-        for number in range(4):
-            Image.new("RGB", (32, 32), (number, 90, 90)).save(folder / f"{number}.png")
+    write_four_pairs(tmp_path)
     fields = [f"data.base={tmp_path}", "data.pairs=[set]", "data.synthetic_share=0", "data.hold_out_block=1"]
     config = toy(*fields, "data.cache_gb=0", "data.workers=1", "stages.reference.steps=20")
 

@@ -78,7 +78,12 @@ class DataConfig(_Strict):
     clear: list[Path] = Field(default_factory=list, description="folders of clear images, for synthetic clouds")
     procedural: int = Field(0, ge=0, description="generated terrain images of 96 px to add to the clear ones")
     synthetic_share: float = Field(0.0, ge=0, le=1, description="share of samples with synthetic clouds")
-    hold_out: float = Field(0.12, gt=0, lt=1, description="share of train kept for validation, in whole blocks")
+    hold_out: float = Field(
+        0.12,
+        ge=0,
+        lt=1,
+        description="share of train kept for validation, in whole blocks; 0: none, the last weights are kept",
+    )
     hold_out_block: int = Field(25, ge=1, description="neighbouring numbers that are held out together")
     workers: int = Field(1, ge=0, description="loader processes; 0 loads in the training process")
 
@@ -96,6 +101,9 @@ class AugmentConfig(_Strict):
     )
     cloudless: float = Field(
         0.0, ge=0, le=1, description="share of samples whose input is the clear image: it is to stay as it is"
+    )
+    cloudless_color: float | None = Field(
+        None, ge=0, le=1, description="`color` of those samples, whose colors may be any; none: as the others'"
     )
 
 

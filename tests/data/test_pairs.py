@@ -70,6 +70,11 @@ def test_held_out_blocks_are_whole_and_nothing_is_lost(share):
     assert share <= len(held) / len(pairs) < share + 0.07
 
 
+def test_a_share_of_none_holds_out_none():
+    pairs = numbered(range(10))
+    assert hold_out(pairs, share=0, block=25) == (pairs, [])
+
+
 def test_one_block_cannot_be_split():
     with pytest.raises(DataError, match="one block"):
         hold_out(numbered(range(10)), share=0.2, block=25)

@@ -191,3 +191,23 @@ def test_a_share_of_the_samples_has_no_cloud(tmp_path):
     samples = StageSamples(data, stage(augment={"cloudless": 0.5, "color": 0.5}), seed=0)
     cloudless = [np.array_equal(samples[n]["cloudy"], samples[n]["clear"]) for n in range(60)]
     assert 15 < sum(cloudless) < 45
+
+
+def test_only_samples_without_cloud_take_their_own_colors(tmp_path):
+    data = data_of(write_pairs(tmp_path))
+    plain = StageSamples(data, stage(augment={"cloudless": 0.5}), seed=0)
+    colored = StageSamples(data, stage(augment={"cloudless": 0.5, "cloudless_color": 1.0}), seed=0)
+    for number in range(20):
+        without_cloud = np.array_equal(plain[number]["cloudy"], plain[number]["clear"])
+        assert np.array_equal(colored[number]["cloudy"], colored[number]["clear"]) == without_cloud
+        # Colors draw before flips do, so of the clear image only the set of values can be compared.
+        same_values = np.array_equal(np.sort(plain[number]["clear"], None), np.sort(colored[number]["clear"], None))
+        assert same_values != without_cloud
+
+
+def test_with_nothing_held_out_all_pairs_are_learnt_from_and_some_are_shown(tmp_path):
+    data = data_of(write_pairs(tmp_path, count=20), hold_out=0)
+    assert len(data.cloudy) == 20 and len(data.held_pairs) == 0
+    shown = data.held_out(seed=0)
+    assert len(shown) == 7
+    assert np.array_equal((shown[1]["clear"] + 1) / 2, data.real(3)[1])

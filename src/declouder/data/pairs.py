@@ -125,15 +125,17 @@ def hold_out(pairs: Sequence[Pair], *, share: float, block: int) -> tuple[list[P
 
     Args:
         pairs: of one data set.
-        share: of the pairs to hold out, in (0, 1); reached by the fewest blocks, spread over the numbers.
+        share: of the pairs to hold out, in [0, 1); reached by the fewest blocks, spread over the numbers.
         block: numbers n with equal n // block stay together. Images without a number count by position.
 
     Returns:
-        (training pairs, held-out pairs), neither empty.
+        (training pairs, held-out pairs); the second is empty if `share` is 0 and only then.
 
     Raises:
         DataError: if all pairs lie in one block, so that nothing would be left on one side.
     """
+    if share == 0:
+        return list(pairs), []
     blocks: dict[int, list[Pair]] = {}
     for position, pair in enumerate(pairs):
         number = number_in(pair.name)

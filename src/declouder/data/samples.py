@@ -7,6 +7,7 @@ resumed run end where an uninterrupted one does. Real pairs and synthetic clouds
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -27,6 +28,7 @@ from declouder.scaling import Scaling
 
 PROCEDURAL_PX = 96
 """Side of a generated terrain image."""
+_SHOWN_PAIRS = 8
 
 
 class Sample(TypedDict):
@@ -173,12 +175,14 @@ class TrainingData:
         return pool
 
     def held_out(self, seed: int) -> list[Sample]:
-        """Return the validation samples: whole held-out pairs, or a few synthetic ones where no pairs are."""
+        """Return the validation samples: whole held-out pairs, or a few synthetic ones where no pairs are.
+
+        With pairs of which none is held out, some that are learnt from: they tell a run that fails, no more.
+        """
         if len(self.held_cloudy):
-            return [
-                Sample(cloudy=_signed(self.held_cloudy.unit(i)), clear=_signed(self.held_clear.unit(i)), seed=i)
-                for i in range(len(self.held_cloudy))
-            ]
+            return _whole_pairs(self.held_cloudy, self.held_clear)
+        if len(self.cloudy):
+            return _whole_pairs(self.cloudy, self.clear, step=math.ceil(len(self.cloudy) / _SHOWN_PAIRS))
         return [self._synthetic(np.random.default_rng([seed, 2**31, i]), i) for i in range(4)]
 
     def real(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -226,10 +230,12 @@ class StageSamples:
             if _happens(augment.transplant, generator):
                 ground = self._cut([self.data.ground(generator)], generator)[0]
                 cloudy, clear = move_cloud(cloudy, clear, ground), ground
+        color = augment.color
         if _happens(augment.cloudless, generator):
             cloudy = clear
+            color = color if augment.cloudless_color is None else augment.cloudless_color
         cloudy = vary_cloud_strength(cloudy, clear, augment.cloud_strength, generator)
-        cloudy, clear = vary_color([cloudy, clear], augment.color, generator)
+        cloudy, clear = vary_color([cloudy, clear], color, generator)
         cloudy, clear = flip([cloudy, clear], augment.flips, generator)
         return Sample(cloudy=_signed(cloudy), clear=_signed(clear), seed=int(generator.integers(2**62)))
 
@@ -300,6 +306,12 @@ def _happens(share: float, generator: np.random.Generator) -> bool:
 
 def _signed(unit: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.ascontiguousarray(Scaling(0, 1).to_model(unit))
+
+
+def _whole_pairs(cloudy: ImagePool, clear: ImagePool, step: int = 1) -> list[Sample]:
+    """Return every `step`-th pair as it is."""
+    numbers = range(0, len(cloudy), step)
+    return [Sample(cloudy=_signed(cloudy.unit(i)), clear=_signed(clear.unit(i)), seed=i) for i in numbers]
 
 
 def _below(base: Path, path: Path | None) -> Path | None:

@@ -69,7 +69,7 @@ class ScoreLog(Callback):  # type: ignore[misc]
             trainer.should_stop = trainer.should_stop or self.stopped
 
     def finish(self, trainer: L.Trainer, module: StageModule) -> dict[str, nn.Module]:
-        """Return the learnt networks with the weights that scored best."""
+        """Return the learnt networks with the weights that scored best; the last, where nothing is held out."""
         networks = {}
         for name, weights in self._best_weights.items():
             network = module.kept(name)
@@ -80,7 +80,8 @@ class ScoreLog(Callback):  # type: ignore[misc]
     def _score(self, trainer: L.Trainer, module: StageModule) -> None:
         scores, rows = module.score()
         self._without_better += 1
-        if not self.best or scores["score"] > self.best["score"]:
+        # Scores on pairs that are learnt from cannot tell the best weights: the last are kept.
+        if not self.best or scores["score"] > self.best["score"] or module.learns_all_pairs:
             self.best = {"step": trainer.global_step, **scores}
             self._without_better = 0
             self._best_weights = {

@@ -47,6 +47,7 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         self.averaged.requires_grad_(False)
         self.samples = StageSamples(data, self.settings, seed=_stage_seed(config.seed, name))
         self.held_out = data.held_out(config.seed)
+        self.learns_all_pairs = bool(data.pairs) and not data.held_pairs
         wanted = self.settings.perceptual_weight > 0 and self.stage.learns != ("denoiser",)
         self.perceptual = PerceptualLoss(config.model.bands) if wanted else None
         self.scheduler = make_scheduler(config.model.sampler)
