@@ -9,8 +9,8 @@ unbounded. Sources: Sui et al., IEEE TGRS 2024, doi 10.1109/TGRS.2024.3411671.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -76,17 +76,7 @@ class Denoiser(_ConditionedUNet):
         stem: int = 1,
     ) -> None:
         super().__init__()
-        squares = stem**2
-        self.unet = _adm_unet(
-            in_channels=2 * bands * squares,
-            out_channels=bands * squares,
-            widths=widths,
-            attention_levels=attention_levels,
-            heads=heads,
-            layers=layers,
-            time_shift=time_shift,
-            norm_groups=norm_groups,
-        )
+        self.unet = _adm_unet(2, self.config)
 
 
 class WeightNet(_ConditionedUNet):
@@ -109,42 +99,24 @@ class WeightNet(_ConditionedUNet):
         stem: int = 1,
     ) -> None:
         super().__init__()
-        squares = stem**2
-        self.unet = _adm_unet(
-            in_channels=3 * bands * squares,
-            out_channels=bands * squares,
-            widths=widths,
-            attention_levels=attention_levels,
-            heads=heads,
-            layers=layers,
-            time_shift=time_shift,
-            norm_groups=norm_groups,
-        )
+        self.unet = _adm_unet(3, self.config)
 
 
-def _adm_unet(
-    *,
-    in_channels: int,
-    out_channels: int,
-    widths: Sequence[int],
-    attention_levels: Sequence[int],
-    heads: int,
-    layers: int,
-    time_shift: TimeShift,
-    norm_groups: int,
-) -> UNet2DModel:
-    attends = [level in set(attention_levels) for level in range(len(widths))]
+def _adm_unet(images: int, config: Mapping[str, Any]) -> UNet2DModel:
+    """Return the U-Net of a network's config that reads so many images, joined as channels."""
+    channels, widths = config["bands"] * config["stem"] ** 2, config["widths"]
+    attends = [level in set(config["attention_levels"]) for level in range(len(widths))]
     unet = UNet2DModel(
-        in_channels=in_channels,
-        out_channels=out_channels,
+        in_channels=images * channels,
+        out_channels=channels,
         block_out_channels=tuple(widths),
         down_block_types=tuple("AttnDownBlock2D" if here else "DownBlock2D" for here in attends),
         up_block_types=tuple("AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attends)),
-        layers_per_block=layers,
+        layers_per_block=config["layers"],
         attention_head_dim=None,
-        resnet_time_scale_shift=time_shift,
-        norm_num_groups=norm_groups,
-        attn_norm_num_groups=norm_groups,
+        resnet_time_scale_shift=config["time_shift"],
+        norm_num_groups=config["norm_groups"],
+        attn_norm_num_groups=config["norm_groups"],
         norm_eps=1e-5,
         flip_sin_to_cos=True,
         freq_shift=0,
@@ -153,8 +125,8 @@ def _adm_unet(
     for module in unet.modules():
         if isinstance(module, Attention):
             # UNet2DModel sets heads by their size, ADM by their number; the weights are the same for both.
-            module.heads = heads
-            module.scale = (module.inner_dim // heads) ** -0.5
+            module.heads = config["heads"]
+            module.scale = (module.inner_dim // config["heads"]) ** -0.5
     with torch.no_grad():
         for parameter in unet.conv_out.parameters():
             nn.init.zeros_(parameter)
