@@ -38,6 +38,13 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 # Options that several commands share.
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+ModelOption = Annotated[
+    str | None, typer.Option(help="A model's folder; without it the one that declouder brings.", metavar="DIR")
+]
+SetOption = Annotated[
+    str | None,
+    typer.Option("--set", help="Its name in the catalog; without it found by folder name.", metavar="NAME"),
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", metavar="NAME")]
 SeedOption = Annotated[int, typer.Option(help="Of the noise; the same seed gives the same image.", metavar="N")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]

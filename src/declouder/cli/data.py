@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from declouder.cli.app import DebugOption, QuietOption, app
+from declouder.cli.app import DebugOption, QuietOption, SetOption, app
 from declouder.errors import DataError, OptionError, OutputError
 
 if TYPE_CHECKING:
@@ -19,11 +19,6 @@ app.add_typer(data_app, name="data")
 
 SHOWN = 20
 """Problems and duplicates that are printed one by one."""
-
-SetOption = Annotated[
-    str | None,
-    typer.Option("--set", help="Its name in the catalog; without it found by folder name.", metavar="NAME"),
-]
 
 
 @data_app.command()

@@ -11,9 +11,11 @@ import typer
 from declouder.cli.app import (
     DebugOption,
     DeviceOption,
+    ModelOption,
     OverwriteOption,
     QuietOption,
     SeedOption,
+    SetOption,
     app,
     check_device_name,
     keep_freed_memory,
@@ -24,10 +26,6 @@ from declouder.errors import OptionError
 SHOWN = ("psnr", "ssim", "lpips")
 
 SplitOption = Annotated[str, typer.Option(help="Part of the data.", metavar="NAME")]
-SetOption = Annotated[
-    str | None,
-    typer.Option("--set", help="Its name in the catalog; without it found by folder name.", metavar="NAME"),
-]
 BandsOption = Annotated[
     str | None, typer.Option(help="rgb, or rgbn to join the near infrared's own tree.", metavar="BANDS")
 ]
@@ -52,10 +50,7 @@ DownloadOption = Annotated[
 def evaluate(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="The data set's folder: SPLIT/{cloud,label}.")],
     out: Annotated[Path, typer.Option(help="Scores as JSON; .csv and .md go beside it.", metavar="FILE")],
-    model: Annotated[
-        str | None,
-        typer.Option(help="A model's folder; without it the one that declouder brings.", metavar="DIR"),
-    ] = None,
+    model: ModelOption = None,
     outputs: Annotated[
         Path | None, typer.Option(help="Score these finished images in place of a model.", metavar="DIR")
     ] = None,

@@ -14,6 +14,7 @@ import typer
 from declouder.cli.app import (
     DebugOption,
     DeviceOption,
+    ModelOption,
     OverwriteOption,
     QuietOption,
     SeedOption,
@@ -47,10 +48,7 @@ def remove(
         Path | None,
         typer.Option(help="A STAC item whose bands are the input; the output gets an item too.", metavar="ITEM"),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="A model's folder; without it the model that declouder brings.", metavar="DIR"),
-    ] = None,
+    model: ModelOption = None,
     steps: Annotated[
         int | None,
         typer.Option(

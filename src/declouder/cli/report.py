@@ -10,8 +10,10 @@ import typer
 from declouder.cli.app import (
     DebugOption,
     DeviceOption,
+    ModelOption,
     OverwriteOption,
     QuietOption,
+    SetOption,
     app,
     check_device_name,
     loaded_pipeline,
@@ -22,7 +24,6 @@ from declouder.cli.evaluate import (
     DownloadOption,
     ExcludeOption,
     LimitOption,
-    SetOption,
     SizeOption,
     SplitOption,
     progress,
@@ -53,10 +54,7 @@ def report(
 def ablate(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="The data set's folder: SPLIT/{cloud,label}.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for tables, plot and scores.", metavar="DIR")],
-    model: Annotated[
-        str | None,
-        typer.Option(help="A model's folder; without it the one that declouder brings.", metavar="DIR"),
-    ] = None,
+    model: ModelOption = None,
     only: Annotated[
         str | None,
         typer.Option(
