@@ -615,6 +615,28 @@ def test_a_run_can_begin_with_the_weights_of_another(tmp_path, toy_run):
     assert any(not torch.equal(own[name], tensor) for name, tensor in trained.items())
 
 
+def test_one_stage_of_a_model_can_be_trained_further_and_leaves_a_whole_model(tmp_path, toy_run):
+    fields = (f"model.start_from={toy_run / 'model'}", "stages.joint.steps=1", "stages.reference.steps=1")
+    for stage, others in (("joint", ["reference"]), ("reference", ["denoiser", "weight_net"])):
+        train_quietly(toy(*fields), tmp_path / stage, stages=[stage])
+        CloudRemovalPipeline.from_pretrained(tmp_path / stage / "model")
+        for name in others:
+            old, new = (
+                load_file(next((run / "model" / name).glob("*.safetensors"))) for run in (toy_run, tmp_path / stage)
+            )
+            assert all(torch.equal(new[key], value) for key, value in old.items())
+
+
+def test_a_stage_whose_start_has_other_networks_beside_its_own_leaves_its_own_alone(tmp_path, toy_run):
+    config = toy(
+        f"model.start_from={toy_run / 'model'}", "model.denoiser.widths=[16, 32]", "stages.reference.steps=1"
+    )
+    train_quietly(config, tmp_path, stages=["reference"])
+    assert [path.name for path in (tmp_path / "model").iterdir() if path.is_dir()] == ["reference"]
+    with pytest.raises(ModelError, match="is not the network of this recipe"):
+        train_quietly(config, tmp_path, stages=["joint"])
+
+
 def test_a_network_grows_without_forgetting(tmp_path, toy_run):
     wider = toy(
         f"model.start_from={toy_run / 'model'}",

@@ -37,7 +37,8 @@ class ModelConfig(_Strict):
 
     bands: list[str] = Field(["red", "green", "blue"], min_length=1, description="band names, in order")
     start_from: str | None = Field(
-        None, description="model folder whose weights the stages begin with, as far as it has them, or shipped"
+        None,
+        description="model folder, or shipped: gives what no stage has learnt yet; stages begin with its weights",
     )
     reference: ReferenceConfig = ReferenceConfig()
     denoiser: dict[str, Any] = Field(default_factory=dict, description="fields of Denoiser, bands aside")

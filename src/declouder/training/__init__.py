@@ -29,7 +29,7 @@ from declouder.data.samples import TrainingData
 from declouder.errors import ConfigError, OutputError
 from declouder.training.callbacks import AtomicCheckpointIO, ScoreLog, StepBar
 from declouder.training.module import StageModule
-from declouder.training.networks import begin_with, export, start_folder, take_over
+from declouder.training.networks import begin_with, earlier_folder, export, start_folder, take_over
 from declouder.training.record import write_record
 from declouder.training.stages import STAGES
 from declouder.training.surroundings import (
@@ -135,7 +135,7 @@ def _run_stage(
 ) -> TrainingReport:
     module = StageModule(name, config, data)
     for part in (*module.stage.takes_over, *(module.stage.learns if name == "joint" else ())):
-        take_over(module.network(part), out / "model" / part, stage=name)
+        take_over(module.network(part), earlier_folder(config, out, part), stage=name)
     if name != "joint" and config.model.start_from is not None:
         folder = start_folder(config.model.start_from)
         for part in module.stage.learns:

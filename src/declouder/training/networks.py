@@ -79,6 +79,15 @@ def take_over(network: nn.Module, folder: Path, *, stage: str) -> None:
         raise ModelError(f"{folder} is not the network of this recipe: {reason}") from None
 
 
+def earlier_folder(config: TrainConfig, out: Path, part: str) -> Path:
+    """Return where a network comes from that a stage takes over: an earlier stage, else `model.start_from`."""
+    own = out / "model" / part
+    if config.model.start_from is None or own.is_dir():
+        return own
+    start = start_folder(config.model.start_from) / part
+    return start if start.is_dir() else own
+
+
 def start_folder(name: str) -> Path:
     """Return the model's folder that `model.start_from` names.
 
@@ -114,12 +123,22 @@ def begin_with(network: nn.Module, folder: Path) -> None:
 
 
 def export(config: TrainConfig, out: Path, learnt: dict[str, nn.Module]) -> None:
-    """Save learnt networks into `out/model`; with all three there, it becomes a pipeline folder."""
+    """Save learnt networks into `out/model`; with all three there, it becomes a pipeline folder.
+
+    Those that no stage has learnt yet come from `model.start_from`, if they are the recipe's.
+    """
     folder = out / "model"
     for name, network in learnt.items():
         cast(Any, network).save_pretrained(folder / name)
-    if all((folder / name).is_dir() for name in NETWORKS):
-        networks = build_networks(config)
-        for name, network in networks.items():
-            take_over(network, folder / name, stage="export")
-        make_pipeline(config, networks).save_pretrained(folder)
+    networks = build_networks(config)
+    for name, network in networks.items():
+        earlier = earlier_folder(config, out, name)
+        if not earlier.is_dir():
+            return
+        try:
+            take_over(network, earlier, stage="export")
+        except ModelError:
+            if earlier.parent == folder:
+                raise
+            return
+    make_pipeline(config, networks).save_pretrained(folder)
