@@ -103,6 +103,12 @@ class AugmentConfig(_Strict):
     cloudless: float = Field(
         0.0, ge=0, le=1, description="share of samples whose input is the clear image: it is to stay as it is"
     )
+    sensor: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of samples with moved, synthetic or no clouds that get the look of another sensor",
+    )
     cloudless_color: float | None = Field(
         None, ge=0, le=1, description="`color` of those samples, whose colors may be any; none: as the others'"
     )

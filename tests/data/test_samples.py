@@ -205,6 +205,16 @@ def test_only_samples_without_cloud_take_their_own_colors(tmp_path):
         assert same_values != without_cloud
 
 
+def test_only_made_up_samples_look_like_those_of_another_sensor(tmp_path):
+    data = data_of(write_pairs(tmp_path))
+    plain, moved = {"transplant": 0.0}, {"transplant": 0.5}
+    for augment, changes in ((plain, False), (moved, True)):
+        without = StageSamples(data, stage(augment={**augment, "flips": "none"}), seed=0)
+        samples = StageSamples(data, stage(augment={**augment, "flips": "none", "sensor": 1.0}), seed=0)
+        differ = [not np.array_equal(samples[n]["clear"], without[n]["clear"]) for n in range(40)]
+        assert any(differ) == changes and not all(differ)
+
+
 def test_with_nothing_held_out_all_pairs_are_learnt_from_and_some_are_shown(tmp_path):
     data = data_of(write_pairs(tmp_path, count=20), hold_out=0)
     assert len(data.cloudy) == 20 and len(data.held_pairs) == 0

@@ -1,6 +1,7 @@
 """How a training sample is varied; numpy only, everything random comes from the generator.
 
-Arrays are (C, H, W) float32 in [0, 1]. Cloudy and clear change alike, save for `vary_cloud_strength`.
+Arrays are (C, H, W) float32 in [0, 1]. Cloudy and clear change alike, save for the cloud's
+strength.
 """
 
 from __future__ import annotations
@@ -9,8 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 FloatArray = NDArray[np.float32]
+
+BARELY_CLOUD = 0.05
+"""Change of a pixel in [0, 1] that is no cloud to speak of."""
 
 
 def crop_patch(
@@ -52,6 +57,31 @@ def vary_cloud_strength(
         return cloudy
     a = np.float32(generator.uniform(low, high))
     return np.clip(clear + a * (cloudy - clear), 0, 1)
+
+
+def vary_sensor(cloudy: FloatArray, clear: FloatArray, generator: np.random.Generator) -> list[FloatArray]:
+    """Give a pair the look of another sensor, or of another product of it.
+
+    Broken clouds thicken up to twice, so that they saturate, as they do elsewhere; an even haze stays as it is, for
+    twice as much of it hides all ground. Then both images alike get another sharpness, other colors, and another
+    black and white level. The black level stays low: lifted, it would be a haze that is not to be removed.
+
+    Args:
+        cloudy: (C, H, W) in [0, 1].
+        clear: (C, H, W) in [0, 1].
+        generator: the only source of randomness.
+    """
+    is_broken = float(np.quantile(np.abs(cloudy - clear).max(axis=0), 0.2)) < BARELY_CLOUD
+    cloudy = vary_cloud_strength(cloudy, clear, (0.8, 2.0) if is_broken else (0.9, 1.05), generator)
+    images = [cloudy, clear]
+    sigma_px = generator.uniform(-1.0, 1.5)
+    if sigma_px > 0:
+        images = [gaussian_filter(image, (0, sigma_px, sigma_px), mode="nearest") for image in images]
+    images = vary_color(images, 1.0, generator)
+    black, gain = generator.uniform(-0.1, 0.08), np.exp(generator.uniform(-0.2, 0.5))
+    # The ground must not saturate.
+    gain = min(gain, max(0.8 / max(float(np.quantile(images[1], 0.9)), 1e-3), 0.8))
+    return [np.clip(np.float32(black) + np.float32(gain) * image, 0, 1) for image in images]
 
 
 def vary_color(images: list[FloatArray], amount: float, generator: np.random.Generator) -> list[FloatArray]:

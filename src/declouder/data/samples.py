@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declouder.config import DataConfig, StageConfig
-from declouder.data.augment import crop_patch, flip, vary_cloud_strength, vary_color
+from declouder.data.augment import crop_patch, flip, vary_cloud_strength, vary_color, vary_sensor
 from declouder.data.catalog import set_pairs
 from declouder.data.clouds import simulate_clouds
 from declouder.data.pairs import Pair, find_images, fingerprint, hold_out, read_bands
@@ -223,19 +223,24 @@ class StageSamples:
         """Return sample `number`; equal numbers give equal samples."""
         augment = self.stage.augment
         generator = np.random.Generator(np.random.Philox(key=[self.seed, number]))
-        if generator.random() < self.data.synthetic_share:
+        made_up = generator.random() < self.data.synthetic_share
+        if made_up:
             cloudy, clear = self.data.synthetic(generator, lambda image: self._cut([image], generator)[0])
         else:
             cloudy, clear = self._cut(list(self.data.real(self._pair_of(number))), generator)
             if _happens(augment.transplant, generator):
                 ground = self._cut([self.data.ground(generator)], generator)[0]
                 cloudy, clear = move_cloud(cloudy, clear, ground), ground
+                made_up = True
         color = augment.color
         if _happens(augment.cloudless, generator):
-            cloudy = clear
+            cloudy, made_up = clear, True
             color = color if augment.cloudless_color is None else augment.cloudless_color
-        cloudy = vary_cloud_strength(cloudy, clear, augment.cloud_strength, generator)
-        cloudy, clear = vary_color([cloudy, clear], color, generator)
+        if made_up and _happens(augment.sensor, generator):
+            cloudy, clear = vary_sensor(cloudy, clear, generator)
+        else:
+            cloudy = vary_cloud_strength(cloudy, clear, augment.cloud_strength, generator)
+            cloudy, clear = vary_color([cloudy, clear], color, generator)
         cloudy, clear = flip([cloudy, clear], augment.flips, generator)
         return Sample(cloudy=_signed(cloudy), clear=_signed(clear), seed=int(generator.integers(2**62)))
 

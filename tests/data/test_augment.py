@@ -1,0 +1,43 @@
+import numpy as np
+
+from declouder.data.augment import vary_sensor
+
+
+def broken_cloud(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return (cloudy, clear): even ground with texture, a thin cloud on half of it."""
+    clear = np.float32(0.3) + np.float32(0.05) * rng.random((3, 40, 40), dtype=np.float32)
+    cloudy = clear.copy()
+    cloudy[:, :, 20:] = 0.5 * clear[:, :, 20:] + 0.45
+    return cloudy, clear
+
+
+def draws(cloudy: np.ndarray, clear: np.ndarray, count: int = 40) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [tuple(vary_sensor(cloudy, clear, np.random.default_rng(seed))) for seed in range(count)]
+
+
+def test_another_sensor_changes_both_images_alike_where_no_cloud_is(rng):
+    cloudy, clear = broken_cloud(rng)
+    for made_cloudy, made_clear in draws(cloudy, clear):
+        assert made_cloudy.dtype == made_clear.dtype == np.float32
+        assert min(made_cloudy.min(), made_clear.min()) >= 0 and max(made_cloudy.max(), made_clear.max()) <= 1
+        np.testing.assert_array_equal(made_cloudy[:, :, :12], made_clear[:, :, :12])
+
+
+def test_clouds_of_another_sensor_saturate_at_times_and_its_ground_does_not(rng):
+    made = draws(*broken_cloud(rng))
+    assert 3 < sum(float(cloudy[:, :, 28:].min()) == 1 for cloudy, _ in made) < 38
+    assert all(float(np.median(clear)) < 0.95 for _, clear in made)
+    assert len({clear.tobytes() for _, clear in made}) == len(made)
+
+
+def test_an_even_haze_gets_no_thicker_than_that_ground_is_seen(rng):
+    clear = 0.2 + 0.2 * rng.random((3, 40, 40), dtype=np.float32)
+    for hazy, ground in draws(0.4 * clear + np.float32(0.45), clear):
+        seen, there = hazy[:, 10:-10, 10:-10].std(), ground[:, 10:-10, 10:-10].std()
+        assert seen > 0.25 * there
+
+
+def test_equal_generators_give_equal_images(rng):
+    cloudy, clear = broken_cloud(rng)
+    first, again = (vary_sensor(cloudy, clear, np.random.default_rng(7)) for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
