@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from declouder import CloudRemovalPipeline
+from declouder.training.record import RECORD
 
 LARGEST_BYTES = 16_000_000
 
@@ -42,6 +43,8 @@ def main() -> None:
     shutil.rmtree(arguments.output, ignore_errors=True)
     pipeline.to(torch.float16).save_pretrained(arguments.output)
 
+    if (arguments.model / RECORD).exists():
+        shutil.copyfile(arguments.model / RECORD, arguments.output / RECORD)
     forget_origin(arguments.output)
     size = sum(path.stat().st_size for path in arguments.output.rglob("*") if path.is_file())
     if size > LARGEST_BYTES:

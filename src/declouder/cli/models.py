@@ -96,6 +96,10 @@ def _tell_training(path: Path) -> None:
             f" images, sha256 {data['sha256']}"
         )
         typer.echo(f"versions    {', '.join(f'{name} {number}' for name, number in versions.items())}")
+        for other in record.get("averaged_with", []):
+            typer.echo(
+                f"averaged    with a model of recipe {other['recipe']['name']}, seed {other['recipe']['seed']}"
+            )
         for name, stage in record["stages"].items():
             scores = ", ".join(f"{k} {v:.4g}" for k, v in stage["scores"].items() if k not in ("step", "score"))
             typer.echo(

@@ -1,0 +1,55 @@
+"""The mean of the weights of models of one recipe, as a model: what their errors have not in common becomes less.
+
+    python scripts/average_models.py runs/compact/model runs/compact_final/model -o runs/averaged
+
+All must descend from one training: weights of unrelated ones have no meaningful mean. Settings are those of the
+first model; `training.json` is that of the last one, with those of the others under `averaged_with`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from declouder import CloudRemovalPipeline
+from declouder.training.record import RECORD
+
+NETWORKS = ("reference", "denoiser", "weight_net")
+
+
+def main() -> None:
+    """Average and write."""
+    parser = argparse.ArgumentParser(description="Average the weights of models.")
+    parser.add_argument("models", type=Path, nargs="+", help="model folders")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    if arguments.output.exists():
+        raise SystemExit(f"{arguments.output} exists; choose another --output")
+    pipelines = [CloudRemovalPipeline.from_pretrained(folder).to(torch.float32) for folder in arguments.models]
+    for name in NETWORKS:
+        states = [getattr(pipeline, name).state_dict() for pipeline in pipelines]
+        first = states[0]
+        for folder, state in zip(arguments.models, states, strict=True):
+            if {key: value.shape for key, value in state.items()} != {key: v.shape for key, v in first.items()}:
+                raise SystemExit(f"{folder}/{name} is another network than that of {arguments.models[0]}")
+        mean = {key: torch.stack([state[key] for state in states]).mean(0) for key in first}
+        getattr(pipelines[0], name).load_state_dict(mean)
+    pipelines[0].save_pretrained(arguments.output)
+    write_record(arguments.models, arguments.output)
+    print(f"wrote {arguments.output}: the mean of {len(pipelines)} models")
+
+
+def write_record(models: list[Path], output: Path) -> None:
+    """Keep what is known of how the models were trained."""
+    found = [folder / RECORD for folder in models if (folder / RECORD).exists()]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in found]
+    if records:
+        record = {**records[-1], "averaged_with": records[:-1]}
+        (output / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
