@@ -109,6 +109,14 @@ class AugmentConfig(_Strict):
         le=1,
         description="share of samples with moved, synthetic or no clouds that get the look of another sensor",
     )
+    even_haze: bool = Field(
+        False,
+        description="pairs under an even grey haze keep to its law: ground varies below it, its strength about white",
+    )
+    haze_color: float = Field(0.25, ge=0, le=1, description="`color` of the ground under such haze")
+    haze_strength: tuple[float, float] = Field(
+        (0.85, 1.2), description="such haze's transmission is divided by a number drawn from this range"
+    )
     cloudless_color: float | None = Field(
         None, ge=0, le=1, description="`color` of those samples, whose colors may be any; none: as the others'"
     )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from declouder.data.transplant import cloud_layer, move_cloud
+from declouder.data.transplant import EvenHaze, cloud_layer, move_cloud
 
 
 def textured(seed: int, size: int = 64) -> np.ndarray:
@@ -45,3 +45,46 @@ def test_a_shadow_darkens_the_new_ground_by_the_same_share():
     cloudy = clear * 0.5
     other = textured(3)
     np.testing.assert_allclose(move_cloud(cloudy, clear, other), other * 0.5, atol=0.02)
+
+
+def hazy(clear: np.ndarray, white: float = 0.75) -> tuple[np.ndarray, np.ndarray]:
+    """Return `clear` under a grey haze that thickens from left to right, and its transmission."""
+    transmission = np.broadcast_to(np.linspace(0.6, 0.4, clear.shape[-1], dtype=np.float32), clear.shape[1:])
+    return (white - transmission * (1 - clear)).astype(np.float32), transmission
+
+
+def test_the_law_of_an_even_haze_is_found():
+    clear = textured(0, size=128)
+    cloudy, transmission = hazy(clear)
+    haze = EvenHaze.of_pair(cloudy, clear)
+    assert haze is not None
+    assert abs(haze.white - 0.75) < 0.005
+    np.testing.assert_allclose(haze.transmission[0], transmission, atol=0.03)
+    np.testing.assert_allclose(haze.over(clear), cloudy, atol=1e-6)
+
+
+def test_flat_ground_of_one_color_tells_the_law_too():
+    clear = np.empty((3, 96, 96), np.float32)
+    clear[:] = np.array([0.1, 0.2, 0.5], np.float32)[:, None, None]
+    haze = EvenHaze.of_pair(hazy(clear)[0], clear)
+    assert haze is not None
+    assert abs(haze.white - 0.75) < 0.005
+
+
+def test_other_ground_and_other_strength_keep_to_the_law():
+    clear, other = textured(0, size=128), textured(1, size=128)
+    cloudy, transmission = hazy(clear)
+    haze = EvenHaze.of_pair(cloudy, clear)
+    assert haze is not None
+    expected = 0.75 - transmission / 1.25 * (1 - other)
+    np.testing.assert_allclose(haze.over(other, strength=1.25), expected, atol=0.03)
+
+
+def test_broken_cloud_colored_haze_and_clear_images_are_no_even_haze():
+    clear = textured(0, size=96)
+    broken = clear.copy()
+    broken[:, 20:40, 20:60] = 0.9
+    colored = 0.5 * clear + np.array([0.2, 0.3, 0.4], np.float32)[:, None, None]
+    assert EvenHaze.of_pair(broken, clear) is None
+    assert EvenHaze.of_pair(colored, clear) is None
+    assert EvenHaze.of_pair(clear, clear) is None

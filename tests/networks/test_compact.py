@@ -13,10 +13,10 @@ def images(*shape: int) -> torch.Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-@pytest.mark.parametrize("context", [0, 5])
-def test_a_new_network_leaves_an_image_as_it_is(context):
+@pytest.mark.parametrize("options", [{}, {"context": 5}, {"guided": (3, 9)}, {"guided": (3,), "stem": 1}])
+def test_a_new_network_leaves_an_image_as_it_is(options):
     cloudy = images(1, 3, 21, 33)
-    torch.testing.assert_close(CompactNet(**SMALL, context=context)(cloudy), cloudy)
+    torch.testing.assert_close(CompactNet(**{**SMALL, **options})(cloudy), cloudy)
 
 
 def test_a_wide_neighbourhood_covers_a_small_image_whole():

@@ -22,7 +22,7 @@ from declouder.data.clouds import simulate_clouds
 from declouder.data.pairs import Pair, find_images, fingerprint, hold_out, read_bands
 from declouder.data.resize import resize_bicubic, resize_stored
 from declouder.data.terrain import make_terrain
-from declouder.data.transplant import move_cloud
+from declouder.data.transplant import EvenHaze, move_cloud
 from declouder.errors import DataError
 from declouder.scaling import Scaling
 
@@ -222,24 +222,31 @@ class StageSamples:
     def __getitem__(self, number: int) -> Sample:
         """Return sample `number`; equal numbers give equal samples."""
         augment = self.stage.augment
+        color, strength = augment.color, augment.cloud_strength
         generator = np.random.Generator(np.random.Philox(key=[self.seed, number]))
         made_up = generator.random() < self.data.synthetic_share
         if made_up:
             cloudy, clear = self.data.synthetic(generator, lambda image: self._cut([image], generator)[0])
         else:
             cloudy, clear = self._cut(list(self.data.real(self._pair_of(number))), generator)
+            haze = EvenHaze.of_pair(cloudy, clear) if augment.even_haze else None
+            ground = clear
             if _happens(augment.transplant, generator):
                 ground = self._cut([self.data.ground(generator)], generator)[0]
-                cloudy, clear = move_cloud(cloudy, clear, ground), ground
                 made_up = True
-        color = augment.color
+            if haze is not None:
+                (clear,) = vary_color([ground], augment.haze_color, generator)
+                cloudy = haze.over(clear, strength=generator.uniform(*augment.haze_strength))
+                color, strength = 0.0, (1.0, 1.0)
+            elif made_up:
+                cloudy, clear = move_cloud(cloudy, clear, ground), ground
         if _happens(augment.cloudless, generator):
             cloudy, made_up = clear, True
             color = color if augment.cloudless_color is None else augment.cloudless_color
         if made_up and _happens(augment.sensor, generator):
             cloudy, clear = vary_sensor(cloudy, clear, generator)
         else:
-            cloudy = vary_cloud_strength(cloudy, clear, augment.cloud_strength, generator)
+            cloudy = vary_cloud_strength(cloudy, clear, strength, generator)
             cloudy, clear = vary_color([cloudy, clear], color, generator)
         cloudy, clear = flip([cloudy, clear], augment.flips, generator)
         return Sample(cloudy=_signed(cloudy), clear=_signed(clear), seed=int(generator.integers(2**62)))

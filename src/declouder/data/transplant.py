@@ -5,9 +5,18 @@
 T is a local regression of cloudy on clear (as in the guided filter: He et al., "Guided Image Filtering",
 IEEE TPAMI 2013), held near what a white cloud of the same brightness would let through where the ground has
 no texture to regress on. Fewer pairs than weights learn whole images by heart; layers times grounds are many.
+
+An even haze obeys more: it is grey and it fades all ground to one white, the same all over the image,
+
+    cloudy = white - T (1 - clear)
+
+so T alone is to be found out by who removes it. `EvenHaze` is what of a pair obeys this, and gives other ground and
+other strength under which it still does.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +30,56 @@ CLOUD_PX = 5
 """Side of the square over which transmission and light are smooth: small clouds keep their edges."""
 CERTAIN_VARIANCE = 1e-3
 """Variance of the ground, in units of the range squared, that outweighs the guess."""
+
+
+HAZE_WINDOW_PX = 31
+"""Side of the square over which an even haze has one transmission."""
+HAZE_RESIDUAL = 0.01
+"""Standard deviation of what an even haze leaves unexplained in [0, 1]; RICE1's pairs are below 0.008."""
+MOST_TRANSMISSION = 0.85
+"""Mean transmission above which a pair has no haze to speak of."""
+
+
+@dataclass(frozen=True)
+class EvenHaze:
+    """A grey haze with one white: cloudy = white - transmission (1 - clear) + what is left.
+
+    Attributes:
+        white: what white ground becomes, in [0, 1].
+        transmission: (1, H, W), smooth.
+        cloudy: (C, H, W) in [0, 1], the pair that it is of.
+        clear: (C, H, W) in [0, 1].
+    """
+
+    white: float
+    transmission: FloatArray
+    cloudy: FloatArray
+    clear: FloatArray
+
+    @classmethod
+    def of_pair(cls, cloudy: FloatArray, clear: FloatArray) -> EvenHaze | None:
+        """Return the haze of a pair, (C, H, W) in [0, 1] each, or None if its cloud is of another kind."""
+        dark = 1 - clear
+        mean_cloudy, mean_dark = (_local_mean(x.mean(0, keepdims=True), HAZE_WINDOW_PX) for x in (cloudy, dark))
+        square = _local_mean((dark * dark).mean(0, keepdims=True), HAZE_WINDOW_PX)
+        product = _local_mean((dark * cloudy).mean(0, keepdims=True), HAZE_WINDOW_PX)
+        variance = np.maximum(square - mean_dark**2, 1e-8)
+        slope = (product - mean_dark * mean_cloudy) / variance
+        # Where the ground says most of the slope it says most of the white too.
+        white = float(np.average(mean_cloudy - slope * mean_dark, weights=variance))
+        transmission = np.asarray((white * mean_dark - product) / (square + 1e-8), np.float32)
+        left = cloudy - (white - transmission * dark)
+        if float(left.std()) > HAZE_RESIDUAL or not 0 < float(transmission.mean()) < MOST_TRANSMISSION:
+            return None
+        return cls(white, transmission, cloudy, clear)
+
+    def over(self, ground: FloatArray, *, strength: float = 1.0) -> FloatArray:
+        """Return `ground`, (C, H, W) in [0, 1], under this haze; its noise stays.
+
+        `strength` divides the transmission: above 1 the haze is thicker.
+        """
+        under = self.cloudy + self.transmission * (ground - self.clear)
+        return np.asarray(np.clip(self.white + (under - self.white) / np.float32(strength), 0, 1), np.float32)
 
 
 def move_cloud(cloudy: FloatArray, clear: FloatArray, ground: FloatArray) -> FloatArray:

@@ -9,14 +9,16 @@ Haze is a local affine map of the ground (light lost, light added), so the netwo
 keeps texture that it never saw; under thick cloud the gain falls and the offset paints. And nothing
 is averaged over the whole image (no global pooling, no instance statistics): what a pixel becomes depends on its
 surroundings alone, so that windows of a scene agree where they overlap. Even haze is the same far and wide, so
-`context` can make those surroundings wide.
+`context` can make those surroundings wide, and `guided` gives the maps that are smooth where haze is:
+declouder.networks.guided.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +26,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from declouder.networks.guided import REDUCTION, GuidedChoice
 from declouder.networks.padding import padded_to_multiple
 
 Block = Literal["naf", "residual"]
@@ -41,6 +44,8 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             throughout and is several times faster.
         context: side of the neighbourhood, in pixels of the coarsest level, whose mean and deviation the
             coarsest level hears of; odd, or 0 for none.
+        guided: sides, in pixels of a quarter of the size, of the squares in which gain and offset are also had
+            smooth, for each pixel to choose from; odd numbers. None: gain and offset are taken as they come.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -52,10 +57,13 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         block: Block = "naf",
         stem: int = 1,
         context: int = 0,
+        guided: Sequence[int] = (),
     ) -> None:
         super().__init__()
         make = {"naf": NAFBlock, "residual": ResidualBlock}[block]
         self.multiple = stem * 2 ** (len(widths) - 1)
+        if guided:
+            self.multiple = math.lcm(self.multiple, REDUCTION)
         self.unshuffle, self.shuffle = nn.PixelUnshuffle(stem), nn.PixelShuffle(stem)
         self.intro = nn.Conv2d(bands * stem**2, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(
@@ -79,6 +87,7 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         # Starts as the identity: gain 1, offset 0.
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+        self.choice = GuidedChoice(widths[0], bands, stem, guided) if guided else None
 
     def forward(self, cloudy: Tensor) -> Tensor:
         """Return the clear image: (B, bands, H, W) in [-1, 1] for `cloudy` of that shape and range."""
@@ -86,10 +95,17 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def supervised_outputs(self, cloudy: Tensor) -> list[Tensor]:
         """Return the images that the reference loss compares with the clear one, before clamping."""
-        gain, offset = padded_to_multiple(self._gain_offset, cloudy, self.multiple).chunk(2, dim=1)
-        return [(1 + gain) * cloudy + offset]
+        return [padded_to_multiple(self._restore, cloudy, self.multiple)]
 
-    def _gain_offset(self, x: Tensor) -> Tensor:
+    def _restore(self, cloudy: Tensor) -> Tensor:
+        h = self._features(cloudy)
+        gain, offset = self.shuffle(self.head(h)).chunk(2, dim=1)
+        direct = (1 + gain) * cloudy + offset
+        if self.choice is None:
+            return cast(Tensor, direct)
+        return cast(Tensor, self.choice(h, cloudy, direct, 1 + gain))
+
+    def _features(self, x: Tensor) -> Tensor:
         h = self.intro(self.unshuffle(x))
         skips = []
         for level, encode in enumerate(self.encoder):
@@ -101,8 +117,7 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             h = self.wide(h)
         for level in reversed(range(len(self.down))):
             h = self.decoder[level](self.up[level](h) + skips[level])
-        out: Tensor = self.shuffle(self.head(h))
-        return out
+        return cast(Tensor, h)
 
 
 class NAFBlock(nn.Module):

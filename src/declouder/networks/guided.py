@@ -1,0 +1,126 @@
+"""Gain and offset that are smooth where haze is: a guided filter inside the reference network.
+
+    restored = sum over k of  p_k (A_k cloudy + B_k),    k = 0: gain and offset as the network gives them for each pixel
+                                                         k > 0: the best constants of a square around the pixel
+
+Haze is the same over many pixels, so what a network says of each of them alone is noisy where a fit over a square is
+not, and the fit keeps the texture of the cloudy image to the last pixel. A and B of a square are the weighted linear
+regression of the network's own image on the cloudy one (He et al., "Guided Image Filtering", IEEE TPAMI 2013; inside a
+network: Wu et al., CVPR 2018), once for each band and once for all bands together: haze is grey, and leaves the
+differences between bands in proportion. The network gives the weights, so that cloud does not spoil
+the fit beside it, and for each pixel the shares p of the fits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+REDUCTION = 4
+"""The fits are made at this much less than the image's size, on means of squares of this many pixels."""
+LEAST_WEIGHT = 0.01
+"""Of a pixel in a fit, so that there is always something to fit."""
+
+
+class GuidedChoice(nn.Module):
+    """For each pixel a mixture of the network's own image and of smooth maps fitted to it.
+
+    Args:
+        width: channels of the features that decide.
+        bands: spectral bands of an image.
+        stem: the features are at this much less than the image's size.
+        sides: of the squares, in pixels of a `REDUCTION`-th of the image's size; odd.
+    """
+
+    def __init__(self, width: int, bands: int, stem: int, sides: Sequence[int]) -> None:
+        super().__init__()
+        for side in sides:
+            if side < 1 or side % 2 == 0:
+                raise ValueError(f"a square of side {side} has no middle; give an odd number")
+        self.sides = tuple(sides)
+        self.shuffle = nn.PixelShuffle(stem)
+        fits = 2 * len(self.sides)
+        self.decide = nn.Conv2d(width, (2 + fits) * stem**2, 3, padding=1)
+        self.log_regularization = nn.Parameter(torch.full((fits,), math.log(1e-3)))
+        nn.init.zeros_(self.decide.weight)
+        # Begins as an even mixture, with little of what takes haze for grey.
+        bias = torch.tensor([0.0, 0.0] + [0.0, -1.0] * len(self.sides))
+        with torch.no_grad():
+            cast(Tensor, self.decide.bias).copy_(bias.repeat_interleave(stem**2))
+
+    def forward(self, features: Tensor, cloudy: Tensor, direct: Tensor, gain: Tensor) -> Tensor:
+        """Return the mixture.
+
+        Args:
+            features: (B, width, H / stem, W / stem).
+            cloudy: (B, bands, H, W) in [-1, 1]; H and W are multiples of `REDUCTION`.
+            direct: (B, bands, H, W), the network's own image.
+            gain: (B, bands, H, W), its gain: where a square has no texture to tell the gain, theirs is taken.
+        """
+        decided = self.shuffle(self.decide(features)).float()
+        # Never in half precision: the variances of flat ground would vanish or turn negative.
+        with torch.autocast(cloudy.device.type, enabled=False):
+            guide, target = cloudy.float(), direct.float()
+            weight = decided[:, :1].sigmoid() + LEAST_WEIGHT
+            shares = decided[:, 1:].softmax(dim=1)
+            mixture = shares[:, :1] * target
+            small = [F.avg_pool2d(x, REDUCTION) for x in (weight, guide, target, gain.float())]
+            regularization = self.log_regularization.exp().unbind()
+            for number, side in enumerate(self.sides):
+                moments = _Moments(*small, side)
+                for kind, fit in enumerate((moments.of_each_band, moments.of_all_bands)):
+                    k = 2 * number + kind
+                    a, b = fit(regularization[k])
+                    mixture = mixture + shares[:, k + 1 : k + 2] * (_enlarged(a, side) * guide + _enlarged(b, side))
+        return mixture
+
+
+class _Moments:
+    """Weighted means over the square around every pixel, and the regressions that follow from them.
+
+    Args:
+        weight: (B, 1, h, w).
+        guide: (B, bands, h, w).
+        target: (B, bands, h, w).
+        gain: (B, bands, h, w), which a regression leans to.
+        side: of the square.
+    """
+
+    def __init__(self, weight: Tensor, guide: Tensor, target: Tensor, gain: Tensor, side: int) -> None:
+        bands = guide.shape[1]
+        values = torch.cat([guide, target, guide * guide, guide * target, gain], dim=1)
+        means = _box_mean(weight * values, side) / _box_mean(weight, side)
+        self.guide, self.target, self.square, self.product, self.gain = means.split(bands, dim=1)
+
+    def of_each_band(self, regularization: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a and b, (B, bands, h, w), of target ~ a guide + b."""
+        return _regression(self.guide, self.target, self.square, self.product, self.gain, regularization)
+
+    def of_all_bands(self, regularization: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a and b, (B, 1, h, w), that are the same for all bands."""
+        moments = (self.guide, self.target, self.square, self.product, self.gain)
+        return _regression(*(x.mean(dim=1, keepdim=True) for x in moments), regularization)
+
+
+def _regression(
+    guide: Tensor, target: Tensor, square: Tensor, product: Tensor, gain: Tensor, regularization: Tensor
+) -> tuple[Tensor, Tensor]:
+    variance = (square - guide * guide).clamp_min(0)
+    a = (product - guide * target + regularization * gain) / (variance + regularization)
+    return a, target - a * guide
+
+
+def _enlarged(x: Tensor, side: int) -> Tensor:
+    """Return a map of the squares as a smooth one of the image's size."""
+    return F.interpolate(_box_mean(x, side), scale_factor=REDUCTION, mode="bilinear", align_corners=False)
+
+
+def _box_mean(x: Tensor, side: int) -> Tensor:
+    """Return the mean over the square around every pixel, as far as it lies within: same shape."""
+    x = F.avg_pool2d(x, (side, 1), stride=1, padding=(side // 2, 0), count_include_pad=False)
+    return F.avg_pool2d(x, (1, side), stride=1, padding=(0, side // 2), count_include_pad=False)

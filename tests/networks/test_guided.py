@@ -1,0 +1,91 @@
+"""Smooth gain and offset: what a fit over a square finds, and what it lets be."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from declouder.networks import CompactNet
+from declouder.networks.guided import GuidedChoice
+
+WIDTH, SIDE = 8, 5
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def choice(only: int | None = None) -> GuidedChoice:
+    """Return a block of one side, which takes output `only` (0: the network's own, 1: each band, 2: all bands)."""
+    block = GuidedChoice(WIDTH, 3, 2, (SIDE,)).requires_grad_(False)
+    if only is not None:
+        shares = torch.full((3,), -40.0)
+        shares[only] = 0.0
+        block.decide.bias[4:] = shares.repeat_interleave(4)
+    return block
+
+
+def run(block: GuidedChoice, cloudy: torch.Tensor, direct: torch.Tensor, gain: float = 1.0) -> torch.Tensor:
+    height, width = cloudy.shape[-2:]
+    return block(random(1, WIDTH, height // 2, width // 2), cloudy, direct, torch.full_like(cloudy, gain))
+
+
+@pytest.mark.parametrize("only", [None, 0, 1, 2])
+def test_what_is_one_grey_haze_everywhere_stays_as_it_is(only):
+    clear = random(1, 3, 48, 64) - 0.5
+    torch.testing.assert_close(run(choice(only), 0.5 * clear + 0.3, clear, gain=2.0), clear, atol=1e-3, rtol=0)
+
+
+def test_noise_of_single_pixels_is_fitted_away():
+    cloudy = random(1, 3, 64, 64) - 0.5
+    clear = 2 * cloudy - 0.3
+    noisy = clear + 0.2 * (random(1, 3, 64, 64, seed=1) - 0.5)
+    before, after = ((x - clear).std() for x in (noisy, run(choice(1), cloudy, noisy, gain=2.0)))
+    assert after < before / 5
+
+
+def test_bands_of_their_own_need_fits_of_their_own():
+    cloudy = F.interpolate(random(1, 3, 16, 16) - 0.5, scale_factor=4)
+    clear = cloudy * torch.tensor([2.0, 1.5, 1.0]).view(1, 3, 1, 1)
+    assert (run(choice(1), cloudy, clear) - clear).abs().max() < 0.02
+    assert (run(choice(2), cloudy, clear) - clear).abs().max() > 0.1
+
+
+def test_flat_ground_takes_the_gain_that_the_network_gives():
+    fine = F.interpolate(random(1, 3, 16, 16), scale_factor=4) * 1e-3  # far below the regularization
+    result = run(choice(1), fine, torch.full_like(fine, 0.25), gain=3.0)
+    inner = (slice(None), slice(None), slice(20, 44), slice(20, 44))
+    assert 2.5 < float((result - 0.25)[inner].std() / fine[inner].std()) < 3.5
+
+
+def test_pixels_of_little_weight_do_not_count_in_a_fit():
+    cloudy = random(1, 3, 64, 64) - 0.5
+    clear = 2 * cloudy
+    direct = clear.clone()
+    direct[..., 32:] = 0.8  # cloud, painted over
+    block = choice(1)
+    features = torch.ones(1, WIDTH, 32, 32)
+    features[..., 16:] = -1.0
+    errors = []
+    for weight in (0.0, 2.0):  # of the features in the confidence: 16 clear, -16 cloudy
+        block.decide.weight[:4, :, 1, 1] = weight
+        result = block(features, cloudy, direct, torch.full_like(cloudy, 2.0))
+        errors.append(float((result - clear)[..., 16:32].abs().mean()))
+    assert errors[1] < errors[0] / 4
+
+
+def test_a_square_has_a_middle():
+    with pytest.raises(ValueError, match="odd number"):
+        CompactNet(widths=(8, 16), blocks=(1, 1), guided=(4,))
+
+
+def test_every_parameter_learns_and_survives_saving(tmp_path):
+    torch.manual_seed(0)
+    network = CompactNet(widths=(8, 16), blocks=(1, 1), block="residual", guided=(3, 5))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    cloudy = random(1, 3, 24, 20) * 2 - 1
+    network(cloudy).square().mean().backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
+    network.save_pretrained(tmp_path)
+    torch.testing.assert_close(CompactNet.from_pretrained(tmp_path)(cloudy), network(cloudy))
