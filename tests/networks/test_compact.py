@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from declouder.networks import CompactNet
-from declouder.networks.compact import WideContext
+from declouder.networks.compact import Extremes, WideContext
 
 SMALL = {"widths": (8, 16), "blocks": (1, 1), "block": "residual", "stem": 2}
 
@@ -13,7 +13,9 @@ def images(*shape: int) -> torch.Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-@pytest.mark.parametrize("options", [{}, {"context": 5}, {"guided": (3, 9)}, {"guided": (3,), "stem": 1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"context": 5}, {"guided": (3, 9)}, {"guided": (3,), "stem": 1}, {"extremes": True}]
+)
 def test_a_new_network_leaves_an_image_as_it_is(options):
     cloudy = images(1, 3, 21, 33)
     torch.testing.assert_close(CompactNet(**{**SMALL, **options})(cloudy), cloudy)
@@ -40,3 +42,22 @@ def test_beyond_its_neighbourhood_nothing_counts():
 def test_a_neighbourhood_has_a_middle():
     with pytest.raises(ValueError, match="odd number"):
         CompactNet(**SMALL, context=4)
+
+
+@pytest.mark.parametrize("side", [0, 3])
+def test_one_dark_pixel_is_told_as_far_as_the_neighbourhood_reaches(side):
+    torch.manual_seed(0)
+    block = Extremes(3, 4, 4, side)
+    x, image = images(1, 4, 6, 10), images(1, 3, 24, 40) / 4
+    darker = image.clone()
+    darker[..., 2, 2] = -1.0  # in the first pixel of the features
+    told = (block(x, darker) - block(x, image)).abs().amax(dim=1)[0] > 1e-6
+    reach = 1 + side // 2
+    assert told[:reach, :reach].all()
+    assert not told[reach:].any()
+    assert not told[:, reach:].any()
+
+
+def test_extremes_need_coarse_features():
+    with pytest.raises(ValueError, match="more levels"):
+        CompactNet(widths=(8, 16), blocks=(1, 1), stem=1, extremes=True)

@@ -19,7 +19,10 @@ NETWORKS: dict[str, tuple[Any, int]] = {
     "weight net": (lambda: WeightNet(heads=1, **UNET), 9),
     "half-size denoiser": (lambda: Denoiser(heads=4, stem=2, **UNET), 6),
     "compact": (lambda: CompactNet(widths=(32, 96), blocks=(1, 2), block="residual", stem=2), 3),
-    "guided compact": (lambda: CompactNet(widths=(32, 96), blocks=(1, 1), stem=2, guided=(3, 9)), 3),
+    "guided compact": (
+        lambda: CompactNet(widths=(32, 96), blocks=(1, 1), stem=2, guided=(3, 9), extremes=True, context=3),
+        3,
+    ),
     "compact of NAF blocks": (lambda: CompactNet(widths=(24, 48), blocks=(1, 1)), 3),
     "msda": (lambda: MSDA(), 3),
 }

@@ -46,6 +46,8 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             coarsest level hears of; odd, or 0 for none.
         guided: sides, in pixels of a quarter of the size, of the squares in which gain and offset are also had
             smooth, for each pixel to choose from; odd numbers. None: gain and offset are taken as they come.
+        extremes: whether the coarsest level hears of the darkest and brightest pixels around, in each of its pixels
+            and as far as `context` reaches.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -58,6 +60,7 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         stem: int = 1,
         context: int = 0,
         guided: Sequence[int] = (),
+        extremes: bool = False,
     ) -> None:
         super().__init__()
         make = {"naf": NAFBlock, "residual": ResidualBlock}[block]
@@ -74,6 +77,9 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             nn.Sequential(nn.Conv2d(coarse, 4 * fine, 1, bias=False), nn.PixelShuffle(2))
             for fine, coarse in pairwise(widths)
         )
+        self.darkest_brightest = (
+            Extremes(bands, widths[-1], stem * 2 ** (len(widths) - 1), context) if extremes else None
+        )
         self.wide = WideContext(widths[-1], context) if context else None
         self.decoder = nn.ModuleList(make(width) for width in widths[:-1])
         self.head = nn.Conv2d(widths[0], 2 * bands * stem**2, 3, padding=1)
@@ -81,9 +87,10 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             if isinstance(module, nn.Conv2d) and module.groups == 1:
                 # PyTorch's default shrinks what passes: after nine levels the widest view would be silent.
                 nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
-        if self.wide is not None:
-            nn.init.zeros_(self.wide.project.weight)
-            nn.init.zeros_(self.wide.project.bias)  # type: ignore[arg-type]
+        for told in (self.wide, self.darkest_brightest):
+            if told is not None:
+                nn.init.zeros_(told.project.weight)
+                nn.init.zeros_(cast(Tensor, told.project.bias))
         # Starts as the identity: gain 1, offset 0.
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
@@ -105,10 +112,12 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             return cast(Tensor, direct)
         return cast(Tensor, self.choice(h, cloudy, direct, 1 + gain))
 
-    def _features(self, x: Tensor) -> Tensor:
-        h = self.intro(self.unshuffle(x))
+    def _features(self, cloudy: Tensor) -> Tensor:
+        h = self.intro(self.unshuffle(cloudy))
         skips = []
         for level, encode in enumerate(self.encoder):
+            if self.darkest_brightest is not None and level == len(self.down):
+                h = self.darkest_brightest(h, cloudy)
             h = encode(h)
             if level < len(self.down):
                 skips.append(h)
@@ -189,6 +198,43 @@ class WideContext(nn.Module):
 
     def _mean(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(x, self.side, stride=1, padding=self.side // 2, count_include_pad=False)
+
+
+class Extremes(nn.Module):
+    """Adds to every pixel what the darkest and the brightest of the image around it say.
+
+    Somewhere around there is shade or water, which haze alone lifts above black (the dark channel: He et al., IEEE
+    TPAMI 2011); means, which are all that convolutions pass on of many pixels, hardly tell it.
+
+    Args:
+        bands: of the image.
+        width: channels.
+        reduction: how many pixels of the image, along a side, are one of the features'; a multiple of 4.
+        side: of the neighbourhood, in pixels of the features; odd, or 0 for each pixel alone.
+    """
+
+    def __init__(self, bands: int, width: int, reduction: int, side: int) -> None:
+        super().__init__()
+        if reduction % REDUCTION:
+            raise ValueError(f"features at 1 / {reduction} of the size are too fine; extremes need more levels")
+        reaches = 2 if side else 1
+        self.mix = nn.Conv2d(4 * bands * reaches, width, 1)
+        self.project = nn.Conv2d(width, width, 1)
+        self.reduction, self.side = reduction, side
+
+    def forward(self, x: Tensor, image: Tensor) -> Tensor:
+        """Map (B, width, h, w) to the same shape; `image` is (B, bands, h * reduction, w * reduction)."""
+        # Of single pixels, and of means of a few, which noise does not move.
+        fine, mean = image, F.avg_pool2d(image, REDUCTION)
+        cells = [
+            F.max_pool2d(sign * values, self.reduction // step)
+            for values, step in ((fine, 1), (mean, REDUCTION))
+            for sign in (-1, 1)
+        ]
+        if self.side:
+            cells += [F.max_pool2d(cell, self.side, stride=1, padding=self.side // 2) for cell in cells]
+        out: Tensor = x + self.project(F.silu(self.mix(torch.cat(cells, dim=1))))
+        return out
 
 
 class PixelNorm(nn.Module):
