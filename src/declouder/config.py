@@ -111,7 +111,7 @@ class AugmentConfig(_Strict):
     )
     even_haze: bool = Field(
         False,
-        description="pairs under an even grey haze keep to its law: ground varies below it, its strength about white",
+        description="pairs under an even grey haze keep to its law: ground varies below it, strength about white",
     )
     haze_color: float = Field(0.25, ge=0, le=1, description="`color` of the ground under such haze")
     haze_strength: tuple[float, float] = Field(

@@ -1,14 +1,14 @@
 """Gain and offset that are smooth where haze is: a guided filter inside the reference network.
 
-    restored = sum over k of  p_k (A_k cloudy + B_k),    k = 0: gain and offset as the network gives them for each pixel
-                                                         k > 0: the best constants of a square around the pixel
+    restored = sum over k of  p_k (A_k cloudy + B_k)     k = 0: the gain and offset that the network gives a pixel
+                                                         k > 0: those that fit a square around it best
 
-Haze is the same over many pixels, so what a network says of each of them alone is noisy where a fit over a square is
-not, and the fit keeps the texture of the cloudy image to the last pixel. A and B of a square are the weighted linear
-regression of the network's own image on the cloudy one (He et al., "Guided Image Filtering", IEEE TPAMI 2013; inside a
-network: Wu et al., CVPR 2018), once for each band and once for all bands together: haze is grey, and leaves the
-differences between bands in proportion. The network gives the weights, so that cloud does not spoil
-the fit beside it, and for each pixel the shares p of the fits.
+Haze is the same over many pixels, so what a network says of each of them alone is noisy where a fit over a square
+is not, and the fit keeps the texture of the cloudy image to the last pixel. A and B of a square are the weighted
+linear regression of the network's own image on the cloudy one (He et al., "Guided Image Filtering", IEEE TPAMI
+2013; inside a network: Wu et al., "Fast End-to-End Trainable Guided Filter", CVPR 2018), once for each band and
+once for all bands together: haze is grey, and leaves the differences between bands in proportion. The network gives
+the weights, so that cloud does not spoil the fit beside it, and for each pixel the shares p of the fits.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ class GuidedChoice(nn.Module):
             guide, target = cloudy.float(), direct.float()
             weight = decided[:, :1].sigmoid() + LEAST_WEIGHT
             shares = decided[:, 1:].softmax(dim=1)
-            mixture = shares[:, :1] * target
-            small = [F.avg_pool2d(x, REDUCTION) for x in (weight, guide, target, gain.float())]
-            regularization = self.log_regularization.exp().unbind()
+            mixture: Tensor = shares[:, :1] * target
+            small_weight, *small = (F.avg_pool2d(x, REDUCTION) for x in (weight, guide, target, gain.float()))
+            regularization = self.log_regularization.exp()
             for number, side in enumerate(self.sides):
-                moments = _Moments(*small, side)
+                moments = _Moments(small_weight, small, side)
                 for kind, fit in enumerate((moments.of_each_band, moments.of_all_bands)):
                     k = 2 * number + kind
                     a, b = fit(regularization[k])
@@ -85,31 +85,27 @@ class _Moments:
 
     Args:
         weight: (B, 1, h, w).
-        guide: (B, bands, h, w).
-        target: (B, bands, h, w).
-        gain: (B, bands, h, w), which a regression leans to.
+        images: guide, target and the gain that a regression leans to; (B, bands, h, w) each.
         side: of the square.
     """
 
-    def __init__(self, weight: Tensor, guide: Tensor, target: Tensor, gain: Tensor, side: int) -> None:
-        bands = guide.shape[1]
+    def __init__(self, weight: Tensor, images: Sequence[Tensor], side: int) -> None:
+        guide, target, gain = images
         values = torch.cat([guide, target, guide * guide, guide * target, gain], dim=1)
         means = _box_mean(weight * values, side) / _box_mean(weight, side)
-        self.guide, self.target, self.square, self.product, self.gain = means.split(bands, dim=1)
+        self._means = means.chunk(5, dim=1)
 
     def of_each_band(self, regularization: Tensor) -> tuple[Tensor, Tensor]:
         """Return a and b, (B, bands, h, w), of target ~ a guide + b."""
-        return _regression(self.guide, self.target, self.square, self.product, self.gain, regularization)
+        return _regression(self._means, regularization)
 
     def of_all_bands(self, regularization: Tensor) -> tuple[Tensor, Tensor]:
         """Return a and b, (B, 1, h, w), that are the same for all bands."""
-        moments = (self.guide, self.target, self.square, self.product, self.gain)
-        return _regression(*(x.mean(dim=1, keepdim=True) for x in moments), regularization)
+        return _regression([x.mean(dim=1, keepdim=True) for x in self._means], regularization)
 
 
-def _regression(
-    guide: Tensor, target: Tensor, square: Tensor, product: Tensor, gain: Tensor, regularization: Tensor
-) -> tuple[Tensor, Tensor]:
+def _regression(means: Sequence[Tensor], regularization: Tensor) -> tuple[Tensor, Tensor]:
+    guide, target, square, product, gain = means
     variance = (square - guide * guide).clamp_min(0)
     a = (product - guide * target + regularization * gain) / (variance + regularization)
     return a, target - a * guide
