@@ -237,7 +237,7 @@ class StageSamples:
             if haze is not None:
                 (clear,) = vary_color([ground], augment.haze_color, generator)
                 cloudy = haze.over(clear, strength=generator.uniform(*augment.haze_strength))
-                color, strength = 0.0, (1.0, 1.0)
+                color, strength, made_up = 0.0, (1.0, 1.0), False  # other levels would be another law
             elif made_up:
                 cloudy, clear = move_cloud(cloudy, clear, ground), ground
         if _happens(augment.cloudless, generator):

@@ -16,6 +16,9 @@ from declouder.losses import fusion_loss, joint_loss, noise_loss, reference_loss
 if TYPE_CHECKING:
     from declouder.training.module import StageModule
 
+LPIPS_STRIDE = 4
+"""Of AlexNet's first layer."""
+
 Batch = dict[str, Tensor]
 """cloudy, clear: (B, C, H, W) in [-1, 1]; seed: (B,) int64."""
 
@@ -36,7 +39,7 @@ def reference_stage_loss(module: StageModule, batch: Batch) -> Tensor:
     loss = reference_loss(
         outputs, clear, edge_weight=s.edge_weight, ssim_weight=s.ssim_weight, psnr_weight=s.psnr_weight
     )
-    return loss + _perceptual_loss(module, outputs[0], clear)
+    return loss + _perceptual_loss(module, outputs[0], batch)
 
 
 def denoiser_stage_loss(module: StageModule, batch: Batch) -> Tensor:
@@ -50,7 +53,7 @@ def weights_stage_loss(module: StageModule, batch: Batch) -> Tensor:
     """L_WA, and the perceptual loss if the stage weighs it; x0_diffusion comes from a frozen denoiser."""
     prediction, _ = _fused(module, batch)
     fused, clear = prediction.x0.float(), batch["clear"]
-    return fusion_loss(fused, clear).mean() + _perceptual_loss(module, fused, clear)
+    return fusion_loss(fused, clear).mean() + _perceptual_loss(module, fused, batch)
 
 
 def joint_stage_loss(module: StageModule, batch: Batch) -> Tensor:
@@ -61,7 +64,7 @@ def joint_stage_loss(module: StageModule, batch: Batch) -> Tensor:
     prediction, eps = _fused(module, batch)
     fused, clear = prediction.x0.float(), batch["clear"]
     loss = joint_loss(prediction.eps.float(), eps, fused, clear, noise_weight=module.settings.noise_weight)
-    return loss.mean() + _perceptual_loss(module, fused, clear)
+    return loss.mean() + _perceptual_loss(module, fused, batch)
 
 
 def _fused(module: StageModule, batch: Batch) -> tuple[FusedPrediction, Tensor]:
@@ -83,10 +86,15 @@ def _fused(module: StageModule, batch: Batch) -> tuple[FusedPrediction, Tensor]:
     return prediction, eps
 
 
-def _perceptual_loss(module: StageModule, fused: Tensor, clear: Tensor) -> Tensor | float:
+def _perceptual_loss(module: StageModule, restored: Tensor, batch: Batch) -> Tensor | float:
     if module.perceptual is None:
         return 0.0
-    distance: Tensor = module.perceptual(fused, clear)
+    # LPIPS looks at every fourth pixel first. Were it always the same one of a patch, the networks, whose own grid
+    # begins there too, would learn a pattern of four pixels that pleases it.
+    seed = int(batch["seed"][0])
+    down, right = seed % LPIPS_STRIDE, seed // LPIPS_STRIDE % LPIPS_STRIDE
+    shifted = [image[..., down:, right:] for image in (restored, batch["clear"])]
+    distance: Tensor = module.perceptual(*shifted)
     return module.settings.perceptual_weight * distance
 
 
