@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from declouder.networks import CompactNet
-from declouder.networks.guided import GuidedChoice
+from declouder.networks.guided import USUAL_WHITE, GuidedChoice
 
 WIDTH, SIDE = 8, 5
 
@@ -15,12 +15,12 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def choice(only: int | None = None) -> GuidedChoice:
-    """Return a block of one side, which takes output `only` (0: the network's own, 1: each band, 2: all bands)."""
+    """Return a block of one side that takes only 0: the network's own, or a fit, 1: each band, 2: all, 3: white."""
     block = GuidedChoice(WIDTH, 3, 2, (SIDE,)).requires_grad_(False)
     if only is not None:
-        shares = torch.full((3,), -40.0)
+        shares = torch.full((4,), -40.0)
         shares[only] = 0.0
-        block.decide.bias[4:] = shares.repeat_interleave(4)
+        block.decide.bias[8:] = shares.repeat_interleave(4)
     return block
 
 
@@ -29,10 +29,20 @@ def run(block: GuidedChoice, cloudy: torch.Tensor, direct: torch.Tensor, gain: f
     return block(random(1, WIDTH, height // 2, width // 2), cloudy, direct, torch.full_like(cloudy, gain))
 
 
-@pytest.mark.parametrize("only", [None, 0, 1, 2])
+@pytest.mark.parametrize("only", [None, 0, 1, 2, 3])
 def test_what_is_one_grey_haze_everywhere_stays_as_it_is(only):
     clear = random(1, 3, 48, 64) - 0.5
-    torch.testing.assert_close(run(choice(only), 0.5 * clear + 0.3, clear, gain=2.0), clear, atol=1e-3, rtol=0)
+    hazy = USUAL_WHITE - 0.5 * (1 - clear)
+    torch.testing.assert_close(run(choice(only), hazy, clear, gain=2.0), clear, atol=1e-3, rtol=0)
+
+
+def test_from_white_a_haze_has_one_unknown():
+    """What the network says may be wrong in many ways; the law leaves only the haze's strength to be wrong."""
+    clear = F.interpolate(random(1, 3, 16, 16) - 0.5, scale_factor=4)
+    hazy = USUAL_WHITE - 0.5 * (1 - clear)
+    tinted = clear + torch.tensor([0.1, 0.0, -0.1]).view(1, 3, 1, 1)
+    result = run(choice(3), hazy, tinted, gain=2.0)
+    assert (result - clear).abs().mean() < (tinted - clear).abs().mean() / 5
 
 
 def test_noise_of_single_pixels_is_fitted_away():

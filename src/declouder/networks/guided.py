@@ -6,9 +6,14 @@
 Haze is the same over many pixels, so what a network says of each of them alone is noisy where a fit over a square
 is not, and the fit keeps the texture of the cloudy image to the last pixel. A and B of a square are the weighted
 linear regression of the network's own image on the cloudy one (He et al., "Guided Image Filtering", IEEE TPAMI
-2013; inside a network: Wu et al., "Fast End-to-End Trainable Guided Filter", CVPR 2018), once for each band and
-once for all bands together: haze is grey, and leaves the differences between bands in proportion. The network gives
-the weights, so that cloud does not spoil the fit beside it, and for each pixel the shares p of the fits.
+2013; inside a network: Wu et al., "Fast End-to-End Trainable Guided Filter", CVPR 2018), in three kinds:
+
+    each band     A, B of its own
+    all bands     one A, one B: haze is grey, and leaves the differences between bands in proportion
+    from white    1 - restored = A (white - cloudy), one A: haze fades all ground to one white, which the network
+                  tells (the law of declouder.data.transplant.EvenHaze, turned round)
+
+The network gives the weights, so that cloud does not spoil the fit beside it, and for each pixel the shares p.
 """
 
 from __future__ import annotations
@@ -25,6 +30,10 @@ REDUCTION = 4
 """The fits are made at this much less than the image's size, on means of squares of this many pixels."""
 LEAST_WEIGHT = 0.01
 """Of a pixel in a fit, so that there is always something to fit."""
+KINDS = 3
+"""Of fits, for each side."""
+USUAL_WHITE, WHITE_RANGE = 0.5, 0.2
+"""In [-1, 1], what white ground is under haze: that of RICE1, and how far it may be from it."""
 
 
 class GuidedChoice(nn.Module):
@@ -44,12 +53,12 @@ class GuidedChoice(nn.Module):
                 raise ValueError(f"a square of side {side} has no middle; give an odd number")
         self.sides = tuple(sides)
         self.shuffle = nn.PixelShuffle(stem)
-        fits = 2 * len(self.sides)
-        self.decide = nn.Conv2d(width, (2 + fits) * stem**2, 3, padding=1)
+        fits = KINDS * len(self.sides)
+        self.decide = nn.Conv2d(width, (3 + fits) * stem**2, 3, padding=1)
         self.log_regularization = nn.Parameter(torch.full((fits,), math.log(1e-3)))
         nn.init.zeros_(self.decide.weight)
-        # Begins as an even mixture, with little of what takes haze for grey.
-        bias = torch.tensor([0.0, 0.0] + [0.0, -1.0] * len(self.sides))
+        # Begins with little of what only an even haze obeys.
+        bias = torch.tensor([0.0, 0.0, 0.0] + [0.0, -1.0, -3.0] * len(self.sides))
         with torch.no_grad():
             cast(Tensor, self.decide.bias).copy_(bias.repeat_interleave(stem**2))
 
@@ -67,14 +76,16 @@ class GuidedChoice(nn.Module):
         with torch.autocast(cloudy.device.type, enabled=False):
             guide, target = cloudy.float(), direct.float()
             weight = decided[:, :1].sigmoid() + LEAST_WEIGHT
-            shares = decided[:, 1:].softmax(dim=1)
+            white = USUAL_WHITE + WHITE_RANGE * decided[:, 1:2].tanh()
+            shares = decided[:, 2:].softmax(dim=1)
             mixture: Tensor = shares[:, :1] * target
-            small_weight, *small = (F.avg_pool2d(x, REDUCTION) for x in (weight, guide, target, gain.float()))
+            images = (weight, guide, target, gain.float(), white)
+            small_weight, *small = (F.avg_pool2d(image, REDUCTION) for image in images)
             regularization = self.log_regularization.exp()
             for number, side in enumerate(self.sides):
                 moments = _Moments(small_weight, small, side)
-                for kind, fit in enumerate((moments.of_each_band, moments.of_all_bands)):
-                    k = 2 * number + kind
+                for kind, fit in enumerate((moments.of_each_band, moments.of_all_bands, moments.from_white)):
+                    k = KINDS * number + kind
                     a, b = fit(regularization[k])
                     mixture = mixture + shares[:, k + 1 : k + 2] * (_enlarged(a, side) * guide + _enlarged(b, side))
         return mixture
@@ -85,15 +96,15 @@ class _Moments:
 
     Args:
         weight: (B, 1, h, w).
-        images: guide, target and the gain that a regression leans to; (B, bands, h, w) each.
+        images: guide, target and the gain that a regression leans to, (B, bands, h, w) each; white, (B, 1, h, w).
         side: of the square.
     """
 
     def __init__(self, weight: Tensor, images: Sequence[Tensor], side: int) -> None:
-        guide, target, gain = images
-        values = torch.cat([guide, target, guide * guide, guide * target, gain], dim=1)
+        guide, target, gain, white = images
+        values = torch.cat([white, guide, target, guide * guide, guide * target, gain], dim=1)
         means = _box_mean(weight * values, side) / _box_mean(weight, side)
-        self._means = means.chunk(5, dim=1)
+        self._white, self._means = means[:, :1], means[:, 1:].chunk(5, dim=1)
 
     def of_each_band(self, regularization: Tensor) -> tuple[Tensor, Tensor]:
         """Return a and b, (B, bands, h, w), of target ~ a guide + b."""
@@ -101,7 +112,18 @@ class _Moments:
 
     def of_all_bands(self, regularization: Tensor) -> tuple[Tensor, Tensor]:
         """Return a and b, (B, 1, h, w), that are the same for all bands."""
-        return _regression([x.mean(dim=1, keepdim=True) for x in self._means], regularization)
+        return _regression(self._of_all_bands(), regularization)
+
+    def from_white(self, regularization: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a and b, (B, 1, h, w), of target - 1 ~ a (guide - white), the same for all bands."""
+        guide, target, square, product, gain = self._of_all_bands()
+        white = self._white
+        below = (square - 2 * white * guide + white * white).clamp_min(0)
+        a = (product - guide - white * target + white + regularization * gain) / (below + regularization)
+        return a, 1 - a * white
+
+    def _of_all_bands(self) -> list[Tensor]:
+        return [x.mean(dim=1, keepdim=True) for x in self._means]
 
 
 def _regression(means: Sequence[Tensor], regularization: Tensor) -> tuple[Tensor, Tensor]:
