@@ -13,6 +13,11 @@ linear regression of the network's own image on the cloudy one (He et al., "Guid
     from white    1 - restored = A (white - cloudy), one A: haze fades all ground to one white, which the network
                   tells (the law of declouder.data.transplant.EvenHaze, turned round)
 
+and one more that asks the image itself, as a dark channel does (He et al., IEEE TPAMI 2011):
+
+    from dark     the same with A = (1 - dark) / (white - darkest cloudy pixel around); the network tells how dark
+                  that pixel's ground is, which is easier to know than A: nearly black, where there is shade
+
 The network gives the weights, so that cloud does not spoil the fit beside it, and for each pixel the shares p.
 """
 
@@ -34,6 +39,12 @@ KINDS = 3
 """Of fits, for each side."""
 USUAL_WHITE, WHITE_RANGE = 0.5, 0.2
 """In [-1, 1], what white ground is under haze: that of RICE1, and how far it may be from it."""
+USUAL_DARK, DARKEST_RANGE = 0.03, 0.5
+"""In [0, 1], the darkest ground around: at first, and at most."""
+DARK_SIDE = 63
+"""Of the square in which it is looked for, as the other sides."""
+LEAST_HAZE = 0.1
+"""In [-1, 1], how much darker than white the darkest pixel must be to say anything."""
 
 
 class GuidedChoice(nn.Module):
@@ -54,11 +65,12 @@ class GuidedChoice(nn.Module):
         self.sides = tuple(sides)
         self.shuffle = nn.PixelShuffle(stem)
         fits = KINDS * len(self.sides)
-        self.decide = nn.Conv2d(width, (3 + fits) * stem**2, 3, padding=1)
+        self.decide = nn.Conv2d(width, (5 + fits) * stem**2, 3, padding=1)
         self.log_regularization = nn.Parameter(torch.full((fits,), math.log(1e-3)))
         nn.init.zeros_(self.decide.weight)
         # Begins with little of what only an even haze obeys.
-        bias = torch.tensor([0.0, 0.0, 0.0] + [0.0, -1.0, -3.0] * len(self.sides))
+        dark = math.log(USUAL_DARK / (DARKEST_RANGE - USUAL_DARK))
+        bias = torch.tensor([0.0, 0.0, dark, 0.0] + [0.0, -1.0, -2.0] * len(self.sides) + [-2.0])
         with torch.no_grad():
             cast(Tensor, self.decide.bias).copy_(bias.repeat_interleave(stem**2))
 
@@ -77,10 +89,11 @@ class GuidedChoice(nn.Module):
             guide, target = cloudy.float(), direct.float()
             weight = decided[:, :1].sigmoid() + LEAST_WEIGHT
             white = USUAL_WHITE + WHITE_RANGE * decided[:, 1:2].tanh()
-            shares = decided[:, 2:].softmax(dim=1)
+            dark = 2 * DARKEST_RANGE * decided[:, 2:3].sigmoid() - 1
+            shares = decided[:, 3:].softmax(dim=1)
             mixture: Tensor = shares[:, :1] * target
-            images = (weight, guide, target, gain.float(), white)
-            small_weight, *small = (F.avg_pool2d(image, REDUCTION) for image in images)
+            images = (weight, guide, target, gain.float(), white, dark)
+            small_weight, *small, small_dark = (F.avg_pool2d(image, REDUCTION) for image in images)
             regularization = self.log_regularization.exp()
             for number, side in enumerate(self.sides):
                 moments = _Moments(small_weight, small, side)
@@ -88,6 +101,9 @@ class GuidedChoice(nn.Module):
                     k = KINDS * number + kind
                     a, b = fit(regularization[k])
                     mixture = mixture + shares[:, k + 1 : k + 2] * (_enlarged(a, side) * guide + _enlarged(b, side))
+            a, b = _from_dark(small[0], small[3], small_dark)
+            side = max(self.sides)
+            mixture = mixture + shares[:, -1:] * (_enlarged(a, side) * guide + _enlarged(b, side))
         return mixture
 
 
@@ -131,6 +147,15 @@ def _regression(means: Sequence[Tensor], regularization: Tensor) -> tuple[Tensor
     variance = (square - guide * guide).clamp_min(0)
     a = (product - guide * target + regularization * gain) / (variance + regularization)
     return a, target - a * guide
+
+
+def _from_dark(guide: Tensor, white: Tensor, dark: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a and b, (B, 1, h, w), of target - 1 ~ a (guide - white) that make the darkest pixel around `dark`."""
+    darkest = guide.amin(dim=1, keepdim=True)
+    for side in ((DARK_SIDE, 1), (1, DARK_SIDE)):
+        darkest = -F.max_pool2d(-darkest, side, stride=1, padding=(side[0] // 2, side[1] // 2))
+    a = (1 - dark) / (white - darkest).clamp_min(LEAST_HAZE)
+    return a, 1 - a * white
 
 
 def _enlarged(x: Tensor, side: int) -> Tensor:
