@@ -19,7 +19,7 @@ def images(*shape: int) -> torch.Tensor:
 def test_a_new_network_leaves_an_image_as_it_is(options):
     cloudy = images(1, 3, 21, 33)
     # Fits from white and dark, of which a guided network takes a few per cent at first, change a clear image.
-    most = 0.03 if "guided" in options else 1e-5
+    most = 0.1 if "guided" in options else 1e-5
     assert (CompactNet(**{**SMALL, **options})(cloudy) - cloudy).abs().mean() < most
 
 

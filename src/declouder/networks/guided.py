@@ -103,8 +103,7 @@ class GuidedChoice(nn.Module):
                     mixture = mixture + shares[:, k + 1 : k + 2] * (_enlarged(a, side) * guide + _enlarged(b, side))
             a, b = _from_dark(small[0], small[3], small_dark)
             side = max(self.sides)
-            mixture = mixture + shares[:, -1:] * (_enlarged(a, side) * guide + _enlarged(b, side))
-        return mixture
+            return cast(Tensor, mixture + shares[:, -1:] * (_enlarged(a, side) * guide + _enlarged(b, side)))
 
 
 class _Moments:
