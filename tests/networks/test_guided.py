@@ -15,7 +15,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def choice(only: int | None = None) -> GuidedChoice:
-    """Return a block of one side; `only` 0: the network's own image, 1 to 4: each band, all, from white, from dark."""
+    """Return a block that takes one image alone: 0 the network's, 1 each band, 2 all, 3 from white, 4 from dark."""
     block = GuidedChoice(WIDTH, 3, 2, (SIDE,)).requires_grad_(False)
     if only is not None:
         shares = torch.full((5,), -40.0)
