@@ -20,7 +20,7 @@ def choice(only: int | None = None) -> GuidedChoice:
     if only is not None:
         shares = torch.full((5,), -40.0)
         shares[only] = 0.0
-        block.decide.bias[12:] = shares.repeat_interleave(4)
+        block.decide.bias[8:] = shares.repeat_interleave(4)
     return block
 
 

@@ -10,8 +10,8 @@ linear regression of the network's own image on the cloudy one (He et al., "Guid
 
     each band     A, B of its own
     all bands     one A, one B: haze is grey, and leaves the differences between bands in proportion
-    from white    1 - restored = A (white - cloudy), one A: haze fades all ground to one white, which the network
-                  tells (the law of declouder.data.transplant.EvenHaze, turned round)
+    from white    1 - restored = A (white - cloudy), one A: haze fades all ground to one white, which is learnt
+                  (the law of declouder.data.transplant.EvenHaze, turned round)
 
 and one more that asks the image itself, as a dark channel does (He et al., IEEE TPAMI 2011):
 
@@ -37,8 +37,8 @@ LEAST_WEIGHT = 0.01
 """Of a pixel in a fit, so that there is always something to fit."""
 KINDS = 3
 """Of fits, for each side."""
-USUAL_WHITE, WHITE_RANGE = 0.5, 0.2
-"""In [-1, 1], what white ground is under haze: that of RICE1, and how far it may be from it."""
+USUAL_WHITE = 0.504
+"""In [-1, 1], what white ground is under haze: at first that of RICE1."""
 USUAL_DARK, DARKEST_RANGE = 0.03, 0.5
 """In [0, 1], the darkest ground around: at first, and at most."""
 DARK_SIDE = 63
@@ -65,12 +65,13 @@ class GuidedChoice(nn.Module):
         self.sides = tuple(sides)
         self.shuffle = nn.PixelShuffle(stem)
         fits = KINDS * len(self.sides)
-        self.decide = nn.Conv2d(width, (5 + fits) * stem**2, 3, padding=1)
+        self.decide = nn.Conv2d(width, (4 + fits) * stem**2, 3, padding=1)
+        self.white = nn.Parameter(torch.tensor(USUAL_WHITE))
         self.log_regularization = nn.Parameter(torch.full((fits,), math.log(1e-3)))
         nn.init.zeros_(self.decide.weight)
         # Begins with little of what only an even haze obeys.
         dark = math.log(USUAL_DARK / (DARKEST_RANGE - USUAL_DARK))
-        bias = torch.tensor([0.0, 0.0, dark, 0.0] + [0.0, -1.0, -2.0] * len(self.sides) + [-2.0])
+        bias = torch.tensor([0.0, dark, 0.0] + [0.0, -1.0, -2.0] * len(self.sides) + [-2.0])
         with torch.no_grad():
             cast(Tensor, self.decide.bias).copy_(bias.repeat_interleave(stem**2))
 
@@ -88,20 +89,20 @@ class GuidedChoice(nn.Module):
         with torch.autocast(cloudy.device.type, enabled=False):
             guide, target = cloudy.float(), direct.float()
             weight = decided[:, :1].sigmoid() + LEAST_WEIGHT
-            white = USUAL_WHITE + WHITE_RANGE * decided[:, 1:2].tanh()
-            dark = 2 * DARKEST_RANGE * decided[:, 2:3].sigmoid() - 1
-            shares = decided[:, 3:].softmax(dim=1)
+            dark = 2 * DARKEST_RANGE * decided[:, 1:2].sigmoid() - 1
+            shares = decided[:, 2:].softmax(dim=1)
             mixture: Tensor = shares[:, :1] * target
-            images = (weight, guide, target, gain.float(), white, dark)
+            images = (weight, guide, target, gain.float(), dark)
             small_weight, *small, small_dark = (F.avg_pool2d(image, REDUCTION) for image in images)
+            white = self.white.float()
             regularization = self.log_regularization.exp()
             for number, side in enumerate(self.sides):
-                moments = _Moments(small_weight, small, side)
+                moments = _Moments(small_weight, small, white, side)
                 for kind, fit in enumerate((moments.of_each_band, moments.of_all_bands, moments.from_white)):
                     k = KINDS * number + kind
                     a, b = fit(regularization[k])
                     mixture = mixture + shares[:, k + 1 : k + 2] * (_enlarged(a, side) * guide + _enlarged(b, side))
-            a, b = _from_dark(small[0], small[3], small_dark)
+            a, b = _from_dark(small[0], white, small_dark)
             side = max(self.sides)
             return cast(Tensor, mixture + shares[:, -1:] * (_enlarged(a, side) * guide + _enlarged(b, side)))
 
@@ -111,15 +112,16 @@ class _Moments:
 
     Args:
         weight: (B, 1, h, w).
-        images: guide, target and the gain that a regression leans to, (B, bands, h, w) each; white, (B, 1, h, w).
+        images: guide, target and the gain that a regression leans to, (B, bands, h, w) each.
+        white: a scalar.
         side: of the square.
     """
 
-    def __init__(self, weight: Tensor, images: Sequence[Tensor], side: int) -> None:
-        guide, target, gain, white = images
-        values = torch.cat([white, guide, target, guide * guide, guide * target, gain], dim=1)
+    def __init__(self, weight: Tensor, images: Sequence[Tensor], white: Tensor, side: int) -> None:
+        guide, target, gain = images
+        values = torch.cat([guide, target, guide * guide, guide * target, gain], dim=1)
         means = _box_mean(weight * values, side) / _box_mean(weight, side)
-        self._white, self._means = means[:, :1], means[:, 1:].chunk(5, dim=1)
+        self._white, self._means = white, means.chunk(5, dim=1)
 
     def of_each_band(self, regularization: Tensor) -> tuple[Tensor, Tensor]:
         """Return a and b, (B, bands, h, w), of target ~ a guide + b."""
