@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True, help="the recipe's data.base")
     parser.add_argument("--backbone", type=Path, help="AlexNet for LPIPS")
     parser.add_argument("--limit", type=int, help="pairs to score, spread over all held-out ones")
+    parser.add_argument("--each-set", action="store_true", help="a row for each set of pairs beside all of them")
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--strength", type=float, nargs="+", default=[0.1, 0.2, 0.4, 1.0])
     parser.add_argument("--sampler", nargs="+", default=["ddim"])
@@ -41,28 +42,30 @@ def main() -> None:
     arguments = parser.parse_args()
 
     config = load_config(arguments.config, [f"data.base={arguments.base}"])
-    held_out = TrainingData(config.data, band_names=config.model.bands, seed=config.seed).held_out(config.seed)
+    data = TrainingData(config.data, band_names=config.model.bands, seed=config.seed)
+    held_out = data.held_out(config.seed)
+    sets = [pair.cloudy_path.relative_to(arguments.base).parts[0] for pair in data.held_pairs]
     if arguments.limit:
-        held_out = held_out[:: max(1, len(held_out) // arguments.limit)]
+        every = max(1, len(held_out) // arguments.limit)
+        held_out, sets = held_out[::every], sets[::every]
     pipeline = CloudRemovalPipeline.from_pretrained(arguments.model)
     pipeline.set_progress_bar_config(disable=True)
     lpips, _ = load_lpips(arguments.backbone)
 
     def show(name: str, settings: dict[str, object]) -> None:
-        started = time.process_time()
-        restored = [restore(pipeline, sample, settings) for sample in held_out]
-        seconds = (time.process_time() - started) / len(held_out)
-        clear = [to_uint8(sample["clear"]) for sample in held_out]
-        scores = [np.mean([metric(a, b) for a, b in zip(restored, clear, strict=True)]) for metric in (psnr, ssim)]
-        if lpips is not None:
-            scores.append(np.mean([lpips_of(a, b, lpips) for a, b in zip(restored, clear, strict=True)]))
-        kept = [
-            psnr(restore(pipeline, {**sample, "cloudy": sample["clear"]}, settings), to_uint8(sample["clear"]))
-            for sample in held_out
-        ]
-        cells = [f"{scores[0]:.3f}", *(f"{score:.4f}" for score in scores[1:]), f"{seconds:.2f}"]
-        cells += [f"{np.mean(kept):.1f}, {min(kept):.1f}"]
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        rows = []
+        for sample in held_out:
+            started = time.process_time()
+            restored = restore(pipeline, sample, settings)
+            seconds = time.process_time() - started
+            clear = to_uint8(sample["clear"])
+            kept = psnr(restore(pipeline, {**sample, "cloudy": sample["clear"]}, settings), clear)
+            distance = np.nan if lpips is None else lpips_of(restored, clear, lpips)
+            rows.append((psnr(restored, clear), ssim(restored, clear), distance, seconds, kept))
+        table = np.array(rows)
+        print_row(name, table)
+        for which in dict.fromkeys(sets) if arguments.each_set else ():
+            print_row(f"{name}, {which}", table[np.array(sets) == which])
 
     print(f"{len(held_out)} held-out pairs\n")
     print("| setting | psnr | ssim | lpips | CPU s | clear in |\n|---|---|---|---|---|---|")
@@ -75,6 +78,13 @@ def main() -> None:
             f"{sampler}, w in [{low:g}, {high:g}], strength {strength:g}, {steps} steps",
             {"num_inference_steps": steps, "strength": strength, "w_bounds": (low, high)},
         )
+
+
+def print_row(name: str, table: NDArray[np.float64]) -> None:
+    """Print the means of a table whose rows are images: PSNR, SSIM, LPIPS, CPU seconds, PSNR of the clear image."""
+    quality, similarity, distance, seconds, kept = table.mean(axis=0)
+    cells = [f"{quality:.3f}", f"{similarity:.4f}", f"{distance:.4f}", f"{seconds:.2f}"]
+    print(f"| {name} | {' | '.join(cells)} | {kept:.1f}, {table[:, 4].min():.1f} |", flush=True)
 
 
 def restore(pipeline: CloudRemovalPipeline, sample: Sample, settings: dict[str, object]) -> NDArray[np.uint8]:
