@@ -597,6 +597,24 @@ def test_a_stage_with_a_perceptual_loss_is_scored_by_it(backbone, monkeypatch):
     assert not [key for key in module.state_dict() if "perceptual" in key]
 
 
+def test_a_perceptual_loss_sees_every_place_of_a_patch_alike(backbone, monkeypatch):
+    monkeypatch.setenv("DECLOUDER_LPIPS_BACKBONE", str(backbone))
+    module = fused_stage("weights", perceptual_weight=1.0, patch_px=40)
+    seen = []
+
+    def spy(restored: torch.Tensor, clear: torch.Tensor) -> torch.Tensor:
+        assert torch.equal(clear, batch["clear"][..., -clear.shape[-2] :, -clear.shape[-1] :])
+        seen.append((40 - clear.shape[-2], 40 - clear.shape[-1], restored.shape == clear.shape))
+        return restored.mean()
+
+    monkeypatch.setattr(module.perceptual, "forward", spy)
+    batch = batch_of(module)
+    with torch.no_grad():
+        for seed in range(16):
+            module.stage.loss(module, batch | {"seed": torch.tensor([seed, 99])})
+    assert sorted(seen) == [(down, right, True) for down in range(4) for right in range(4)]
+
+
 def test_a_perceptual_loss_without_a_backbone_is_an_error_of_the_recipe(monkeypatch, tmp_path):
     monkeypatch.delenv("DECLOUDER_LPIPS_BACKBONE", raising=False)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))

@@ -85,6 +85,32 @@ def test_cloud_strength_zero_makes_cloudy_equal_clear(tmp_path):
     assert np.array_equal(samples[4]["cloudy"], samples[4]["clear"])
 
 
+def law_of(sample) -> tuple[float, float, float]:
+    """Return slope, white and what is left of cloudy = white - slope (1 - clear), in [0, 1]."""
+    cloudy, dark = (sample["cloudy"].ravel() + 1) / 2, (1 - sample["clear"].ravel()) / 2
+    slope, white = np.polyfit(dark, cloudy, 1)
+    return -slope, white, float((cloudy - white - slope * dark).std())
+
+
+def test_samples_under_an_even_haze_keep_to_its_law(tmp_path):
+    write_pairs(tmp_path, size=(64, 64))
+    for path in (tmp_path / "set" / "train" / "label").iterdir():
+        clear = np.asarray(Image.open(path)) * 0.6
+        cloudy = 255 * 0.75 - 0.5 * (255 - clear)
+        Image.fromarray(clear.round().astype(np.uint8)).save(path)
+        Image.fromarray(cloudy.round().astype(np.uint8)).save(path.parents[1] / "cloud" / path.name)
+    data = data_of(tmp_path)
+    fields = {"color": 0.8, "haze_color": 0.8, "transplant": 0.5, "cloud_strength": (0.9, 1.1), "sensor": 1.0}
+    lawful = StageSamples(data, stage(augment={**fields, "even_haze": True, "haze_strength": (0.8, 1.25)}), seed=0)
+    laws = np.array([law_of(lawful[number]) for number in range(20)])
+    assert np.abs(laws[:, 1] - 0.75).max() < 0.01
+    assert laws[:, 2].max() < 0.01
+    assert 0.39 < laws[:, 0].min() < 0.45 and 0.55 < laws[:, 0].max() < 0.64
+    assert np.ptp([lawful[number]["clear"].mean() for number in range(20)]) > 0.1
+    usual = StageSamples(data, stage(augment=fields), seed=0)
+    assert np.ptp([law_of(usual[number])[1] for number in range(20)]) > 0.1
+
+
 def test_two_processes_take_together_what_one_with_a_doubled_batch_takes():
     def first_batches(batches: BatchNumbers, count: int) -> list[list[int]]:
         return [numbers for _, numbers in zip(range(count), batches, strict=False)]
