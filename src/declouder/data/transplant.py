@@ -30,8 +30,6 @@ CLOUD_PX = 5
 """Side of the square over which transmission and light are smooth: small clouds keep their edges."""
 CERTAIN_VARIANCE = 1e-3
 """Variance of the ground, in units of the range squared, that outweighs the guess."""
-
-
 HAZE_WINDOW_PX = 31
 """Side of the square over which an even haze has one transmission."""
 HAZE_RESIDUAL = 0.01

@@ -45,7 +45,7 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         context: side of the neighbourhood, in pixels of the coarsest level, whose mean and deviation the
             coarsest level hears of; odd, or 0 for none.
         guided: sides, in pixels of a quarter of the size, of the squares in which gain and offset are also had
-            smooth, for each pixel to choose from; odd numbers. None: gain and offset are taken as they come.
+            smooth, for each pixel to choose from; odd numbers. Without any, gain and offset are taken as they are.
         extremes: whether the coarsest level hears of the darkest and brightest pixels around, in each of its pixels
             and as far as `context` reaches.
     """
@@ -64,9 +64,8 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         make = {"naf": NAFBlock, "residual": ResidualBlock}[block]
-        self.multiple = stem * 2 ** (len(widths) - 1)
-        if guided:
-            self.multiple = math.lcm(self.multiple, REDUCTION)
+        coarsest = stem * 2 ** (len(widths) - 1)
+        self.multiple = math.lcm(coarsest, REDUCTION) if guided else coarsest
         self.unshuffle, self.shuffle = nn.PixelUnshuffle(stem), nn.PixelShuffle(stem)
         self.intro = nn.Conv2d(bands * stem**2, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(
@@ -77,9 +76,7 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             nn.Sequential(nn.Conv2d(coarse, 4 * fine, 1, bias=False), nn.PixelShuffle(2))
             for fine, coarse in pairwise(widths)
         )
-        self.darkest_brightest = (
-            Extremes(bands, widths[-1], stem * 2 ** (len(widths) - 1), context) if extremes else None
-        )
+        self.darkest_brightest = Extremes(bands, widths[-1], coarsest, context) if extremes else None
         self.wide = WideContext(widths[-1], context) if context else None
         self.decoder = nn.ModuleList(make(width) for width in widths[:-1])
         self.head = nn.Conv2d(widths[0], 2 * bands * stem**2, 3, padding=1)
@@ -91,7 +88,7 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             if told is not None:
                 nn.init.zeros_(told.project.weight)
                 nn.init.zeros_(cast(Tensor, told.project.bias))
-        # Starts as the identity: gain 1, offset 0.
+        # Starts as the identity, gain 1 and offset 0; a guided one takes a little from white and dark too.
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
         self.choice = GuidedChoice(widths[0], bands, stem, guided) if guided else None
@@ -204,7 +201,7 @@ class Extremes(nn.Module):
     """Adds to every pixel what the darkest and the brightest of the image around it say.
 
     Somewhere around there is shade or water, which haze alone lifts above black (the dark channel: He et al., IEEE
-    TPAMI 2011); means, which are all that convolutions pass on of many pixels, hardly tell it.
+    TPAMI 2011); `WideContext`, which passes on means, hardly tells a single pixel.
 
     Args:
         bands: of the image.

@@ -82,7 +82,7 @@ class GuidedChoice(nn.Module):
             features: (B, width, H / stem, W / stem).
             cloudy: (B, bands, H, W) in [-1, 1]; H and W are multiples of `REDUCTION`.
             direct: (B, bands, H, W), the network's own image.
-            gain: (B, bands, H, W), its gain: where a square has no texture to tell the gain, theirs is taken.
+            gain: (B, bands, H, W), its gain: where a square has no texture to tell a gain, this one is taken.
         """
         decided = self.shuffle(self.decide(features)).float()
         # Never in half precision: the variances of flat ground would vanish or turn negative.
