@@ -3,7 +3,16 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from declouder.losses import edge_loss, fusion_loss, joint_loss, log_mse, noise_loss, reference_loss, ssim
+from declouder.losses import (
+    choice_loss,
+    edge_loss,
+    fusion_loss,
+    joint_loss,
+    log_mse,
+    noise_loss,
+    reference_loss,
+    ssim,
+)
 
 
 def image(seed: int, size: tuple[int, ...] = (2, 3, 32, 40)) -> torch.Tensor:
@@ -37,6 +46,32 @@ def test_reference_loss_adds_over_the_supervised_outputs():
     assert torch.allclose(
         reference_loss(outputs, clear), torch.stack([reference_loss([y], clear) for y in outputs]).sum()
     )
+
+
+def shares_of(*shares: float) -> torch.Tensor:
+    return torch.tensor(shares).view(1, -1, 1, 1).expand(2, -1, 32, 40)
+
+
+def test_a_choice_costs_as_much_as_what_it_chooses_is_off():
+    clear = image(0)
+    near, far = clear + 0.05, clear - 0.4
+    assert float(choice_loss([near, far], shares_of(1.0, 0.0), clear)) == pytest.approx(0.05, abs=1e-4)
+    assert float(choice_loss([near, far], shares_of(0.0, 1.0), clear)) > 0.2
+    # That both images' errors cancel out in their mixture earns nothing; to be undecided costs ln 2 of chance.
+    undecided = float(choice_loss([near, clear - 0.05], shares_of(0.5, 0.5), clear))
+    assert undecided == pytest.approx(0.05, abs=1e-4)
+    assert float(choice_loss([near, far], shares_of(0.5, 0.5), clear, spread=0.01)) == pytest.approx(
+        0.05 + 0.01 * np.log(2), abs=1e-4
+    )
+
+
+def test_the_nearest_image_of_a_choice_earns_its_share_and_learns():
+    clear = image(0)
+    images = [(clear + off).requires_grad_() for off in (0.05, 0.3)]
+    scores = torch.zeros(2, 2, 32, 40, requires_grad=True)
+    choice_loss(images, scores.softmax(dim=1), clear).backward()
+    assert (scores.grad[:, 0] < 0).all() and (scores.grad[:, 1] > 0).all()
+    assert images[0].grad.abs().mean() > 1e3 * images[1].grad.abs().mean()
 
 
 def test_edge_loss_ignores_a_constant_and_sees_texture():

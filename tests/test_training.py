@@ -622,6 +622,20 @@ def test_a_perceptual_loss_without_a_backbone_is_an_error_of_the_recipe(monkeypa
         fused_stage(perceptual_weight=0.1)
 
 
+def test_a_network_that_chooses_can_learn_by_its_choices(tmp_path):
+    chooser = "model.reference.options={block: residual, widths: [8, 16], blocks: [1, 1], guided: [3]}"
+    losses = []
+    for weight in (0, 1, 2):
+        config = toy(chooser, f"stages.reference.choice_weight={weight}")
+        data = TrainingData(config.data, band_names=config.model.bands, seed=config.seed)
+        module = StageModule("reference", config, data)
+        losses.append(float(module.stage.loss(module, batch_of(module)).detach()))
+    assert losses[1] > losses[0]
+    assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-4)
+    with pytest.raises(ConfigError, match="choice_weight wants a network that chooses"):
+        toy("stages.reference.choice_weight=1")
+
+
 def test_a_run_can_begin_with_the_weights_of_another(tmp_path, toy_run):
     start = f"model.start_from={toy_run / 'model'}"
     begun = StageModule("reference", toy(), TrainingData(toy().data, band_names=toy().model.bands, seed=0))

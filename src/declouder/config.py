@@ -117,6 +117,9 @@ class AugmentConfig(_Strict):
     haze_strength: tuple[float, float] = Field(
         (0.85, 1.2), description="such haze's transmission is divided by a number drawn from this range"
     )
+    calm: float = Field(
+        0.0, ge=0, le=1, description="share of those samples that become flat and dark, as calm water is"
+    )
     cloudless_color: float | None = Field(
         None, ge=0, le=1, description="`color` of those samples, whose colors may be any; none: as the others'"
     )
@@ -150,6 +153,9 @@ class StageConfig(_Strict):
     edge_weight: float = Field(0.05, ge=0, description="reference stage: share of the edge loss")
     ssim_weight: float = Field(0.0, ge=0, description="reference stage: share of 1 - SSIM")
     psnr_weight: float = Field(0.0, ge=0, description="reference stage: share of each image's ln MSE")
+    choice_weight: float = Field(
+        0.0, ge=0, description="reference stage: share of L_choice; for a compact network with guided alone"
+    )
     augment: AugmentConfig = AugmentConfig()
     validate_every: int = Field(500, ge=1, description="steps between scores and pictures on held-out pairs")
     checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
@@ -181,6 +187,12 @@ class TrainConfig(_Strict):
         if denoiser is not None and denoiser.perceptual_weight > 0:
             raise ValueError(
                 "stages.denoiser.perceptual_weight does nothing: that stage learns noise; leave it out"
+            )
+        reference = self.stages.get("reference")
+        if reference is not None and reference.choice_weight > 0 and not self.model.reference.options.get("guided"):
+            raise ValueError(
+                "stages.reference.choice_weight wants a network that chooses: model.reference.network compact, with"
+                " guided among its options"
             )
         if self.data.exclude is not None and len(self.data.pairs) != 1:
             raise ValueError(

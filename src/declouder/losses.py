@@ -4,11 +4,13 @@
     L_WA    = mean |x0 - (w * reference + (1 - w) * x0_diffusion)|        weight network
     L_joint = lambda * L_DDPM + L_WA                                      both (lambda 1 in the authors' code)
 
-    L_ref   = sum over outputs of  Charbonnier + edge_weight * edge + ssim_weight * (1 - SSIM)
-                                   + psnr_weight * ln MSE
+    L_ref    = sum over outputs of  Charbonnier + edge_weight * edge + ssim_weight * (1 - SSIM)
+                                    + psnr_weight * ln MSE
+    L_choice = - spread * ln sum over k of  share_k exp(-distance_k / spread)
 
 Sources: Sui et al., IEEE TGRS 2024 (L_DDPM, L_WA, L_joint); Zamir et al., CVPR 2021 (Charbonnier and edge,
-with 0.05 for the edges); Wang et al., IEEE TIP 2004 (SSIM); Chen et al., ECCV 2022 (ln MSE, as the PSNR).
+with 0.05 for the edges); Wang et al., IEEE TIP 2004 (SSIM); Chen et al., ECCV 2022 (ln MSE, as the PSNR);
+Jacobs et al., Neural Computation 3, 1991 (L_choice: experts that compete).
 """
 
 from __future__ import annotations
@@ -18,6 +20,11 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+CHOICE_PX = 8
+"""Side of the squares in which images are compared for a choice."""
+CHOICE_SPREAD = 0.02
+"""A difference of their mean distances in [-1, 1] that is beyond chance."""
 
 
 def noise_loss(eps: Tensor, noise: Tensor) -> Tensor:
@@ -60,6 +67,27 @@ def reference_loss(
     if psnr_weight:
         loss = loss + psnr_weight * log_mse(outputs[0], clear)
     return loss
+
+
+def choice_loss(
+    images: Sequence[Tensor], shares: Tensor, clear: Tensor, *, spread: float = CHOICE_SPREAD
+) -> Tensor:
+    """Return L_choice, a scalar: how far the images are that the shares point to.
+
+    A loss of the mixture alone is content when errors of many images cancel out in it; under this one the nearest
+    image of a place learns most, and earns its share.
+
+    Args:
+        images: (B, C, H, W) each, in the range of `clear`.
+        shares: (B, K, H, W), one for each image; their sum over K is 1.
+        clear: (B, C, H, W) in [-1, 1]; H and W not less than `CHOICE_PX`.
+        spread: a difference of distances that is beyond chance, in the range of `clear`.
+    """
+    # In squares: of single pixels any image is the nearest at some.
+    distance = torch.stack([(image.float() - clear).abs().mean(dim=1) for image in images], dim=1)
+    distance, shares = (F.avg_pool2d(x, CHOICE_PX) for x in (distance, shares.float()))
+    evidence = (shares + 1e-6).log() - distance / spread
+    return -spread * evidence.logsumexp(dim=1).mean()
 
 
 def charbonnier(y: Tensor, target: Tensor, *, smoothing: float = 1e-3) -> Tensor:

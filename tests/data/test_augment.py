@@ -1,6 +1,6 @@
 import numpy as np
 
-from declouder.data.augment import vary_sensor
+from declouder.data.augment import CALM_COLOR, CALM_LEVEL, make_calm, vary_sensor
 
 
 def broken_cloud(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -35,6 +35,18 @@ def test_an_even_haze_gets_no_thicker_than_that_ground_is_seen(rng):
     for hazy, ground in draws(0.4 * clear + np.float32(0.45), clear):
         seen, there = hazy[:, 10:-10, 10:-10].std(), ground[:, 10:-10, 10:-10].std()
         assert seen > 0.25 * there
+
+
+def test_calm_water_is_dark_in_some_band_and_flat(rng):
+    ground = rng.random((3, 40, 40), dtype=np.float32)
+    made = [make_calm(ground, np.random.default_rng(seed)) for seed in range(40)]
+    means = np.array([image.mean((1, 2)) for image in made])
+    darkest = means.min(axis=1)
+    assert darkest.min() > CALM_LEVEL[0] - 0.01 and darkest.max() < CALM_LEVEL[1] + 0.01
+    assert 0.05 < (means.max(axis=1) - darkest).max() < CALM_COLOR + 0.01
+    assert len(set(means.argmin(axis=1))) == 3
+    assert all(0 < image.std((1, 2)).max() < 0.45 * ground.std() for image in made)
+    assert all(image.dtype == np.float32 and image.min() >= 0 for image in made)
 
 
 def test_equal_generators_give_equal_images(rng):

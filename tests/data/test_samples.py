@@ -231,6 +231,16 @@ def test_only_samples_without_cloud_take_their_own_colors(tmp_path):
         assert same_values != without_cloud
 
 
+def test_a_share_of_the_samples_without_cloud_becomes_calm(tmp_path):
+    data = data_of(write_pairs(tmp_path))
+    plain = StageSamples(data, stage(augment={"cloudless": 0.5}), seed=0)
+    calm = StageSamples(data, stage(augment={"cloudless": 0.5, "calm": 1.0}), seed=0)
+    for number in range(20):
+        without_cloud = np.array_equal(plain[number]["cloudy"], plain[number]["clear"])
+        assert np.array_equal(calm[number]["cloudy"], calm[number]["clear"]) == without_cloud
+        assert (calm[number]["clear"].std() < 0.6 * plain[number]["clear"].std()) == without_cloud
+
+
 def test_only_made_up_samples_look_like_those_of_another_sensor(tmp_path):
     data = data_of(write_pairs(tmp_path))
     plain, moved = {"transplant": 0.0}, {"transplant": 0.5}

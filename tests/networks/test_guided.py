@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from declouder.networks import CompactNet
-from declouder.networks.guided import USUAL_DARK, USUAL_WHITE, GuidedChoice
+from declouder.networks.guided import AS_IS, USUAL_DARK, USUAL_WHITE, GuidedChoice
 
 WIDTH, SIDE = 8, 5
 
@@ -14,12 +14,16 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def choice(only: int | None = None) -> GuidedChoice:
-    """Return a block that takes one image alone: 0 the network's, 1 each band, 2 all, 3 from white, 4 from dark."""
+DIRECT, EACH_BAND, ALL_BANDS, FROM_WHITE, FROM_DARK = 0, 2, 3, 4, 5
+"""Of the first choice, with squares of one side; the second has its first choice, and the fits from 1 on."""
+
+
+def choice(first: int | None = None, second: int = 0) -> GuidedChoice:
+    """Return a block that takes one image alone, of each choice."""
     block = GuidedChoice(WIDTH, 3, 2, (SIDE,)).requires_grad_(False)
-    if only is not None:
-        shares = torch.full((5,), -40.0)
-        shares[only] = 0.0
+    if first is not None:
+        shares = torch.full((10,), -40.0)
+        shares[first] = shares[6 + second] = 0.0
         block.decide.bias[8:] = shares.repeat_interleave(4)
     return block
 
@@ -29,11 +33,12 @@ def run(block: GuidedChoice, cloudy: torch.Tensor, direct: torch.Tensor, gain: f
     return block(random(1, WIDTH, height // 2, width // 2), cloudy, direct, torch.full_like(cloudy, gain))
 
 
-@pytest.mark.parametrize("only", [0, 1, 2, 3])
-def test_what_is_one_grey_haze_everywhere_stays_as_it_is(only):
+@pytest.mark.parametrize("first", [DIRECT, EACH_BAND, ALL_BANDS, FROM_WHITE])
+@pytest.mark.parametrize("second", [0, 1, 2, 3])
+def test_what_is_one_grey_haze_everywhere_stays_as_it_is(first, second):
     clear = random(1, 3, 48, 64) - 0.5
     hazy = USUAL_WHITE - 0.5 * (1 - clear)
-    torch.testing.assert_close(run(choice(only), hazy, clear, gain=2.0), clear, atol=1e-3, rtol=0)
+    torch.testing.assert_close(run(choice(first, second), hazy, clear, gain=2.0), clear, atol=1e-3, rtol=0)
 
 
 def test_from_white_a_haze_has_one_unknown():
@@ -41,7 +46,7 @@ def test_from_white_a_haze_has_one_unknown():
     clear = F.interpolate(random(1, 3, 16, 16) - 0.5, scale_factor=4)
     hazy = USUAL_WHITE - 0.5 * (1 - clear)
     tinted = clear + torch.tensor([0.1, 0.0, -0.1]).view(1, 3, 1, 1)
-    result = run(choice(3), hazy, tinted, gain=2.0)
+    result = run(choice(FROM_WHITE), hazy, tinted, gain=2.0)
     assert (result - clear).abs().mean() < (tinted - clear).abs().mean() / 5
 
 
@@ -49,7 +54,7 @@ def test_shade_tells_how_thick_a_haze_is_whatever_the_network_says():
     clear = F.interpolate(random(1, 3, 16, 16), scale_factor=4)
     clear[..., 24:28, 40:44] = 2 * USUAL_DARK - 1
     hazy = USUAL_WHITE - 0.5 * (1 - clear)
-    result = run(choice(4), hazy, torch.zeros_like(clear), gain=9.0)
+    result = run(choice(FROM_DARK), hazy, torch.zeros_like(clear), gain=9.0)
     torch.testing.assert_close(result, clear, atol=1e-3, rtol=0)
 
 
@@ -57,20 +62,20 @@ def test_noise_of_single_pixels_is_fitted_away():
     cloudy = random(1, 3, 64, 64) - 0.5
     clear = 2 * cloudy - 0.3
     noisy = clear + 0.2 * (random(1, 3, 64, 64, seed=1) - 0.5)
-    before, after = ((x - clear).std() for x in (noisy, run(choice(1), cloudy, noisy, gain=2.0)))
+    before, after = ((x - clear).std() for x in (noisy, run(choice(EACH_BAND), cloudy, noisy, gain=2.0)))
     assert after < before / 5
 
 
 def test_bands_of_their_own_need_fits_of_their_own():
     cloudy = F.interpolate(random(1, 3, 16, 16) - 0.5, scale_factor=4)
     clear = cloudy * torch.tensor([2.0, 1.5, 1.0]).view(1, 3, 1, 1)
-    assert (run(choice(1), cloudy, clear) - clear).abs().max() < 0.02
-    assert (run(choice(2), cloudy, clear) - clear).abs().max() > 0.1
+    assert (run(choice(EACH_BAND), cloudy, clear) - clear).abs().max() < 0.02
+    assert (run(choice(ALL_BANDS), cloudy, clear) - clear).abs().max() > 0.1
 
 
 def test_flat_ground_takes_the_gain_that_the_network_gives():
     fine = F.interpolate(random(1, 3, 16, 16), scale_factor=4) * 1e-3  # far below the regularization
-    result = run(choice(1), fine, torch.full_like(fine, 0.25), gain=3.0)
+    result = run(choice(EACH_BAND), fine, torch.full_like(fine, 0.25), gain=3.0)
     inner = (slice(None), slice(None), slice(20, 44), slice(20, 44))
     assert 2.5 < float((result - 0.25)[inner].std() / fine[inner].std()) < 3.5
 
@@ -80,7 +85,7 @@ def test_pixels_of_little_weight_do_not_count_in_a_fit():
     clear = 2 * cloudy
     direct = clear.clone()
     direct[..., 32:] = 0.8  # cloud, painted over
-    block = choice(1)
+    block = choice(EACH_BAND)
     features = torch.ones(1, WIDTH, 32, 32)
     features[..., 16:] = -1.0
     errors = []
@@ -89,6 +94,74 @@ def test_pixels_of_little_weight_do_not_count_in_a_fit():
         result = block(features, cloudy, direct, torch.full_like(cloudy, 2.0))
         errors.append(float((result - clear)[..., 16:32].abs().mean()))
     assert errors[1] < errors[0] / 4
+
+
+def test_a_clear_image_can_stay_as_it_is():
+    cloudy = random(1, 3, 32, 32) * 2 - 1
+    torch.testing.assert_close(run(choice(AS_IS), cloudy, torch.zeros_like(cloudy)), cloudy)
+
+
+def test_the_second_choice_fits_the_first():
+    """The first leans on the haze's law in one half alone; the law holds for what the second makes of all of it."""
+    clear = F.interpolate(random(1, 3, 16, 16) - 0.5, scale_factor=4)
+    hazy = USUAL_WHITE - 0.5 * (1 - clear)
+    tinted = clear + torch.tensor([0.1, 0.0, -0.1]).view(1, 3, 1, 1)
+    law = run(choice(DIRECT, 3), hazy, tinted, gain=2.0)
+    assert (law - clear).abs().mean() < (tinted - clear).abs().mean() / 5
+
+
+def test_shares_are_of_a_pixel_and_those_around_it():
+    block = choice()
+    features = torch.zeros(1, WIDTH, 64, 64)
+    features[..., 32:, 32:] = 1.0
+    block.decide.weight[4 * (2 + DIRECT) : 4 * (3 + DIRECT), :, 1, 1] = 0.2
+    cloudy = random(1, 3, 128, 128)
+    first, _ = block.choices(features, cloudy, cloudy, torch.ones_like(cloudy))
+    share = first.shares[0, DIRECT]
+    assert share[8, 8] < share[56, 56] < share[72, 72] < share[120, 120]
+    torch.testing.assert_close(first.shares.sum(1), torch.ones(1, 128, 128))
+
+
+def test_sharpened_shares_go_to_the_best_image():
+    torch.manual_seed(0)
+    block = choice()
+    block.decide.weight.normal_(0, 0.1)
+    cloudy = random(1, 3, 32, 32)
+    arguments = random(1, WIDTH, 16, 16), cloudy, cloudy + 0.1, torch.ones_like(cloudy)
+    before = block.choices(*arguments)
+    block.sharpen(2.0, 1.0)
+    after = block.choices(*arguments)
+    squares = before[0].shares.square()
+    torch.testing.assert_close(after[0].shares, squares / squares.sum(1, keepdim=True), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(after[1].shares, before[1].shares)
+    # What is fitted, and with which weights, stays as it was.
+    torch.testing.assert_close(after[0].images[4], before[0].images[4])
+
+
+def test_where_there_is_doubt_the_image_can_be_left_alone():
+    block = choice()
+    cloudy = random(1, 3, 32, 32)
+    arguments = random(1, WIDTH, 16, 16), cloudy, cloudy + 0.1, torch.ones_like(cloudy)
+    before = block.choices(*arguments)[0].shares
+    block.sharpen(1.0, 1.0, as_is=0.5)
+    after = block.choices(*arguments)[0].shares
+    odds = [shares[:, AS_IS] / (1 - shares[:, AS_IS]) for shares in (before, after)]
+    # Every pixel says it, and all around it say it again.
+    torch.testing.assert_close(odds[1], odds[0] * torch.e, atol=0, rtol=1e-4)
+    assert (after[:, DIRECT] < before[:, DIRECT]).all()
+
+
+def test_choices_are_what_the_output_is_mixed_of_at_any_size():
+    torch.manual_seed(0)
+    network = CompactNet(widths=(8, 16), blocks=(1, 1), block="residual", guided=(3, 5))
+    cloudy = random(1, 3, 27, 21) * 2 - 1
+    first, second = network.supervised_choices(cloudy)
+    (output,) = network.supervised_outputs(cloudy)
+    torch.testing.assert_close(second.mixture(), output)
+    torch.testing.assert_close(second.images[0], first.mixture())
+    assert len(first.images) == first.shares.shape[1] == 9
+    assert first.shares.shape[-2:] == (27, 21)
+    assert CompactNet(widths=(8, 16), blocks=(1, 1)).supervised_choices(cloudy) == ()
 
 
 def test_a_square_has_a_middle():

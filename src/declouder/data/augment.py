@@ -16,6 +16,10 @@ FloatArray = NDArray[np.float32]
 
 BARELY_CLOUD = 0.05
 """Change of a pixel in [0, 1] that is no cloud to speak of."""
+CALM_LEVEL, CALM_COLOR = (0.02, 0.2), 0.2
+"""Of calm water: its mean in the darkest band, and how much brighter others may be."""
+CALM_CONTRAST = (0.02, 0.4)
+"""Of calm water, as a share of the ground's that it is made of."""
 
 
 def crop_patch(
@@ -82,6 +86,18 @@ def vary_sensor(cloudy: FloatArray, clear: FloatArray, generator: np.random.Gene
     # The ground must not saturate.
     gain = min(gain, max(0.8 / max(float(np.quantile(images[1], 0.9)), 1e-3), 0.8))
     return [np.clip(np.float32(black) + np.float32(gain) * image, 0, 1) for image in images]
+
+
+def make_calm(ground: FloatArray, generator: np.random.Generator) -> FloatArray:
+    """Return ground, (C, H, W) in [0, 1], with little contrast about a color as dark as water has.
+
+    Flat and grey, ground looks as if there were haze over it; what is dark in some band cannot be.
+    """
+    color = np.asarray(generator.uniform(0, CALM_COLOR, ground.shape[0]), np.float32)
+    level = generator.uniform(*CALM_LEVEL) + color - color.min()
+    contrast = np.float32(generator.uniform(*CALM_CONTRAST))
+    flat = contrast * (ground - ground.mean(axis=(1, 2), keepdims=True))
+    return np.asarray(np.clip(level[:, None, None] + flat, 0, 1), np.float32)
 
 
 def vary_color(images: list[FloatArray], amount: float, generator: np.random.Generator) -> list[FloatArray]:

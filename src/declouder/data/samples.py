@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declouder.config import DataConfig, StageConfig
-from declouder.data.augment import crop_patch, flip, vary_cloud_strength, vary_color, vary_sensor
+from declouder.data.augment import crop_patch, flip, make_calm, vary_cloud_strength, vary_color, vary_sensor
 from declouder.data.catalog import set_pairs
 from declouder.data.clouds import simulate_clouds
 from declouder.data.pairs import Pair, find_images, fingerprint, hold_out, read_bands
@@ -243,6 +243,8 @@ class StageSamples:
         if _happens(augment.cloudless, generator):
             cloudy, made_up = clear, True
             color = color if augment.cloudless_color is None else augment.cloudless_color
+            if _happens(augment.calm, generator):
+                cloudy = clear = make_calm(clear, generator)
         if made_up and _happens(augment.sensor, generator):
             cloudy, clear = vary_sensor(cloudy, clear, generator)
         else:

@@ -26,8 +26,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from declouder.networks.guided import REDUCTION, GuidedChoice
-from declouder.networks.padding import padded_to_multiple
+from declouder.networks.guided import REDUCTION, Choice, GuidedChoice
+from declouder.networks.padding import pad_to_multiple, padded_to_multiple
 
 Block = Literal["naf", "residual"]
 
@@ -101,13 +101,24 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """Return the images that the reference loss compares with the clear one, before clamping."""
         return [padded_to_multiple(self._restore, cloudy, self.multiple)]
 
+    def supervised_choices(self, cloudy: Tensor) -> tuple[Choice, ...]:
+        """Return what `supervised_outputs` is mixed of, the last choice's mixture; none without `guided`."""
+        if self.choice is None:
+            return ()
+        height, width = cloudy.shape[-2:]
+        choices = self.choice.choices(*self._own_image(pad_to_multiple(cloudy, self.multiple)))
+        return tuple(choice.cropped(height, width) for choice in choices)
+
     def _restore(self, cloudy: Tensor) -> Tensor:
+        features, cloudy, direct, gain = self._own_image(cloudy)
+        return direct if self.choice is None else cast(Tensor, self.choice(features, cloudy, direct, gain))
+
+    def _own_image(self, cloudy: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the features, the cloudy image again, the image before any fit, and its gain."""
         h = self._features(cloudy)
         gain, offset = self.shuffle(self.head(h)).chunk(2, dim=1)
-        direct = (1 + gain) * cloudy + offset
-        if self.choice is None:
-            return cast(Tensor, direct)
-        return cast(Tensor, self.choice(h, cloudy, direct, 1 + gain))
+        gain = 1 + gain
+        return h, cloudy, gain * cloudy + offset, gain
 
     def _features(self, cloudy: Tensor) -> Tensor:
         h = self.intro(self.unshuffle(cloudy))

@@ -1,11 +1,11 @@
-"""Gain and offset that are smooth where haze is: a guided filter inside the reference network.
+"""Gain and offset that are smooth where haze is: guided filters inside the reference network.
 
-    restored = sum over k of  p_k (A_k cloudy + B_k)     k = 0: the gain and offset that the network gives a pixel
-                                                         k > 0: those that fit a square around it best
+    first  = sum over k of  p_k image_k     the network's own image, the cloudy one as it is, and fits to the former
+    second = sum over k of  q_k image_k     the first, and fits to the first
 
 Haze is the same over many pixels, so what a network says of each of them alone is noisy where a fit over a square
-is not, and the fit keeps the texture of the cloudy image to the last pixel. A and B of a square are the weighted
-linear regression of the network's own image on the cloudy one (He et al., "Guided Image Filtering", IEEE TPAMI
+is not, and the fit A cloudy + B keeps the texture of the cloudy image to the last pixel. A and B of a square are
+the weighted linear regression of an image on the cloudy one (He et al., "Guided Image Filtering", IEEE TPAMI
 2013; inside a network: Wu et al., "Fast End-to-End Trainable Guided Filter", CVPR 2018), in three kinds:
 
     each band     A, B of its own
@@ -13,18 +13,20 @@ linear regression of the network's own image on the cloudy one (He et al., "Guid
     from white    1 - restored = A (white - cloudy), one A: haze fades all ground to one white, which is learnt
                   (the law of declouder.data.transplant.EvenHaze, turned round)
 
-and one more that asks the image itself, as a dark channel does (He et al., IEEE TPAMI 2011):
+and, among the first, one more that asks the image itself, as a dark channel does (He et al., IEEE TPAMI 2011):
 
     from dark     the same with A = (1 - dark) / (white - darkest cloudy pixel around); the network tells how dark
                   that pixel's ground is, which is easier to know than A: nearly black, where there is shade
 
-The network gives the weights, so that cloud does not spoil the fit beside it, and for each pixel the shares p.
+The network gives the weights, so that cloud does not spoil the fit beside it, and for each pixel shares p and q.
+They are learnt by declouder.losses.choice_loss too, or many poor fits would lean on each other where one holds.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -45,6 +47,33 @@ DARK_SIDE = 63
 """Of the square in which it is looked for, as the other sides."""
 LEAST_HAZE = 0.1
 """In [-1, 1], how much darker than white the darkest pixel must be to say anything."""
+AS_IS = 1
+"""Place of the cloudy image among the images of the first choice."""
+SHARED_SIDE = 15
+"""Of the square whose pixels have a say in each other's shares, as the other sides."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Images of one place, and how much of each a pixel takes.
+
+    Attributes:
+        images: K of (B, bands, H, W).
+        shares: (B, K, H, W), positive; their sum over K is 1.
+    """
+
+    images: Sequence[Tensor]
+    shares: Tensor
+
+    def mixture(self) -> Tensor:
+        """Return sum over k of shares_k images_k, (B, bands, H, W)."""
+        parts = [self.shares[:, k : k + 1] * image for k, image in enumerate(self.images)]
+        return sum(parts[1:], start=parts[0])
+
+    def cropped(self, height: int, width: int) -> Choice:
+        """Return the top left part of it."""
+        images = [image[..., :height, :width] for image in self.images]
+        return Choice(images, self.shares[..., :height, :width])
 
 
 class GuidedChoice(nn.Module):
@@ -64,19 +93,26 @@ class GuidedChoice(nn.Module):
                 raise ValueError(f"a square of side {side} has no middle; give an odd number")
         self.sides = tuple(sides)
         self.shuffle = nn.PixelShuffle(stem)
-        fits = KINDS * len(self.sides)
-        self.decide = nn.Conv2d(width, (4 + fits) * stem**2, 3, padding=1)
+        # Begins with little of what only an even haze obeys, or only a clear sky.
+        first = [0.0, -1.5] + [0.0, -0.5, -1.0] * len(self.sides) + [-1.0]
+        second = [0.5, -0.5, -0.5, -1.0]
+        self.counts = [1, 1, len(first), len(second)]
+        self.decide = nn.Conv2d(width, sum(self.counts) * stem**2, 3, padding=1)
         self.white = nn.Parameter(torch.tensor(USUAL_WHITE))
+        fits = KINDS * (len(self.sides) + 1)
         self.log_regularization = nn.Parameter(torch.full((fits,), math.log(1e-3)))
         nn.init.zeros_(self.decide.weight)
-        # Begins with little of what only an even haze obeys.
         dark = math.log(USUAL_DARK / (DARKEST_RANGE - USUAL_DARK))
-        bias = torch.tensor([0.0, dark, 0.0] + [0.0, -1.0, -2.0] * len(self.sides) + [-2.0])
+        bias = torch.tensor([0.0, dark, *first, *second])
         with torch.no_grad():
             cast(Tensor, self.decide.bias).copy_(bias.repeat_interleave(stem**2))
 
     def forward(self, features: Tensor, cloudy: Tensor, direct: Tensor, gain: Tensor) -> Tensor:
-        """Return the mixture.
+        """Return the second mixture, (B, bands, H, W); arguments as those of `choices`."""
+        return self.choices(features, cloudy, direct, gain)[1].mixture()
+
+    def choices(self, features: Tensor, cloudy: Tensor, direct: Tensor, gain: Tensor) -> tuple[Choice, Choice]:
+        """Return the first and the second choice.
 
         Args:
             features: (B, width, H / stem, W / stem).
@@ -87,24 +123,43 @@ class GuidedChoice(nn.Module):
         decided = self.shuffle(self.decide(features)).float()
         # Never in half precision: the variances of flat ground would vanish or turn negative.
         with torch.autocast(cloudy.device.type, enabled=False):
-            guide, target = cloudy.float(), direct.float()
-            weight = decided[:, :1].sigmoid() + LEAST_WEIGHT
-            dark = 2 * DARKEST_RANGE * decided[:, 1:2].sigmoid() - 1
-            shares = decided[:, 2:].softmax(dim=1)
-            mixture: Tensor = shares[:, :1] * target
-            images = (weight, guide, target, gain.float(), dark)
-            small_weight, *small, small_dark = (F.avg_pool2d(image, REDUCTION) for image in images)
-            white = self.white.float()
-            regularization = self.log_regularization.exp()
-            for number, side in enumerate(self.sides):
-                moments = _Moments(small_weight, small, white, side)
-                for kind, fit in enumerate((moments.of_each_band, moments.of_all_bands, moments.from_white)):
-                    k = KINDS * number + kind
-                    a, b = fit(regularization[k])
-                    mixture = mixture + shares[:, k + 1 : k + 2] * (_enlarged(a, side) * guide + _enlarged(b, side))
-            a, b = _from_dark(small[0], white, small_dark)
-            side = max(self.sides)
-            return cast(Tensor, mixture + shares[:, -1:] * (_enlarged(a, side) * guide + _enlarged(b, side)))
+            weight, dark, first_shares, second_shares = torch.split(decided, self.counts, dim=1)
+            weight = _reduced(weight.sigmoid() + LEAST_WEIGHT)
+            dark = 2 * DARKEST_RANGE * dark.sigmoid() - 1
+            cloudy, direct, small_gain = cloudy.float(), direct.float(), _reduced(gain.float())
+            small_cloudy, white = _reduced(cloudy), self.white.float()
+            regularization = torch.split(self.log_regularization.exp(), KINDS)
+
+            def fits(target: Tensor, side: int, strengths: Tensor) -> list[Tensor]:
+                moments = _Moments(weight, (small_cloudy, _reduced(target), small_gain), white, side)
+                kinds = (moments.of_each_band, moments.of_all_bands, moments.from_white)
+                return [_applied(fit(s), side, cloudy) for fit, s in zip(kinds, strengths, strict=True)]
+
+            images = [direct, cloudy]
+            for side, strengths in zip(self.sides, regularization[:-1], strict=True):
+                images += fits(direct, side, strengths)
+            images.append(_applied(_from_dark(small_cloudy, white, _reduced(dark)), max(self.sides), cloudy))
+            first = Choice(images, _shared(first_shares).softmax(dim=1))
+            mixture = first.mixture()
+            images = [mixture, *fits(mixture, max(self.sides), regularization[-1])]
+            return first, Choice(images, _shared(second_shares).softmax(dim=1))
+
+    @torch.no_grad()
+    def sharpen(self, first: float, second: float, as_is: float = 0.0) -> None:
+        """Multiply the scores behind the shares of each choice: above 1, the best image takes more of a pixel.
+
+        `as_is` is added to the score of the cloudy image as it is: above 0, less is done where there is doubt.
+
+        On images that it learnt from, a network's own image is about as good as the fits, so it learns to be less
+        sure of these than it should be elsewhere.
+        """
+        unchanged, _, images, fits = self.counts
+        factors = [1.0] * 2 * unchanged + [first] * images + [second] * fits
+        scale = torch.tensor(factors).repeat_interleave(self.shuffle.upscale_factor**2)
+        self.decide.weight.mul_(scale[:, None, None, None])
+        bias = cast(Tensor, self.decide.bias)
+        bias.mul_(scale)
+        bias.view(-1, self.shuffle.upscale_factor**2)[2 * unchanged + AS_IS] += as_is
 
 
 class _Moments:
@@ -157,6 +212,21 @@ def _from_dark(guide: Tensor, white: Tensor, dark: Tensor) -> tuple[Tensor, Tens
         darkest = -F.max_pool2d(-darkest, side, stride=1, padding=(side[0] // 2, side[1] // 2))
     a = (1 - dark) / (white - darkest).clamp_min(LEAST_HAZE)
     return a, 1 - a * white
+
+
+def _applied(map_of_squares: tuple[Tensor, Tensor], side: int, cloudy: Tensor) -> Tensor:
+    """Return a cloudy + b with a and b of squares as smooth maps of the image's size."""
+    a, b = (_enlarged(x, side) for x in map_of_squares)
+    return a * cloudy + b
+
+
+def _shared(scores: Tensor) -> Tensor:
+    """Return what a pixel and those around it say together: the fit that holds is the same for many."""
+    return scores + _enlarged(_reduced(scores), SHARED_SIDE)
+
+
+def _reduced(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, REDUCTION)
 
 
 def _enlarged(x: Tensor, side: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from declouder.config import StageName
 from declouder.fusion import FusedPrediction, predict_x0
-from declouder.losses import fusion_loss, joint_loss, noise_loss, reference_loss
+from declouder.losses import choice_loss, fusion_loss, joint_loss, noise_loss, reference_loss
 
 if TYPE_CHECKING:
     from declouder.training.module import StageModule
@@ -33,12 +33,19 @@ class Stage:
 
 
 def reference_stage_loss(module: StageModule, batch: Batch) -> Tensor:
-    """L_ref of the reference network's supervised outputs, and the perceptual loss of the first."""
-    s, clear = module.settings, batch["clear"]
-    outputs = [y.float() for y in module.network("reference").supervised_outputs(batch["cloudy"])]
+    """L_ref of the reference network's supervised outputs, L_choice, and the perceptual loss of the first."""
+    s, clear, network = module.settings, batch["clear"], module.network("reference")
+    choices = network.supervised_choices(batch["cloudy"]) if s.choice_weight else ()
+    # The network's own image is supervised too: all fits of the first choice lean on it, whatever its share.
+    outputs = (
+        [choices[-1].mixture(), choices[0].images[0]] if choices else network.supervised_outputs(batch["cloudy"])
+    )
+    outputs = [y.float() for y in outputs]
     loss = reference_loss(
         outputs, clear, edge_weight=s.edge_weight, ssim_weight=s.ssim_weight, psnr_weight=s.psnr_weight
     )
+    for choice in choices:
+        loss = loss + s.choice_weight * choice_loss(choice.images, choice.shares, clear)
     return loss + _perceptual_loss(module, outputs[0], batch)
 
 
