@@ -625,13 +625,16 @@ def test_a_perceptual_loss_without_a_backbone_is_an_error_of_the_recipe(monkeypa
 def test_a_network_that_chooses_can_learn_by_its_choices(tmp_path):
     chooser = "model.reference.options={block: residual, widths: [8, 16], blocks: [1, 1], guided: [3]}"
     losses = []
-    for weight in (0, 1, 2):
+    for weight in (0, 1, 2, 3):
         config = toy(chooser, f"stages.reference.choice_weight={weight}")
         data = TrainingData(config.data, band_names=config.model.bands, seed=config.seed)
         module = StageModule("reference", config, data)
         losses.append(float(module.stage.loss(module, batch_of(module)).detach()))
     assert losses[1] > losses[0]
-    assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-4)
+    # From 0 to 1 the network's own image is supervised too.
+    choice = losses[2] - losses[1]
+    assert choice > 0 and losses[3] - losses[2] == pytest.approx(choice, rel=1e-4)
+    assert losses[1] - losses[0] > choice
     with pytest.raises(ConfigError, match="choice_weight wants a network that chooses"):
         toy("stages.reference.choice_weight=1")
 
