@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from choose_sampling import to_uint8
 
 from declouder import CloudRemovalPipeline
 from declouder.config import load_config
@@ -56,7 +57,7 @@ def main() -> None:
         network.choice.sharpen(first, second, arguments.as_is)
         rows = []
         for sample in data.held_out(config.seed):
-            clear = to_uint8(torch.from_numpy(sample["clear"])[None])
+            clear = to_uint8(sample["clear"])
             restored, kept = (restore(network, sample[key]) for key in ("cloudy", "clear"))
             distance = np.nan if lpips is None else lpips_of(restored, clear, lpips)
             rows.append((psnr(restored, clear), ssim(restored, clear), distance, psnr(kept, clear)))
@@ -77,13 +78,7 @@ def main() -> None:
 @torch.no_grad()
 def restore(network: torch.nn.Module, image: np.ndarray) -> np.ndarray:
     """Return what the network makes of an image, (C, H, W) in [-1, 1]: (H, W, C) uint8."""
-    return to_uint8(network(torch.from_numpy(image)[None]))
-
-
-def to_uint8(images: torch.Tensor) -> np.ndarray:
-    """Return (H, W, C) uint8 of (1, C, H, W) in [-1, 1]."""
-    image = images[0].numpy().transpose(1, 2, 0)
-    return np.rint((image + 1) * 127.5).clip(0, 255).astype(np.uint8)
+    return to_uint8(network(torch.from_numpy(image)[None])[0].numpy())
 
 
 if __name__ == "__main__":

@@ -118,10 +118,10 @@ class AugmentConfig(_Strict):
         (0.85, 1.2), description="such haze's transmission is divided by a number drawn from this range"
     )
     calm: float = Field(
-        0.0, ge=0, le=1, description="share of those samples that become flat and dark, as calm water is"
+        0.0, ge=0, le=1, description="share of cloudless samples that become flat and dark, as calm water is"
     )
     cloudless_color: float | None = Field(
-        None, ge=0, le=1, description="`color` of those samples, whose colors may be any; none: as the others'"
+        None, ge=0, le=1, description="`color` of cloudless samples, whose colors may be any; none: as the others'"
     )
 
 

@@ -71,7 +71,7 @@ class Choice:
         return sum(parts[1:], start=parts[0])
 
     def cropped(self, height: int, width: int) -> Choice:
-        """Return the top left part of it."""
+        """Return the top left part of it, of that many pixels."""
         images = [image[..., :height, :width] for image in self.images]
         return Choice(images, self.shares[..., :height, :width])
 
@@ -148,18 +148,22 @@ class GuidedChoice(nn.Module):
     def sharpen(self, first: float, second: float, as_is: float = 0.0) -> None:
         """Multiply the scores behind the shares of each choice: above 1, the best image takes more of a pixel.
 
-        `as_is` is added to the score of the cloudy image as it is: above 0, less is done where there is doubt.
-
         On images that it learnt from, a network's own image is about as good as the fits, so it learns to be less
         sure of these than it should be elsewhere.
+
+        Args:
+            first: factor for the first choice.
+            second: factor for the second.
+            as_is: added to the score of the cloudy image as it is: above 0, less is done where there is doubt.
         """
-        unchanged, _, images, fits = self.counts
-        factors = [1.0] * 2 * unchanged + [first] * images + [second] * fits
-        scale = torch.tensor(factors).repeat_interleave(self.shuffle.upscale_factor**2)
+        *others, images, fits = self.counts
+        pixels = self.shuffle.upscale_factor**2
+        factors = [1.0] * sum(others) + [first] * images + [second] * fits
+        scale = torch.tensor(factors).repeat_interleave(pixels)
         self.decide.weight.mul_(scale[:, None, None, None])
         bias = cast(Tensor, self.decide.bias)
         bias.mul_(scale)
-        bias.view(-1, self.shuffle.upscale_factor**2)[2 * unchanged + AS_IS] += as_is
+        bias.view(-1, pixels)[sum(others) + AS_IS] += as_is
 
 
 class _Moments:
@@ -226,6 +230,7 @@ def _shared(scores: Tensor) -> Tensor:
 
 
 def _reduced(x: Tensor) -> Tensor:
+    """Return (B, C, H / REDUCTION, W / REDUCTION), means of squares."""
     return F.avg_pool2d(x, REDUCTION)
 
 

@@ -148,8 +148,10 @@ def _run_stage(
         for part in module.stage.learns:
             network: Any = module.learning[part]
             network.compile()
-            if part == "reference":  # this one is trained through another way in
-                network.supervised_outputs = torch.compile(network.supervised_outputs)
+            if part == "reference":  # this one is trained through other ways in
+                for way in ("supervised_outputs", "supervised_choices"):
+                    if hasattr(network, way):
+                        setattr(network, way, torch.compile(getattr(network, way)))
     settings, folder = config.stages[name], out / name
     timer = Timer(duration=None if max_time_s is None else timedelta(seconds=max_time_s), interval="step")
     keeper = ModelCheckpoint(
