@@ -243,7 +243,10 @@ def test_an_interrupted_run_exits_130_and_leaves_no_half_written_output(name, mo
     folder.mkdir()
     command = [sys.executable, "-m", "declouder.cli", "remove", source, "-o", folder / "b.tif"]
     command += ["--model", model_folder, "--steps", "50", "--window", "64"]
+    # A shell starts what it puts in the background with SIGINT ignored, and a child inherits that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
     started = time.monotonic()
     while not names_in(folder) and process.poll() is None and time.monotonic() - started < 60:
         time.sleep(0.05)
