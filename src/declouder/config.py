@@ -120,6 +120,12 @@ class AugmentConfig(_Strict):
     calm: float = Field(
         0.0, ge=0, le=1, description="share of cloudless samples that become flat and dark, as calm water is"
     )
+    relight: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of samples, those under even haze aside, whose ground becomes as bright as any",
+    )
     cloudless_color: float | None = Field(
         None, ge=0, le=1, description="`color` of cloudless samples, whose colors may be any; none: as the others'"
     )

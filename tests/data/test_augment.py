@@ -1,6 +1,6 @@
 import numpy as np
 
-from declouder.data.augment import CALM_COLOR, CALM_LEVEL, make_calm, vary_sensor
+from declouder.data.augment import CALM_COLOR, CALM_LEVEL, RELIT_LEVEL, RELIT_TOP, make_calm, relight, vary_sensor
 
 
 def broken_cloud(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -53,3 +53,24 @@ def test_equal_generators_give_equal_images(rng):
     cloudy, clear = broken_cloud(rng)
     first, again = (vary_sensor(cloudy, clear, np.random.default_rng(7)) for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_relit_ground_is_of_any_brightness_and_keeps_its_shape(rng):
+    ground = 0.15 + 0.1 * rng.random((3, 32, 32), dtype=np.float32)
+    made = [relight(ground, np.random.default_rng(seed)) for seed in range(60)]
+    means = [float(image.mean()) for image in made]
+    assert min(means) < 0.2
+    assert max(means) > 0.6
+    assert max(means) <= RELIT_LEVEL[1] + 0.02
+    for image in made:
+        assert image.dtype == np.float32
+        assert np.quantile(image.mean(axis=0), 0.97) <= RELIT_TOP
+        assert np.corrcoef(image.mean(axis=0).ravel(), ground.mean(axis=0).ravel())[0, 1] > 0.99
+
+
+def test_relit_ground_is_as_warm_as_sand_and_seldom_bluer(rng):
+    ground = np.repeat(0.3 + 0.1 * rng.random((1, 32, 32), dtype=np.float32), 3, axis=0)
+    made = [relight(ground, np.random.default_rng(seed)) for seed in range(60)]
+    warmth = [float(image[0].mean() - image[2].mean()) for image in made]
+    assert np.mean(np.array(warmth) > 0) > 0.7
+    assert relight(ground[:1], np.random.default_rng(0)).shape == (1, 32, 32)

@@ -101,7 +101,8 @@ def test_samples_under_an_even_haze_keep_to_its_law(tmp_path):
         Image.fromarray(cloudy.round().astype(np.uint8)).save(path.parents[1] / "cloud" / path.name)
     data = data_of(tmp_path)
     fields = {"color": 0.8, "haze_color": 0.8, "transplant": 0.5, "cloud_strength": (0.9, 1.1), "sensor": 1.0}
-    lawful = StageSamples(data, stage(augment={**fields, "even_haze": True, "haze_strength": (0.8, 1.25)}), seed=0)
+    haze = {"even_haze": True, "haze_strength": (0.8, 1.25), "relight": 1.0}
+    lawful = StageSamples(data, stage(augment={**fields, **haze}), seed=0)
     laws = np.array([law_of(lawful[number]) for number in range(20)])
     assert np.abs(laws[:, 1] - 0.75).max() < 0.01
     assert laws[:, 2].max() < 0.01
@@ -239,6 +240,35 @@ def test_a_share_of_the_samples_without_cloud_becomes_calm(tmp_path):
         without_cloud = np.array_equal(plain[number]["cloudy"], plain[number]["clear"])
         assert np.array_equal(calm[number]["cloudy"], calm[number]["clear"]) == without_cloud
         assert (calm[number]["clear"].std() < 0.6 * plain[number]["clear"].std()) == without_cloud
+
+
+def test_relit_ground_keeps_its_cloud(tmp_path):
+    write_pairs(tmp_path, size=(64, 64))
+    for path in (tmp_path / "set" / "train" / "label").iterdir():
+        clear = 0.3 * np.asarray(Image.open(path))
+        cloudy = clear.copy()
+        cloudy[:32] = 240
+        Image.fromarray(clear.round().astype(np.uint8)).save(path)
+        Image.fromarray(cloudy.round().astype(np.uint8)).save(path.parents[1] / "cloud" / path.name)
+    data = data_of(tmp_path)
+    relit = StageSamples(data, stage(augment={"flips": "none", "relight": 1.0}), seed=0)
+    means = []
+    for number in range(20):
+        cloudy, clear = (relit[number][key] / 2 + 0.5 for key in ("cloudy", "clear"))
+        # Away from the cloud's edge, over which its layer is smooth.
+        assert abs(float(cloudy[:, :16].mean()) - 240 / 255) < 0.03
+        assert np.abs(cloudy[:, 48:] - clear[:, 48:]).mean() < 0.03
+        means.append(float(clear.mean()))
+    assert min(means) < 0.25 and max(means) > 0.55
+
+
+def test_samples_without_cloud_may_be_relit_too(tmp_path):
+    data = data_of(write_pairs(tmp_path))
+    relit = StageSamples(data, stage(augment={"cloudless": 1.0, "relight": 1.0}), seed=0)
+    plain = StageSamples(data, stage(augment={"cloudless": 1.0}), seed=0)
+    for number in range(6):
+        assert np.array_equal(relit[number]["cloudy"], relit[number]["clear"])
+        assert not np.array_equal(relit[number]["clear"], plain[number]["clear"])
 
 
 def test_only_made_up_samples_look_like_those_of_another_sensor(tmp_path):

@@ -164,6 +164,39 @@ def test_choices_are_what_the_output_is_mixed_of_at_any_size():
     assert CompactNet(widths=(8, 16), blocks=(1, 1)).supervised_choices(cloudy) == ()
 
 
+def test_third_choice_is_of_each_pixel_alone():
+    block = GuidedChoice(WIDTH, 3, 2, (SIDE,), third=True).requires_grad_(False)
+    features = torch.zeros(1, WIDTH, 64, 64)
+    features[..., 32:, 32:] = 1.0
+    as_is = 2
+    # In the middle of the convolution alone, so that the border is sharp.
+    block.decide_third.weight[4 * as_is : 4 * (as_is + 1), :, 1, 1] = 5.0
+    cloudy = random(1, 3, 128, 128)
+    direct = cloudy - 0.2
+    arguments = features, cloudy, direct, torch.ones_like(cloudy)
+    *_, second, third = block.choices(*arguments)
+    torch.testing.assert_close(third.shares.sum(1), torch.ones(1, 128, 128))
+    assert (third.shares[:, as_is, 64:, 64:] > 0.999).all()
+    assert (third.shares[:, as_is, :64] < 0.1).all()
+    torch.testing.assert_close(third.images[0], second.mixture())
+    torch.testing.assert_close(block(*arguments)[..., 64:, 64:], cloudy[..., 64:, 64:], atol=1e-3, rtol=0)
+
+
+def test_third_choice_changes_little_at_first():
+    """So that a network that was trained without it can go on with it."""
+    torch.manual_seed(0)
+    options = {"widths": (8, 16), "blocks": (1, 1), "block": "residual", "guided": (3, 5)}
+    network, without = CompactNet(**options, third_choice=True), CompactNet(**options)
+    without.load_state_dict(network.state_dict(), strict=False)
+    cloudy = random(1, 3, 32, 32) * 2 - 1
+    choices = network.supervised_choices(cloudy)
+    assert len(choices) == 3
+    torch.testing.assert_close(choices[-1].mixture(), network.supervised_outputs(cloudy)[0])
+    assert choices[-1].shares[:, 0].min() > 0.9
+    difference = (network(cloudy) - without(cloudy)).abs().mean()
+    assert 0 < difference < 0.1 * (without(cloudy) - cloudy).abs().mean() + 1e-3
+
+
 def test_a_square_has_a_middle():
     with pytest.raises(ValueError, match="odd number"):
         CompactNet(widths=(8, 16), blocks=(1, 1), guided=(4,))

@@ -21,6 +21,12 @@ CALM_LEVEL, CALM_COLOR = (0.02, 0.2), 0.2
 CALM_CONTRAST = (0.02, 0.4)
 """Of calm water, as a share of the ground's that it is made of."""
 
+RELIT_LEVEL, RELIT_TOP = (0.1, 0.8), 0.92
+"""Of ground in another light: its mean, and where its brightest part stays below."""
+RELIT_TINT = (-0.5, 1.0)
+"""How much redder and less blue it is, in units of `RELIT_HUE`."""
+RELIT_HUE = 0.12
+
 
 def crop_patch(
     images: list[NDArray[Any]], patch_px: int | None, generator: np.random.Generator
@@ -98,6 +104,27 @@ def make_calm(ground: FloatArray, generator: np.random.Generator) -> FloatArray:
     contrast = np.float32(generator.uniform(*CALM_CONTRAST))
     flat = contrast * (ground - ground.mean(axis=(1, 2), keepdims=True))
     return np.asarray(np.clip(level[:, None, None] + flat, 0, 1), np.float32)
+
+
+def relight(ground: FloatArray, generator: np.random.Generator) -> FloatArray:
+    """Return ground, (C, H, W) in [0, 1], as bright as other ground is, from forest to sand, and of its tint.
+
+    Of few pairs, bright ground is mostly ground under haze. Black stays black, as no haze has it; half the time
+    the contrast falls too, as that of sand, which is warm where haze is grey.
+    """
+    bands = ground.shape[0]
+    grey = ground.mean(axis=0, keepdims=True)
+    ground = grey + np.float32(generator.uniform(0.3, 1.1)) * (ground - grey)
+    tint = generator.uniform(*RELIT_TINT)
+    if generator.random() < 0.5:
+        mean = ground.mean(axis=(1, 2), keepdims=True)
+        ground = mean + np.float32(generator.uniform(0.3, 1.0)) * (ground - mean)
+        tint = abs(tint)
+    level = generator.uniform(*RELIT_LEVEL)
+    gain = min(level / max(float(ground.mean()), 0.02), RELIT_TOP / max(float(np.quantile(ground, 0.98)), 0.02))
+    hue = np.exp(RELIT_HUE * tint * np.linspace(1, -1, bands)) if bands > 1 else np.ones(1)
+    scale = np.asarray(gain * hue, np.float32)[:, None, None]
+    return np.asarray(np.clip(scale * ground, 0, 1), np.float32)
 
 
 def vary_color(images: list[FloatArray], amount: float, generator: np.random.Generator) -> list[FloatArray]:

@@ -16,7 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declouder.config import DataConfig, StageConfig
-from declouder.data.augment import crop_patch, flip, make_calm, vary_cloud_strength, vary_color, vary_sensor
+from declouder.data.augment import (
+    crop_patch,
+    flip,
+    make_calm,
+    relight,
+    vary_cloud_strength,
+    vary_color,
+    vary_sensor,
+)
 from declouder.data.catalog import set_pairs
 from declouder.data.clouds import simulate_clouds
 from declouder.data.pairs import Pair, find_images, fingerprint, hold_out, read_bands
@@ -238,13 +246,18 @@ class StageSamples:
                 (clear,) = vary_color([ground], augment.haze_color, generator)
                 cloudy = haze.over(clear, strength=generator.uniform(*augment.haze_strength))
                 color, strength, made_up = 0.0, (1.0, 1.0), False  # other levels would be another law
-            elif made_up:
-                cloudy, clear = move_cloud(cloudy, clear, ground), ground
+            else:
+                if _happens(augment.relight, generator):
+                    ground, made_up = relight(ground, generator), True
+                if made_up:
+                    cloudy, clear = move_cloud(cloudy, clear, ground), ground
         if _happens(augment.cloudless, generator):
             cloudy, made_up = clear, True
             color = color if augment.cloudless_color is None else augment.cloudless_color
             if _happens(augment.calm, generator):
                 cloudy = clear = make_calm(clear, generator)
+            elif _happens(augment.relight, generator):
+                cloudy = clear = relight(clear, generator)
         if made_up and _happens(augment.sensor, generator):
             cloudy, clear = vary_sensor(cloudy, clear, generator)
         else:

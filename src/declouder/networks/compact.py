@@ -61,6 +61,7 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         context: int = 0,
         guided: Sequence[int] = (),
         extremes: bool = False,
+        third_choice: bool = False,
     ) -> None:
         super().__init__()
         make = {"naf": NAFBlock, "residual": ResidualBlock}[block]
@@ -91,7 +92,7 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         # Starts as the identity, gain 1 and offset 0; a guided one takes a little from white and dark too.
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
-        self.choice = GuidedChoice(widths[0], bands, stem, guided) if guided else None
+        self.choice = GuidedChoice(widths[0], bands, stem, guided, third=third_choice) if guided else None
 
     def forward(self, cloudy: Tensor) -> Tensor:
         """Return the clear image: (B, bands, H, W) in [-1, 1] for `cloudy` of that shape and range."""

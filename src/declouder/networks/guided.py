@@ -2,6 +2,7 @@
 
     first  = sum over k of  p_k image_k     the network's own image, the cloudy one as it is, and fits to the former
     second = sum over k of  q_k image_k     the first, and fits to the first
+    third  = sum over k of  r_k image_k     the second, the network's own image, the cloudy one as it is
 
 Haze is the same over many pixels, so what a network says of each of them alone is noisy where a fit over a square
 is not, and the fit A cloudy + B keeps the texture of the cloudy image to the last pixel. A and B of a square are
@@ -18,8 +19,10 @@ and, among the first, one more that asks the image itself, as a dark channel doe
     from dark     the same with A = (1 - dark) / (white - darkest cloudy pixel around); the network tells how dark
                   that pixel's ground is, which is easier to know than A: nearly black, where there is shade
 
-The network gives the weights, so that cloud does not spoil the fit beside it, and for each pixel shares p and q.
-They are learnt by declouder.losses.choice_loss too, or many poor fits would lean on each other where one holds.
+The network gives the weights, so that cloud does not spoil the fit beside it, and for each pixel shares p, q and r.
+The neighbours of a pixel have a say in its p and q, for haze is wide; r is each pixel's own, so that clear ground
+keeps its texture to the edge of a small cloud. The shares are learnt by declouder.losses.choice_loss too, or many
+poor fits would lean on each other where one holds.
 """
 
 from __future__ import annotations
@@ -49,6 +52,8 @@ LEAST_HAZE = 0.1
 """In [-1, 1], how much darker than white the darkest pixel must be to say anything."""
 AS_IS = 1
 """Place of the cloudy image among the images of the first choice."""
+THIRD_SCORES = (2.0, -1.0, -1.5)
+"""Of the images of the third choice, at first: mostly what was chosen before."""
 SHARED_SIDE = 15
 """Of the square whose pixels have a say in each other's shares, as the other sides."""
 
@@ -84,9 +89,10 @@ class GuidedChoice(nn.Module):
         bands: spectral bands of an image.
         stem: the features are at this much less than the image's size.
         sides: of the squares, in pixels of a `REDUCTION`-th of the image's size; odd.
+        third: whether there is a third choice.
     """
 
-    def __init__(self, width: int, bands: int, stem: int, sides: Sequence[int]) -> None:
+    def __init__(self, width: int, bands: int, stem: int, sides: Sequence[int], *, third: bool = False) -> None:
         super().__init__()
         for side in sides:
             if side < 1 or side % 2 == 0:
@@ -106,13 +112,19 @@ class GuidedChoice(nn.Module):
         bias = torch.tensor([0.0, dark, *first, *second])
         with torch.no_grad():
             cast(Tensor, self.decide.bias).copy_(bias.repeat_interleave(stem**2))
+        self.decide_third = nn.Conv2d(width, len(THIRD_SCORES) * stem**2, 3, padding=1) if third else None
+        if self.decide_third is not None:
+            nn.init.zeros_(self.decide_third.weight)
+            with torch.no_grad():
+                scores = torch.tensor(THIRD_SCORES).repeat_interleave(stem**2)
+                cast(Tensor, self.decide_third.bias).copy_(scores)
 
     def forward(self, features: Tensor, cloudy: Tensor, direct: Tensor, gain: Tensor) -> Tensor:
-        """Return the second mixture, (B, bands, H, W); arguments as those of `choices`."""
-        return self.choices(features, cloudy, direct, gain)[1].mixture()
+        """Return the last mixture, (B, bands, H, W); arguments as those of `choices`."""
+        return self.choices(features, cloudy, direct, gain)[-1].mixture()
 
-    def choices(self, features: Tensor, cloudy: Tensor, direct: Tensor, gain: Tensor) -> tuple[Choice, Choice]:
-        """Return the first and the second choice.
+    def choices(self, features: Tensor, cloudy: Tensor, direct: Tensor, gain: Tensor) -> tuple[Choice, ...]:
+        """Return the first and the second choice, and the third if there is one.
 
         Args:
             features: (B, width, H / stem, W / stem).
@@ -121,6 +133,7 @@ class GuidedChoice(nn.Module):
             gain: (B, bands, H, W), its gain: where a square has no texture to tell a gain, this one is taken.
         """
         decided = self.shuffle(self.decide(features)).float()
+        own_scores = None if self.decide_third is None else self.shuffle(self.decide_third(features)).float()
         # Never in half precision: the variances of flat ground would vanish or turn negative.
         with torch.autocast(cloudy.device.type, enabled=False):
             weight, dark, first_shares, second_shares = torch.split(decided, self.counts, dim=1)
@@ -142,7 +155,10 @@ class GuidedChoice(nn.Module):
             first = Choice(images, _shared(first_shares).softmax(dim=1))
             mixture = first.mixture()
             images = [mixture, *fits(mixture, max(self.sides), regularization[-1])]
-            return first, Choice(images, _shared(second_shares).softmax(dim=1))
+            second = Choice(images, _shared(second_shares).softmax(dim=1))
+            if own_scores is None:
+                return first, second
+            return first, second, Choice([second.mixture(), direct, cloudy], own_scores.softmax(dim=1))
 
     @torch.no_grad()
     def sharpen(self, first: float, second: float, as_is: float = 0.0) -> None:

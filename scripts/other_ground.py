@@ -1,0 +1,102 @@
+"""Whether a model takes bright ground for haze: held-out clouds over held-out ground, as bright as elsewhere.
+
+    python scripts/other_ground.py CONFIG MODEL --base DATA [--set RICE2] [--steps 0]
+
+Few pairs have bright ground and the held-out ones have none, so it is made: the clear images of one set keep
+their shape and black, and their mean becomes what the rows say; clouds of held-out pairs of that set go over them.
+Prints a Markdown table, one row a brightness: PSNR of the cloudy image and of what is made of it, mean and least,
+and the PSNR, mean and least, of what becomes of the ground without a cloud. Test folders are never touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from choose_sampling import to_uint8
+from numpy.typing import NDArray
+
+from declouder import CloudRemovalPipeline
+from declouder.config import load_config
+from declouder.data.samples import TrainingData
+from declouder.data.transplant import move_cloud
+from declouder.metrics import psnr
+
+FloatArray = NDArray[np.float32]
+
+TOP = 0.92
+"""Ground is cut off here: nothing but cloud is white."""
+SATURATION = 0.3
+"""Share of its color that ground keeps: green sand would be no test."""
+WARMTH = (-0.06, 0.17)
+"""ln red - ln green, and ln green - ln blue, are drawn from this range."""
+
+
+def main() -> None:
+    """Score every brightness and print the table."""
+    parser = argparse.ArgumentParser(description="Scores over ground of other brightness, on held-out pairs.")
+    parser.add_argument("config", type=Path)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--base", type=Path, required=True, help="the recipe's data.base")
+    parser.add_argument("--set", default="RICE2", help="the set whose clouds and ground are taken")
+    parser.add_argument("--steps", type=int, help="of sampling; the model's own if not given")
+    parser.add_argument("--levels", type=float, nargs="+", default=[0.15, 0.3, 0.45, 0.6, 0.75])
+    parser.add_argument("--images", type=int, default=12, help="for each brightness")
+    arguments = parser.parse_args()
+
+    config = load_config(arguments.config, [f"data.base={arguments.base}"])
+    data = TrainingData(config.data, band_names=config.model.bands, seed=config.seed)
+    numbers = [
+        number
+        for number, pair in enumerate(data.held_pairs)
+        if pair.cloudy_path.relative_to(arguments.base).parts[0] == arguments.set
+    ]
+    pairs = [(data.held_cloudy.unit(number), data.held_clear.unit(number)) for number in numbers]
+    grounds = [clear for _, clear in pairs if float(clear.mean(axis=0).std()) > 0.02]
+    if not grounds:
+        raise SystemExit(f"no pair of {arguments.set} with more than flat ground is held out")
+    pipeline = CloudRemovalPipeline.from_pretrained(arguments.model)
+    pipeline.set_progress_bar_config(disable=True)
+    print("| mean of the ground | cloudy | restored, least | without cloud, least |\n|---|---|---|---|")
+    for level in arguments.levels:
+        generator = np.random.default_rng(0)
+        rows = []
+        for number in range(arguments.images):
+            cloudy, clear = pairs[number % len(pairs)]
+            ground = of_brightness(grounds[generator.integers(len(grounds))], level, generator)
+            covered = move_cloud(cloudy, clear, ground)
+            target = to_uint8(2 * ground - 1)
+            made = [restore(pipeline, image, arguments.steps) for image in (covered, ground)]
+            rows.append([psnr(image, target) for image in (to_uint8(2 * covered - 1), *made)])
+        (cloudy_db, restored, kept), least = np.mean(rows, axis=0), np.min(rows, axis=0)
+        print(
+            f"| {level:g} | {cloudy_db:.1f} | {restored:.1f}, {least[1]:.1f} | {kept:.1f}, {least[2]:.1f} |",
+            flush=True,
+        )
+
+
+def of_brightness(ground: FloatArray, level: float, generator: np.random.Generator) -> FloatArray:
+    """Return ground, (C, H, W) in [0, 1], greyer, mostly warmer, of mean `level` before the cut at `TOP`."""
+    grey = ground.mean(axis=0, keepdims=True)
+    ground = grey + np.float32(SATURATION) * (ground - grey)
+    hue = np.exp(generator.uniform(*WARMTH) * np.linspace(1, -1, ground.shape[0]))
+    gain = level * hue / ground.mean(axis=(1, 2))
+    return np.clip(np.asarray(gain, np.float32)[:, None, None] * ground, 0, TOP)
+
+
+@torch.no_grad()
+def restore(pipeline: CloudRemovalPipeline, image: FloatArray, steps: int | None) -> NDArray[np.uint8]:
+    """Return what the model makes of an image, (C, H, W) in [0, 1]: (H, W, C) uint8."""
+    result = pipeline(
+        torch.from_numpy(image)[None],
+        num_inference_steps=steps,
+        generator=torch.Generator().manual_seed(0),
+        output_type="pt",
+    )
+    return to_uint8(2 * result.images[0].numpy() - 1)
+
+
+if __name__ == "__main__":
+    main()
