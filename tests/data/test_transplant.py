@@ -12,11 +12,11 @@ def textured(seed: int, size: int = 64) -> np.ndarray:
 
 def test_even_haze_is_found_and_laid_over_other_ground():
     clear, other = textured(0), textured(1)
-    haze = np.array([0.3, 0.32, 0.36], np.float32)[:, None, None]
+    haze = np.full((3, 1, 1), 0.45, np.float32)
     cloudy = 0.5 * clear + haze
     transmission, added = cloud_layer(cloudy, clear)
-    np.testing.assert_allclose(transmission, 0.5, atol=0.01)
-    np.testing.assert_allclose(added, np.broadcast_to(haze, clear.shape), atol=0.01)
+    np.testing.assert_allclose(transmission, 0.5, atol=0.02)
+    np.testing.assert_allclose(added, np.broadcast_to(haze, clear.shape), atol=0.02)
     np.testing.assert_allclose(move_cloud(cloudy, clear, other), 0.5 * other + haze, atol=0.02)
 
 
@@ -31,7 +31,7 @@ def test_a_cloud_on_its_own_ground_is_the_cloudy_image():
 
 
 def test_thick_cloud_hides_the_new_ground_and_clear_sky_does_not():
-    clear = np.full((3, 64, 64), 0.1, np.float32)  # flat sea: no texture to regress on
+    clear = np.full((3, 64, 64), 0.1, np.float32)
     cloudy = clear.copy()
     cloudy[:, :32] = 0.95
     other = textured(2)
@@ -45,6 +45,20 @@ def test_a_shadow_darkens_the_new_ground_by_the_same_share():
     cloudy = clear * 0.5
     other = textured(3)
     np.testing.assert_allclose(move_cloud(cloudy, clear, other), other * 0.5, atol=0.02)
+
+
+def test_what_changed_on_the_ground_does_not_move_with_the_cloud():
+    """Pairs lie days apart: fields are greener in one image, and that is no veil of green."""
+    clear = np.empty((3, 64, 64), np.float32)
+    clear[:] = np.array([0.3, 0.32, 0.2], np.float32)[:, None, None]
+    cloudy = clear * np.array([0.9, 1.15, 0.8], np.float32)[:, None, None]
+    cloudy[:, :20] = 0.95
+    other = textured(4)
+    moved = move_cloud(cloudy, clear, other)
+    np.testing.assert_allclose(moved[:, :16], 0.95, atol=0.03)
+    difference = (moved - other)[:, 24:].mean(axis=(1, 2))
+    assert np.abs(difference).max() < 0.05
+    assert np.ptp(difference) < 0.02
 
 
 def hazy(clear: np.ndarray, white: float = 0.75) -> tuple[np.ndarray, np.ndarray]:

@@ -2,9 +2,8 @@
 
     cloudy ~ T clear + a            T: transmission, a: light that the cloud adds, both smooth
 
-T is a local regression of cloudy on clear (as in the guided filter: He et al., "Guided Image Filtering",
-IEEE TPAMI 2013), held near what a white cloud of the same brightness would let through where the ground has
-no texture to regress on. Fewer pairs than weights learn whole images by heart; layers times grounds are many.
+Both follow from how far a pixel has gone from its ground to white, or to black: `cloud_layer`. Fewer pairs than
+weights learn whole images by heart; layers times grounds are many.
 
 An even haze obeys more: it is grey and it fades all ground to one white, the same all over the image,
 
@@ -24,12 +23,12 @@ from scipy.ndimage import uniform_filter
 
 FloatArray = NDArray[np.float32]
 
-WINDOW_PX = 15
-"""Side of the square in which the regression is taken."""
-CLOUD_PX = 5
-"""Side of the square over which transmission and light are smooth: small clouds keep their edges."""
-CERTAIN_VARIANCE = 1e-3
-"""Variance of the ground, in units of the range squared, that outweighs the guess."""
+CLOUD_PX = 3
+"""Side of the square over which a cloud is taken: small clouds keep their edges."""
+LEAST_WHITE = 0.9
+"""Thick cloud is at least this bright, in [0, 1]."""
+SHADOW_PRIOR = 0.01
+"""How much a pixel in shadow needs to show for it, in units of the range squared."""
 HAZE_WINDOW_PX = 31
 """Side of the square over which an even haze has one transmission."""
 HAZE_RESIDUAL = 0.01
@@ -95,36 +94,28 @@ def move_cloud(cloudy: FloatArray, clear: FloatArray, ground: FloatArray) -> Flo
 def cloud_layer(cloudy: FloatArray, clear: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return the transmission, (1, H, W) in [0, 1], and the added light, (C, H, W), of a pair's cloud.
 
-    transmission * clear + added is cloudy again, save for what the ground changed between the two images.
+    Under a cloud that hides the share q of the ground, and lets the share p through,
+
+        cloudy ~ p clear + q white          p + q <= 1, and less than 1 in shadow
+
+    which the bands of a pixel overdetermine: p and q are least squares that lean to p + q = 1. What is left over is
+    the cloud's own color as far as it hides the ground; the rest, change of the ground between the two images, is
+    no part of a cloud and does not move with it.
     """
-    mean_cloudy, mean_clear = _local_mean(cloudy, WINDOW_PX), _local_mean(clear, WINDOW_PX)
-    variance = np.maximum(_local_mean(clear * clear, WINDOW_PX) - mean_clear * mean_clear, 0).mean(0)
-    covariance = (_local_mean(clear * cloudy, WINDOW_PX) - mean_clear * mean_cloudy).mean(0)
-    guess = _guess(cloudy, clear, cloudy - mean_cloudy, clear - mean_clear)
-    slope = (covariance + CERTAIN_VARIANCE * guess) / (variance + CERTAIN_VARIANCE)
-    transmission = _local_mean(np.clip(slope, 0, 1)[None], CLOUD_PX)
-    added = cloudy - transmission * clear
-    smooth = _local_mean(added, CLOUD_PX)
-    # The cloud's own texture counts as far as it hides the ground; the rest is the ground's change or noise.
-    return transmission, np.asarray(smooth + (1 - transmission) * (added - smooth), np.float32)
-
-
-def _guess(
-    cloudy: FloatArray, clear: FloatArray, detail_cloudy: FloatArray, detail_clear: FloatArray
-) -> FloatArray:
-    """Return the transmission, (H, W), where there is no texture to tell it.
-
-    Even haze: the share of texture that is left in the whole image, as far as the two textures are alike. Else
-    what a white cloud of this brightness lets through, or what a shadow leaves.
-    """
-    power = float(np.square(detail_clear).mean()) + 1e-8
-    common = float((detail_clear * detail_cloudy).mean())
-    alike = np.clip(common / np.sqrt(power * (float(np.square(detail_cloudy).mean()) + 1e-8)), 0, 1) ** 2
-    bright, dark = (_local_mean(x.mean(0, keepdims=True), CLOUD_PX)[0] for x in (cloudy, clear))
-    white = max(float(bright.max()), 0.9)
-    through = (white - bright) / np.maximum(white - dark, 0.05)
-    left = bright / np.maximum(dark, 0.02)
-    return np.asarray(alike * common / power + (1 - alike) * np.where(bright >= dark, through, left), np.float32)
+    mean_cloudy, mean_clear = _local_mean(cloudy, CLOUD_PX), _local_mean(clear, CLOUD_PX)
+    white = max(float(np.quantile(mean_cloudy.mean(0), 0.999)), LEAST_WHITE)
+    bands = len(cloudy)
+    # Normal equations of | cloudy - p clear - q white |^2 + SHADOW_PRIOR (1 - p - q)^2.
+    pp = np.square(mean_clear).sum(0) + SHADOW_PRIOR
+    pq = white * mean_clear.sum(0) + SHADOW_PRIOR
+    qq = bands * white**2 + SHADOW_PRIOR
+    p_side = (mean_clear * mean_cloudy).sum(0) + SHADOW_PRIOR
+    q_side = white * mean_cloudy.sum(0) + SHADOW_PRIOR
+    hidden = np.clip((pp * q_side - pq * p_side) / np.maximum(pp * qq - pq * pq, 1e-9), 0, 1)
+    through = np.clip((p_side - pq * hidden) / pp, 0, 1 - hidden)
+    transmission = np.asarray(through[None], np.float32)
+    own_color = cloudy - transmission * clear - np.float32(white) * hidden
+    return transmission, np.asarray(hidden * (white + own_color), np.float32)
 
 
 def _local_mean(x: FloatArray, side_px: int) -> FloatArray:
