@@ -122,6 +122,17 @@ def test_shares_are_of_a_pixel_and_those_around_it():
     torch.testing.assert_close(first.shares.sum(1), torch.ones(1, 128, 128))
 
 
+def test_shares_do_not_follow_the_grid_of_the_network():
+    """Single pixels that choose for themselves, every second or fourth one, show as dots under cloud."""
+    block = choice()
+    block.decide.bias[4 * (2 + DIRECT)] += 6.0  # one pixel of each square of two
+    cloudy = random(1, 3, 64, 64)
+    first, _ = block.choices(torch.zeros(1, WIDTH, 32, 32), cloudy, cloudy, torch.ones_like(cloudy))
+    share = first.shares[0, DIRECT, 16:48, 16:48]
+    assert 0.5 < share.mean() < 0.99
+    assert share.max() - share.min() < 0.06
+
+
 def test_sharpened_shares_go_to_the_best_image():
     torch.manual_seed(0)
     block = choice()

@@ -54,6 +54,8 @@ AS_IS = 1
 """Place of the cloudy image among the images of the first choice."""
 THIRD_SCORES = (2.0, -1.0, -1.5)
 """Of the images of the third choice, at first: mostly what was chosen before."""
+GRAIN_PX = 9
+"""Side of the square that has one score: single pixels, on the network's own grid of 4, would choose in dots."""
 SHARED_SIDE = 15
 """Of the square whose pixels have a say in each other's shares, as the other sides."""
 
@@ -242,7 +244,8 @@ def _applied(map_of_squares: tuple[Tensor, Tensor], side: int, cloudy: Tensor) -
 
 def _shared(scores: Tensor) -> Tensor:
     """Return what a pixel and those around it say together: the fit that holds is the same for many."""
-    return scores + _enlarged(_reduced(scores), SHARED_SIDE)
+    own = F.avg_pool2d(scores, GRAIN_PX, stride=1, padding=GRAIN_PX // 2, count_include_pad=False)
+    return own + _enlarged(_reduced(scores), SHARED_SIDE)
 
 
 def _reduced(x: Tensor) -> Tensor:
