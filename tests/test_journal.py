@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +156,61 @@ def test_a_link_in_the_journals_place_is_not_followed(path, tmp_path):
     with pytest.raises(OutputError, match="cannot be written"), open_journal(path, KEY, LAYERS, **SIZE):
         pass
     assert (tmp_path / "mine").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_at_the_files_first_moment_leaves_nothing(number, path, monkeypatch):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, interrupt)
+    locked = journals._locked
+
+    def locked_and_interrupted(place: Path) -> int:
+        file = locked(place)
+        signal.raise_signal(number)
+        return file
+
+    monkeypatch.setattr(journals, "_locked", locked_and_interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt), open_journal(path, KEY, LAYERS, **SIZE):
+            pytest.fail("nothing was interrupted")
+        assert signal.getsignal(number) is interrupt
+    finally:
+        signal.signal(number, before)
+    assert not path.exists()
+
+
+def test_an_interrupt_while_an_earlier_runs_journal_is_read_keeps_it(path, monkeypatch, caplog):
+    before = stopped_after(path, [[0], [1]])
+
+    def interrupt(_: Journal) -> None:
+        raise Killed
+
+    caplog.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "_recover", interrupt)
+        with pytest.raises(Killed), open_journal(path, KEY, LAYERS, **SIZE):
+            pytest.fail("nothing was interrupted")
+    assert path.read_bytes() == before
+    assert not caplog.records, "how much is finished is not known yet"
+    assert found_in(path) == ([0, 1], [0, 1])
+
+
+def test_a_journal_can_be_opened_outside_the_main_thread(path):
+    raised: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            stopped_after(path, [[0]])
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert raised == []
+    assert found_in(path) == ([0], [0])
 
 
 def test_a_full_disk_is_an_error_and_keeps_what_is_finished(path):

@@ -22,7 +22,9 @@ import errno
 import json
 import logging
 import os
+import signal
 import struct
+import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -78,31 +80,33 @@ def open_journal(
     Raises:
         OutputError: if another run holds it, or it cannot be written.
     """
-    with _writing(path):
-        file = _locked(path)
-    journal = Journal(path, file, layers, windows=windows, height=height, width=width)
     header = {
         "key": dict(key),
         "layers": {name: [layer.dtype, layer.bands] for name, layer in layers.items()},
         "windows": [windows, height, width],
     }
+    journal: Journal | None = None
     keep = False
     try:
+        # An interrupt between the file's first moment and `journal` would leave it behind.
+        with _writing(path), _interrupts_wait():
+            journal = Journal(path, _locked(path), layers, windows=windows, height=height, width=width)
         with _writing(path):
             journal.begin(header)
         yield journal
     except BaseException:
-        keep = journal.worth_keeping
-        if keep:
+        keep = journal is not None and journal.worth_keeping
+        if journal is not None and keep and len(journal):
             log.warning(
                 "%d of %d windows are finished and kept in %s; the same command goes on from there",
                 *(len(journal), windows, path),
             )
         raise
     finally:
-        if not keep:
-            path.unlink(missing_ok=True)
-        os.close(file)
+        if journal is not None:
+            if not keep:
+                path.unlink(missing_ok=True)
+            journal.close()
 
 
 class Journal:
@@ -124,6 +128,12 @@ class Journal:
         self._end = 0
         self._started = self._synced = time.monotonic()
         self._continued = False
+        # Until `begin` has looked, what an earlier run left is nobody's to delete.
+        self._unread = os.fstat(file).st_size > 0
+
+    def close(self) -> None:
+        """Give up the file and its lock."""
+        os.close(self._file)
 
     def __contains__(self, index: int) -> bool:
         return index in self._offsets
@@ -143,6 +153,8 @@ class Journal:
     @property
     def worth_keeping(self) -> bool:
         """Whether losing it would cost more than a minute, or what an earlier run left."""
+        if self._unread:
+            return True
         return bool(self._offsets) and (self._continued or time.monotonic() - self._started >= WORTH_KEEPING_S)
 
     def begin(self, header: Mapping[str, Any]) -> None:
@@ -151,12 +163,13 @@ class Journal:
         found = self._found_header()
         if found is not None and found == packed:
             self._recover()
-            self._continued = bool(self._offsets)
+            self._continued, self._unread = bool(self._offsets), False
             if self._offsets:
                 log.info("continued: %d of %d windows were finished", len(self), self._windows)
             return
         if os.fstat(self._file).st_size:
             log.info("started anew: what a stopped run left in %s %s", self.path, _difference(found, header))
+        self._unread = False
         start = MAGIC + _HEADER.pack(len(packed), zlib.crc32(packed)) + packed
         os.ftruncate(self._file, 0)
         _write_at(self._file, start, 0)
@@ -266,6 +279,25 @@ def _locked(path: Path) -> int:
             os.close(file)
             raise
         os.close(file)
+
+
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """SIGINT and SIGTERM that come within the block act at its end; outside the main thread none come."""
+    came: list[int] = []
+    before: dict[signal.Signals, Any] = {}
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                before[number] = signal.getsignal(number)
+                signal.signal(number, lambda number, _: came.append(number))
+        yield
+    finally:
+        for number, handler in before.items():
+            # None: set by other than Python, which cannot set it again.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def _difference(found: bytes | None, header: Mapping[str, Any]) -> str:
