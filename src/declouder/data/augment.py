@@ -20,12 +20,12 @@ CALM_LEVEL, CALM_COLOR = (0.02, 0.2), 0.2
 """Of calm water: its mean in the darkest band, and how much brighter others may be."""
 CALM_CONTRAST = (0.02, 0.4)
 """Of calm water, as a share of the ground's that it is made of."""
-
 RELIT_LEVEL, RELIT_TOP = (0.1, 0.8), 0.92
 """Of ground in another light: its mean, and where its brightest part stays below."""
 RELIT_TINT = (-0.5, 1.0)
 """How much redder and less blue it is, in units of `RELIT_HUE`."""
 RELIT_HUE = 0.12
+"""ln red - ln green, as ln green - ln blue, at a tint of 1."""
 
 
 def crop_patch(
@@ -109,8 +109,8 @@ def make_calm(ground: FloatArray, generator: np.random.Generator) -> FloatArray:
 def relight(ground: FloatArray, generator: np.random.Generator) -> FloatArray:
     """Return ground, (C, H, W) in [0, 1], as bright as other ground is, from forest to sand, and of its tint.
 
-    Of few pairs, bright ground is mostly ground under haze. Black stays black, as no haze has it; half the time
-    the contrast falls too, as that of sand, which is warm where haze is grey.
+    Where pairs are few, what is bright is mostly ground under haze. Half the time black stays black, which haze
+    never leaves; else the contrast falls as well, as that of sand, which is warm where haze is grey.
     """
     bands = ground.shape[0]
     grey = ground.mean(axis=0, keepdims=True)
