@@ -14,13 +14,12 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import torch
-from choose_sampling import to_uint8
+from choose_sampling import restore, to_uint8
 from numpy.typing import NDArray
 
 from declouder import CloudRemovalPipeline
 from declouder.config import load_config
-from declouder.data.samples import TrainingData
+from declouder.data.samples import Sample, TrainingData
 from declouder.data.transplant import move_cloud
 from declouder.metrics import psnr
 
@@ -59,6 +58,7 @@ def main() -> None:
         raise SystemExit(f"no pair of {arguments.set} with more than flat ground is held out")
     pipeline = CloudRemovalPipeline.from_pretrained(arguments.model)
     pipeline.set_progress_bar_config(disable=True)
+    settings = {"num_inference_steps": arguments.steps}
     print("| mean of the ground | cloudy | restored, least | without cloud, least |\n|---|---|---|---|")
     for level in arguments.levels:
         generator = np.random.default_rng(0)
@@ -68,7 +68,10 @@ def main() -> None:
             ground = of_brightness(grounds[generator.integers(len(grounds))], level, generator)
             covered = move_cloud(cloudy, clear, ground)
             target = to_uint8(2 * ground - 1)
-            made = [restore(pipeline, image, arguments.steps) for image in (covered, ground)]
+            made = [
+                restore(pipeline, Sample(cloudy=2 * image - 1, clear=2 * ground - 1, seed=0), settings)
+                for image in (covered, ground)
+            ]
             rows.append([psnr(image, target) for image in (to_uint8(2 * covered - 1), *made)])
         (cloudy_db, restored, kept), least = np.mean(rows, axis=0), np.min(rows, axis=0)
         print(
@@ -84,18 +87,6 @@ def of_brightness(ground: FloatArray, level: float, generator: np.random.Generat
     hue = np.exp(generator.uniform(*WARMTH) * np.linspace(1, -1, ground.shape[0]))
     gain = level * hue / ground.mean(axis=(1, 2))
     return np.clip(np.asarray(gain, np.float32)[:, None, None] * ground, 0, TOP)
-
-
-@torch.no_grad()
-def restore(pipeline: CloudRemovalPipeline, image: FloatArray, steps: int | None) -> NDArray[np.uint8]:
-    """Return what the model makes of an image, (C, H, W) in [0, 1]: (H, W, C) uint8."""
-    result = pipeline(
-        torch.from_numpy(image)[None],
-        num_inference_steps=steps,
-        generator=torch.Generator().manual_seed(0),
-        output_type="pt",
-    )
-    return to_uint8(2 * result.images[0].numpy() - 1)
 
 
 if __name__ == "__main__":
