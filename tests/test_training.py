@@ -1,5 +1,6 @@
 import csv
 import errno
+import itertools
 import json
 import multiprocessing
 import os
@@ -23,6 +24,8 @@ from declouder.config import STAGE_NAMES, DataConfig, TrainConfig, load_config, 
 from declouder.data.catalog import CATALOG
 from declouder.data.samples import TrainingData
 from declouder.errors import ConfigError, DataError, ModelError, OptionError, OutputError
+from declouder.fusion import predict_x0
+from declouder.losses import fidelity_loss
 from declouder.networks import CompactNet
 from declouder.training import STAGES, StageModule, train
 from declouder.training import callbacks as callbacks_module
@@ -579,6 +582,40 @@ def test_the_fused_image_teaches_the_denoiser_only_where_the_recipe_says_so(thro
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in module.network("weight_net").parameters())
 
 
+@pytest.mark.parametrize("stage", ["weights", "joint"])
+def test_a_square_of_a_patch_is_fused_with_the_reference_of_the_whole(stage, monkeypatch):
+    module = fused_stage(stage, patch_px=48, fused_px=16)
+    batch = batch_of(module)
+    whole = module.network("reference")(batch["cloudy"])
+    seen = []
+
+    def spy(*arguments, cloudy: torch.Tensor, reference: torch.Tensor, **others):
+        for top, left in itertools.product(range(0, 33, 8), repeat=2):
+            square = (..., slice(top, top + 16), slice(left, left + 16))
+            if torch.equal(cloudy, batch["cloudy"][square]):
+                torch.testing.assert_close(reference, whole[square])
+                seen.append((top // 8, left // 8))
+        return predict_x0(*arguments, cloudy=cloudy, reference=reference, **others)
+
+    monkeypatch.setattr(stages_module, "predict_x0", spy)
+    for seed in range(0, 16 * 25, 16):
+        assert module.stage.loss(module, batch | {"seed": torch.tensor([seed, 99])}).ndim == 0
+    assert sorted(seen) == [(top, left) for top in range(5) for left in range(5)]
+
+
+def test_the_fused_image_may_be_judged_as_the_reference_is():
+    plain, judged = fused_stage(), fused_stage(ssim_weight=0.5, psnr_weight=0.25)
+    for learnt, other in zip(plain.learning.parameters(), judged.learning.parameters(), strict=True):
+        other.data.copy_(learnt.data)
+    batch = batch_of(plain)
+    with torch.no_grad():
+        fused = stages_module._fused(plain, batch)
+        added = fidelity_loss(fused.prediction.x0, batch["clear"], ssim_weight=0.5, psnr_weight=0.25)
+        difference = judged.stage.loss(judged, batch) - plain.stage.loss(plain, batch)
+    torch.testing.assert_close(difference, added)
+    assert added.abs() > 0.01
+
+
 def test_a_stage_with_a_perceptual_loss_is_scored_by_it(backbone, monkeypatch):
     monkeypatch.setenv("DECLOUDER_LPIPS_BACKBONE", str(backbone))
     settings = {"perceptual_weight": 0.5, "noised": "reference", "patch_px": 40}
@@ -687,6 +724,19 @@ def test_a_network_grows_without_forgetting(tmp_path, toy_run):
     cloudy = torch.rand(1, 3, 32, 48) * 2 - 1
     torch.testing.assert_close(new(cloudy), old(cloudy), atol=1e-5, rtol=0)
     assert len(new.state_dict()) > len(old.state_dict())
+
+
+def test_attention_in_the_middle_can_be_left_behind(tmp_path, toy_run):
+    fields = (f"model.start_from={toy_run / 'model'}", "stages.joint.steps=1", "stages.joint.lr=1e-9")
+    without = ("model.denoiser.middle_attention=false", "model.weight_net.middle_attention=false")
+    train_quietly(toy(*fields, *without), tmp_path, stages=["joint"])
+    for name in ("denoiser", "weight_net"):
+        old, new = (load_file(next((run / "model" / name).glob("*.safetensors"))) for run in (toy_run, tmp_path))
+        left = set(old) - set(new)
+        assert left and set(new) < set(old)
+        assert all(key.startswith("unet.mid_block.attentions.") for key in left)
+    pipeline = CloudRemovalPipeline.from_pretrained(tmp_path / "model")
+    assert not pipeline.denoiser.config.middle_attention
 
 
 def test_weights_of_another_network_are_no_start(tmp_path, toy_run):

@@ -144,6 +144,13 @@ class StageConfig(_Strict):
     clip_norm: float | None = Field(None, gt=0, description="gradient norm is clipped to this")
     ema: float = Field(0.9999, ge=0, lt=1, description="decay of the averaged weights; short runs ramp up to it")
     patch_px: int | None = Field(None, ge=8, description="side of a training patch; none: the whole image")
+    fused_px: int | None = Field(
+        None,
+        ge=8,
+        multiple_of=8,
+        description="weights and joint stage: side of the square of a patch that is fused, of the whole patch's"
+        " reference; none: all of it",
+    )
     downscale: int = Field(1, ge=1, description="images are made this much smaller first; coarse stage: 4")
     max_t: int = Field(1000, ge=1, le=1000, description="time steps are drawn from [0, max_t)")
     noised: Literal["clear", "reference"] = Field(
@@ -157,8 +164,8 @@ class StageConfig(_Strict):
         0.0, ge=0, description="share of the restored image's LPIPS in the loss; the paper: 0"
     )
     edge_weight: float = Field(0.05, ge=0, description="reference stage: share of the edge loss")
-    ssim_weight: float = Field(0.0, ge=0, description="reference stage: share of 1 - SSIM")
-    psnr_weight: float = Field(0.0, ge=0, description="reference stage: share of each image's ln MSE")
+    ssim_weight: float = Field(0.0, ge=0, description="reference, weights and joint stage: share of 1 - SSIM")
+    psnr_weight: float = Field(0.0, ge=0, description="the same stages: share of each image's ln MSE")
     choice_weight: float = Field(
         0.0, ge=0, description="reference stage: share of L_choice; for a compact network with guided alone"
     )

@@ -62,10 +62,16 @@ def reference_loss(
     loss = torch.stack([charbonnier(y, clear) for y in outputs]).sum()
     if edge_weight:
         loss = loss + edge_weight * torch.stack([edge_loss(y, clear) for y in outputs]).sum()
+    return loss + fidelity_loss(outputs[0], clear, ssim_weight=ssim_weight, psnr_weight=psnr_weight)
+
+
+def fidelity_loss(y: Tensor, clear: Tensor, *, ssim_weight: float, psnr_weight: float) -> Tensor:
+    """Return ssim_weight * (1 - SSIM) + psnr_weight * ln MSE of images in [-1, 1], a scalar."""
+    loss = y.new_zeros(())
     if ssim_weight:
-        loss = loss + ssim_weight * (1 - ssim(outputs[0], clear))
+        loss = loss + ssim_weight * (1 - ssim(y, clear))
     if psnr_weight:
-        loss = loss + psnr_weight * log_mse(outputs[0], clear)
+        loss = loss + psnr_weight * log_mse(y, clear)
     return loss
 
 

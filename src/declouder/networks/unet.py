@@ -54,13 +54,15 @@ class Denoiser(_ConditionedUNet):
     Args:
         bands: spectral bands of an image.
         widths: channels of each level; every level after the first halves height and width.
-        attention_levels: levels (0 is full size) whose blocks attend; the middle always does.
+        attention_levels: levels (0 is full size) whose blocks attend.
         heads: attention heads, in every attention alike.
         layers: residual blocks a level on the way down (one more on the way up).
         time_shift: how t enters a block: "scale_shift" (FiLM) or "default" (added).
         norm_groups: groups of every group normalisation; divides all widths.
         stem: side of the pixel squares that the first level takes as channels. The paper's networks have
             1; 2 works at half size throughout, at about a quarter of the cost.
+        middle_attention: whether the middle attends, from every place of the image to every other, as the
+            paper's networks do. Without it a wide window costs no more a pixel than a small one.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -74,6 +76,7 @@ class Denoiser(_ConditionedUNet):
         time_shift: TimeShift = "scale_shift",
         norm_groups: int = 32,
         stem: int = 1,
+        middle_attention: bool = True,
     ) -> None:
         super().__init__()
         self.unet = _adm_unet(2, self.config)
@@ -97,6 +100,7 @@ class WeightNet(_ConditionedUNet):
         time_shift: TimeShift = "default",
         norm_groups: int = 32,
         stem: int = 1,
+        middle_attention: bool = True,
     ) -> None:
         super().__init__()
         self.unet = _adm_unet(3, self.config)
@@ -113,6 +117,7 @@ def _adm_unet(images: int, config: Mapping[str, Any]) -> UNet2DModel:
         down_block_types=tuple("AttnDownBlock2D" if here else "DownBlock2D" for here in attends),
         up_block_types=tuple("AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attends)),
         layers_per_block=config["layers"],
+        add_attention=config["middle_attention"],
         attention_head_dim=None,
         resnet_time_scale_shift=config["time_shift"],
         norm_num_groups=config["norm_groups"],

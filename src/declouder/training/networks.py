@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 NETWORKS = ("reference", "denoiser", "weight_net")
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+MIDDLE_ATTENTION = ".mid_block.attentions."
 
 
 def build_networks(config: TrainConfig) -> dict[str, nn.Module]:
@@ -103,7 +104,8 @@ def start_folder(name: str) -> Path:
 def begin_with(network: nn.Module, folder: Path) -> None:
     """Give `network` the weights of a trained one, as far as that goes; layers that it lacks stay as they are.
 
-    Layers that are added later can begin at zero, so a network grows without forgetting.
+    Layers that are added later can begin at zero, so a network grows without forgetting. A U-Net's attention in the
+    middle may be left behind (`middle_attention`).
 
     Raises:
         ModelError: if `folder` holds no weights, or those of another network.
@@ -114,11 +116,14 @@ def begin_with(network: nn.Module, folder: Path) -> None:
     except (OSError, SafetensorError) as error:
         raise ModelError(f"model.start_from: {path} cannot be read ({error}); copy the folder anew") from None
     own = network.state_dict()
+    left = [key for key in trained if MIDDLE_ATTENTION in key and key not in own]
+    trained = {key: value for key, value in trained.items() if key not in left}
     strange = [key for key in trained if key not in own or own[key].shape != trained[key].shape]
     if strange:
         raise ModelError(f"model.start_from: {path} is of another network: {strange[0]} does not fit this recipe's")
     new = [key for key in own if key not in trained]
-    log.info("%s: weights of %s%s", folder.name, path, f", {len(new)} new tensors" if new else "")
+    notes = [f", {len(keys)} tensors {what}" for keys, what in ((new, "new"), (left, "left behind")) if keys]
+    log.info("%s: weights of %s%s", folder.name, path, "".join(notes))
     network.load_state_dict({**own, **trained})
 
 

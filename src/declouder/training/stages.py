@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from declouder.config import StageName
 from declouder.fusion import FusedPrediction, predict_x0
-from declouder.losses import choice_loss, fusion_loss, joint_loss, noise_loss, reference_loss
+from declouder.losses import choice_loss, fidelity_loss, fusion_loss, joint_loss, noise_loss, reference_loss
 
 if TYPE_CHECKING:
     from declouder.training.module import StageModule
@@ -46,7 +46,7 @@ def reference_stage_loss(module: StageModule, batch: Batch) -> Tensor:
     )
     for choice in choices:
         loss = loss + s.choice_weight * choice_loss(choice.images, choice.shares, clear)
-    return loss + _perceptual_loss(module, outputs[0], batch)
+    return loss + _perceptual_loss(module, outputs[0], clear, batch)
 
 
 def denoiser_stage_loss(module: StageModule, batch: Batch) -> Tensor:
@@ -57,27 +57,35 @@ def denoiser_stage_loss(module: StageModule, batch: Batch) -> Tensor:
 
 
 def weights_stage_loss(module: StageModule, batch: Batch) -> Tensor:
-    """L_WA, and the perceptual loss if the stage weighs it; x0_diffusion comes from a frozen denoiser."""
-    prediction, _ = _fused(module, batch)
-    fused, clear = prediction.x0.float(), batch["clear"]
-    return fusion_loss(fused, clear).mean() + _perceptual_loss(module, fused, batch)
+    """L_WA, and what else the stage weighs; x0_diffusion comes from a frozen denoiser."""
+    fused = _fused(module, batch)
+    loss = fusion_loss(fused.prediction.x0.float(), fused.clear)
+    return loss.mean() + _other_losses(module, fused, batch)
 
 
 def joint_stage_loss(module: StageModule, batch: Batch) -> Tensor:
-    """L_joint, and the perceptual loss if the stage weighs it.
+    """L_joint, and what else the stage weighs.
 
     As in the authors' code, the fusion loss does not reach the denoiser unless the stage says so.
     """
-    prediction, eps = _fused(module, batch)
-    fused, clear = prediction.x0.float(), batch["clear"]
-    loss = joint_loss(prediction.eps.float(), eps, fused, clear, noise_weight=module.settings.noise_weight)
-    return loss.mean() + _perceptual_loss(module, fused, batch)
+    fused = _fused(module, batch)
+    x0, eps = fused.prediction.x0.float(), fused.prediction.eps.float()
+    loss = joint_loss(eps, fused.noise, x0, fused.clear, noise_weight=module.settings.noise_weight)
+    return loss.mean() + _other_losses(module, fused, batch)
 
 
-def _fused(module: StageModule, batch: Batch) -> tuple[FusedPrediction, Tensor]:
-    """Return what the networks say of a noisy image of the batch, and the eps that would be right."""
+class _Fused(NamedTuple):
+    """What the networks say of noisy images; `noise` is the eps that would be right."""
+
+    prediction: FusedPrediction
+    noise: Tensor
+    clear: Tensor
+
+
+def _fused(module: StageModule, batch: Batch) -> _Fused:
     with torch.no_grad():
         reference = module.network("reference")(batch["cloudy"]).float()
+    batch, reference = _square_of(batch, reference, module.settings.fused_px)
     x_t, eps, t, alpha_bar = module.noisy(batch, reference)
     prediction = predict_x0(
         module.network("denoiser"),
@@ -90,17 +98,40 @@ def _fused(module: StageModule, batch: Batch) -> tuple[FusedPrediction, Tensor]:
         w_bounds=None,
         detach_x0_diffusion=not module.settings.through_denoiser,
     )
-    return prediction, eps
+    return _Fused(prediction, eps, batch["clear"])
 
 
-def _perceptual_loss(module: StageModule, restored: Tensor, batch: Batch) -> Tensor | float:
+def _square_of(batch: Batch, reference: Tensor, side: int | None) -> tuple[Batch, Tensor]:
+    """Return the same square of a batch's images and of their reference, at a place that its seed says.
+
+    A reference network that hears of wide surroundings needs them here as well: of a small patch it makes another
+    image than of a whole one, with errors that the other networks would learn to expect.
+    """
+    height, width = reference.shape[-2:]
+    if side is None or (side >= height and side >= width):
+        return batch, reference
+    # On a grid of 8 px, as whole patches begin on the grids of the networks' levels.
+    places = [max(length - side, 0) // 8 + 1 for length in (height, width)]
+    seed = int(batch["seed"][0]) // LPIPS_STRIDE**2
+    top, left = seed % places[0] * 8, seed // places[0] % places[1] * 8
+    square = (..., slice(top, top + side), slice(left, left + side))
+    return {**batch, "cloudy": batch["cloudy"][square], "clear": batch["clear"][square]}, reference[square]
+
+
+def _other_losses(module: StageModule, fused: _Fused, batch: Batch) -> Tensor:
+    s, x0 = module.settings, fused.prediction.x0.float()
+    loss = fidelity_loss(x0, fused.clear, ssim_weight=s.ssim_weight, psnr_weight=s.psnr_weight)
+    return loss + _perceptual_loss(module, x0, fused.clear, batch)
+
+
+def _perceptual_loss(module: StageModule, restored: Tensor, clear: Tensor, batch: Batch) -> Tensor | float:
     if module.perceptual is None:
         return 0.0
     # LPIPS looks at every fourth pixel first. Were it always the same one of a patch, the networks, whose own grid
     # begins there too, would learn a pattern of four pixels that pleases it.
     seed = int(batch["seed"][0])
     down, right = seed % LPIPS_STRIDE, seed // LPIPS_STRIDE % LPIPS_STRIDE
-    shifted = [image[..., down:, right:] for image in (restored, batch["clear"])]
+    shifted = [image[..., down:, right:] for image in (restored, clear)]
     distance: Tensor = module.perceptual(*shifted)
     return module.settings.perceptual_weight * distance
 
