@@ -1,9 +1,11 @@
 """Seams, batches and crops: three ways in which windows could show, measured on one scene.
 
-    python benchmarks/scene_seams.py SCENE [--model DIR] [--steps N] [--window PX] > seams.json
+    python benchmarks/scene_seams.py SCENE [--model DIR] [--steps N] [--window PX] [--mirrored] > seams.json
 
-SCENE is a file, or a scene without noise that is made here: `smooth` (a slope under a haze that changes slowly: any
-seam would stand alone on it) or `terrain` (simulated ground under simulated clouds), 1408 px of float32.
+SCENE is a file, or a scene without noise that is made here, float32, two and three quarters of a window wide:
+`smooth` (a slope under a haze that changes slowly: any seam would stand alone on it) or `terrain` (simulated ground
+under simulated clouds). `--mirrored` sets three times three of a file's image side by side, each the mirror image of
+its neighbours: for windows that are larger than the file.
 
 - seam score: mean gradient across the lines of the overlaps over that across all other lines, divided by the same
   of a run whose windows lie elsewhere, as the ground is not equally rough everywhere; 1 where nothing shows. At
@@ -43,7 +45,8 @@ def main() -> int:
     parser.add_argument("scene", help="a file, smooth or terrain")
     parser.add_argument("--model", help="a pipeline folder; without it the shipped model")
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--window", type=int, default=192, metavar="PX")
+    parser.add_argument("--window", type=int, default=SceneOptions.window_px, metavar="PX")
+    parser.add_argument("--mirrored", action="store_true", help="set mirror images of a file around it")
     parser.add_argument("--overlap", type=int, metavar="PX")
     parser.add_argument("--unkeyed", action="store_true", help="each window has noise of its own, to compare with")
     arguments = parser.parse_args()
@@ -55,7 +58,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         made = MADE_SCENES.get(arguments.scene)
-        scene = Path(arguments.scene) if made is None else written(made(), folder / "scene.tif")
+        if made is not None:
+            scene = written(made(arguments.window * 11 // 4), folder / "scene.tif")
+        elif arguments.mirrored:
+            scene = mirrored(Path(arguments.scene), folder / "scene.tif")
+        else:
+            scene = Path(arguments.scene)
         report = remove_from_scene(scene, folder / "whole.tif", pipeline, options)
         options = replace(options, scale=report.scale, bands=report.bands.numbers)
         bands = [number - 1 for number in report.bands.numbers]
@@ -108,23 +116,22 @@ def own_noise(seed: int, window: Window, bands: int, *, sample: int = 0) -> np.n
     return generator.standard_normal((bands, window.height, window.width), dtype=np.float32)
 
 
-def smooth() -> np.ndarray:
-    """Return a slope under a slowly changing haze: (3, 1408, 1408) in [0, 1]."""
-    y, x = np.mgrid[:MADE_PX, :MADE_PX] / MADE_PX
+def smooth(side: int) -> np.ndarray:
+    """Return a slope under a slowly changing haze: (3, side, side) in [0, 1]."""
+    y, x = np.mgrid[:side, :side] / side
     ground = np.stack([0.15 + 0.2 * x, 0.2 + 0.15 * y, 0.3 - 0.1 * x * y])
     haze = 0.35 + 0.25 * np.sin(2 * np.pi * (x + 0.3 * y)) * np.cos(2 * np.pi * y)
     return np.asarray(ground * (1 - haze) + 0.85 * haze, np.float32)
 
 
-def terrain() -> np.ndarray:
-    """Return simulated ground under simulated clouds: (3, 1408, 1408) in [0, 1]."""
+def terrain(side: int) -> np.ndarray:
+    """Return simulated ground under simulated clouds: (3, side, side) in [0, 1]."""
     generator = np.random.default_rng(0)
-    ground = make_terrain(generator, MADE_PX, MADE_PX)
+    ground = make_terrain(generator, side, side)
     return simulate_clouds(ground, generator, band_names=("red", "green", "blue")).cloudy
 
 
-MADE_PX = 1408
-MADE_SCENES: dict[str, Callable[[], np.ndarray]] = {"smooth": smooth, "terrain": terrain}
+MADE_SCENES: dict[str, Callable[[int], np.ndarray]] = {"smooth": smooth, "terrain": terrain}
 
 
 def written(unit: np.ndarray, path: Path) -> Path:
@@ -140,6 +147,21 @@ def written(unit: np.ndarray, path: Path) -> Path:
     }
     with rasterio.open(path, "w", **profile) as dataset:
         dataset.write(unit)
+    return path
+
+
+def mirrored(source: Path, path: Path) -> Path:
+    """Write a raster with its mirror images on all sides, and return its path."""
+    with rasterio.open(source) as dataset:
+        dn, tags = dataset.read(), dataset.tags()
+        height, width = dn.shape[1:]
+        profile = {**dataset.profile, "height": 3 * height, "width": 3 * width}
+        profile["transform"] = dataset.transform @ Affine.translation(-width, -height)
+        colors = dataset.colorinterp
+    with rasterio.open(path, "w", **profile) as dataset:
+        dataset.write(np.pad(dn, ((0, 0), (height, height), (width, width)), mode="symmetric"))
+        dataset.update_tags(**tags)
+        dataset.colorinterp = colors
     return path
 
 

@@ -112,7 +112,7 @@ MISTAKES = [
     (["scene.tif", "-o", "b.tif", "--fast", "--best"], "give one of them"),
     (["scene.tif", "-o", "b.tif", "--steps", "many"], "'--steps'"),
     (["scene.tif", "-o", "b.tif", "--window", "0"], "window is 0 px"),
-    (["scene.tif", "-o", "b.tif", "--overlap", "400"], "overlap is 400 px"),
+    (["scene.tif", "-o", "b.tif", "--overlap", "600"], "overlap is 600 px"),
     (["scene.tif", "-o", "b.tif", "--batch", "0"], "batch is 0"),
     (["scene.tif", "-o", "b.tif", "--seed", "-5"], "seed is -5"),
     (["scene.tif", "-o", "b.tif", "--device", "tpu"], "--device is 'tpu'"),

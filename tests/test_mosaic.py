@@ -61,6 +61,29 @@ def test_windows_of_a_scene_that_starts_elsewhere_cover_it_and_their_weights_sum
     assert all(0 < b - a <= 512 - 96 for a, b in pairwise(starts))
 
 
+@pytest.mark.parametrize("origin", [0, 1, 300, 895, -7])
+@pytest.mark.parametrize("length", [1025, 1400, 2048, 5000])
+def test_large_windows_end_with_the_scene_and_keep_half_their_size(length, origin):
+    windows = plan_windows(length, 1, 1024, 128, (origin, 0))
+    assert windows[0].row == 0 and windows[-1].rows.stop == length
+    assert all(512 <= w.height <= 1024 for w in windows)
+    assert all(a.rows.stop - b.row >= 128 and a.row < b.row for a, b in pairwise(windows))
+    # What lies on the grid and within the scene is whole, so that a crop has the same.
+    grid = {row for row in range(-(origin % 896), length, 896) if 0 <= row <= length - 1024}
+    assert grid <= {w.row for w in windows if w.height == 1024}
+    total = np.zeros(length)
+    for window, weight in zip(windows, axis_weights(length, 1024, 128, origin), strict=True):
+        assert weight.min() >= 0 and weight.max() <= 1 and len(weight) == window.height
+        total[window.rows] += weight
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("origin", range(0, 896, 64))
+def test_a_scene_somewhat_larger_than_a_window_does_not_cost_many(origin):
+    windows = plan_windows(2048, 2048, 1024, 128, (origin, origin))
+    assert sum(w.height * w.width for w in windows) < 2.3 * 2048**2
+
+
 def test_a_crop_has_the_windows_and_weights_of_the_whole_inside():
     whole = plan_windows(3000, 3000, 512, 96, (40, -9))
     crop = plan_windows(2000, 2000, 512, 96, (40 + 333, -9 + 517))

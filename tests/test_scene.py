@@ -242,7 +242,7 @@ def test_a_grey_image_is_refused_by_a_model_of_three_bands(identity, tmp_path):
         ("seed", -1),
         ("window_px", 0),
         ("overlap_px", -1),
-        ("overlap_px", 300),
+        ("overlap_px", 600),
         ("batch", 0),
         ("bands", (0, 1, 2)),
         ("bands", (1, 1, 2)),

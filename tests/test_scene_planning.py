@@ -36,6 +36,17 @@ def test_the_cores_of_the_windows_tile_the_scene(height, width, window_px, data)
 
 
 @settings(max_examples=60, deadline=None)
+@given(st.integers(1, 4000), st.integers(0, 2000), st.integers(500, 1500), st.data())
+def test_the_cores_of_windows_that_the_edge_cuts_tile_the_scene_too(height, origin, window_px, data):
+    overlap_px = data.draw(st.integers(0, window_px // 2))
+    plan = Plan(plan_windows(height, 1, window_px, overlap_px, (origin, 0)), context_px=0)
+    count = np.zeros(height, int)
+    for index, window in enumerate(plan.windows):
+        count[window.rows][plan.core(index)[0]] += 1
+    assert (count == 1).all()
+
+
+@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 600), st.integers(1, 600), st.data())
 def test_a_cut_window_holds_its_cloud_and_lies_in_the_window(height, width, data):
     plan = Plan(plan_windows(height, width, 600, 0), context_px=20)
@@ -70,6 +81,14 @@ def test_pixels_under_a_mask_are_those_of_a_run_without(batch, tmp_path, rng):
     np.testing.assert_allclose(partly[:, cloud], whole[:, cloud], atol=1)
     np.testing.assert_array_equal(partly[:, ~cloud], read_tif(source)[:, ~cloud])
     assert len({x.shape[2:] for x in seen.seen}) > 1  # cut to several sizes
+
+
+def test_windows_that_the_edge_cuts_put_every_pixel_in_its_place(tmp_path, rng):
+    dn = rng.integers(0, 9000, (3, 1100, 1300), dtype=np.uint16)
+    source, seen = write_tif(tmp_path / "a.tif", dn), FakePipeline(lambda cloudy, latents: cloudy * 0.5 + 0.25)
+    remove_from_scene(source, tmp_path / "b.tif", seen, SceneOptions(scale=Scaling(0, 9000), batch=2))
+    np.testing.assert_allclose(read_tif(tmp_path / "b.tif"), dn * 0.5 + 2250, atol=1)
+    assert len({x.shape[2:] for x in seen.seen}) > 1  # some are smaller
 
 
 def test_five_per_cent_of_cloud_send_less_than_a_tenth_of_the_pixels_through_the_model(tmp_path):

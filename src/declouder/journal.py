@@ -74,8 +74,8 @@ def open_journal(
         key: all that the result depends on, as JSON knows it. A journal with another key starts anew, said.
         layers: what is kept of a window, by name.
         windows: how many there are.
-        height: of each window.
-        width: of each window.
+        height: of what is kept of each window; one at the scene's edge may be smaller and is filled up.
+        width: the same.
 
     Raises:
         OutputError: if another run holds it, or it cannot be written.
@@ -110,14 +110,19 @@ def open_journal(
 
 
 class Journal:
-    """The finished windows; made by `open_journal`."""
+    """The finished windows; made by `open_journal`.
+
+    Attributes:
+        height: of what is kept of each window.
+        width: the same.
+    """
 
     def __init__(
         self, path: Path, file: int, layers: Mapping[str, Layer], *, windows: int, height: int, width: int
     ) -> None:
         self.path = path
         self._file = file
-        self._windows, self._height, self._width = windows, height, width
+        self._windows, self.height, self.width = windows, height, width
         self._layers = dict(layers)
         self._begin_of: dict[str, int] = {}  # of each layer in a payload
         self._payload_bytes = 0
@@ -203,18 +208,18 @@ class Journal:
         offset = self._offsets[index]
         assert offset is not None, f"window {index} was passed by"
         kind = np.dtype(self._layers[layer].dtype)
-        row_bytes = self._width * kind.itemsize
+        row_bytes = self.width * kind.itemsize
         bands = []
         for band in range(self._layers[layer].bands):
-            begin = offset + self._begin_of[layer] + (band * self._height + rows.start) * row_bytes
+            begin = offset + self._begin_of[layer] + (band * self.height + rows.start) * row_bytes
             with _writing(self.path):
                 data = os.pread(self._file, (rows.stop - rows.start) * row_bytes, begin)
-            bands.append(np.frombuffer(data, kind).reshape(-1, self._width)[:, cols])
+            bands.append(np.frombuffer(data, kind).reshape(-1, self.width)[:, cols])
         return np.stack(bands)
 
     def _packed(self, arrays: Mapping[str, NDArray[Any]]) -> bytes:
         for name, layer in self._layers.items():
-            wanted = (layer.bands, self._height, self._width)
+            wanted = (layer.bands, self.height, self.width)
             assert arrays[name].shape == wanted and arrays[name].dtype == layer.dtype, name
         return b"".join(np.ascontiguousarray(arrays[name]).tobytes() for name in self._layers)
 

@@ -5,21 +5,25 @@ it, or two neighbours, have the same windows inside. Along each axis, window k h
 
     w_k(x) = ramp_k(x) / sum_j ramp_j(x),   ramp_k = sin^2 over the overlap with a neighbour, 1 elsewhere,
 
-and a pixel's weight is w_row(y) * w_col(x). So the weights of all windows sum to one at every pixel, the
-scene's own edge has no ramp, and only O(height + width) numbers are kept. The ramp takes all of an overlap: where
-neighbours differ in tint, a steeper one shows on smooth ground (benchmarks/scene_seams.py smooth).
+and a pixel's weight is w_row(y) * w_col(x). The first and the last window of an axis end where the scene does, so
+that a scene little larger than a window costs little more than one. So the weights of all windows sum to one at
+every pixel, the scene's own edge has no ramp, and only O(height + width) numbers are kept. The ramp takes all of
+an overlap: where neighbours differ in tint, a steeper one shows on smooth ground (`scene_seams.py smooth`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 GRID_PX = 32
 """Networks halve an image up to five times: what they say of a place depends on where it lies on this grid."""
+LEAST_CUT_PX = 512
+"""Windows that the scene's edge cuts keep at least so much of their size, for the sake of their surroundings."""
 SMALLEST_ALIGNED_PX = 4 * GRID_PX
 """Smaller windows keep away from the grid: too much of them would be filling."""
 
@@ -54,13 +58,13 @@ Load = Callable[[int, slice, slice], "NDArray[np.float32] | None"]
 def plan_windows(height: int, width: int, window_px: int, overlap_px: int, origin: Origin = (0, 0)) -> list[Window]:
     """Return the windows that cover a scene, row by row, from left to right.
 
-    All have the same size, `window_px` or the scene's own where that is smaller, and neighbours overlap by at
-    least `overlap_px`.
+    Their sides are `window_px`, or less at the scene's edge, and neighbours overlap by at least `overlap_px`.
     """
-    rows = _starts(height, window_px, overlap_px, origin[0])
-    cols = _starts(width, window_px, overlap_px, origin[1])
-    size = min(window_px, height), min(window_px, width)
-    return [Window(row, col, *size) for row in rows for col in cols]
+    rows = _spans(height, window_px, overlap_px, origin[0])
+    cols = _spans(width, window_px, overlap_px, origin[1])
+    return [
+        Window(row.start, col.start, row.stop - row.start, col.stop - col.start) for row in rows for col in cols
+    ]
 
 
 def moved(window: Window, origin: Origin) -> Window:
@@ -90,15 +94,14 @@ class Mosaic:
         self.windows = plan_windows(height, width, window_px, overlap_px, origin)
         self._row_weights = axis_weights(height, window_px, overlap_px, origin[0])
         self._col_weights = axis_weights(width, window_px, overlap_px, origin[1])
-        self._row_starts = _starts(height, window_px, overlap_px, origin[0])
-        self._col_starts = _starts(width, window_px, overlap_px, origin[1])
+        self._rows = _spans(height, window_px, overlap_px, origin[0])
+        self._cols = _spans(width, window_px, overlap_px, origin[1])
 
     def reaching(self, area: Window) -> list[int]:
         """Return the numbers of the windows that have a share in an area, in order."""
-        size = self.windows[0]
-        rows = [k for k, y in enumerate(self._row_starts) if area.row - size.height < y < area.row + area.height]
-        cols = [k for k, x in enumerate(self._col_starts) if area.col - size.width < x < area.col + area.width]
-        return [row * len(self._col_starts) + col for row in rows for col in cols]
+        rows = [k for k, y in enumerate(self._rows) if y.start < area.rows.stop and area.rows.start < y.stop]
+        cols = [k for k, x in enumerate(self._cols) if x.start < area.cols.stop and area.cols.start < x.stop]
+        return [row * len(self._cols) + col for row in rows for col in cols]
 
     def blended(self, area: Window, bands: int, load: Load) -> NDArray[np.float32]:
         """Return the blend over an area, (bands, area.height, area.width).
@@ -117,7 +120,7 @@ class Mosaic:
             image = load(index, *inside)
             if image is None:
                 continue
-            row, col = divmod(index, len(self._col_starts))
+            row, col = divmod(index, len(self._cols))
             weight = self._row_weights[row][inside[0], None] * self._col_weights[col][inside[1]]
             total[:, _shifted(rows, -area.row), _shifted(cols, -area.col)] += image * weight
         return total
@@ -136,40 +139,39 @@ def _shifted(span: slice, by: int) -> slice:
 
 def axis_weights(length: int, window_px: int, overlap_px: int, origin: int = 0) -> list[NDArray[np.float32]]:
     """Return each window's weights along one axis, (window size,) in [0, 1]; they sum to one everywhere."""
-    starts, size = _starts(length, window_px, overlap_px, origin), min(window_px, length)
-    ramps = []
-    for k, start in enumerate(starts):
-        ramp = np.ones(size)
-        if k > 0:
-            shared = starts[k - 1] + size - start
-            ramp[:shared] *= _rise(shared)
-        if k < len(starts) - 1:
-            shared = start + size - starts[k + 1]
-            ramp[size - shared :] *= _rise(shared)[::-1]
-        ramps.append(ramp)
-    # sin^2 + cos^2 = 1 already; more than two windows share a place only near the scene's far edge.
+    spans = _spans(length, window_px, overlap_px, origin)
+    ramps = [np.ones(span.stop - span.start) for span in spans]
+    for (before, ramp_before), (after, ramp_after) in pairwise(zip(spans, ramps, strict=True)):
+        shared = before.stop - after.start
+        ramp_before[len(ramp_before) - shared :] *= _rise(shared)[::-1]
+        ramp_after[:shared] *= _rise(shared)
+    # sin^2 + cos^2 = 1 already; more than two windows share a place only near the scene's edge.
     total = np.zeros(length)
-    for start, ramp in zip(starts, ramps, strict=True):
-        total[start : start + size] += ramp
-    return [
-        (ramp / total[start : start + size]).astype(np.float32) for start, ramp in zip(starts, ramps, strict=True)
-    ]
+    for span, ramp in zip(spans, ramps, strict=True):
+        total[span] += ramp
+    return [(ramp / total[span]).astype(np.float32) for span, ramp in zip(spans, ramps, strict=True)]
 
 
-def _starts(length: int, window_px: int, overlap_px: int, origin: int) -> list[int]:
-    """Return where windows start along one axis of a scene whose first pixel is number `origin` of the grid.
-
-    The first and the last move inward, so that every window is full size.
-    """
+def _spans(length: int, window_px: int, overlap_px: int, origin: int) -> list[slice]:
+    """Return the windows along one axis of a scene whose first pixel is number `origin` of the grid."""
     if not (length > 0 and window_px > 0 and 0 <= overlap_px < window_px):
         raise ValueError(f"no windows of {window_px} px with overlap {overlap_px} over {length} px")
     if length <= window_px:
-        return [0]
+        return [slice(0, length)]
     stride = window_px - overlap_px
     if window_px >= SMALLEST_ALIGNED_PX and stride >= GRID_PX:
         stride -= stride % GRID_PX
-    last = length - window_px
-    return [0, *range(stride - origin % stride, last, stride), last]
+    least = min(window_px, LEAST_CUT_PX)
+    spans: list[slice] = []
+    # From the last window that begins at the scene's edge or before it, to the first that reaches the other edge.
+    start = -(origin % stride)
+    while not spans or spans[-1].stop < length:
+        begin, end = max(start, 0), min(start + window_px, length)
+        if end - begin < least:
+            begin, end = (0, least) if begin == 0 else (length - least, length)
+        spans.append(slice(begin, end))
+        start += stride
+    return spans
 
 
 def _rise(size: int) -> NDArray[np.float64]:

@@ -67,7 +67,7 @@ def remove(
     scale: Annotated[
         str, typer.Option(help="auto, or the DN that are black and white to the model.", metavar="LOW,HIGH")
     ] = "auto",
-    window: Annotated[int, typer.Option(help="Size of the windows a scene is cut into.", metavar="PX")] = 512,
+    window: Annotated[int, typer.Option(help="Size of the windows a scene is cut into.", metavar="PX")] = 1024,
     overlap: Annotated[
         int | None,
         typer.Option(help="Of neighbouring windows; an eighth of a window without it.", metavar="PX"),

@@ -23,8 +23,8 @@ class SceneOptions:
         bands: 1-based numbers of the raster's bands that the model sees, in the model's order; None finds
             them.
         scale: the DN that are 0 and 1 to the model; None finds them.
-        window_px: size of a window. 512 and its default overlap compute 30 % of the pixels twice; 256 with
-            the same overlap would be 78 %.
+        window_px: size of a window. With the default overlap 30 % of the pixels are computed twice, whatever the
+            size; the larger, the less do neighbours differ in what they take for haze.
         overlap_px: of neighbouring windows; None is an eighth of the window.
         batch: windows that go through the model at once.
         threads: of the CPU that compute a window; None is as many as PyTorch takes. Sums are rounded differently
@@ -42,7 +42,7 @@ class SceneOptions:
     seed: int = 0
     bands: tuple[int, ...] | None = None
     scale: Scaling | None = None
-    window_px: int = 512
+    window_px: int = 1024
     overlap_px: int | None = None
     batch: int = 1
     threads: int | None = None
@@ -60,7 +60,7 @@ class SceneOptions:
         if not 0 <= self.seed < 2**64:
             raise OptionError(f"seed is {self.seed}; give a number from 0 to 2^64 - 1")
         if self.window_px < 1:
-            raise OptionError(f"window is {self.window_px} px; give at least 1, such as 512")
+            raise OptionError(f"window is {self.window_px} px; give at least 1, such as 1024")
         if not 0 <= self.overlap <= self.window_px // 2:
             raise OptionError(
                 f"overlap is {self.overlap} px; give 0 to {self.window_px // 2}, "

@@ -33,12 +33,15 @@ class Plan:
     def core(self, index: int) -> tuple[slice, slice]:
         """Return the rows and columns of a window's core, counted from its corner."""
         window = self.windows[index]
-        rows, cols = self._starts
-        return _core(rows, window.row, window.height), _core(cols, window.col, window.width)
+        rows, cols = self._spans
+        return _core(rows, window.rows), _core(cols, window.cols)
 
     @cached_property
-    def _starts(self) -> tuple[list[int], list[int]]:
-        return sorted({window.row for window in self.windows}), sorted({window.col for window in self.windows})
+    def _spans(self) -> tuple[list[slice], list[slice]]:
+        """The windows along each axis, by where they start."""
+        rows = {window.row: window.rows for window in self.windows}
+        cols = {window.col: window.cols for window in self.windows}
+        return [rows[start] for start in sorted(rows)], [cols[start] for start in sorted(cols)]
 
     def part(self, index: int, cloudy: NDArray[np.bool_], *, cut: bool) -> Window | None:
         """Return what of a window goes through the model, in pixels of the scene; None if nothing has to.
@@ -60,10 +63,11 @@ class Plan:
         )
 
 
-def _core(starts: Sequence[int], start: int, size: int) -> slice:
-    place = starts.index(start)
-    begin = 0 if place == 0 else (starts[place - 1] + size - start) // 2
-    end = size if place == len(starts) - 1 else (starts[place + 1] + size - start) // 2
+def _core(spans: Sequence[slice], span: slice) -> slice:
+    place = spans.index(span)
+    begin = 0 if place == 0 else (spans[place - 1].stop - span.start) // 2
+    size = span.stop - span.start
+    end = size if place == len(spans) - 1 else (spans[place + 1].start - span.start + size) // 2
     return slice(begin, end)
 
 

@@ -94,8 +94,8 @@ def remove_from_scene(
                 key,
                 layers,
                 windows=len(mosaic.windows),
-                height=mosaic.windows[0].height,
-                width=mosaic.windows[0].width,
+                height=max(window.height for window in mosaic.windows),
+                width=max(window.width for window in mosaic.windows),
             )
         )
         found = Restoration(reader, mosaic, journal, bands.numbers, scale, mask)
@@ -150,7 +150,10 @@ def _restore(found: Restoration, origin: Origin, engine: Engine, progress: Progr
     places: dict[int, Window] = {}  # of the parts that are at work
     for group in engine.finish(_groups(found, plan, origin, engine, places)):
         journal.add(
-            {index: _whole(layers, windows[index], places.pop(index, None)) for index, layers in group.items()}
+            {
+                index: _whole(layers, windows[index], places.pop(index, None), journal.height, journal.width)
+                for index, layers in group.items()
+            }
         )
         progress(len(journal), len(windows))
 
@@ -198,13 +201,13 @@ def _model_input(found: Restoration, plan: Plan, origin: Origin, index: int) -> 
     return Part(aligned, np.pad(x, beyond, mode="symmetric"), origin)
 
 
-def _whole(layers: Layers | None, window: Window, place: Window | None) -> Layers | None:
-    """Return the layers of a part in a window of full size, 0 around it; nobody will look there."""
-    if layers is None or place is None or place == window:
+def _whole(layers: Layers | None, window: Window, place: Window | None, height: int, width: int) -> Layers | None:
+    """Return the layers of a part in a window as large as the largest, 0 around it; nobody will look there."""
+    if layers is None or place is None:
         return layers
     top, left = place.row - window.row, place.col - window.col
     inside = np.s_[:, max(-top, 0) :, max(-left, 0) :]
-    bottom, right = window.height - place.height - top, window.width - place.width - left
+    bottom, right = height - place.height - top, width - place.width - left
     around = (0, 0), (max(top, 0), bottom), (max(left, 0), right)
     return {name: np.pad(values[inside], around) for name, values in layers.items()}
 
