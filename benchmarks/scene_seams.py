@@ -4,8 +4,8 @@
 
 SCENE is a file, or a scene without noise that is made here, float32, two and three quarters of a window wide:
 `smooth` (a slope under a haze that changes slowly: any seam would stand alone on it) or `terrain` (simulated ground
-under simulated clouds). `--mirrored` sets three times three of a file's image side by side, each the mirror image of
-its neighbours: for windows that are larger than the file.
+under simulated clouds). `--mirrored` sets three times three of a file's image side by side, each the mirror image
+of its neighbours: for windows that are larger than the file.
 
 - seam score: mean gradient across the lines of the overlaps over that across all other lines, divided by the same
   of a run whose windows lie elsewhere, as the ground is not equally rough everywhere; 1 where nothing shows. At
