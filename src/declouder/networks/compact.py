@@ -26,7 +26,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from declouder.networks.guided import REDUCTION, Choice, GuidedChoice
+from declouder.networks.guided import REDUCTION, Choice, GuidedChoice, box_mean
 from declouder.networks.padding import pad_to_multiple, padded_to_multiple
 
 Block = Literal["naf", "residual"]
@@ -198,15 +198,12 @@ class WideContext(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, width, H, W) to the same shape."""
         normed = self.norm(x).float()
-        mean, square = self._mean(normed), self._mean(normed.square())
+        mean, square = box_mean(normed, self.side), box_mean(normed.square(), self.side)
         # Rounding can take a variance of nothing below zero.
         deviation = (square - mean.square()).clamp_min(1e-6).sqrt()
         told = F.silu(self.mix(torch.cat([mean, deviation], dim=1).to(x.dtype)))
         out: Tensor = x + self.project(told)
         return out
-
-    def _mean(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, self.side, stride=1, padding=self.side // 2, count_include_pad=False)
 
 
 class Extremes(nn.Module):

@@ -197,7 +197,7 @@ class _Moments:
     def __init__(self, weight: Tensor, images: Sequence[Tensor], white: Tensor, side: int) -> None:
         guide, target, gain = images
         values = torch.cat([guide, target, guide * guide, guide * target, gain], dim=1)
-        means = _box_mean(weight * values, side) / _box_mean(weight, side)
+        means = box_mean(weight * values, side) / box_mean(weight, side)
         self._white, self._means = white, means.chunk(5, dim=1)
 
     def of_each_band(self, regularization: Tensor) -> tuple[Tensor, Tensor]:
@@ -244,8 +244,7 @@ def _applied(map_of_squares: tuple[Tensor, Tensor], side: int, cloudy: Tensor) -
 
 def _shared(scores: Tensor) -> Tensor:
     """Return what a pixel and those around it say together: the fit that holds is the same for many."""
-    own = F.avg_pool2d(scores, GRAIN_PX, stride=1, padding=GRAIN_PX // 2, count_include_pad=False)
-    return own + _enlarged(_reduced(scores), SHARED_SIDE)
+    return box_mean(scores, GRAIN_PX) + _enlarged(_reduced(scores), SHARED_SIDE)
 
 
 def _reduced(x: Tensor) -> Tensor:
@@ -255,10 +254,13 @@ def _reduced(x: Tensor) -> Tensor:
 
 def _enlarged(x: Tensor, side: int) -> Tensor:
     """Return a map of the squares as a smooth one of the image's size."""
-    return F.interpolate(_box_mean(x, side), scale_factor=REDUCTION, mode="bilinear", align_corners=False)
+    return F.interpolate(box_mean(x, side), scale_factor=REDUCTION, mode="bilinear", align_corners=False)
 
 
-def _box_mean(x: Tensor, side: int) -> Tensor:
-    """Return the mean over the square around every pixel, as far as it lies within: same shape."""
+def box_mean(x: Tensor, side: int) -> Tensor:
+    """Return the mean over the square around every pixel, as far as it lies within: same shape.
+
+    First of columns, then of rows: a square of side 9 takes 18 additions and not 81.
+    """
     x = F.avg_pool2d(x, (side, 1), stride=1, padding=(side // 2, 0), count_include_pad=False)
     return F.avg_pool2d(x, (1, side), stride=1, padding=(0, side // 2), count_include_pad=False)
