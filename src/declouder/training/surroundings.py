@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,6 +99,14 @@ def one_line_errors(out: Path) -> Iterator[None]:
         if len(lines) < 2:
             raise
         raise DataError(lines[-1].removeprefix(f"{DataError.__module__}.{DataError.__name__}: ")) from None
+    except RuntimeError as error:
+        signal = re.search(r"DataLoader worker .* is killed by signal: (\w+)", str(error))
+        if signal is None:
+            raise
+        raise DataError(
+            f"a loader process was ended from outside (signal: {signal[1]}); if it was for want of memory, lower"
+            " data.cache_gb or data.workers; go on with --resume"
+        ) from error
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
