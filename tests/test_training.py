@@ -33,6 +33,7 @@ from declouder.training import callbacks as callbacks_module
 from declouder.training import stages as stages_module
 from declouder.training.module import COLUMNS
 from declouder.training.networks import build_networks
+from declouder.training.surroundings import one_line_errors
 
 ROOT = Path(__file__).parent.parent
 TOY = ROOT / "configs" / "toy.yaml"
@@ -557,8 +558,15 @@ def test_a_loader_process_that_is_killed_is_one_line(tmp_path, monkeypatch):
 
     training_step = StageModule.training_step
     monkeypatch.setattr(StageModule, "training_step", step_that_kills)
-    with pytest.raises(DataError, match=r"loader process was ended .*signal: Killed.* go on with --resume"):
+    with pytest.raises(DataError, match=r"^a loader process was ended .* go on with --resume$"):
         train_quietly(toy("data.workers=1", "stages.reference.steps=300"), tmp_path / "run", stages=["reference"])
+
+
+@pytest.mark.parametrize("said", ["(pid 7) is killed by signal: Killed.", "(pid(s) 7) exited unexpectedly", None])
+def test_both_ways_in_which_a_loader_process_is_missed_are_known_and_no_other_error(said, tmp_path):
+    kind, told = (DataError, r"go on with --resume$") if said else (RuntimeError, "^another$")
+    with pytest.raises(kind, match=told), one_line_errors(tmp_path):
+        raise RuntimeError(f"DataLoader worker {said}" if said else "another")
 
 
 def fused_stage(stage: str = "joint", **fields) -> StageModule:

@@ -100,11 +100,12 @@ def one_line_errors(out: Path) -> Iterator[None]:
             raise
         raise DataError(lines[-1].removeprefix(f"{DataError.__module__}.{DataError.__name__}: ")) from None
     except RuntimeError as error:
-        signal = re.search(r"DataLoader worker .* is killed by signal: (\w+)", str(error))
-        if signal is None:
+        # PyTorch says it in one of two ways, as its signal handler or its own look at the processes comes first.
+        ended = re.search(r"DataLoader worker .*(killed by signal: \w+|exited unexpectedly)", str(error))
+        if ended is None:
             raise
         raise DataError(
-            f"a loader process was ended from outside (signal: {signal[1]}); if it was for want of memory, lower"
+            f"a loader process was ended from outside ({ended[1]}); if it was for want of memory, lower"
             " data.cache_gb or data.workers; go on with --resume"
         ) from error
     except OSError as error:
