@@ -99,13 +99,15 @@ def one_line_errors(out: Path) -> Iterator[None]:
         if len(lines) < 2:
             raise
         raise DataError(lines[-1].removeprefix(f"{DataError.__module__}.{DataError.__name__}: ")) from None
-    except RuntimeError as error:
-        # PyTorch says it in one of two ways, as its signal handler or its own look at the processes comes first.
-        ended = re.search(r"DataLoader worker .*(killed by signal: \w+|exited unexpectedly)", str(error))
-        if ended is None:
+    except (RuntimeError, ConnectionError) as error:
+        # A process that is gone shows in one of three ways: to PyTorch's signal handler, to its own look at the
+        # processes, or as a batch that breaks off.
+        told = re.search(r"DataLoader worker .*(killed by signal: \w+|exited unexpectedly)", str(error))
+        if told is None and not isinstance(error, ConnectionError):
             raise
+        how = told[1] if told else error.strerror or "it does not answer"
         raise DataError(
-            f"a loader process was ended from outside ({ended[1]}); if it was for want of memory, lower"
+            f"a loader process was ended from outside ({how}); if it was for want of memory, lower"
             " data.cache_gb or data.workers; go on with --resume"
         ) from error
     except OSError as error:
