@@ -561,7 +561,7 @@ def test_a_loader_process_that_is_killed_is_one_line(error, tmp_path):
     told = r"^a loader process was ended from outside \([^()]+\); .* go on with --resume$"
     with pytest.raises(DataError, match=told), one_line_errors(tmp_path):
         raise error
-    with pytest.raises(RuntimeError, match="^another$"), one_line_errors(tmp_path):
+    with pytest.raises(RuntimeError, match=r"^another$"), one_line_errors(tmp_path):
         raise RuntimeError("another")
 
 

@@ -105,7 +105,7 @@ def one_line_errors(out: Path) -> Iterator[None]:
         told = re.search(r"DataLoader worker .*(killed by signal: \w+|exited unexpectedly)", str(error))
         if told is None and not isinstance(error, ConnectionError):
             raise
-        how = told[1] if told else error.strerror or "it does not answer"
+        how = told[1] if told else "its batch broke off"
         raise DataError(
             f"a loader process was ended from outside ({how}); if it was for want of memory, lower"
             " data.cache_gb or data.workers; go on with --resume"
