@@ -101,3 +101,18 @@ def test_wrong_sets_of_pairs_are_named(overrides, message):
     with pytest.raises(ConfigError) as caught:
         load_config(CONFIGS[0].parent / "toy.yaml", overrides)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("stage", "field"),
+    [
+        ("denoiser", "perceptual_weight"),
+        ("denoiser", "ssim_weight"),
+        ("denoiser", "psnr_weight"),
+        ("denoiser", "fused_px"),
+        ("reference", "fused_px"),
+    ],
+)
+def test_a_field_that_does_nothing_in_a_stage_is_named(stage, field):
+    with pytest.raises(ConfigError, match=rf"stages\.{stage}\.{field} does nothing"):
+        load_config(CONFIGS[0].parent / "toy.yaml", [f"stages.{stage}.{field}=8"])

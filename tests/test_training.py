@@ -758,6 +758,16 @@ def test_attention_in_the_middle_can_be_left_behind(stage, learnt, tmp_path, toy
         assert all(torch.allclose(new[key], old[key], atol=1e-6) for key in new)
 
 
+def test_a_network_that_does_not_learn_on_keeps_its_attention_in_the_middle(tmp_path, toy_run):
+    config = toy(
+        f"model.start_from={toy_run / 'model'}", "model.denoiser.middle_attention=false", "stages.weights.steps=1"
+    )
+    with pytest.raises(ModelError, match=r"is not the network of this recipe: it has .*mid_block\.attentions"):
+        train_quietly(config, tmp_path / "a", stages=["weights"])
+    train_quietly(config, tmp_path / "b", stages=["reference"])
+    assert [path.name for path in (tmp_path / "b" / "model").iterdir() if path.is_dir()] == ["reference"]
+
+
 def test_weights_of_another_network_are_no_start(tmp_path, toy_run):
     other = toy(f"model.start_from={toy_run / 'model'}", "model.reference.options.widths=[8, 12]")
     with pytest.raises(ModelError, match="is of another network"):

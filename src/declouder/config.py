@@ -196,11 +196,12 @@ class TrainConfig(_Strict):
             raise ValueError("data.synthetic_share is below 1 but data.pairs is empty; set it to 1")
         if self.data.synthetic_share > 0 and not (self.data.clear or self.data.procedural):
             raise ValueError("data.synthetic_share is above 0 but data names no clear images")
-        denoiser = self.stages.get("denoiser")
-        if denoiser is not None and denoiser.perceptual_weight > 0:
-            raise ValueError(
-                "stages.denoiser.perceptual_weight does nothing: that stage learns noise; leave it out"
-            )
+        for field in ("perceptual_weight", "ssim_weight", "psnr_weight"):
+            if "denoiser" in self.stages and getattr(self.stages["denoiser"], field) > 0:
+                raise ValueError(f"stages.denoiser.{field} does nothing: that stage learns noise; leave it out")
+        for name, stage in self.stages.items():
+            if stage.fused_px is not None and name in ("reference", "denoiser"):
+                raise ValueError(f"stages.{name}.fused_px does nothing: that stage fuses nothing; leave it out")
         reference = self.stages.get("reference")
         if reference is not None and reference.choice_weight > 0 and not self.model.reference.options.get("guided"):
             raise ValueError(

@@ -135,7 +135,8 @@ def _run_stage(
 ) -> TrainingReport:
     module = StageModule(name, config, data)
     for part in (*module.stage.takes_over, *(module.stage.learns if name == "joint" else ())):
-        take_over(module.network(part), earlier_folder(config, out, part), stage=name)
+        learns = part in module.stage.learns
+        take_over(module.network(part), earlier_folder(config, out, part), stage=name, learns=learns)
     if name != "joint" and config.model.start_from is not None:
         folder = start_folder(config.model.start_from)
         for part in module.stage.learns:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from declouder.config import TrainConfig
 from declouder.errors import ConfigError, ModelError
@@ -64,8 +64,10 @@ def make_pipeline(config: TrainConfig, networks: dict[str, Any]) -> CloudRemoval
     )
 
 
-def take_over(network: nn.Module, folder: Path, *, stage: str) -> None:
+def take_over(network: nn.Module, folder: Path, *, stage: str, learns: bool = False) -> None:
     """Load what an earlier stage has left into `network`.
+
+    One that `learns` on may leave its attention in the middle behind (`middle_attention`); any other is whole.
 
     Raises:
         ModelError: if there is nothing, or a network of another recipe.
@@ -74,7 +76,14 @@ def take_over(network: nn.Module, folder: Path, *, stage: str) -> None:
         raise ModelError(f"stage {stage!r} takes over {folder}, which does not exist; run the earlier stages first")
     try:
         earlier = type(network).from_pretrained(folder, use_safetensors=True)  # type: ignore[attr-defined]
-        network.load_state_dict(earlier.state_dict())
+        weights = earlier.state_dict()
+        if learns:
+            weights = _without_left_behind(weights, network)
+        # PyTorch does not miss a module that is None, as a middle without attention has one.
+        strange = sorted(set(weights) - set(network.state_dict()))
+        if strange:
+            raise ValueError(f"it has {strange[0]}")
+        network.load_state_dict(weights)
     except (RuntimeError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{folder} is not the network of this recipe: {reason}") from None
@@ -116,15 +125,22 @@ def begin_with(network: nn.Module, folder: Path) -> None:
     except (OSError, SafetensorError) as error:
         raise ModelError(f"model.start_from: {path} cannot be read ({error}); copy the folder anew") from None
     own = network.state_dict()
-    left = [key for key in trained if MIDDLE_ATTENTION in key and key not in own]
-    trained = {key: value for key, value in trained.items() if key not in left}
+    trained = _without_left_behind(trained, network)
     strange = [key for key in trained if key not in own or own[key].shape != trained[key].shape]
     if strange:
         raise ModelError(f"model.start_from: {path} is of another network: {strange[0]} does not fit this recipe's")
     new = [key for key in own if key not in trained]
-    notes = [f", {len(keys)} tensors {what}" for keys, what in ((new, "new"), (left, "left behind")) if keys]
-    log.info("%s: weights of %s%s", folder.name, path, "".join(notes))
+    log.info("%s: weights of %s%s", folder.name, path, f", {len(new)} new tensors" if new else "")
     network.load_state_dict({**own, **trained})
+
+
+def _without_left_behind(trained: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Return trained weights without those of an attention in the middle that `network` has none for."""
+    own = network.state_dict()
+    left = [key for key in trained if MIDDLE_ATTENTION in key and key not in own]
+    if left:
+        log.info("the attention in the middle of %s is left behind", type(network).__name__)
+    return {key: value for key, value in trained.items() if key not in left}
 
 
 def export(config: TrainConfig, out: Path, learnt: dict[str, nn.Module]) -> None:
