@@ -3,9 +3,9 @@
     python scripts/other_ground.py CONFIG MODEL --base DATA [--set RICE2] [--steps 0]
 
 Few pairs have bright ground with structure and the held-out ones have none, so it is made: the clear images of one
-set keep their shape and black, and their mean becomes what the rows say; clouds of held-out pairs of that set go over
-them. Prints a Markdown table, one row a brightness: PSNR of the cloudy image and of what is made of it, mean and
-least, and the PSNR, mean and least, of what becomes of the ground without a cloud. Test folders are never touched.
+set keep their shape and black, and their mean becomes what the rows say; clouds of held-out pairs of that set go
+over them. Prints a Markdown table, one row a brightness: PSNR of the cloudy image and of what is made of it, mean
+and least, and the same of what becomes of the ground without a cloud. Test folders are never touched.
 """
 
 from __future__ import annotations
