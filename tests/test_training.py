@@ -693,6 +693,37 @@ def test_a_network_that_chooses_can_learn_by_its_choices(tmp_path):
         toy("stages.reference.choice_weight=1")
 
 
+def test_under_an_even_haze_a_network_can_keep_to_the_one_that_it_began_with(tmp_path, toy_run):
+    keeps = ("stages.reference.keep_even_haze=true", "stages.reference.augment.even_haze=true")
+    config = toy(f"model.start_from={toy_run / 'model'}", *keeps)
+    data = TrainingData(config.data, band_names=config.model.bands, seed=config.seed)
+    module = StageModule("reference", config, data)
+    batch = batch_of(module)
+    assert not batch["even_haze"].any()
+    with torch.no_grad():
+        usual = module.stage.loss(module, batch)
+        began_with = CompactNet.from_pretrained(toy_run / "model" / "reference")(batch["cloudy"])
+        expected = module.stage.loss(module, batch | {"clear": torch.stack([batch["clear"][0], began_with[1]])})
+        kept = module.stage.loss(module, batch | {"even_haze": torch.tensor([False, True])})
+    torch.testing.assert_close(kept, expected, atol=1e-5, rtol=0)
+    assert abs(float(kept - usual)) > 1e-3
+    learns = {id(parameter) for parameter in module.configure_optimizers()["optimizer"].param_groups[0]["params"]}
+    assert not any(id(parameter) in learns for parameter in module.teacher.parameters())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (["stages.joint.keep_even_haze=true"], "stages.joint.keep_even_haze does nothing"),
+        (["stages.reference.keep_even_haze=true"], "keep_even_haze wants model.start_from"),
+        (["stages.reference.keep_even_haze=true", "model.start_from=shipped"], "which finds the samples"),
+    ],
+)
+def test_keeping_to_nothing_is_an_error_of_the_recipe(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        toy(*fields)
+
+
 def test_a_run_can_begin_with_the_weights_of_another(tmp_path, toy_run):
     start = f"model.start_from={toy_run / 'model'}"
     begun = StageModule("reference", toy(), TrainingData(toy().data, band_names=toy().model.bands, seed=0))

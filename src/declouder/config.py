@@ -169,6 +169,11 @@ class StageConfig(_Strict):
     choice_weight: float = Field(
         0.0, ge=0, description="reference stage: share of L_choice; for a compact network with guided alone"
     )
+    keep_even_haze: bool = Field(
+        False,
+        description="reference stage: under an even haze the network learns what the one in model.start_from makes"
+        " of the sample, not the clear image; wants augment.even_haze",
+    )
     augment: AugmentConfig = AugmentConfig()
     validate_every: int = Field(500, ge=1, description="steps between scores and pictures on held-out pairs")
     checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
@@ -208,6 +213,16 @@ class TrainConfig(_Strict):
                 "stages.reference.choice_weight wants a network that chooses: model.reference.network compact, with"
                 " guided among its options"
             )
+        for name, stage in self.stages.items():
+            if not stage.keep_even_haze:
+                continue
+            if name != "reference":
+                raise ValueError(f"stages.{name}.keep_even_haze does nothing: it is of the reference stage alone")
+            if self.model.start_from is None or not stage.augment.even_haze:
+                raise ValueError(
+                    "stages.reference.keep_even_haze wants model.start_from, whose network it keeps to, and"
+                    " augment.even_haze, which finds the samples"
+                )
         if self.data.exclude is not None and len(self.data.pairs) != 1:
             raise ValueError(
                 "data.exclude is meant for one set of pairs; with several, give exclude in the entry of each"

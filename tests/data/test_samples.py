@@ -104,12 +104,16 @@ def test_samples_under_an_even_haze_keep_to_its_law(tmp_path):
     haze = {"even_haze": True, "haze_strength": (0.8, 1.25), "relight": 1.0}
     lawful = StageSamples(data, stage(augment={**fields, **haze}), seed=0)
     laws = np.array([law_of(lawful[number]) for number in range(20)])
+    assert all(lawful[number]["even_haze"] for number in range(20))
     assert np.abs(laws[:, 1] - 0.75).max() < 0.01
     assert laws[:, 2].max() < 0.01
     assert 0.39 < laws[:, 0].min() < 0.45 and 0.55 < laws[:, 0].max() < 0.64
     assert np.ptp([lawful[number]["clear"].mean() for number in range(20)]) > 0.1
     usual = StageSamples(data, stage(augment=fields), seed=0)
     assert np.ptp([law_of(usual[number])[1] for number in range(20)]) > 0.1
+    assert not any(usual[number]["even_haze"] for number in range(20))
+    cloudless = StageSamples(data, stage(augment={**haze, "cloudless": 1.0}), seed=0)
+    assert not any(cloudless[number]["even_haze"] for number in range(20))
 
 
 def test_two_processes_take_together_what_one_with_a_doubled_batch_takes():

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,8 @@ class Sample(TypedDict):
     """(C, H, W) in [-1, 1]."""
     seed: int
     """Seeds what the training step draws for this sample: its time step and its noise."""
+    even_haze: NotRequired[bool]
+    """Whether the cloud is an even haze whose law was kept to; a stage's own samples say so."""
 
 
 class ImagePool:
@@ -233,6 +235,7 @@ class StageSamples:
         color, strength = augment.color, augment.cloud_strength
         generator = np.random.Generator(np.random.Philox(key=[self.seed, number]))
         made_up = generator.random() < self.data.synthetic_share
+        haze: EvenHaze | None = None
         if made_up:
             cloudy, clear = self.data.synthetic(generator, lambda image: self._cut([image], generator)[0])
         else:
@@ -252,7 +255,7 @@ class StageSamples:
                 if made_up:
                     cloudy, clear = move_cloud(cloudy, clear, ground), ground
         if _happens(augment.cloudless, generator):
-            cloudy, made_up = clear, True
+            cloudy, made_up, haze = clear, True, None
             color = color if augment.cloudless_color is None else augment.cloudless_color
             if _happens(augment.calm, generator):
                 cloudy = clear = make_calm(clear, generator)
@@ -264,7 +267,8 @@ class StageSamples:
             cloudy = vary_cloud_strength(cloudy, clear, strength, generator)
             cloudy, clear = vary_color([cloudy, clear], color, generator)
         cloudy, clear = flip([cloudy, clear], augment.flips, generator)
-        return Sample(cloudy=_signed(cloudy), clear=_signed(clear), seed=int(generator.integers(2**62)))
+        seed = int(generator.integers(2**62))
+        return Sample(cloudy=_signed(cloudy), clear=_signed(clear), seed=seed, even_haze=haze is not None)
 
     def _cut(self, images: list[NDArray[np.float32]], generator: np.random.Generator) -> list[NDArray[np.float32]]:
         """Make images smaller by the stage's factor and cut a patch; the factor first, so a patch is full size."""

@@ -20,7 +20,7 @@ LPIPS_STRIDE = 4
 """Of AlexNet's first layer."""
 
 Batch = dict[str, Tensor]
-"""cloudy, clear: (B, C, H, W) in [-1, 1]; seed: (B,) int64."""
+"""cloudy, clear: (B, C, H, W) in [-1, 1]; seed: (B,) int64; even_haze: (B,) bool."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Stage:
 
 def reference_stage_loss(module: StageModule, batch: Batch) -> Tensor:
     """L_ref of the reference network's supervised outputs, L_choice, and the perceptual loss of the first."""
-    s, clear, network = module.settings, batch["clear"], module.network("reference")
+    s, clear, network = module.settings, _reference_target(module, batch), module.network("reference")
     choices = network.supervised_choices(batch["cloudy"]) if s.choice_weight else ()
     # The network's own image is supervised too: all fits of the first choice lean on it, whatever its share.
     outputs = (
@@ -47,6 +47,23 @@ def reference_stage_loss(module: StageModule, batch: Batch) -> Tensor:
     for choice in choices:
         loss = loss + s.choice_weight * choice_loss(choice.images, choice.shares, clear)
     return loss + _perceptual_loss(module, outputs[0], clear, batch)
+
+
+def _reference_target(module: StageModule, batch: Batch) -> Tensor:
+    """Return what the reference network is to make of the batch, (B, C, H, W) in [-1, 1].
+
+    The clear images; under an even haze, where the stage keeps to it, what the network that it began with makes of
+    them (learning without forgetting: Li and Hoiem, IEEE TPAMI 2018). With the clear images for a target a network
+    learns on by heart how thick the haze of each of a few pairs is, and does worse with haze of other places.
+    """
+    clear, hazy = batch["clear"], batch["even_haze"]
+    if module.teacher is None or not hazy.any():
+        return clear
+    with torch.no_grad():
+        taught = module.teacher(batch["cloudy"][hazy]).float()
+    target = clear.clone()
+    target[hazy] = taught
+    return target
 
 
 def denoiser_stage_loss(module: StageModule, batch: Batch) -> Tensor:
