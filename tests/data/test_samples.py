@@ -112,6 +112,11 @@ def test_samples_under_an_even_haze_keep_to_its_law(tmp_path):
     usual = StageSamples(data, stage(augment=fields), seed=0)
     assert np.ptp([law_of(usual[number])[1] for number in range(20)]) > 0.1
     assert not any(usual[number]["even_haze"] for number in range(20))
+    relit = StageSamples(data, stage(augment={**haze, "haze_relight": 1.0}), seed=0)
+    laws = np.array([law_of(relit[number]) for number in range(20)])
+    assert np.abs(laws[:, 1] - 0.75).max() < 0.02 and laws[:, 2].max() < 0.01
+    assert np.ptp([relit[number]["clear"].mean() for number in range(20)]) > 0.5
+    assert not any(relit[number]["even_haze"] for number in range(20))
     cloudless = StageSamples(data, stage(augment={**haze, "cloudless": 1.0}), seed=0)
     assert not any(cloudless[number]["even_haze"] for number in range(20))
 
