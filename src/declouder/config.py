@@ -117,13 +117,6 @@ class AugmentConfig(_Strict):
     haze_strength: tuple[float, float] = Field(
         (0.85, 1.2), description="such haze's transmission is divided by a number drawn from this range"
     )
-    haze_relight: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="share of samples under such haze whose ground is relit, as `relight` does it; they learn the"
-        " clear image, keep_even_haze or not",
-    )
     calm: float = Field(
         0.0, ge=0, le=1, description="share of cloudless samples that become flat and dark, as calm water is"
     )

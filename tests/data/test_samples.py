@@ -27,6 +27,14 @@ def data_of(root: Path, **fields) -> TrainingData:
     return TrainingData(config, band_names=["red", "green", "blue"], seed=0)
 
 
+def test_a_set_that_is_named_twice_is_learnt_from_twice_and_scored_once(tmp_path):
+    once = data_of(write_pairs(tmp_path), hold_out=0.3)
+    config = DataConfig(base=tmp_path, pairs=["set", "set"], hold_out_block=2, hold_out=0.3)
+    twice = TrainingData(config, band_names=["red", "green", "blue"], seed=0)
+    assert twice.pairs == 2 * once.pairs
+    assert twice.held_pairs == once.held_pairs and len(once.held_pairs) > 0
+
+
 def stage(**fields) -> StageConfig:
     return StageConfig(steps=1, **fields)
 
@@ -112,11 +120,6 @@ def test_samples_under_an_even_haze_keep_to_its_law(tmp_path):
     usual = StageSamples(data, stage(augment=fields), seed=0)
     assert np.ptp([law_of(usual[number])[1] for number in range(20)]) > 0.1
     assert not any(usual[number]["even_haze"] for number in range(20))
-    relit = StageSamples(data, stage(augment={**haze, "haze_relight": 1.0}), seed=0)
-    laws = np.array([law_of(relit[number]) for number in range(20)])
-    assert np.abs(laws[:, 1] - 0.75).max() < 0.02 and laws[:, 2].max() < 0.01
-    assert np.ptp([relit[number]["clear"].mean() for number in range(20)]) > 0.5
-    assert not any(relit[number]["even_haze"] for number in range(20))
     cloudless = StageSamples(data, stage(augment={**haze, "cloudless": 1.0}), seed=0)
     assert not any(cloudless[number]["even_haze"] for number in range(20))
 

@@ -49,7 +49,7 @@ class Sample(TypedDict):
     seed: int
     """Seeds what the training step draws for this sample: its time step and its noise."""
     even_haze: NotRequired[bool]
-    """Whether it is ground of a pair under an even haze whose law was kept to; a stage's own samples say so."""
+    """Whether the cloud is an even haze whose law was kept to; a stage's own samples say so."""
 
 
 class ImagePool:
@@ -149,7 +149,8 @@ class TrainingData:
             )
             kept, out = hold_out(found, share=data.hold_out, block=data.hold_out_block)
             self.pairs += kept
-            self.held_pairs += out
+            # A set that is named twice is learnt from twice as often; its held-out pairs are scored once.
+            self.held_pairs += [pair for pair in out if pair not in self.held_pairs]
         self._bands = len(self.band_names)
         self._data = data
         self._room = data.cache_gb * 1e9
@@ -235,20 +236,18 @@ class StageSamples:
         color, strength = augment.color, augment.cloud_strength
         generator = np.random.Generator(np.random.Philox(key=[self.seed, number]))
         made_up = generator.random() < self.data.synthetic_share
-        kept_haze = False
+        even_haze = False
         if made_up:
             cloudy, clear = self.data.synthetic(generator, lambda image: self._cut([image], generator)[0])
         else:
             cloudy, clear = self._cut(list(self.data.real(self._pair_of(number))), generator)
             haze = EvenHaze.of_pair(cloudy, clear) if augment.even_haze else None
-            kept_haze = haze is not None
+            even_haze = haze is not None
             ground = clear
             if _happens(augment.transplant, generator):
                 ground = self._cut([self.data.ground(generator)], generator)[0]
                 made_up = True
             if haze is not None:
-                if _happens(augment.haze_relight, generator):
-                    ground, kept_haze = relight(ground, generator), False
                 (clear,) = vary_color([ground], augment.haze_color, generator)
                 cloudy = haze.over(clear, strength=generator.uniform(*augment.haze_strength))
                 color, strength, made_up = 0.0, (1.0, 1.0), False  # other levels would be another law
@@ -258,7 +257,7 @@ class StageSamples:
                 if made_up:
                     cloudy, clear = move_cloud(cloudy, clear, ground), ground
         if _happens(augment.cloudless, generator):
-            cloudy, made_up, kept_haze = clear, True, False
+            cloudy, made_up, even_haze = clear, True, False
             color = color if augment.cloudless_color is None else augment.cloudless_color
             if _happens(augment.calm, generator):
                 cloudy = clear = make_calm(clear, generator)
@@ -271,7 +270,7 @@ class StageSamples:
             cloudy, clear = vary_color([cloudy, clear], color, generator)
         cloudy, clear = flip([cloudy, clear], augment.flips, generator)
         seed = int(generator.integers(2**62))
-        return Sample(cloudy=_signed(cloudy), clear=_signed(clear), seed=seed, even_haze=kept_haze)
+        return Sample(cloudy=_signed(cloudy), clear=_signed(clear), seed=seed, even_haze=even_haze)
 
     def _cut(self, images: list[NDArray[np.float32]], generator: np.random.Generator) -> list[NDArray[np.float32]]:
         """Make images smaller by the stage's factor and cut a patch; the factor first, so a patch is full size."""
