@@ -700,15 +700,21 @@ def test_under_an_even_haze_a_network_can_keep_to_the_one_that_it_began_with(tmp
     module = StageModule("reference", config, data)
     batch = batch_of(module)
     assert not batch["even_haze"].any()
+    began_with = CompactNet.from_pretrained(toy_run / "model" / "reference")
+    module.teacher.load_state_dict(began_with.state_dict())
     with torch.no_grad():
         usual = module.stage.loss(module, batch)
-        began_with = CompactNet.from_pretrained(toy_run / "model" / "reference")(batch["cloudy"])
-        expected = module.stage.loss(module, batch | {"clear": torch.stack([batch["clear"][0], began_with[1]])})
+        taught = began_with(batch["cloudy"])
+        expected = module.stage.loss(module, batch | {"clear": torch.stack([batch["clear"][0], taught[1]])})
         kept = module.stage.loss(module, batch | {"even_haze": torch.tensor([False, True])})
     torch.testing.assert_close(kept, expected, atol=1e-5, rtol=0)
     assert abs(float(kept - usual)) > 1e-3
     learns = {id(parameter) for parameter in module.configure_optimizers()["optimizer"].param_groups[0]["params"]}
     assert not any(id(parameter) in learns for parameter in module.teacher.parameters())
+    train_quietly(config, tmp_path, stages=["reference"])
+    saved = torch.load(tmp_path / "reference" / "last.ckpt", weights_only=False)["state_dict"]
+    for key, weight in began_with.state_dict().items():
+        assert torch.equal(saved[f"teacher.{key}"], weight)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from declouder.fusion import add_noise, eps_from_x0, x0_from_eps
 from declouder.losses import noise_loss, ssim
 from declouder.perceptual import PerceptualLoss
 from declouder.pipeline import CloudRemovalPipeline, make_scheduler
-from declouder.training.networks import NETWORKS, build_networks, make_pipeline, start_folder, take_over
+from declouder.training.networks import NETWORKS, build_networks, make_pipeline
 from declouder.training.stages import STAGES, Batch
 
 PICTURED = 6
@@ -43,7 +44,10 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         self.learning = nn.ModuleDict({key: networks[key] for key in self.stage.learns})
         self.frozen = nn.ModuleDict({key: networks[key] for key in self.stage.takes_over})
         self.frozen.requires_grad_(False)
-        self.teacher = self._start_reference() if self.settings.keep_even_haze else None
+        # Gets the weights that the stage begins with, as the learning networks do.
+        self.teacher = copy.deepcopy(networks["reference"]) if self.settings.keep_even_haze else None
+        if self.teacher is not None:
+            self.teacher.requires_grad_(False)
         self.averaged = AveragedModel(self.learning, multi_avg_fn=_ramped_average(self.settings.ema))
         self.averaged.requires_grad_(False)
         self.samples = StageSamples(data, self.settings, seed=_stage_seed(config.seed, name))
@@ -53,13 +57,6 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         self.perceptual = PerceptualLoss(config.model.bands) if wanted else None
         self.scheduler = make_scheduler(config.model.sampler)
         self.register_buffer("alphas_cumprod", self.scheduler.alphas_cumprod.clone(), persistent=False)
-
-    def _start_reference(self) -> nn.Module:
-        """Return the reference network that the recipe starts from, frozen."""
-        folder = start_folder(str(self.config.model.start_from)) / "reference"
-        network = build_networks(self.config)["reference"]
-        take_over(network, folder, stage="reference")
-        return network.requires_grad_(False)
 
     def network(self, name: str) -> Any:
         """Return a network as it learns, or frozen."""
