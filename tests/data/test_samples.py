@@ -27,16 +27,16 @@ def data_of(root: Path, **fields) -> TrainingData:
     return TrainingData(config, band_names=["red", "green", "blue"], seed=0)
 
 
+def stage(**fields) -> StageConfig:
+    return StageConfig(steps=1, **fields)
+
+
 def test_a_set_that_is_named_twice_is_learnt_from_twice_and_scored_once(tmp_path):
     once = data_of(write_pairs(tmp_path), hold_out=0.3)
     config = DataConfig(base=tmp_path, pairs=["set", "set"], hold_out_block=2, hold_out=0.3)
     twice = TrainingData(config, band_names=["red", "green", "blue"], seed=0)
     assert twice.pairs == 2 * once.pairs
     assert twice.held_pairs == once.held_pairs and len(once.held_pairs) > 0
-
-
-def stage(**fields) -> StageConfig:
-    return StageConfig(steps=1, **fields)
 
 
 def test_a_sample_is_a_function_of_seed_and_number(tmp_path):

@@ -143,7 +143,7 @@ def _run_stage(
             if (folder / part).is_dir():
                 begin_with(module.network(part), folder / part)
         if module.teacher is not None:
-            take_over(module.teacher, folder / "reference", stage=name)
+            begin_with(module.teacher, folder / "reference")
     module.averaged.module.load_state_dict(module.learning.state_dict())
     # Convolutions run faster this way on GPUs and CPUs alike.
     module.to(memory_format=torch.channels_last)

@@ -35,7 +35,11 @@ COLUMNS = ("cloudy", "reference", "x0_diffusion", "w", "restored", "clear")
 
 
 class StageModule(L.LightningModule):  # type: ignore[misc]
-    """The networks of one stage: those that learn, their running average, and those that are frozen."""
+    """The networks of one stage: those that learn, their running average, and those that are frozen.
+
+    Attributes:
+        teacher: with `keep_even_haze`, the reference network as the stage began, frozen; else None.
+    """
 
     def __init__(self, name: StageName, config: TrainConfig, data: TrainingData) -> None:
         super().__init__()
@@ -44,7 +48,6 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         self.learning = nn.ModuleDict({key: networks[key] for key in self.stage.learns})
         self.frozen = nn.ModuleDict({key: networks[key] for key in self.stage.takes_over})
         self.frozen.requires_grad_(False)
-        # Gets the weights that the stage begins with, as the learning networks do.
         self.teacher = copy.deepcopy(networks["reference"]) if self.settings.keep_even_haze else None
         if self.teacher is not None:
             self.teacher.requires_grad_(False)
