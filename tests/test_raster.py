@@ -97,6 +97,26 @@ def test_an_internal_mask_hides_pixels_and_is_kept(tmp_path):
         np.testing.assert_array_equal(new.dataset_mask(), mask)
 
 
+@pytest.mark.parametrize("size", [(200, 333), (333, 96), (40, 50)])
+def test_a_scene_too_wide_for_the_cache_is_skimmed_block_by_block_to_the_same_pixels(tmp_path, monkeypatch, size):
+    dn = np.random.default_rng(0).integers(1, 60000, (4, *size), np.uint16)
+    dn[3] = np.where(dn[3] > 20000, 65535, 0)
+    path = tmp_path / "a.tif"
+    profile = {"tiled": True, "blockxsize": 32, "blockysize": 16, "compress": "DEFLATE", "alpha": "YES"}
+    height, width = size
+    with rasterio.open(path, "w", "GTiff", width, height, 4, dtype="uint16", photometric="RGB", **profile) as new:
+        new.write(dn)
+    with open_raster(path) as reader:
+        assert reader.info.alpha == 4
+        at_once = reader.read_reduced([3, 1], max_px=70)
+    monkeypatch.setattr("declouder.raster.reading.CACHE_BYTES", 0)
+    monkeypatch.setattr("declouder.raster.reading._skim_at_once", None)
+    with open_raster(path) as reader:
+        by_blocks = reader.read_reduced([3, 1], max_px=70)
+    for one, other in zip(at_once, by_blocks, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_valid_samples_are_neither_nodata_nor_nan_nor_infinite_nor_transparent(tmp_path):
     dn = np.ones((2, 4, 4), np.float32)
     dn[0, 0, 0], dn[1, 1, 1], dn[0, 2, 2] = -9999, np.nan, np.inf

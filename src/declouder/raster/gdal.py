@@ -34,14 +34,15 @@ OUTPUT_DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".png": "PNG", ".webp": "WE
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 
 GDAL_ERRORS = (GdalError, CPLE_BaseError, OSError)
-_CACHE_BYTES = 64 * 2**20
+CACHE_BYTES = 64 * 2**20
+"""Of decoded blocks that GDAL keeps."""
 
 
 @contextmanager
 def gdal_settings(**options: Any) -> Iterator[None]:
     """Settings for GDAL: bounded cache, no broken image passed off as whole, masks inside the file."""
     with rasterio.Env(
-        GDAL_CACHEMAX=_CACHE_BYTES,  # the default grows with the machine
+        GDAL_CACHEMAX=CACHE_BYTES,  # the default grows with the machine
         GDAL_ERROR_ON_LIBJPEG_WARNING=True,  # a truncated JPEG is grey from there on otherwise
         GDAL_TIFF_INTERNAL_MASK=True,
         **options,

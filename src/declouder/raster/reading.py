@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from rasterio.windows import Window as GdalWindow
 
 from declouder.errors import RasterError
 from declouder.raster.gdal import (
+    CACHE_BYTES,
     DTYPES,
     GDAL_ERRORS,
     gdal_settings,
@@ -161,13 +163,14 @@ class RasterReader:
         info = self.info
         step = max(1.0, max(info.height, info.width) / max_px)
         shape = max(1, round(info.height / step)), max(1, round(info.width / step))
+        skim = _skim_by_blocks if _outgrows_cache(self.dataset) else _skim_at_once
         with self._reading(slice(0, info.height), slice(0, info.width)):
-            dn = self.dataset.read(list(bands), out_shape=(len(bands), *shape))
+            dn = skim(self.dataset, list(bands), shape)
             hidden = []
             if info.has_mask:
                 hidden.append(self.dataset.dataset_mask(out_shape=shape)[None] == 0)
             if info.alpha is not None:
-                hidden.append(self.dataset.read([info.alpha], out_shape=(1, *shape)) == 0)
+                hidden.append(skim(self.dataset, [info.alpha], shape) == 0)
         return dn, self._valid(dn, hidden)
 
     def _valid(self, dn: NDArray[Any], hidden: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
@@ -219,6 +222,48 @@ class AlignedReader:
             raise RasterError(
                 f"mask {self.path} cannot be read ({one_line(error)}); it is damaged or truncated: get it again"
             ) from error
+
+
+def _outgrows_cache(dataset: Any) -> bool:
+    """Return whether GDAL could not keep a row of blocks in its cache, and has no smaller copy of the image."""
+    if dataset.driver != "GTiff" or dataset.overviews(1):
+        return False
+    bytes_a_row = dataset.block_shapes[0][0] * dataset.width * dataset.count * np.dtype(dataset.dtypes[0]).itemsize
+    return bool(bytes_a_row > CACHE_BYTES // 2)
+
+
+def _skim_at_once(dataset: Any, bands: Sequence[int], shape: tuple[int, int]) -> NDArray[Any]:
+    """Return the whole image at a smaller `shape` (h, w), by leaving out pixels: (C, h, w)."""
+    values: NDArray[Any] = dataset.read(bands, out_shape=(len(bands), *shape))
+    return values
+
+
+def _skim_by_blocks(dataset: Any, bands: Sequence[int], shape: tuple[int, int]) -> NDArray[Any]:
+    """Return the same pixels, block by block.
+
+    GDAL goes line by line over the whole width. Where its cache does not hold a row of blocks, it decodes each
+    block of the row anew for every line that it takes from there.
+    """
+    rows, cols = (
+        np.floor((np.arange(count) + 0.5) * length / count).astype(int)
+        for count, length in zip(shape, (dataset.height, dataset.width), strict=True)
+    )
+    block = dataset.block_shapes[0]
+    values = np.empty((len(bands), *shape), np.dtype(dataset.dtypes[0]))
+    for lines in _runs(rows // block[0]):
+        for columns in _runs(cols // block[1]):
+            own_rows, own_cols = rows[lines], cols[columns]
+            top, left = int(own_rows[0]), int(own_cols[0])
+            window = GdalWindow.from_slices((top, int(own_rows[-1]) + 1), (left, int(own_cols[-1]) + 1))
+            part = dataset.read(bands, window=window)
+            values[:, lines, columns] = part[:, own_rows - top][:, :, own_cols - left]
+    return values
+
+
+def _runs(numbers: NDArray[np.int_]) -> list[slice]:
+    """Return the slices of a rising sequence over which its number stays the same."""
+    ends = [*(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
+    return [slice(start, end) for start, end in itertools.pairwise([0, *ends])]
 
 
 def _check_size(path: Path, dataset: Any, max_pixels: int) -> None:
