@@ -6,7 +6,7 @@
     paper     the paper's own networks, random weights, 256 px, 10 steps: quick path against plain
     shipped   a model folder (default: the shipped model): seconds a megapixel by steps and size
     compiled  the paper's denoiser alone: torch.compile on the CPU against the quick path
-    cuda      megapixels a second in float32 and bfloat16, eager and compiled; only where there is a GPU
+    cuda      megapixels a second in float32 and bfloat16, that compiled too, and scores on --data; wants a GPU
 
 `--clock cpu` counts processor time, for a core that others use too; it means something with `--threads 1` only.
 Work is counted in floating-point operations (a multiplication and an addition are two) of the plain networks, so a
@@ -21,16 +21,19 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor
 from torch.utils.flop_counter import FlopCounterMode
 
 from declouder.cli.app import keep_freed_memory
+from declouder.data.pairs import find_pairs
+from declouder.metrics import psnr, ssim
 from declouder.networks import MSDA, Denoiser, WeightNet
 from declouder.pipeline import CloudRemovalPipeline, make_scheduler
 
@@ -47,6 +50,7 @@ def main() -> None:
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--repeats", type=int, default=3, help="of the shipped model; the least counts")
     parser.add_argument("--steps", type=int, default=10, help="of the paper's networks")
+    parser.add_argument("--data", type=Path, nargs="*", default=[], help="cuda: folders whose test pairs count")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go; without it to stdout")
     parser.add_argument("--tables", type=Path, metavar="FILE", help="print a written FILE as Markdown, and end")
     given = parser.parse_args()
@@ -71,7 +75,8 @@ def main() -> None:
     if "compiled" in parts:
         report["compiled"] = compiled(given.repeats, clock)
     if "cuda" in parts:
-        report["cuda"] = cuda(given.model) if torch.cuda.is_available() else "not measured: no GPU"
+        measured = torch.cuda.is_available()
+        report["cuda"] = cuda(given.model, given.data) if measured else "not measured: no GPU"
     text = json.dumps(report, indent=2)
     if given.json:
         given.json.write_text(text + "\n", encoding="utf-8")
@@ -244,35 +249,46 @@ def compiled(repeats: int, clock: Clock) -> dict[str, float]:
     return {name: round(value, 3) for name, value in {**seconds, "compiling": compiling}.items()}
 
 
-def cuda(model: str | None) -> list[dict[str, Any]]:
-    """Return megapixels a second on the GPU at the best batch, and the share of its own matmul rate."""
+def cuda(model: str | None, folders: Sequence[Path]) -> dict[str, Any]:
+    """Return megapixels a second on the GPU at the best batch, the share of its matmul rate, scores on pairs."""
+    rates = {dtype: cuda_matmul_rate(dtype) for dtype in (torch.float32, torch.bfloat16)}
     rows: list[dict[str, Any]] = []
     for name, make in (
         ("paper, 10 steps", paper_pipeline),
         ("model, its own steps", lambda: CloudRemovalPipeline.from_pretrained(model)),
     ):
-        for dtype in (torch.float32, torch.bfloat16):
-            for compiled in (False, True):
-                pipeline = quiet(make().to("cuda", dtype), quick=False)
-                gflop_per_image = cuda_gflop(pipeline)
+        for dtype, rate in rates.items():
+            pipeline = quiet(make().to("cuda", dtype), quick=False)
+            gflop_per_image = cuda_gflop(pipeline)
+            row: dict[str, Any] = {"networks": name, "dtype": _name(dtype)}
+            if name.startswith("model"):
+                row["scores"] = {folder.name: scores(pipeline, folder) for folder in folders}
+            speed, batch = best_batch(pipeline)
+            # Compiling takes longer than all the rest, so it is measured with the quicker numbers alone.
+            for compiled in (False, True) if dtype == torch.bfloat16 else (False,):
+                found = dict(row)
                 if compiled:
                     for part in ("reference", "denoiser", "weight_net"):
                         getattr(pipeline, part).compile()
-                speed, batch = best_batch(pipeline)
-                side = 8192
-                a = torch.randn(side, side, device="cuda", dtype=dtype)
-                rate = 2 * side**3 / least(lambda a=a: (a @ a, torch.cuda.synchronize()), 5, time.perf_counter)
-                rows.append(
-                    {
-                        "networks": name,
-                        "dtype": str(dtype).removeprefix("torch."),
-                        "compiled": compiled,
-                        "batch": batch,
-                        "megapixels_per_second": round(speed, 3),
-                        "share_of_matmul_rate": round(speed * 1e6 / SIDE_PX**2 * gflop_per_image * 1e9 / rate, 3),
-                    }
-                )
-    return rows
+                    begin = time.perf_counter()
+                    on_gpu(pipeline, batch)
+                    found["compiling_seconds"] = round(time.perf_counter() - begin, 1)
+                    speed = batch * SIDE_PX**2 / 1e6 / least(partial(on_gpu, pipeline, batch), 2, time.perf_counter)
+                share = speed * 1e6 / SIDE_PX**2 * gflop_per_image * 1e9 / rate
+                found |= {"compiled": compiled, "batch": batch, "megapixels_per_second": round(speed, 3)}
+                rows.append({**found, "share_of_matmul_rate": round(share, 3)})
+                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "matmul_tflops": {_name(dtype): round(rate / 1e12, 1) for dtype, rate in rates.items()},
+        "rows": rows,
+    }
+
+
+def cuda_matmul_rate(dtype: torch.dtype, side: int = 8192) -> float:
+    """Return FLOP/s of the product of two large square matrices on the GPU."""
+    a = torch.randn(side, side, device="cuda", dtype=dtype)
+    return 2 * side**3 / least(lambda: (a @ a, torch.cuda.synchronize()), 5, time.perf_counter)
 
 
 def cuda_gflop(pipeline: Any) -> float:
@@ -281,20 +297,35 @@ def cuda_gflop(pipeline: Any) -> float:
     return counter.get_total_flops() / 1e9
 
 
+def on_gpu(pipeline: Any, batch: int) -> None:
+    """Restore a batch from the CPU's memory and wait for the GPU."""
+    pipeline(torch.rand(batch, 3, SIDE_PX, SIDE_PX), output_type="pt")
+    torch.cuda.synchronize()
+
+
 def best_batch(pipeline: Any) -> tuple[float, int]:
-    """Return the highest megapixels a second and the batch that gave it; batches double until memory ends."""
-    best, batch = (0.0, 0), 1
-    while batch <= 64:
-        cloudy = torch.rand(batch, 3, SIDE_PX, SIDE_PX)
+    """Return the highest megapixels a second and the batch that gave it, as far as memory goes."""
+    best = (0.0, 0)
+    for batch in (1, 4, 16, 64):
         try:
-            seconds = least(
-                lambda c=cloudy: (pipeline(c, output_type="pt"), torch.cuda.synchronize()), 2, time.perf_counter
-            )
+            seconds = least(partial(on_gpu, pipeline, batch), 1, time.perf_counter)
         except torch.OutOfMemoryError:
             break
         best = max(best, (batch * SIDE_PX**2 / 1e6 / seconds, batch))
-        batch *= 2
     return best
+
+
+def scores(pipeline: Any, folder: Path) -> dict[str, float]:
+    """Return mean PSNR, dB, and SSIM on the test pairs of a folder."""
+    rows = []
+    for number, pair in enumerate(find_pairs(folder, "test")):
+        generator = torch.Generator().manual_seed(number)
+        cloudy = torch.from_numpy(pair.read_cloudy()).permute(2, 0, 1)[None] / 255
+        restored = pipeline(cloudy, generator=generator, output_type="np").images[0]
+        image = np.rint(restored * 255).astype(np.uint8)
+        rows.append((psnr(image, pair.read_clear()), ssim(image, pair.read_clear())))
+    quality, similarity = np.mean(rows, axis=0)
+    return {"psnr": round(float(quality), 3), "ssim": round(float(similarity), 4)}
 
 
 def tables(report: dict[str, Any]) -> str:
@@ -334,9 +365,35 @@ def tables(report: dict[str, Any]) -> str:
                 f" {r['largest_difference']:.0e} |"
             )
         lines += ["", "Of its time at the default steps: " + _shares(report["shipped"]["profile"]), ""]
-    if "cuda" in report:
-        lines.append(f"GPU: {report['cuda'] if isinstance(report['cuda'], str) else json.dumps(report['cuda'])}")
+    if isinstance(report.get("cuda"), dict):
+        lines += cuda_table(report["cuda"])
+    elif "cuda" in report:
+        lines.append(f"GPU: {report['cuda']}")
     return "\n".join(lines)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def cuda_table(found: dict[str, Any]) -> list[str]:
+    """Return the lines of the GPU's table."""
+    rates = ", ".join(f"{dtype} {rate:g}" for dtype, rate in found["matmul_tflops"].items())
+    lines = [
+        f"{found['gpu']}; matrix products, TFLOP/s: {rates}",
+        "",
+        "| networks | numbers | compiled | batch | MP/s | of matmul | PSNR, SSIM |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for r in found["rows"]:
+        compiled = f"in {r['compiling_seconds']:g} s" if r["compiled"] else "no"
+        quality = {} if r["compiled"] else r.get("scores", {})
+        told = "; ".join(f"{name} {s['psnr']:.2f}, {s['ssim']:.4f}" for name, s in quality.items())
+        lines.append(
+            f"| {r['networks']} | {r['dtype']} | {compiled} | {r['batch']} | {r['megapixels_per_second']:g} |"
+            f" {r['share_of_matmul_rate']:.0%} | {told} |"
+        )
+    return [*lines, ""]
 
 
 def _shares(profile: dict[str, float]) -> str:

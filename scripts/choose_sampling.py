@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--strength", type=float, nargs="+", default=[0.1, 0.2, 0.4, 1.0])
     parser.add_argument("--sampler", nargs="+", default=["ddim"])
     parser.add_argument("--w-bounds", nargs="+", default=["0,1"], help="w_min,w_max")
+    parser.add_argument("--device", default="cpu", help="where the networks run; CPU s are of the CPU alone")
     arguments = parser.parse_args()
 
     config = load_config(arguments.config, [f"data.base={arguments.base}"])
@@ -48,7 +49,7 @@ def main() -> None:
     if arguments.limit:
         every = max(1, len(held_out) // arguments.limit)
         held_out, sets = held_out[::every], sets[::every]
-    pipeline = CloudRemovalPipeline.from_pretrained(arguments.model)
+    pipeline = CloudRemovalPipeline.from_pretrained(arguments.model).to(arguments.device)
     pipeline.set_progress_bar_config(disable=True)
     lpips, _ = load_lpips(arguments.backbone)
 
@@ -91,7 +92,8 @@ def restore(pipeline: CloudRemovalPipeline, sample: Sample, settings: dict[str, 
     """Return the restored image, (H, W, C) uint8."""
     cloudy = (torch.from_numpy(sample["cloudy"])[None] + 1) / 2
     generator = torch.Generator().manual_seed(sample["seed"])
-    return to_uint8(pipeline(cloudy, generator=generator, output_type="pt", **settings).images[0].numpy() * 2 - 1)
+    restored = pipeline(cloudy, generator=generator, output_type="pt", **settings).images[0]
+    return to_uint8(restored.cpu().numpy() * 2 - 1)
 
 
 def to_uint8(image: NDArray[np.float32]) -> NDArray[np.uint8]:

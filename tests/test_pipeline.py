@@ -159,6 +159,14 @@ def test_half_precision_weights_load_as_float32(tmp_path):
     assert loaded.denoiser.dtype == loaded.reference.dtype == torch.float32
 
 
+def test_all_of_the_shipped_model_runs_in_bfloat16():
+    pipeline = CloudRemovalPipeline.from_pretrained()
+    cloudy = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    expected = pipeline(cloudy, generator=seeded(), output_type="pt").images
+    found = pipeline.to(torch.bfloat16)(cloudy, generator=seeded(), output_type="pt").images
+    assert (found - expected).abs().mean() < 0.01
+
+
 def test_one_line_for_an_array(tmp_path):
     make_tiny().save_pretrained(tmp_path)
     image = np.random.default_rng(0).random((20, 30, 3))

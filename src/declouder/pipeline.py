@@ -192,7 +192,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         bounds = tuple(self.config.w_bounds if w_bounds is None else w_bounds)
         _check_sampling(steps, start)
         y = 2 * _to_tensor(cloudy, bands=len(self.config.bands)).to(self.device, self.denoiser.dtype) - 1
-        reference = self._network("reference", y)(y)
+        reference = self._network("reference", y)(y).to(y.dtype)  # fits are made in float32, whatever its own
         if steps == 0:
             return _output(reference, reference, torch.ones_like(reference), output_type)
 
