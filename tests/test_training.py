@@ -693,36 +693,38 @@ def test_a_network_that_chooses_can_learn_by_its_choices(tmp_path):
         toy("stages.reference.choice_weight=1")
 
 
-def test_under_an_even_haze_a_network_can_keep_to_the_one_that_it_began_with(tmp_path, toy_run):
-    keeps = ("stages.reference.keep_even_haze=true", "stages.reference.augment.even_haze=true")
-    config = toy(f"model.start_from={toy_run / 'model'}", *keeps)
+def test_of_ambiguous_samples_a_network_can_keep_to_an_earlier_one(tmp_path, toy_run):
+    keeps = f"stages.reference.keep_to={toy_run / 'model'}"
+    config = toy(keeps, "stages.reference.augment.even_haze=true")
     data = TrainingData(config.data, band_names=config.model.bands, seed=config.seed)
     module = StageModule("reference", config, data)
     batch = batch_of(module)
-    assert not batch["even_haze"].any()
-    began_with = CompactNet.from_pretrained(toy_run / "model" / "reference")
-    module.teacher.load_state_dict(began_with.state_dict())
+    assert not batch["ambiguous"].any()
+    earlier = CompactNet.from_pretrained(toy_run / "model" / "reference")
+    module.teacher.load_state_dict(earlier.state_dict())
     with torch.no_grad():
         usual = module.stage.loss(module, batch)
-        taught = began_with(batch["cloudy"])
+        taught = earlier(batch["cloudy"])
         expected = module.stage.loss(module, batch | {"clear": torch.stack([batch["clear"][0], taught[1]])})
-        kept = module.stage.loss(module, batch | {"even_haze": torch.tensor([False, True])})
+        kept = module.stage.loss(module, batch | {"ambiguous": torch.tensor([False, True])})
     torch.testing.assert_close(kept, expected, atol=1e-5, rtol=0)
     assert abs(float(kept - usual)) > 1e-3
     learns = {id(parameter) for parameter in module.configure_optimizers()["optimizer"].param_groups[0]["params"]}
     assert not any(id(parameter) in learns for parameter in module.teacher.parameters())
     train_quietly(config, tmp_path, stages=["reference"])
     saved = torch.load(tmp_path / "reference" / "last.ckpt", weights_only=False)["state_dict"]
-    for key, weight in began_with.state_dict().items():
+    for key, weight in earlier.state_dict().items():
         assert torch.equal(saved[f"teacher.{key}"], weight)
+    nowhere = toy("stages.reference.keep_to=nowhere", "stages.reference.augment.even_haze=true")
+    with pytest.raises(ModelError, match=r"stages\.reference\.keep_to: nowhere does not exist"):
+        train_quietly(nowhere, tmp_path / "other", stages=["reference"])
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (["stages.joint.keep_even_haze=true"], "stages.joint.keep_even_haze does nothing"),
-        (["stages.reference.keep_even_haze=true"], "keep_even_haze wants model.start_from"),
-        (["stages.reference.keep_even_haze=true", "model.start_from=shipped"], "which finds the samples"),
+        (["stages.joint.keep_to=shipped"], "stages.joint.keep_to does nothing"),
+        (["stages.reference.keep_to=shipped"], "which finds the samples"),
     ],
 )
 def test_keeping_to_nothing_is_an_error_of_the_recipe(fields, message):

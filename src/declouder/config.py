@@ -117,6 +117,13 @@ class AugmentConfig(_Strict):
     haze_strength: tuple[float, float] = Field(
         (0.85, 1.2), description="such haze's transmission is divided by a number drawn from this range"
     )
+    haze_relight: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of samples under such haze whose ground is relit and keeps its black; they learn the"
+        " clear image, keep_to or not",
+    )
     calm: float = Field(
         0.0, ge=0, le=1, description="share of cloudless samples that become flat and dark, as calm water is"
     )
@@ -125,6 +132,13 @@ class AugmentConfig(_Strict):
         ge=0,
         le=1,
         description="share of samples, those under even haze aside, whose ground becomes as bright as any",
+    )
+    relight_lifts: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of relit ground under broken cloud that loses contrast and black, as sand does; the"
+        " more, the more haze over bright ground is taken for it",
     )
     cloudless_color: float | None = Field(
         None, ge=0, le=1, description="`color` of cloudless samples, whose colors may be any; none: as the others'"
@@ -169,10 +183,11 @@ class StageConfig(_Strict):
     choice_weight: float = Field(
         0.0, ge=0, description="reference stage: share of L_choice; for a compact network with guided alone"
     )
-    keep_even_haze: bool = Field(
-        False,
-        description="reference stage: under an even haze the network learns what the one in model.start_from makes"
-        " of the sample, not the clear image; wants augment.even_haze",
+    keep_to: str | None = Field(
+        None,
+        description="reference stage: of ambiguous samples, an even haze over ground as it is or relit ground"
+        " without cloud, the network learns what the one in this model folder (or shipped) makes, not the clear"
+        " image; wants augment.even_haze",
     )
     augment: AugmentConfig = AugmentConfig()
     validate_every: int = Field(500, ge=1, description="steps between scores and pictures on held-out pairs")
@@ -214,15 +229,12 @@ class TrainConfig(_Strict):
                 " guided among its options"
             )
         for name, stage in self.stages.items():
-            if not stage.keep_even_haze:
+            if stage.keep_to is None:
                 continue
             if name != "reference":
-                raise ValueError(f"stages.{name}.keep_even_haze does nothing: it is of the reference stage alone")
-            if self.model.start_from is None or not stage.augment.even_haze:
-                raise ValueError(
-                    "stages.reference.keep_even_haze wants model.start_from, whose network it keeps to, and"
-                    " augment.even_haze, which finds the samples"
-                )
+                raise ValueError(f"stages.{name}.keep_to does nothing: it is of the reference stage alone")
+            if not stage.augment.even_haze:
+                raise ValueError("stages.reference.keep_to wants augment.even_haze, which finds the samples")
         if self.data.exclude is not None and len(self.data.pairs) != 1:
             raise ValueError(
                 "data.exclude is meant for one set of pairs; with several, give exclude in the entry of each"

@@ -57,7 +57,7 @@ def test_equal_generators_give_equal_images(rng):
 
 def test_relit_ground_is_of_any_brightness_and_keeps_its_shape(rng):
     ground = 0.15 + 0.1 * rng.random((3, 32, 32), dtype=np.float32)
-    made = [relight(ground, np.random.default_rng(seed)) for seed in range(60)]
+    made = [relight(ground, np.random.default_rng(seed), lifts=0.5) for seed in range(60)]
     means = [float(image.mean()) for image in made]
     assert min(means) < 0.2
     assert max(means) > 0.6
@@ -70,7 +70,10 @@ def test_relit_ground_is_of_any_brightness_and_keeps_its_shape(rng):
 
 def test_relit_ground_is_as_warm_as_sand_and_seldom_bluer(rng):
     ground = np.repeat(0.3 + 0.1 * rng.random((1, 32, 32), dtype=np.float32), 3, axis=0)
-    made = [relight(ground, np.random.default_rng(seed)) for seed in range(60)]
+    made = [relight(ground, np.random.default_rng(seed), lifts=0.5) for seed in range(60)]
     warmth = [float(image[0].mean() - image[2].mean()) for image in made]
     assert np.mean(np.array(warmth) > 0) > 0.7
+    ground[:, 0, 0] = 0
+    dark = [relight(ground, np.random.default_rng(seed), lifts=0) for seed in range(60)]
+    assert max(image[:, 0, 0].max() for image in dark) == 0
     assert relight(ground[:1], np.random.default_rng(0)).shape == (1, 32, 32)

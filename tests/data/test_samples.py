@@ -112,16 +112,23 @@ def test_samples_under_an_even_haze_keep_to_its_law(tmp_path):
     haze = {"even_haze": True, "haze_strength": (0.8, 1.25), "relight": 1.0}
     lawful = StageSamples(data, stage(augment={**fields, **haze}), seed=0)
     laws = np.array([law_of(lawful[number]) for number in range(20)])
-    assert all(lawful[number]["even_haze"] for number in range(20))
+    assert all(lawful[number]["ambiguous"] for number in range(20))
     assert np.abs(laws[:, 1] - 0.75).max() < 0.01
     assert laws[:, 2].max() < 0.01
     assert 0.39 < laws[:, 0].min() < 0.45 and 0.55 < laws[:, 0].max() < 0.64
     assert np.ptp([lawful[number]["clear"].mean() for number in range(20)]) > 0.1
     usual = StageSamples(data, stage(augment=fields), seed=0)
     assert np.ptp([law_of(usual[number])[1] for number in range(20)]) > 0.1
-    assert not any(usual[number]["even_haze"] for number in range(20))
-    cloudless = StageSamples(data, stage(augment={**haze, "cloudless": 1.0}), seed=0)
-    assert not any(cloudless[number]["even_haze"] for number in range(20))
+    assert not any(usual[number]["ambiguous"] for number in range(20))
+    relit = StageSamples(data, stage(augment={**haze, "haze_relight": 1.0}), seed=0)
+    laws = np.array([law_of(relit[number]) for number in range(20)])
+    assert np.abs(laws[:, 1] - 0.75).max() < 0.02 and laws[:, 2].max() < 0.01
+    assert np.ptp([relit[number]["clear"].mean() for number in range(20)]) > 0.5
+    assert not any(relit[number]["ambiguous"] for number in range(20))
+    for relight, expected in ((0.0, False), (1.0, True)):
+        augment = {**haze, "cloudless": 1.0, "relight": relight}
+        cloudless = StageSamples(data, stage(augment=augment), seed=0)
+        assert all(cloudless[number]["ambiguous"] == expected for number in range(20))
 
 
 def test_two_processes_take_together_what_one_with_a_doubled_batch_takes():
@@ -272,6 +279,20 @@ def test_relit_ground_keeps_its_cloud(tmp_path):
         assert np.abs(cloudy[:, 48:] - clear[:, 48:]).mean() < 0.03
         means.append(float(clear.mean()))
     assert min(means) < 0.25 and max(means) > 0.55
+
+
+def test_without_cloud_relit_ground_keeps_its_black(tmp_path):
+    write_pairs(tmp_path, size=(64, 64))
+    for folder in ("cloud", "label"):
+        for path in (tmp_path / "set" / "train" / folder).iterdir():
+            image = np.asarray(Image.open(path)).copy()
+            image[:8] = 0
+            Image.fromarray(image).save(path)
+    data = data_of(tmp_path)
+    for augment, always in (({}, False), ({"cloudless": 1.0}, True)):
+        relit = StageSamples(data, stage(augment={"flips": "none", "relight": 1.0, **augment}), seed=0)
+        black = [float(relit[number]["clear"][:, :6].max()) < -0.95 for number in range(20)]
+        assert any(black) and all(black) == always
 
 
 def test_samples_without_cloud_may_be_relit_too(tmp_path):

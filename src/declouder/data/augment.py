@@ -106,17 +106,18 @@ def make_calm(ground: FloatArray, generator: np.random.Generator) -> FloatArray:
     return np.asarray(np.clip(level[:, None, None] + flat, 0, 1), np.float32)
 
 
-def relight(ground: FloatArray, generator: np.random.Generator) -> FloatArray:
+def relight(ground: FloatArray, generator: np.random.Generator, *, lifts: float = 0.0) -> FloatArray:
     """Return ground, (C, H, W) in [0, 1], as bright as other ground is, from forest to sand, and of its tint.
 
-    Where pairs are few, what is bright is mostly ground under haze. Half the time black stays black, which haze
-    never leaves; else the contrast falls as well, as that of sand, which is warm where haze is grey.
+    Where pairs are few, what is bright is mostly ground under haze. Black stays black, which haze never leaves;
+    with the probability `lifts` the contrast falls as well, as that of sand, which is warm where haze is grey. Such
+    ground is what haze makes of a desert, and with no cloud to see nobody could tell.
     """
     bands = ground.shape[0]
     grey = ground.mean(axis=0, keepdims=True)
     ground = grey + np.float32(generator.uniform(0.3, 1.1)) * (ground - grey)
     tint = generator.uniform(*RELIT_TINT)
-    if generator.random() < 0.5:
+    if generator.random() < lifts:
         mean = ground.mean(axis=(1, 2), keepdims=True)
         ground = mean + np.float32(generator.uniform(0.3, 1.0)) * (ground - mean)
         tint = abs(tint)

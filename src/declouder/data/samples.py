@@ -48,8 +48,9 @@ class Sample(TypedDict):
     """(C, H, W) in [-1, 1]."""
     seed: int
     """Seeds what the training step draws for this sample: its time step and its noise."""
-    even_haze: NotRequired[bool]
-    """Whether the cloud is an even haze whose law was kept to; a stage's own samples say so."""
+    ambiguous: NotRequired[bool]
+    """Whether haze and bright ground look alike: ground of a pair under an even haze that kept to its law, or relit
+    ground without cloud. A stage's own samples say so."""
 
 
 class ImagePool:
@@ -236,7 +237,8 @@ class StageSamples:
         color, strength = augment.color, augment.cloud_strength
         generator = np.random.Generator(np.random.Philox(key=[self.seed, number]))
         made_up = generator.random() < self.data.synthetic_share
-        even_haze = False
+        cloudless = _happens(augment.cloudless, generator)
+        even_haze = relit = False
         if made_up:
             cloudy, clear = self.data.synthetic(generator, lambda image: self._cut([image], generator)[0])
         else:
@@ -248,21 +250,26 @@ class StageSamples:
                 ground = self._cut([self.data.ground(generator)], generator)[0]
                 made_up = True
             if haze is not None:
+                if _happens(augment.haze_relight, generator):
+                    ground, relit = relight(ground, generator), True
                 (clear,) = vary_color([ground], augment.haze_color, generator)
                 cloudy = haze.over(clear, strength=generator.uniform(*augment.haze_strength))
                 color, strength, made_up = 0.0, (1.0, 1.0), False  # other levels would be another law
             else:
                 if _happens(augment.relight, generator):
-                    ground, made_up = relight(ground, generator), True
+                    lifts = 0.0 if cloudless else augment.relight_lifts
+                    ground, made_up, relit = relight(ground, generator, lifts=lifts), True, True
                 if made_up:
                     cloudy, clear = move_cloud(cloudy, clear, ground), ground
-        if _happens(augment.cloudless, generator):
-            cloudy, made_up, even_haze = clear, True, False
+        if cloudless:
+            cloudy, made_up = clear, True
             color = color if augment.cloudless_color is None else augment.cloudless_color
             if _happens(augment.calm, generator):
                 cloudy = clear = make_calm(clear, generator)
+                relit = False
             elif _happens(augment.relight, generator):
                 cloudy = clear = relight(clear, generator)
+                relit = True
         if made_up and _happens(augment.sensor, generator):
             cloudy, clear = vary_sensor(cloudy, clear, generator)
         else:
@@ -270,7 +277,8 @@ class StageSamples:
             cloudy, clear = vary_color([cloudy, clear], color, generator)
         cloudy, clear = flip([cloudy, clear], augment.flips, generator)
         seed = int(generator.integers(2**62))
-        return Sample(cloudy=_signed(cloudy), clear=_signed(clear), seed=seed, even_haze=even_haze)
+        ambiguous = relit if cloudless else even_haze and not relit
+        return Sample(cloudy=_signed(cloudy), clear=_signed(clear), seed=seed, ambiguous=ambiguous)
 
     def _cut(self, images: list[NDArray[np.float32]], generator: np.random.Generator) -> list[NDArray[np.float32]]:
         """Make images smaller by the stage's factor and cut a patch; the factor first, so a patch is full size."""
@@ -280,7 +288,8 @@ class StageSamples:
         else:
             images = crop_patch(images, patch_px * factor, generator)
         height, width = images[0].shape[-2:]
-        return [resize_bicubic(image, height // factor, width // factor) for image in images]
+        # A bicubic kernel overshoots beside sharp edges.
+        return [np.clip(resize_bicubic(image, height // factor, width // factor), 0, 1) for image in images]
 
     def _pair_of(self, number: int) -> int:
         """Every pair comes once before one comes again, in an order that changes each round."""

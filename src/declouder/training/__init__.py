@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -142,8 +142,9 @@ def _run_stage(
         for part in module.stage.learns:
             if (folder / part).is_dir():
                 begin_with(module.network(part), folder / part)
-        if module.teacher is not None:
-            begin_with(module.teacher, folder / "reference")
+    if module.teacher is not None:
+        kept_to = start_folder(cast(str, config.stages[name].keep_to), field=f"stages.{name}.keep_to")
+        begin_with(module.teacher, kept_to / "reference")
     module.averaged.module.load_state_dict(module.learning.state_dict())
     # Convolutions run faster this way on GPUs and CPUs alike.
     module.to(memory_format=torch.channels_last)

@@ -38,7 +38,7 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
     """The networks of one stage: those that learn, their running average, and those that are frozen.
 
     Attributes:
-        teacher: with `keep_even_haze`, the reference network as the stage began, frozen; else None.
+        teacher: with `keep_to`, the reference network that it names, frozen; else None.
     """
 
     def __init__(self, name: StageName, config: TrainConfig, data: TrainingData) -> None:
@@ -48,7 +48,7 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         self.learning = nn.ModuleDict({key: networks[key] for key in self.stage.learns})
         self.frozen = nn.ModuleDict({key: networks[key] for key in self.stage.takes_over})
         self.frozen.requires_grad_(False)
-        self.teacher = copy.deepcopy(networks["reference"]) if self.settings.keep_even_haze else None
+        self.teacher = copy.deepcopy(networks["reference"]) if self.settings.keep_to is not None else None
         if self.teacher is not None:
             self.teacher.requires_grad_(False)
         self.averaged = AveragedModel(self.learning, multi_avg_fn=_ramped_average(self.settings.ema))

@@ -98,15 +98,15 @@ def earlier_folder(config: TrainConfig, out: Path, part: str) -> Path:
     return start if start.is_dir() else own
 
 
-def start_folder(name: str) -> Path:
-    """Return the model's folder that `model.start_from` names.
+def start_folder(name: str, *, field: str = "model.start_from") -> Path:
+    """Return the model's folder that a field of the recipe names.
 
     Raises:
         ModelError: if it does not exist.
     """
     folder = SHIPPED_MODEL if name == "shipped" else Path(name)
     if not folder.is_dir():
-        raise ModelError(f"model.start_from: {folder} does not exist; give a model's folder, or shipped")
+        raise ModelError(f"{field}: {folder} does not exist; give a model's folder, or shipped")
     return folder
 
 

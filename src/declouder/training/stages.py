@@ -20,7 +20,7 @@ LPIPS_STRIDE = 4
 """Of AlexNet's first layer."""
 
 Batch = dict[str, Tensor]
-"""cloudy, clear: (B, C, H, W) in [-1, 1]; seed: (B,) int64; even_haze: (B,) bool."""
+"""cloudy, clear: (B, C, H, W) in [-1, 1]; seed: (B,) int64; ambiguous: (B,) bool."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,17 @@ def reference_stage_loss(module: StageModule, batch: Batch) -> Tensor:
 def _reference_target(module: StageModule, batch: Batch) -> Tensor:
     """Return what the reference network is to make of the batch, (B, C, H, W) in [-1, 1].
 
-    The clear images; under an even haze, where the stage keeps to it, what the network that it began with makes of
+    The clear images; of ambiguous samples, where the stage keeps to an earlier network, what that one makes of
     them (learning without forgetting: Li and Hoiem, IEEE TPAMI 2018). With the clear images for a target a network
     learns on by heart how thick the haze of each of a few pairs is, and does worse with haze of other places.
     """
-    clear, hazy = batch["clear"], batch["even_haze"]
-    if module.teacher is None or not hazy.any():
+    clear, unclear = batch["clear"], batch["ambiguous"]
+    if module.teacher is None or not unclear.any():
         return clear
     with torch.no_grad():
-        taught = module.teacher(batch["cloudy"][hazy]).float()
+        taught = module.teacher(batch["cloudy"][unclear]).float()
     target = clear.clone()
-    target[hazy] = taught
+    target[unclear] = taught
     return target
 
 
