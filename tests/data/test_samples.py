@@ -31,6 +31,20 @@ def stage(**fields) -> StageConfig:
     return StageConfig(steps=1, **fields)
 
 
+def test_sharp_edges_made_smaller_stay_in_range(tmp_path):
+    (tmp_path / "clear").mkdir()
+    for number in range(4):
+        edges = np.kron(np.random.default_rng(number).integers(0, 2, (8, 8, 3)) * 255, np.ones((8, 8, 1)))
+        Image.fromarray(edges.astype(np.uint8)).save(tmp_path / "clear" / f"{number}.png")
+    config = DataConfig(base=tmp_path, clear=[Path("clear")], synthetic_share=1.0)
+    data = TrainingData(config, band_names=["red", "green", "blue"], seed=0)
+    samples = StageSamples(data, stage(downscale=4, augment={"flips": "none"}), seed=0)
+    for number in range(8):
+        clear = samples[number]["clear"]
+        assert clear.shape == (3, 16, 16)
+        assert clear.min() == -1 and clear.max() == 1
+
+
 def test_a_set_that_is_named_twice_is_learnt_from_twice_and_scored_once(tmp_path):
     once = data_of(write_pairs(tmp_path), hold_out=0.3)
     config = DataConfig(base=tmp_path, pairs=["set", "set"], hold_out_block=2, hold_out=0.3)
