@@ -279,8 +279,10 @@ def cuda(model: str | None, folders: Sequence[Path]) -> dict[str, Any]:
             pipeline = quiet(make().to("cuda", dtype), quick=False)
             gflop = cuda_gflop(pipeline)
             speed, batch = best_batch(pipeline)
-            found = {"scores": {folder.name: scores(pipeline, folder) for folder in folders}}
-            add(networks, dtype, speed, batch, gflop, **(found if networks.startswith("model") else {}))
+            found = {}
+            if make is not paper_pipeline:  # whose weights are random
+                found["scores"] = {folder.name: scores(pipeline, folder) for folder in folders}
+            add(networks, dtype, speed, batch, gflop, **found)
         eager[networks] = pipeline, batch, gflop  # of bfloat16, the quicker one
     for networks, (pipeline, batch, gflop) in eager.items():
         for part in ("reference", "denoiser", "weight_net"):

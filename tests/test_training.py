@@ -718,6 +718,9 @@ def test_of_ambiguous_samples_a_network_can_keep_to_an_earlier_one(tmp_path, toy
     nowhere = toy("stages.reference.keep_to=nowhere", "stages.reference.augment.even_haze=true")
     with pytest.raises(ModelError, match=r"stages\.reference\.keep_to: nowhere does not exist"):
         train_quietly(nowhere, tmp_path / "other", stages=["reference"])
+    strange = toy("stages.reference.keep_to=shipped", "stages.reference.augment.even_haze=true")
+    with pytest.raises(ModelError, match=r"stages\.reference\.keep_to: .* is of another network"):
+        train_quietly(strange, tmp_path / "third", stages=["reference"])
 
 
 @pytest.mark.parametrize(

@@ -143,8 +143,9 @@ def _run_stage(
             if (folder / part).is_dir():
                 begin_with(module.network(part), folder / part)
     if module.teacher is not None:
-        kept_to = start_folder(cast(str, config.stages[name].keep_to), field=f"stages.{name}.keep_to")
-        begin_with(module.teacher, kept_to / "reference")
+        field = f"stages.{name}.keep_to"
+        folder = start_folder(cast(str, config.stages[name].keep_to), field=field)
+        begin_with(module.teacher, folder / "reference", field=field)
     module.averaged.module.load_state_dict(module.learning.state_dict())
     # Convolutions run faster this way on GPUs and CPUs alike.
     module.to(memory_format=torch.channels_last)

@@ -110,7 +110,7 @@ def start_folder(name: str, *, field: str = "model.start_from") -> Path:
     return folder
 
 
-def begin_with(network: nn.Module, folder: Path) -> None:
+def begin_with(network: nn.Module, folder: Path, *, field: str = "model.start_from") -> None:
     """Give `network` the weights of a trained one, as far as that goes; layers that it lacks stay as they are.
 
     Layers that are added later can begin at zero, so a network grows without forgetting. A U-Net's attention in the
@@ -123,12 +123,12 @@ def begin_with(network: nn.Module, folder: Path) -> None:
     try:
         trained = {key: value.float() for key, value in load_file(path).items()}
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"model.start_from: {path} cannot be read ({error}); copy the folder anew") from None
+        raise ModelError(f"{field}: {path} cannot be read ({error}); copy the folder anew") from None
     own = network.state_dict()
     trained = _without_left_behind(trained, network)
     strange = [key for key in trained if key not in own or own[key].shape != trained[key].shape]
     if strange:
-        raise ModelError(f"model.start_from: {path} is of another network: {strange[0]} does not fit this recipe's")
+        raise ModelError(f"{field}: {path} is of another network: {strange[0]} does not fit this recipe's")
     new = [key for key in own if key not in trained]
     log.info("%s: weights of %s%s", folder.name, path, f", {len(new)} new tensors" if new else "")
     network.load_state_dict({**own, **trained})
