@@ -107,6 +107,7 @@ def test_wrong_sets_of_pairs_are_named(overrides, message):
     ("stage", "field"),
     [
         ("denoiser", "perceptual_weight"),
+        ("denoiser", "log_perceptual_weight"),
         ("denoiser", "ssim_weight"),
         ("denoiser", "psnr_weight"),
         ("denoiser", "fused_px"),

@@ -635,7 +635,7 @@ def test_the_fused_image_may_be_judged_as_the_reference_is():
 
 def test_a_stage_with_a_perceptual_loss_is_scored_by_it(backbone, monkeypatch):
     monkeypatch.setenv("DECLOUDER_LPIPS_BACKBONE", str(backbone))
-    settings = {"perceptual_weight": 0.5, "noised": "reference", "patch_px": 40}
+    settings = {"perceptual_weight": 0.5, "log_perceptual_weight": 0.1, "noised": "reference", "patch_px": 40}
     config = toy(
         *(f"stages.joint.{name}={value}" for name, value in settings.items()),
         "data.procedural=2",
@@ -646,7 +646,7 @@ def test_a_stage_with_a_perceptual_loss_is_scored_by_it(backbone, monkeypatch):
     with torch.no_grad():
         assert module.stage.loss(module, batch) != plain.stage.loss(plain, batch)
     scores, _ = module.score()
-    expected = -scores["restored_l1"] - 0.5 * scores["restored_lpips"]
+    expected = -scores["restored_l1"] - 0.5 * scores["restored_lpips"] - 0.1 * scores["restored_ln_lpips"]
     assert scores["score"] == pytest.approx(expected) and scores["restored_lpips"] > 0
     assert not [key for key in module.state_dict() if "perceptual" in key]
 
@@ -673,7 +673,7 @@ def test_a_perceptual_loss_without_a_backbone_is_an_error_of_the_recipe(monkeypa
     monkeypatch.delenv("DECLOUDER_LPIPS_BACKBONE", raising=False)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(ConfigError, match="perceptual_weight is above 0, but no LPIPS backbone"):
-        fused_stage(perceptual_weight=0.1)
+        fused_stage(log_perceptual_weight=0.1)
 
 
 def test_a_network_that_chooses_can_learn_by_its_choices(tmp_path):
@@ -783,6 +783,22 @@ def test_a_network_grows_without_forgetting(tmp_path, toy_run):
     cloudy = torch.rand(1, 3, 32, 48) * 2 - 1
     torch.testing.assert_close(new(cloudy), old(cloudy), atol=1e-5, rtol=0)
     assert len(new.state_dict()) > len(old.state_dict())
+
+
+def test_parts_alone_can_learn(tmp_path, toy_run):
+    begun = ("stages.reference.steps=2", f"model.start_from={toy_run / 'model'}")
+    train_quietly(toy(*begun, "stages.reference.only=[head, decoder.0.norm1]"), tmp_path, stages=["reference"])
+    old, new = (load_file(next((run / "model" / "reference").glob("*.safetensors"))) for run in (toy_run, tmp_path))
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    assert {"head.weight", "head.bias", "decoder.0.norm1.weight"} <= changed
+    assert all(name.startswith(("head.", "decoder.0.norm1.")) for name in changed)
+
+
+def test_a_part_that_is_to_learn_must_be_there(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"stages.reference.only: no network .* has a part 'haed'; there are .*head"
+    ):
+        train_quietly(toy("stages.reference.only=[haed]"), tmp_path, stages=["reference"])
 
 
 @pytest.mark.parametrize(("stage", "learnt"), [("denoiser", ["denoiser"]), ("joint", ["denoiser", "weight_net"])])

@@ -177,11 +177,19 @@ class StageConfig(_Strict):
     perceptual_weight: float = Field(
         0.0, ge=0, description="share of the restored image's LPIPS in the loss; the paper: 0"
     )
+    log_perceptual_weight: float = Field(
+        0.0, ge=0, description="share of its logarithm, image by image: thin haze counts as much as thick cloud"
+    )
     edge_weight: float = Field(0.05, ge=0, description="reference stage: share of the edge loss")
     ssim_weight: float = Field(0.0, ge=0, description="reference, weights and joint stage: share of 1 - SSIM")
     psnr_weight: float = Field(0.0, ge=0, description="the same stages: share of each image's ln MSE")
     choice_weight: float = Field(
         0.0, ge=0, description="reference stage: share of L_choice; for a compact network with guided alone"
+    )
+    only: list[str] = Field(
+        [],
+        description="parts of the stage's networks that learn, as their parameters' names begin, such as fill;"
+        " the rest stays as it is; empty: all",
     )
     keep_to: str | None = Field(
         None,
@@ -216,7 +224,7 @@ class TrainConfig(_Strict):
             raise ValueError("data.synthetic_share is below 1 but data.pairs is empty; set it to 1")
         if self.data.synthetic_share > 0 and not (self.data.clear or self.data.procedural):
             raise ValueError("data.synthetic_share is above 0 but data names no clear images")
-        for field in ("perceptual_weight", "ssim_weight", "psnr_weight"):
+        for field in ("perceptual_weight", "log_perceptual_weight", "ssim_weight", "psnr_weight"):
             if "denoiser" in self.stages and getattr(self.stages["denoiser"], field) > 0:
                 raise ValueError(f"stages.denoiser.{field} does nothing: that stage learns noise; leave it out")
         for name, stage in self.stages.items():

@@ -21,6 +21,19 @@ from declouder.lpips import DEVIATION, MEAN, load_lpips
 _LAYERS = ((4, 2, False), (1, 2, True), (1, 1, True), (1, 1, False), (1, 1, False))
 
 
+LEAST_DISTANCE = 0.005
+"""Below this nobody sees a difference, and there is nothing to be gained."""
+
+
+def log_perceptual(distances: Tensor) -> Tensor:
+    """Return the mean over images of ln(distance + floor), a scalar, of (B,) distances.
+
+    Thin haze leaves a tenth of the distance that thick cloud leaves, and in a mean of both it hardly counts; of
+    logarithms each image counts by the share of its distance that is gained.
+    """
+    return (distances + LEAST_DISTANCE).log().mean()
+
+
 class PerceptualLoss(nn.Module):
     """LPIPS (AlexNet v0.1) of (B, C, H, W) images in [-1, 1]; frozen, and none of its tensors go into checkpoints.
 
@@ -36,7 +49,7 @@ class PerceptualLoss(nn.Module):
         super().__init__()
         network, where = load_lpips(backbone)
         if network is None:
-            raise ConfigError(f"perceptual_weight is above 0, but {where}")
+            raise ConfigError(f"perceptual_weight or log_perceptual_weight is above 0, but {where}")
         for layer, ((weight, bias), linear) in enumerate(zip(network.weights, network.linear, strict=True)):
             for name, tensor in (("weight", weight), ("bias", bias), ("linear", linear)):
                 self.register_buffer(f"{name}{layer}", tensor.clone(), persistent=False)
@@ -46,12 +59,12 @@ class PerceptualLoss(nn.Module):
         self._rgb = [list(band_names).index(name) for name in ("red", "green", "blue")] if named else None
 
     def forward(self, image: Tensor, clear: Tensor) -> Tensor:
-        """Return the mean distance, a scalar."""
+        """Return the distance of each image, (B,)."""
         half = len(image) if self._rgb else len(image) * image.shape[1]
         x = torch.cat([self._triples(image), self._triples(clear)])
         x = (x - self.get_buffer("mean")) / self.get_buffer("deviation")
         x = x.contiguous(memory_format=torch.channels_last)
-        total = x.new_zeros(())
+        total = torch.zeros(half, device=x.device)
         for layer, (stride, padding, pooled) in enumerate(_LAYERS):
             if pooled:
                 x = F.max_pool2d(x, 3, 2)
@@ -59,8 +72,8 @@ class PerceptualLoss(nn.Module):
             x = F.relu(F.conv2d(x, weight, bias, stride=stride, padding=padding))
             features = F.normalize(x.float(), dim=1, eps=1e-10)
             difference = (features[:half] - features[half:]).square()
-            total = total + (difference * self.get_buffer(f"linear{layer}").view(1, -1, 1, 1)).sum(1).mean()
-        return total
+            total = total + (difference * self.get_buffer(f"linear{layer}").view(1, -1, 1, 1)).sum(1).mean((1, 2))
+        return total.view(len(image), -1).mean(dim=1)
 
     def _triples(self, image: Tensor) -> Tensor:
         """Return (B, 3, H, W), or (B * C, 3, H, W) of bands that are no colours."""

@@ -20,6 +20,8 @@ CALM_LEVEL, CALM_COLOR = (0.02, 0.2), 0.2
 """Of calm water: its mean in the darkest band, and how much brighter others may be."""
 CALM_CONTRAST = (0.02, 0.4)
 """Of calm water, as a share of the ground's that it is made of."""
+TINTED, SENSOR_TINT = 0.4, 0.45
+"""How often another sensor's bands are not balanced, and ln of the gains that they then have at most."""
 RELIT_LEVEL, RELIT_TOP = (0.1, 0.8), 0.92
 """Of ground in another light: its mean, and where its brightest part stays below."""
 RELIT_TINT = (-0.5, 1.0)
@@ -74,7 +76,8 @@ def vary_sensor(cloudy: FloatArray, clear: FloatArray, generator: np.random.Gene
 
     Broken clouds thicken up to twice, so that they saturate, as they do elsewhere; an even haze stays as it is, for
     twice as much of it hides all ground. Then both images alike get another sharpness, other colors, and another
-    black and white level. The black level stays low: lifted, it would be a haze that is not to be removed.
+    black and white level; some are not balanced, so that cloud is not white. The black level stays low: lifted, it
+    would be a haze that is not to be removed.
 
     Args:
         cloudy: (C, H, W) in [0, 1].
@@ -88,6 +91,9 @@ def vary_sensor(cloudy: FloatArray, clear: FloatArray, generator: np.random.Gene
     if sigma_px > 0:
         images = [gaussian_filter(image, (0, sigma_px, sigma_px), mode="nearest") for image in images]
     images = vary_color(images, 1.0, generator)
+    if generator.random() < TINTED:
+        tint = np.exp(generator.uniform(-SENSOR_TINT, SENSOR_TINT, images[0].shape[0])).astype(np.float32)
+        images = [tint[:, None, None] * image for image in images]
     black, gain = generator.uniform(-0.1, 0.08), np.exp(generator.uniform(-0.2, 0.5))
     # The ground must not saturate.
     gain = min(gain, max(0.8 / max(float(np.quantile(images[1], 0.9)), 1e-3), 0.8))

@@ -26,10 +26,13 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from declouder.networks.filling import Filling
 from declouder.networks.guided import REDUCTION, Choice, GuidedChoice, box_mean
 from declouder.networks.padding import pad_to_multiple, padded_to_multiple
 
 Block = Literal["naf", "residual"]
+
+FILLING_BLOCKS = 2
 
 
 class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
@@ -48,6 +51,9 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             smooth, for each pixel to choose from; odd numbers. Without any, gain and offset are taken as they are.
         extremes: whether the coarsest level hears of the darkest and brightest pixels around, in each of its pixels
             and as far as `context` reaches.
+        third_choice: whether a pixel chooses once more, by itself: declouder.networks.guided.
+        filling: channels of the layers that let seen ground flow in under thick cloud, or 0 for none:
+            declouder.networks.filling.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -62,11 +68,12 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         guided: Sequence[int] = (),
         extremes: bool = False,
         third_choice: bool = False,
+        filling: int = 0,
     ) -> None:
         super().__init__()
         make = {"naf": NAFBlock, "residual": ResidualBlock}[block]
         coarsest = stem * 2 ** (len(widths) - 1)
-        self.multiple = math.lcm(coarsest, REDUCTION) if guided else coarsest
+        self.multiple = math.lcm(coarsest, REDUCTION) if guided or filling else coarsest
         self.unshuffle, self.shuffle = nn.PixelUnshuffle(stem), nn.PixelShuffle(stem)
         self.intro = nn.Conv2d(bands * stem**2, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(
@@ -93,6 +100,11 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
         self.choice = GuidedChoice(widths[0], bands, stem, guided, third=third_choice) if guided else None
+        self.fill = (
+            Filling(widths[0], bands, stem, filling, nn.Sequential(*(make(filling) for _ in range(FILLING_BLOCKS))))
+            if filling
+            else None
+        )
 
     def forward(self, cloudy: Tensor) -> Tensor:
         """Return the clear image: (B, bands, H, W) in [-1, 1] for `cloudy` of that shape and range."""
@@ -107,12 +119,16 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         if self.choice is None:
             return ()
         height, width = cloudy.shape[-2:]
-        choices = self.choice.choices(*self._own_image(pad_to_multiple(cloudy, self.multiple)))
+        features, padded, direct, gain = self._own_image(pad_to_multiple(cloudy, self.multiple))
+        choices = self.choice.choices(features, padded, direct, gain)
+        if self.fill is not None:
+            choices = (*choices, self.fill(features, padded, choices[-1].mixture()))
         return tuple(choice.cropped(height, width) for choice in choices)
 
     def _restore(self, cloudy: Tensor) -> Tensor:
         features, cloudy, direct, gain = self._own_image(cloudy)
-        return direct if self.choice is None else cast(Tensor, self.choice(features, cloudy, direct, gain))
+        restored = direct if self.choice is None else cast(Tensor, self.choice(features, cloudy, direct, gain))
+        return restored if self.fill is None else self.fill(features, cloudy, restored).mixture()
 
     def _own_image(self, cloudy: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the features, the cloudy image again, the image before any fit, and its gain."""

@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader
 
 from declouder.config import STAGE_NAMES, StageConfig, StageName, TrainConfig
 from declouder.data.samples import BatchNumbers, Sample, StageSamples, TrainingData
-from declouder.errors import DataError
+from declouder.errors import ConfigError, DataError
 from declouder.fusion import add_noise, eps_from_x0, x0_from_eps
 from declouder.losses import noise_loss, ssim
-from declouder.perceptual import PerceptualLoss
+from declouder.perceptual import PerceptualLoss, log_perceptual
 from declouder.pipeline import CloudRemovalPipeline, make_scheduler
 from declouder.training.networks import NETWORKS, build_networks, make_pipeline
 from declouder.training.stages import STAGES, Batch
@@ -48,6 +48,7 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         self.learning = nn.ModuleDict({key: networks[key] for key in self.stage.learns})
         self.frozen = nn.ModuleDict({key: networks[key] for key in self.stage.takes_over})
         self.frozen.requires_grad_(False)
+        _freeze_all_but(self.learning, self.settings.only, stage=name)
         self.teacher = copy.deepcopy(networks["reference"]) if self.settings.keep_to is not None else None
         if self.teacher is not None:
             self.teacher.requires_grad_(False)
@@ -56,7 +57,8 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         self.samples = StageSamples(data, self.settings, seed=_stage_seed(config.seed, name))
         self.held_out = data.held_out(config.seed)
         self.learns_all_pairs = bool(data.pairs) and not data.held_pairs
-        wanted = self.settings.perceptual_weight > 0 and self.stage.learns != ("denoiser",)
+        weighs = self.settings.perceptual_weight > 0 or self.settings.log_perceptual_weight > 0
+        wanted = weighs and self.stage.learns != ("denoiser",)
         self.perceptual = PerceptualLoss(config.model.bands) if wanted else None
         self.scheduler = make_scheduler(config.model.sampler)
         self.register_buffer("alphas_cumprod", self.scheduler.alphas_cumprod.clone(), persistent=False)
@@ -88,7 +90,8 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
     def configure_optimizers(self) -> dict[str, Any]:
         """Return AdamW and the learning rate's course over the stage's steps."""
         s = self.settings
-        optimizer = torch.optim.AdamW(self.learning.parameters(), lr=s.lr, weight_decay=s.weight_decay)
+        learning = [parameter for parameter in self.learning.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(learning, lr=s.lr, weight_decay=s.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _lr_factor(step, s))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -163,7 +166,9 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
                 sums.setdefault(f"{name}_psnr", []).append(float(-10 * error.clamp_min(1e-10).log10()))
                 sums.setdefault(f"{name}_ssim", []).append(float(ssim(image, clear)))
                 if self.perceptual is not None:
-                    sums.setdefault(f"{name}_lpips", []).append(float(self.perceptual(image.float(), clear)))
+                    distance = self.perceptual(image.float(), clear)
+                    sums.setdefault(f"{name}_lpips", []).append(float(distance.mean()))
+                    sums.setdefault(f"{name}_ln_lpips", []).append(float(log_perceptual(distance)))
                     sums.setdefault(f"{name}_l1", []).append(float((image.float() - clear).abs().mean()))
             if len(rows) < PICTURED:
                 shown = {"cloudy": cloudy, **images, "clear": clear}
@@ -179,7 +184,10 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         main = "restored" if "restored_psnr" in scores else "reference"
         if self.perceptual is None:
             return scores[f"{main}_psnr"]
-        return -scores[f"{main}_l1"] - self.settings.perceptual_weight * scores[f"{main}_lpips"]
+        s = self.settings
+        perceptual = s.perceptual_weight * scores[f"{main}_lpips"]
+        perceptual += s.log_perceptual_weight * scores[f"{main}_ln_lpips"]
+        return -scores[f"{main}_l1"] - perceptual
 
     def _restorer(self) -> Callable[[Tensor, int], dict[str, Tensor]] | None:
         if self.stage.learns == ("reference",):
@@ -226,6 +234,29 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         x_t = add_noise(clear, noise, self.alphas_cumprod[t].view(-1, 1, 1, 1))
         eps = self.kept("denoiser")(torch.cat([x_t, cloudy.expand(10, -1, -1, -1)], dim=1), t)
         return float(noise_loss(eps.float(), noise).mean())
+
+
+def _freeze_all_but(networks: nn.ModuleDict, parts: list[str], *, stage: StageName) -> None:
+    """Leave only those parameters to learn whose names, within their network, begin with one of `parts`, if any.
+
+    Raises:
+        ConfigError: if there is no such parameter.
+    """
+    for part in parts:
+        names = [name for network in networks.values() for name, _ in network.named_parameters()]
+        if not any(_is_of(name, part) for name in names):
+            known = sorted({name.split(".")[0] for name in names})
+            raise ConfigError(
+                f"stages.{stage}.only: no network of this stage has a part {part!r}; there are {', '.join(known)}"
+            )
+    if parts:
+        for network in networks.values():
+            for name, parameter in network.named_parameters():
+                parameter.requires_grad_(any(_is_of(name, part) for part in parts))
+
+
+def _is_of(name: str, part: str) -> bool:
+    return name == part or name.startswith(f"{part}.")
 
 
 def _shrunk(images: Tensor, factor: int) -> Tensor:

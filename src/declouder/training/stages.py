@@ -12,6 +12,7 @@ from torch import Tensor
 from declouder.config import StageName
 from declouder.fusion import FusedPrediction, predict_x0
 from declouder.losses import choice_loss, fidelity_loss, fusion_loss, joint_loss, noise_loss, reference_loss
+from declouder.perceptual import log_perceptual
 
 if TYPE_CHECKING:
     from declouder.training.module import StageModule
@@ -149,8 +150,11 @@ def _perceptual_loss(module: StageModule, restored: Tensor, clear: Tensor, batch
     seed = int(batch["seed"][0])
     down, right = seed % LPIPS_STRIDE, seed // LPIPS_STRIDE % LPIPS_STRIDE
     shifted = [image[..., down:, right:] for image in (restored, clear)]
-    distance: Tensor = module.perceptual(*shifted)
-    return module.settings.perceptual_weight * distance
+    s, distance = module.settings, module.perceptual(*shifted)
+    loss: Tensor = s.perceptual_weight * distance.mean()
+    if s.log_perceptual_weight:
+        loss = loss + s.log_perceptual_weight * log_perceptual(distance)
+    return loss
 
 
 STAGES: dict[StageName, Stage] = {

@@ -1,0 +1,114 @@
+"""Ground from around where nothing is seen: what a reference network adds under thick cloud.
+
+    fill  = the restored image of the seen ground around, the nearest first
+    last  = sum over k of  r_k image_k     the restored image, the fill, and the fill with the restored texture
+
+Under thick cloud a network that gives colours paints those that it learnt from: over another sea, or in the
+stretch of another sensor, a grey patch. One that says where ground is *seen*, and lets its colours flow in from
+there, paints the ground of that scene, whatever its colours are. The flow is a normalised convolution (Knutsson and
+Westin, CVPR 1993) over squares of several sides, from wide to narrow as in pull-push (Gortler et al., SIGGRAPH 1996):
+
+    fill_k = (mean_k(seen restored) + lean_k fill_(k+1)) / (mean_k(seen) + lean_k)
+
+and around the widest the mean of all, seen or not, with a very small lean. Means over squares do not hang on where
+a window of a scene begins, and reach no farther than `REACH_PX`, so that windows agree where they overlap.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from declouder.networks.guided import REDUCTION, Choice, box_mean
+
+SIDES = (3, 7, 15, 31, 63)
+"""Of the squares, in pixels of a `REDUCTION`-th of the image's size; each mean is taken twice, so it fades out."""
+REACH_PX = 2 * (SIDES[-1] // 2) * REDUCTION
+LEAST_SEEN = 0.001
+"""What the mean of all around counts for, so that an image that is all cloud has a fill as well."""
+LEAN = 0.03
+"""At first: how much ground around must be seen before the wider squares are left out."""
+DETAIL_SIDE = 9
+"""Of the squares whose mean the texture is what differs from."""
+SCORES = (3.0, 0.0, 0.0)
+"""Of the images, at first: mostly what was restored before."""
+
+
+class Filling(nn.Module):
+    """For each pixel a mixture of the restored image and of ground that is seen around.
+
+    Args:
+        features: channels of the network's features.
+        bands: spectral bands of an image.
+        stem: the features are at this much less than the image's size.
+        width: channels of the layers that decide.
+        blocks: those layers, of `width` channels.
+    """
+
+    def __init__(self, features: int, bands: int, stem: int, width: int, blocks: nn.Sequential) -> None:
+        super().__init__()
+        if REDUCTION % stem:
+            raise ValueError(f"a stem of {stem} is no part of {REDUCTION}, at which the filling works")
+        self.step = REDUCTION // stem
+        self.intro = nn.Conv2d(features + 2 * bands, width, 3, padding=1)
+        self.blocks = blocks
+        self.seen = nn.Conv2d(width, 1, 3, padding=1)
+        self.decide = nn.Conv2d(features, len(SCORES) * stem**2, 3, padding=1)
+        self.decide_wide = nn.Conv2d(width, len(SCORES), 1)
+        self.shuffle = nn.PixelShuffle(stem)
+        self.log_lean = nn.Parameter(torch.full((len(SIDES) - 1,), math.log(LEAN)))
+        nn.init.kaiming_normal_(self.intro.weight, nonlinearity="linear")
+        for head in (self.seen, self.decide, self.decide_wide):
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(cast(Tensor, head.bias))
+        with torch.no_grad():
+            scores = torch.tensor(SCORES).repeat_interleave(stem**2)
+            cast(Tensor, self.decide.bias).copy_(scores)
+
+    def forward(self, features: Tensor, cloudy: Tensor, restored: Tensor) -> Choice:
+        """Return the choice that is the network's last.
+
+        Args:
+            features: (B, features, H / stem, W / stem).
+            cloudy: (B, bands, H, W) in [-1, 1]; H and W are multiples of `REDUCTION`.
+            restored: (B, bands, H, W), what the network has made of it so far.
+        """
+        small_cloudy, small_restored = (F.avg_pool2d(image.float(), REDUCTION) for image in (cloudy, restored))
+        coarse = F.avg_pool2d(features, self.step)
+        images = torch.cat([small_cloudy, small_restored], dim=1).to(coarse.dtype)
+        h = self.blocks(self.intro(torch.cat([coarse, images], dim=1)))
+        scores = self.shuffle(self.decide(features)).float() + _enlarged(self.decide_wide(h).float())
+        seen = self.seen(h).float().sigmoid()
+        # Never in half precision: where little is seen, means of it are divided by each other.
+        with torch.autocast(cloudy.device.type, enabled=False):
+            fill = _enlarged(self.flow(small_restored, seen))
+            texture = restored.float() - _enlarged(_smooth(small_restored, DETAIL_SIDE))
+            return Choice([restored, fill, fill + texture], scores.softmax(dim=1))
+
+    def flow(self, image: Tensor, seen: Tensor) -> Tensor:
+        """Return the colours of what is seen of an image, flowed in from around.
+
+        Args:
+            image: (B, bands, h, w).
+            seen: (B, 1, h, w) in [0, 1].
+        """
+        colours_and_seen = torch.cat([seen * image, seen], dim=1)
+        widest = _smooth(colours_and_seen, SIDES[-1])
+        anything = _smooth(image, SIDES[-1])
+        filled = (widest[:, :-1] + LEAST_SEEN * anything) / (widest[:, -1:] + LEAST_SEEN)
+        for side, lean in zip(reversed(SIDES[:-1]), self.log_lean.exp().flip(0), strict=True):
+            mean = _smooth(colours_and_seen, side)
+            filled = (mean[:, :-1] + lean * filled) / (mean[:, -1:] + lean)
+        return filled
+
+
+def _smooth(x: Tensor, side: int) -> Tensor:
+    return box_mean(box_mean(x, side), side)
+
+
+def _enlarged(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=REDUCTION, mode="bilinear", align_corners=False)

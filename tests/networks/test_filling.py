@@ -1,0 +1,132 @@
+"""Ground that flows in under thick cloud: whose colours it has, and how far they come."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from declouder.networks import CompactNet
+from declouder.networks.filling import REACH_PX, SIDES, Filling
+from declouder.networks.guided import REDUCTION
+
+FEATURES, WIDTH = 6, 8
+RESTORED, FILL, FILL_WITH_TEXTURE = 0, 1, 2
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def filling(taken: int | None = None) -> Filling:
+    """Return a block that takes one image alone, or all as it begins."""
+    torch.manual_seed(0)
+    block = Filling(FEATURES, 3, 2, WIDTH, torch.nn.Sequential()).requires_grad_(False)
+    if taken is not None:
+        scores = torch.full((3,), -40.0)
+        scores[taken] = 0.0
+        block.decide.bias.copy_(scores.repeat_interleave(4))
+    return block
+
+
+def hole(height: int, width: int, place: tuple[slice, slice]) -> torch.Tensor:
+    seen = torch.ones(1, 1, height, width)
+    seen[..., place[0], place[1]] = 0
+    return seen
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.1])
+def test_ground_around_flows_in_whatever_its_colours(scale):
+    ground = (torch.tensor([-0.9, -0.3, 0.4]) * scale).view(1, 3, 1, 1).expand(1, 3, 48, 48)
+    seen = hole(48, 48, (slice(16, 32), slice(16, 32)))
+    under_cloud = torch.where(seen > 0, ground, 1.0)
+    filled = filling().flow(under_cloud, seen)
+    torch.testing.assert_close(filled, ground, atol=0.01, rtol=0)
+
+
+def test_the_nearest_ground_comes_first():
+    ground = torch.full((1, 1, 64, 64), -0.5)
+    ground[..., 32:] = 0.5
+    left, right = (filling().flow(ground, hole(64, 64, (slice(28, 36), slice(at, at + 8)))) for at in (14, 42))
+    assert (left[..., 30:34, 16:20] < -0.35).all()
+    assert (right[..., 30:34, 44:48] > 0.35).all()
+
+
+def test_an_image_that_is_all_cloud_has_a_fill_too():
+    image = random(1, 3, 16, 16) * 2 - 1
+    filled = filling().flow(image, torch.zeros(1, 1, 16, 16))
+    assert (filled >= image.amin((-2, -1), keepdim=True)).all()
+    assert (filled <= image.amax((-2, -1), keepdim=True)).all()
+
+
+def test_what_is_far_away_does_not_come():
+    reach = REACH_PX // REDUCTION
+    assert reach == SIDES[-1] - 1
+    image, seen = random(1, 3, 4, 2 * reach), random(1, 1, 4, 2 * reach)
+    other = image.clone()
+    other[..., reach + 8 :] = 0
+    block = filling()
+    filled, again = block.flow(image, seen), block.flow(other, seen)
+    torch.testing.assert_close(filled[..., :8], again[..., :8], atol=1e-6, rtol=0)
+    assert not torch.allclose(filled[..., 9:], again[..., 9:], atol=1e-6)
+
+
+def test_a_window_that_begins_elsewhere_has_the_same_fill():
+    image, seen = random(1, 3, 16, 200), random(1, 1, 16, 200)
+    block, off, reach = filling(), 5, REACH_PX // REDUCTION
+    part = block.flow(image[..., off:], seen[..., off:])
+    torch.testing.assert_close(block.flow(image, seen)[..., off + reach :], part[..., reach:], atol=1e-5, rtol=0)
+
+
+def test_the_texture_of_the_restored_image_can_stay_on_the_fill():
+    restored = random(1, 3, 64, 64)
+    images = filling()(random(1, FEATURES, 32, 32), restored, restored).images
+    assert images[RESTORED] is restored
+    texture = images[FILL_WITH_TEXTURE] - images[FILL]
+    assert texture.mean().abs() < 0.02
+    fine = restored - F.interpolate(F.avg_pool2d(restored, 4), scale_factor=4, mode="bilinear")
+    assert (texture * fine).mean() > 0.5 * fine.square().mean()
+
+
+@pytest.mark.parametrize("taken", [RESTORED, FILL, FILL_WITH_TEXTURE])
+def test_shares_say_which_image_is_taken(taken):
+    cloudy, restored = random(1, 3, 32, 48), random(1, 3, 32, 48, seed=1)
+    choice = filling(taken)(random(1, FEATURES, 16, 24), cloudy, restored)
+    torch.testing.assert_close(choice.mixture(), choice.images[taken])
+
+
+def test_a_network_with_a_filling_begins_as_it_was():
+    torch.manual_seed(0)
+    options = {"widths": (8, 16), "blocks": (1, 1), "block": "residual", "stem": 2, "guided": (3, 5)}
+    network, without = CompactNet(**options, filling=WIDTH), CompactNet(**options)
+    without.load_state_dict(network.state_dict(), strict=False)
+    cloudy = random(1, 3, 30, 41) * 2 - 1
+    choices, (output,) = network.supervised_choices(cloudy), network.supervised_outputs(cloudy)
+    assert [len(choice.images) for choice in choices] == [9, 4, 3]
+    assert output.shape == cloudy.shape
+    torch.testing.assert_close(choices[-1].mixture(), output)
+    torch.testing.assert_close(choices[-1].images[RESTORED], without.supervised_outputs(cloudy)[0])
+    assert choices[-1].shares[:, RESTORED].min() > 0.9
+
+
+def test_a_network_without_fits_can_have_a_filling():
+    torch.manual_seed(0)
+    network = CompactNet(widths=(8, 16), blocks=(1, 1), filling=WIDTH)
+    cloudy = random(1, 3, 21, 34) * 2 - 1
+    assert network(cloudy).shape == cloudy.shape
+    # Gradients reach what is said to be seen, though its layer begins at zero.
+    network.supervised_outputs(cloudy)[0].square().mean().backward()
+    assert network.fill.seen.weight.grad.abs().max() > 0
+
+
+def test_half_precision_changes_little():
+    torch.manual_seed(0)
+    network = CompactNet(widths=(8, 16), blocks=(1, 1), stem=2, guided=(3,), filling=WIDTH).eval()
+    cloudy = random(1, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        whole = network(cloudy)
+        half = network.to(torch.bfloat16)(cloudy.to(torch.bfloat16))
+    torch.testing.assert_close(half.float(), whole, atol=0.05, rtol=0)
+
+
+def test_a_stem_must_fit_the_fillings_size():
+    with pytest.raises(ValueError, match="a stem of 3"):
+        CompactNet(widths=(8, 16), blocks=(1, 1), stem=3, filling=WIDTH)
