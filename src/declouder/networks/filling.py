@@ -5,8 +5,9 @@
 
 Under thick cloud a network that gives colours paints those that it learnt from: over another sea, or in the
 stretch of another sensor, a grey patch. One that says where ground is *seen*, and lets its colours flow in from
-there, paints the ground of that scene, whatever its colours are. The flow is a normalised convolution (Knutsson and
-Westin, CVPR 1993) over squares of several sides, from wide to narrow as in pull-push (Gortler et al., SIGGRAPH 1996):
+there, paints the ground of that scene, whatever its colours are. The flow is a normalised convolution (Knutsson
+and Westin, CVPR 1993) over squares of several sides, from wide to narrow as in pull-push (Gortler et al., SIGGRAPH
+1996):
 
     fill_k = (mean_k(seen restored) + lean_k fill_(k+1)) / (mean_k(seen) + lean_k)
 
