@@ -1,6 +1,7 @@
 """How sure a guided reference network should be of its fits: scores on the held-out part of train, and a model.
 
-    python scripts/sharpen_choice.py CONFIG MODEL --base DATA [--backbone FILE] [-o OUT --by 2 2 --as-is 1]
+    python scripts/sharpen_choice.py CONFIG MODEL --base DATA [--backbone FILE] [--as-is 1] [--fill 1.5]
+        [-o OUT --by 2 2]
 
 Prints a Markdown table: factors of the scores behind the first and the second choice's shares
 (declouder.networks.guided); PSNR, SSIM and LPIPS of the reference alone, for each set, and the PSNR of what becomes
@@ -24,6 +25,7 @@ from declouder.config import load_config
 from declouder.data.samples import TrainingData
 from declouder.metrics import load_lpips, psnr, ssim
 from declouder.metrics import lpips as lpips_of
+from declouder.networks import CompactNet
 
 
 def main() -> None:
@@ -36,6 +38,7 @@ def main() -> None:
     parser.add_argument("--first", type=float, nargs="*", default=[1.0, 1.5, 2.0, 3.0])
     parser.add_argument("--second", type=float, nargs="*", default=[1.0, 2.0])
     parser.add_argument("--as-is", type=float, default=0.0, help="added to the score of the image as it is")
+    parser.add_argument("--fill", type=float, default=1.0, help="factor for the shares of ground that flows in")
     parser.add_argument("-o", "--output", type=Path, help="where the sharpened model goes")
     parser.add_argument("--by", type=float, nargs=2, help="its factors")
     arguments = parser.parse_args()
@@ -54,7 +57,7 @@ def main() -> None:
     print("| first | second | set | psnr | ssim | lpips | clear in |\n|---|---|---|---|---|---|---|")
     for first, second in itertools.product(arguments.first, arguments.second):
         network = copy.deepcopy(pipeline.reference).eval()
-        network.choice.sharpen(first, second, arguments.as_is)
+        sharpen(network, arguments, first, second)
         rows = []
         for sample in data.held_out(config.seed):
             clear = to_uint8(sample["clear"])
@@ -70,9 +73,16 @@ def main() -> None:
                 flush=True,
             )
     if arguments.output is not None:
-        pipeline.reference.choice.sharpen(*arguments.by, arguments.as_is)
+        sharpen(pipeline.reference, arguments, *arguments.by)
         pipeline.save_pretrained(arguments.output)
         print(f"wrote {arguments.output}")
+
+
+def sharpen(network: CompactNet, arguments: argparse.Namespace, first: float, second: float) -> None:
+    """Make the first two choices sharper by these factors, and all else as the arguments say."""
+    network.choice.sharpen(first, second, arguments.as_is)
+    if network.fill is not None:
+        network.fill.sharpen(arguments.fill)
 
 
 @torch.no_grad()

@@ -93,6 +93,22 @@ def test_shares_say_which_image_is_taken(taken):
     torch.testing.assert_close(choice.mixture(), choice.images[taken])
 
 
+def test_sharper_shares_lean_to_the_image_that_has_most():
+    block, cloudy = filling(), random(1, 3, 32, 48)
+    arguments = random(1, FEATURES, 16, 24), cloudy, cloudy
+    before = block(*arguments).shares
+    block.sharpen(2.0)
+    torch.testing.assert_close(block(*arguments).shares, before.square() / before.square().sum(1, keepdim=True))
+
+
+def test_the_grid_of_the_features_does_not_show_in_the_shares():
+    block = filling()
+    block.decide.weight.normal_(generator=torch.Generator().manual_seed(0))
+    choice = block(torch.ones(1, FEATURES, 32, 32), random(1, 3, 64, 64), random(1, 3, 64, 64))
+    inner = choice.shares[..., 16:-16, 16:-16]
+    assert (inner[..., 1:] - inner[..., :-1]).abs().max() < 0.2
+
+
 def test_a_network_with_a_filling_begins_as_it_was():
     torch.manual_seed(0)
     options = {"widths": (8, 16), "blocks": (1, 1), "block": "residual", "stem": 2, "guided": (3, 5)}

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from declouder.networks.guided import REDUCTION, Choice, box_mean
+from declouder.networks.guided import GRAIN_PX, REDUCTION, Choice, box_mean
 
 SIDES = (3, 7, 15, 31, 63)
 """Of the squares, in pixels of a `REDUCTION`-th of the image's size; each mean is taken twice, so it fades out."""
@@ -82,13 +82,22 @@ class Filling(nn.Module):
         coarse = F.avg_pool2d(features, self.step)
         images = torch.cat([small_cloudy, small_restored], dim=1).to(coarse.dtype)
         h = self.blocks(self.intro(torch.cat([coarse, images], dim=1)))
-        scores = self.shuffle(self.decide(features)).float() + _enlarged(self.decide_wide(h).float())
+        # Of squares, as those of the first choices: single pixels would choose in dots, on the network's grid.
+        scores = box_mean(self.shuffle(self.decide(features)).float(), GRAIN_PX)
+        scores = scores + _enlarged(self.decide_wide(h).float())
         seen = self.seen(h).float().sigmoid()
         # Never in half precision: where little is seen, means of it are divided by each other.
         with torch.autocast(cloudy.device.type, enabled=False):
             fill = _enlarged(self.flow(small_restored, seen))
             texture = restored.float() - _enlarged(_smooth(small_restored, DETAIL_SIDE))
             return Choice([restored, fill, fill + texture], scores.softmax(dim=1))
+
+    @torch.no_grad()
+    def sharpen(self, factor: float) -> None:
+        """Multiply the scores behind the shares: above 1, seen ground has less of a fill that it does not need."""
+        for head in (self.decide, self.decide_wide):
+            head.weight.mul_(factor)
+            cast(Tensor, head.bias).mul_(factor)
 
     def flow(self, image: Tensor, seen: Tensor) -> Tensor:
         """Return the colours of what is seen of an image, flowed in from around.
