@@ -1,7 +1,8 @@
 """Ground from around where nothing is seen: what a reference network adds under thick cloud.
 
     fill  = the restored image of the seen ground around, the nearest first
-    last  = sum over k of  r_k image_k     the restored image, the fill, and the fill with the restored texture
+    last  = sum over k of  r_k image_k     the restored image, the fill, the fill with the restored texture, and the
+                                           cloudy image as it is
 
 Under thick cloud a network that gives colours paints those that it learnt from: over another sea, or in the
 stretch of another sensor, a grey patch. One that says where ground is *seen*, and lets its colours flow in from
@@ -12,7 +13,8 @@ and Westin, CVPR 1993) over squares of several sides, from wide to narrow as in 
     fill_k = (mean_k(seen restored) + lean_k fill_(k+1)) / (mean_k(seen) + lean_k)
 
 and around the widest the mean of all, seen or not, with a very small lean. Means over squares do not hang on where
-a window of a scene begins, and reach no farther than `REACH_PX`, so that windows agree where they overlap.
+a window of a scene begins, and reach no farther than `REACH_PX`, so that windows agree where they overlap. What is
+seen can stay as it is: between thick clouds a network that removes haze as well flattens clear ground.
 """
 
 from __future__ import annotations
@@ -35,12 +37,12 @@ LEAN = 0.03
 """At first: how much ground around must be seen before the wider squares are left out."""
 DETAIL_SIDE = 9
 """Of the squares whose mean the texture is what differs from."""
-SCORES = (3.0, 0.0, 0.0)
+SCORES = (3.0, 0.0, 0.0, -1.0)
 """Of the images, at first: mostly what was restored before."""
 
 
 class Filling(nn.Module):
-    """For each pixel a mixture of the restored image and of ground that is seen around.
+    """For each pixel a mixture of the restored image, of ground that is seen around, and of the cloudy image.
 
     Args:
         features: channels of the network's features.
@@ -90,7 +92,7 @@ class Filling(nn.Module):
         with torch.autocast(cloudy.device.type, enabled=False):
             fill = _enlarged(self.flow(small_restored, seen))
             texture = restored.float() - _enlarged(_smooth(small_restored, DETAIL_SIDE))
-            return Choice([restored, fill, fill + texture], scores.softmax(dim=1))
+            return Choice([restored, fill, fill + texture, cloudy], scores.softmax(dim=1))
 
     @torch.no_grad()
     def sharpen(self, factor: float) -> None:
