@@ -89,7 +89,8 @@ def test_no_steps_give_the_reference_image():
     pipeline, cloudy = make_tiny(), cloudy_images()
     result = pipeline(cloudy, num_inference_steps=0, output_type="pt")
     assert torch.equal(result.images, result.reference)
-    assert torch.allclose(result.reference, (pipeline.reference(cloudy * 2 - 1) + 1) / 2)
+    # The pipeline's quick path sums in another order.
+    assert torch.allclose(result.reference, (pipeline.reference(cloudy * 2 - 1) + 1) / 2, atol=1e-6)
 
 
 def test_the_loop_is_the_papers_equations():

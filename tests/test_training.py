@@ -252,7 +252,14 @@ def test_the_recipes_of_the_paper_have_its_networks_and_settings(path):
 ONE_STEP = [
     f"stages.{stage}.{field}"
     for stage in STAGE_NAMES
-    for field in ("batch=1", "patch_px=16", "downscale=1", "ssim_weight=0", "perceptual_weight=0")
+    for field in (
+        "batch=1",
+        "patch_px=16",
+        "downscale=1",
+        "ssim_weight=0",
+        "perceptual_weight=0",
+        "log_perceptual_weight=0",
+    )
 ]
 
 
