@@ -30,6 +30,14 @@ def test_clouds_of_another_sensor_saturate_at_times_and_its_ground_does_not(rng)
     assert len({clear.tobytes() for _, clear in made}) == len(made)
 
 
+def test_some_other_sensors_have_bands_out_of_balance(rng):
+    grey = np.repeat(np.float32(0.3) + np.float32(0.05) * rng.random((1, 40, 40), dtype=np.float32), 3, axis=0)
+    means = np.array([clear.mean((1, 2)) for _, clear in draws(grey, grey, 100)])
+    unbalanced = means.max(axis=1) / means.min(axis=1) > 1.45
+    assert 0.1 < unbalanced.mean() < 0.5
+    assert len(set(means[unbalanced].argmax(axis=1))) == 3
+
+
 def test_an_even_haze_gets_no_thicker_than_that_ground_is_seen(rng):
     clear = 0.2 + 0.2 * rng.random((3, 40, 40), dtype=np.float32)
     for hazy, ground in draws(0.4 * clear + np.float32(0.45), clear):

@@ -14,7 +14,8 @@ and Westin, CVPR 1993) over squares of several sides, from wide to narrow as in 
 
 and around the widest the mean of all, seen or not, with a very small lean. Means over squares do not hang on where
 a window of a scene begins, and reach no farther than `REACH_PX`, so that windows agree where they overlap. What is
-seen can stay as it is: between thick clouds a network that removes haze as well flattens clear ground.
+seen can stay as it is, for between thick clouds a network that removes haze as well flattens clear ground; the
+shipped model makes little use of that.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from declouder.networks.guided import GRAIN_PX, REDUCTION, Choice, box_mean
 SIDES = (3, 7, 15, 31, 63)
 """Of the squares, in pixels of a `REDUCTION`-th of the image's size; each mean is taken twice, so it fades out."""
 REACH_PX = 2 * (SIDES[-1] // 2) * REDUCTION
+"""How far colours flow, in pixels of the image."""
 LEAST_SEEN = 0.001
 """What the mean of all around counts for, so that an image that is all cloud has a fill as well."""
 LEAN = 0.03
@@ -78,7 +80,7 @@ class Filling(nn.Module):
         Args:
             features: (B, features, H / stem, W / stem).
             cloudy: (B, bands, H, W) in [-1, 1]; H and W are multiples of `REDUCTION`.
-            restored: (B, bands, H, W), what the network has made of it so far.
+            restored: (B, bands, H, W), about [-1, 1]: what the network has made of it so far.
         """
         small_cloudy, small_restored = (F.avg_pool2d(image.float(), REDUCTION) for image in (cloudy, restored))
         coarse = F.avg_pool2d(features, self.step)
@@ -105,7 +107,7 @@ class Filling(nn.Module):
         """Return the colours of what is seen of an image, flowed in from around.
 
         Args:
-            image: (B, bands, h, w).
+            image: (B, bands, h, w), at a `REDUCTION`-th of the size.
             seen: (B, 1, h, w) in [0, 1].
         """
         colours_and_seen = torch.cat([seen * image, seen], dim=1)

@@ -242,8 +242,8 @@ def _freeze_all_but(networks: nn.ModuleDict, parts: list[str], *, stage: StageNa
     Raises:
         ConfigError: if there is no such parameter.
     """
+    names = [name for network in networks.values() for name, _ in network.named_parameters()]
     for part in parts:
-        names = [name for network in networks.values() for name, _ in network.named_parameters()]
         if not any(_is_of(name, part) for name in names):
             known = sorted({name.split(".")[0] for name in names})
             raise ConfigError(
