@@ -110,6 +110,27 @@ def test_the_second_choice_fits_the_first():
     assert (law - clear).abs().mean() < (tinted - clear).abs().mean() / 5
 
 
+@pytest.mark.parametrize("second", [1, 2, 3])
+def test_what_is_clear_can_keep_its_texture_beside_thick_cloud(second):
+    """White cloud became dark ground: a square with some of it in it has a fit that flattens the ground beside, or swells it."""
+    ground = 0.2 * random(1, 3, 64, 64) - 0.6
+    cloudy, direct = ground.clone(), ground.clone()
+    cloudy[..., 32:], direct[..., 32:] = 0.9, -0.5
+    features = torch.ones(1, WIDTH, 32, 32)
+    features[..., 16:] = -1.0
+    kept = []
+    for keep_clear in (0.0, 40.0):
+        block = choice(DIRECT, second)
+        block.keep_clear = keep_clear
+        block.decide.bias.view(-1, 4)[8] = -5.0  # of the first mixture: the fits alone are hardly outweighed
+        block.decide.bias.view(-1, 4)[2 + DIRECT : 4 + DIRECT] = 0.0
+        block.decide.weight.view(-1, 4, WIDTH, 3, 3)[2 + AS_IS, :, :, 1, 1] = 4.0
+        result = block(features, cloudy, direct, torch.ones_like(cloudy))
+        kept.append(float(result[..., 24:30].std() / ground[..., 24:30].std()))
+    assert abs(kept[0] - 1) > 0.3
+    assert kept[1] == pytest.approx(1, abs=0.02)
+
+
 def test_shares_are_of_a_pixel_and_those_around_it():
     block = choice()
     features = torch.zeros(1, WIDTH, 64, 64)

@@ -20,6 +20,9 @@ and, among the first, one more that asks the image itself, as a dark channel doe
                   that pixel's ground is, which is easier to know than A: nearly black, where there is shade
 
 The network gives the weights, so that cloud does not spoil the fit beside it, and for each pixel shares p, q and r.
+What of a pixel the first choice leaves as it is, `keep_clear` can keep out of the second, whose fits lose the
+texture of clear ground where thick cloud lies in their squares.
+
 The neighbours of a pixel have a say in its p and q, for haze is wide; r is each pixel's own, so that clear ground
 keeps its texture to the edge of a small cloud. The shares are learnt by declouder.losses.choice_loss too, or many
 poor fits would lean on each other where one holds.
@@ -94,10 +97,22 @@ class GuidedChoice(nn.Module):
         stem: the features are at this much less than the image's size.
         sides: of the squares, in pixels of a `REDUCTION`-th of the image's size; odd.
         third: whether there is a third choice.
+        keep_clear: added to the second choice's score of the first mixture, times the share of the cloudy image as
+            it is in that mixture.
     """
 
-    def __init__(self, width: int, bands: int, stem: int, sides: Sequence[int], *, third: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        bands: int,
+        stem: int,
+        sides: Sequence[int],
+        *,
+        third: bool = False,
+        keep_clear: float = 0.0,
+    ) -> None:
         super().__init__()
+        self.keep_clear = keep_clear
         for side in sides:
             if side < 1 or side % 2 == 0:
                 raise ValueError(f"a square of side {side} has no middle; give an odd number")
@@ -159,7 +174,11 @@ class GuidedChoice(nn.Module):
             first = Choice(images, _shared(first_shares).softmax(dim=1))
             mixture = first.mixture()
             images = [mixture, *fits(mixture, max(self.sides), regularization[-1])]
-            second = Choice(images, _shared(second_shares).softmax(dim=1))
+            second_scores = _shared(second_shares)
+            if self.keep_clear:
+                # A square with thick cloud in it has a fit of hardly any gain: it would wipe out clear ground beside.
+                second_scores[:, 0] += self.keep_clear * first.shares[:, AS_IS]
+            second = Choice(images, second_scores.softmax(dim=1))
             if own_scores is None:
                 return first, second
             return first, second, Choice([second.mixture(), direct, cloudy], own_scores.softmax(dim=1))
