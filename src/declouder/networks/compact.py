@@ -52,8 +52,8 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         extremes: whether the coarsest level hears of the darkest and brightest pixels around, in each of its pixels
             and as far as `context` reaches.
         third_choice: whether a pixel chooses once more, by itself: declouder.networks.guided.
-        keep_clear: how strongly ground that a pixel's first choice leaves as it is keeps out of the second, or 0 for
-            not at all: declouder.networks.guided.
+        keep_clear: how strongly ground that the first choice leaves as it is keeps out of the second, or 0 for not
+            at all: declouder.networks.guided.
         filling: channels of the layers that let seen ground flow in under thick cloud, or 0 for none:
             declouder.networks.filling.
     """
@@ -102,9 +102,9 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         # Starts as the identity, gain 1 and offset 0; a guided one takes a little from white and dark too.
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
-        self.choice = (
-            GuidedChoice(widths[0], bands, stem, guided, third=third_choice, keep_clear=keep_clear) if guided else None
-        )
+        self.choice = None
+        if guided:
+            self.choice = GuidedChoice(widths[0], bands, stem, guided, third=third_choice, keep_clear=keep_clear)
         self.fill = (
             Filling(widths[0], bands, stem, filling, nn.Sequential(*(make(filling) for _ in range(FILLING_BLOCKS))))
             if filling

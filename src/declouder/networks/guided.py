@@ -176,7 +176,7 @@ class GuidedChoice(nn.Module):
             images = [mixture, *fits(mixture, max(self.sides), regularization[-1])]
             second_scores = _shared(second_shares)
             if self.keep_clear:
-                # A square with thick cloud in it has a fit of hardly any gain: it would wipe out clear ground beside.
+                # A square with thick cloud in it has a fit of hardly any gain: clear ground beside would be flat.
                 second_scores[:, 0] += self.keep_clear * first.shares[:, AS_IS]
             second = Choice(images, second_scores.softmax(dim=1))
             if own_scores is None:
