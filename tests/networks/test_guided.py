@@ -112,7 +112,7 @@ def test_the_second_choice_fits_the_first():
 
 @pytest.mark.parametrize("second", [1, 2, 3])
 def test_what_is_clear_can_keep_its_texture_beside_thick_cloud(second):
-    """White cloud became dark ground: a square with some of it has a fit that flattens what is beside, or swells it."""
+    """White cloud became dark ground: a square with some of it has a fit that flattens the ground beside."""
     ground = 0.2 * random(1, 3, 64, 64) - 0.6
     cloudy, direct = ground.clone(), ground.clone()
     cloudy[..., 32:], direct[..., 32:] = 0.9, -0.5
