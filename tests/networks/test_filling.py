@@ -9,7 +9,7 @@ from declouder.networks.filling import REACH_PX, SIDES, Filling
 from declouder.networks.guided import REDUCTION
 
 FEATURES, WIDTH = 6, 8
-RESTORED, FILL, FILL_WITH_TEXTURE, AS_IS = 0, 1, 2, 3
+RESTORED, FILL, FILL_WITH_TEXTURE, RELIT = 0, 1, 2, 3
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -86,12 +86,27 @@ def test_the_texture_of_the_restored_image_can_stay_on_the_fill():
     assert (texture * fine).mean() > 0.5 * fine.square().mean()
 
 
-@pytest.mark.parametrize("taken", [RESTORED, FILL, FILL_WITH_TEXTURE, AS_IS])
+@pytest.mark.parametrize("taken", [RESTORED, FILL, FILL_WITH_TEXTURE, RELIT])
 def test_shares_say_which_image_is_taken(taken):
     cloudy, restored = random(1, 3, 32, 48), random(1, 3, 32, 48, seed=1)
     choice = filling(taken)(random(1, FEATURES, 16, 24), cloudy, restored)
     torch.testing.assert_close(choice.mixture(), choice.images[taken])
-    assert choice.images[AS_IS] is cloudy
+
+
+def test_the_cloudy_image_can_stay_in_the_light_of_the_restored_one():
+    """Its texture is its own, and thick cloud has no say in the light, though the restored image is flat."""
+    ground = 0.4 * random(1, 3, 64, 96) - 0.6
+    light = torch.tensor([0.1, 0.05, -0.05]).view(1, 3, 1, 1)
+    cloudy, restored = ground.clone(), (ground + light).mean((2, 3), keepdim=True).expand_as(ground)
+    cloudy[..., 64:] = 1.0
+    block = filling(RELIT)
+    block.seen.weight.zero_()
+    features = torch.ones(1, FEATURES, 32, 48)
+    features[..., 32:] = -1.0
+    block.intro.weight.zero_()
+    block.intro.weight[0, 0, 1, 1] = block.seen.weight[0, 0, 1, 1] = 8.0  # seen is what the first feature says
+    relit = block(features, cloudy, restored).mixture()
+    torch.testing.assert_close(relit[..., :56], (ground + light)[..., :56], atol=0.02, rtol=0)
 
 
 def test_sharper_shares_lean_to_the_image_that_has_most():

@@ -2,7 +2,7 @@
 
     fill  = the restored image of the seen ground around, the nearest first
     last  = sum over k of  r_k image_k     the restored image, the fill, the fill with the restored texture, and the
-                                           cloudy image as it is
+                                           cloudy image in the restored light
 
 Under thick cloud a network that gives colours paints those that it learnt from: over another sea, or in the
 stretch of another sensor, a grey patch. One that says where ground is *seen*, and lets its colours flow in from
@@ -13,9 +13,13 @@ and Westin, CVPR 1993) over squares of several sides, from wide to narrow as in 
     fill_k = (mean_k(seen restored) + lean_k fill_(k+1)) / (mean_k(seen) + lean_k)
 
 and around the widest the mean of all, seen or not, with a very small lean. Means over squares do not hang on where
-a window of a scene begins, and reach no farther than `REACH_PX`, so that windows agree where they overlap. What is
-seen can stay as it is, for between thick clouds a network that removes haze as well flattens clear ground; the
-shipped model makes little use of that.
+a window of a scene begins, and reach no farther than `REACH_PX`, so that windows agree where they overlap.
+
+What is seen can keep its own texture, for between thick clouds a network that removes haze as well flattens clear
+ground. The light of two days differs, though, so the cloudy image takes that of the restored one: the mean over the
+widest square of what they differ by where ground is seen,
+
+    in restored light = cloudy + mean_K(seen (restored - cloudy)) / mean_K(seen)
 """
 
 from __future__ import annotations
@@ -44,7 +48,7 @@ SCORES = (3.0, 0.0, 0.0, -1.0)
 
 
 class Filling(nn.Module):
-    """For each pixel a mixture of the restored image, of ground that is seen around, and of the cloudy image.
+    """For each pixel a mixture of the restored image, of seen ground around, and of the cloudy image relit.
 
     Args:
         features: channels of the network's features.
@@ -94,7 +98,8 @@ class Filling(nn.Module):
         with torch.autocast(cloudy.device.type, enabled=False):
             fill = _enlarged(self.flow(small_restored, seen))
             texture = restored.float() - _enlarged(_smooth(small_restored, DETAIL_SIDE))
-            return Choice([restored, fill, fill + texture, cloudy], scores.softmax(dim=1))
+            relit = cloudy.float() + _enlarged(_around(small_restored - small_cloudy, seen))
+            return Choice([restored, fill, fill + texture, relit], scores.softmax(dim=1))
 
     @torch.no_grad()
     def sharpen(self, factor: float) -> None:
@@ -111,13 +116,18 @@ class Filling(nn.Module):
             seen: (B, 1, h, w) in [0, 1].
         """
         colours_and_seen = torch.cat([seen * image, seen], dim=1)
-        widest = _smooth(colours_and_seen, SIDES[-1])
-        anything = _smooth(image, SIDES[-1])
-        filled = (widest[:, :-1] + LEAST_SEEN * anything) / (widest[:, -1:] + LEAST_SEEN)
+        filled = _around(image, seen)
         for side, lean in zip(reversed(SIDES[:-1]), self.log_lean.exp().flip(0), strict=True):
             mean = _smooth(colours_and_seen, side)
             filled = (mean[:, :-1] + lean * filled) / (mean[:, -1:] + lean)
         return filled
+
+
+def _around(image: Tensor, seen: Tensor) -> Tensor:
+    """Return the mean of what is seen in the widest square; where nothing is, the mean of all."""
+    means = _smooth(torch.cat([seen * image, seen, image], dim=1), SIDES[-1])
+    bands = image.shape[1]
+    return (means[:, :bands] + LEAST_SEEN * means[:, bands + 1 :]) / (means[:, bands : bands + 1] + LEAST_SEEN)
 
 
 def _smooth(x: Tensor, side: int) -> Tensor:
