@@ -1,5 +1,7 @@
 """Ground that flows in under thick cloud: whose colours it has, and how far they come."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from declouder.networks.filling import REACH_PX, SIDES, Filling
 from declouder.networks.guided import REDUCTION
 
 FEATURES, WIDTH = 6, 8
-RESTORED, FILL, FILL_WITH_TEXTURE, RELIT = 0, 1, 2, 3
+RESTORED, FILL, FILL_WITH_TEXTURE, OWN_TEXTURE = 0, 1, 2, 3
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -78,7 +80,7 @@ def test_a_window_that_begins_elsewhere_has_the_same_fill():
 
 def test_the_texture_of_the_restored_image_can_stay_on_the_fill():
     restored = random(1, 3, 64, 64)
-    images = filling()(random(1, FEATURES, 32, 32), restored, restored).images
+    images = filling()(random(1, FEATURES, 32, 32), restored, restored, restored).images
     assert images[RESTORED] is restored
     texture = images[FILL_WITH_TEXTURE] - images[FILL]
     assert texture.mean().abs() < 0.02
@@ -86,32 +88,43 @@ def test_the_texture_of_the_restored_image_can_stay_on_the_fill():
     assert (texture * fine).mean() > 0.5 * fine.square().mean()
 
 
-@pytest.mark.parametrize("taken", [RESTORED, FILL, FILL_WITH_TEXTURE, RELIT])
+@pytest.mark.parametrize("taken", [RESTORED, FILL, FILL_WITH_TEXTURE, OWN_TEXTURE])
 def test_shares_say_which_image_is_taken(taken):
     cloudy, restored = random(1, 3, 32, 48), random(1, 3, 32, 48, seed=1)
-    choice = filling(taken)(random(1, FEATURES, 16, 24), cloudy, restored)
+    choice = filling(taken)(random(1, FEATURES, 16, 24), cloudy, restored, cloudy)
     torch.testing.assert_close(choice.mixture(), choice.images[taken])
 
 
-def test_the_cloudy_image_can_stay_in_the_light_of_the_restored_one():
-    """Its texture is its own, and thick cloud has no say in the light, though the restored image is flat."""
-    ground = 0.4 * random(1, 3, 64, 96) - 0.6
+def test_clear_ground_can_keep_its_texture_in_the_light_of_the_restored_image():
+    """Though the restored image is flat, and thick cloud, which the network's own image changed, lies beside."""
+    ground = 0.4 * F.interpolate(random(1, 3, 32, 48), scale_factor=2) - 0.6
     light = torch.tensor([0.1, 0.05, -0.05]).view(1, 3, 1, 1)
     cloudy, restored = ground.clone(), (ground + light).mean((2, 3), keepdim=True).expand_as(ground)
     cloudy[..., 64:] = 1.0
-    block = filling(RELIT)
-    block.seen.weight.zero_()
-    features = torch.ones(1, FEATURES, 32, 48)
-    features[..., 32:] = -1.0
-    block.intro.weight.zero_()
-    block.intro.weight[0, 0, 1, 1] = block.seen.weight[0, 0, 1, 1] = 8.0  # seen is what the first feature says
-    relit = block(features, cloudy, restored).mixture()
-    torch.testing.assert_close(relit[..., :56], (ground + light)[..., :56], atol=0.02, rtol=0)
+    own = torch.where(cloudy == 1.0, restored, cloudy)
+    features = random(1, FEATURES, 32, 48)
+    kept = filling(OWN_TEXTURE)(features, cloudy, restored, own).images[OWN_TEXTURE]
+    wanted, inner = ground + light, (slice(None), slice(None), slice(8, 56), slice(8, 56))
+    assert (kept - wanted)[inner].abs().mean() < 0.3 * (restored - wanted)[inner].abs().mean()
+    block = filling()
+    block.decide.bias.view(4, 4)[OWN_TEXTURE] = 8.0
+    shares = block(features, cloudy, restored, own).shares[:, OWN_TEXTURE]
+    assert shares[..., :40].min() > 0.95
+    assert shares[..., 72:].max() < 0.05
+
+
+def test_a_haze_that_is_removed_is_not_clear():
+    block, cloudy = filling(), random(1, 3, 16, 16) - 0.5
+    hazes = [float(block.log_clear(cloudy, cloudy - change).exp().mean()) for change in (0.0, 0.02, 0.04, 0.2)]
+    assert hazes[0] == 1
+    assert hazes[1] == pytest.approx(math.exp(-0.25), abs=1e-4)  # half of the tolerance
+    assert hazes[2] == pytest.approx(math.exp(-1), abs=1e-4)
+    assert hazes[3] < 1e-9
 
 
 def test_sharper_shares_lean_to_the_image_that_has_most():
     block, cloudy = filling(), random(1, 3, 32, 48)
-    arguments = random(1, FEATURES, 16, 24), cloudy, cloudy
+    arguments = random(1, FEATURES, 16, 24), cloudy, cloudy, cloudy
     before = block(*arguments).shares
     block.sharpen(2.0)
     torch.testing.assert_close(block(*arguments).shares, before.square() / before.square().sum(1, keepdim=True))
@@ -120,7 +133,7 @@ def test_sharper_shares_lean_to_the_image_that_has_most():
 def test_the_grid_of_the_features_does_not_show_in_the_shares():
     block = filling()
     block.decide.weight.normal_(generator=torch.Generator().manual_seed(0))
-    choice = block(torch.ones(1, FEATURES, 32, 32), random(1, 3, 64, 64), random(1, 3, 64, 64))
+    choice = block(torch.ones(1, FEATURES, 32, 32), *(random(1, 3, 64, 64) for _ in range(3)))
     inner = choice.shares[..., 16:-16, 16:-16]
     assert (inner[..., 1:] - inner[..., :-1]).abs().max() < 0.2
 

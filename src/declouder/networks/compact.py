@@ -127,13 +127,13 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         features, padded, direct, gain = self._own_image(pad_to_multiple(cloudy, self.multiple))
         choices = self.choice.choices(features, padded, direct, gain)
         if self.fill is not None:
-            choices = (*choices, self.fill(features, padded, choices[-1].mixture()))
+            choices = (*choices, self.fill(features, padded, choices[-1].mixture(), direct))
         return tuple(choice.cropped(height, width) for choice in choices)
 
     def _restore(self, cloudy: Tensor) -> Tensor:
         features, cloudy, direct, gain = self._own_image(cloudy)
         restored = direct if self.choice is None else cast(Tensor, self.choice(features, cloudy, direct, gain))
-        return restored if self.fill is None else self.fill(features, cloudy, restored).mixture()
+        return restored if self.fill is None else self.fill(features, cloudy, restored, direct).mixture()
 
     def _own_image(self, cloudy: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the features, the cloudy image again, the image before any fit, and its gain."""

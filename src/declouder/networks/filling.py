@@ -2,7 +2,7 @@
 
     fill  = the restored image of the seen ground around, the nearest first
     last  = sum over k of  r_k image_k     the restored image, the fill, the fill with the restored texture, and the
-                                           cloudy image in the restored light
+                                           restored image with the cloudy one's texture
 
 Under thick cloud a network that gives colours paints those that it learnt from: over another sea, or in the
 stretch of another sensor, a grey patch. One that says where ground is *seen*, and lets its colours flow in from
@@ -15,11 +15,13 @@ and Westin, CVPR 1993) over squares of several sides, from wide to narrow as in 
 and around the widest the mean of all, seen or not, with a very small lean. Means over squares do not hang on where
 a window of a scene begins, and reach no farther than `REACH_PX`, so that windows agree where they overlap.
 
-What is seen can keep its own texture, for between thick clouds a network that removes haze as well flattens clear
-ground. The light of two days differs, though, so the cloudy image takes that of the restored one: the mean over the
-widest square of what they differ by where ground is seen,
+Clear ground can keep its own texture, for between thick clouds a network that removes haze as well flattens it. It
+is clear where the network's own image, which is fitted to nothing, hardly differs from the cloudy one:
 
-    in restored light = cloudy + mean_K(seen (restored - cloudy)) / mean_K(seen)
+    clear = exp(-(change / tolerance)^2)      change: mean of |own - cloudy| over bands and a square
+    own texture = cloudy + mean(clear (restored - cloudy)) / mean(clear)
+
+and ln clear adds to the last image's score, so that what is left to learn is how much of it each place takes.
 """
 
 from __future__ import annotations
@@ -43,12 +45,20 @@ LEAN = 0.03
 """At first: how much ground around must be seen before the wider squares are left out."""
 DETAIL_SIDE = 9
 """Of the squares whose mean the texture is what differs from."""
+CLEAR_SIDE = 5
+"""Of the squares over which a change is taken, and whose mean the texture of clear ground is what differs from."""
+TOLERANCE = 0.02
+"""At first: how much clear ground may change, in [0, 1]."""
+WIDE_GRAIN_PX = 17
+"""Side of the squares that have one score before those of `GRAIN_PX`: under cloud coarser grids show as well."""
+FAINTEST = 0.001
+"""Least part of a square that is clear, so that one without any has a mean as well."""
 SCORES = (3.0, 0.0, 0.0, -1.0)
 """Of the images, at first: mostly what was restored before."""
 
 
 class Filling(nn.Module):
-    """For each pixel a mixture of the restored image, of seen ground around, and of the cloudy image relit.
+    """For each pixel a mixture of the restored image, of seen ground around, and of the cloudy image's texture.
 
     Args:
         features: channels of the network's features.
@@ -69,6 +79,7 @@ class Filling(nn.Module):
         self.decide = nn.Conv2d(features, len(SCORES) * stem**2, 3, padding=1)
         self.decide_wide = nn.Conv2d(width, len(SCORES), 1)
         self.shuffle = nn.PixelShuffle(stem)
+        self.log_tolerance = nn.Parameter(torch.tensor(math.log(TOLERANCE)))
         self.log_lean = nn.Parameter(torch.full((len(SIDES) - 1,), math.log(LEAN)))
         nn.init.kaiming_normal_(self.intro.weight, nonlinearity="linear")
         for head in (self.seen, self.decide, self.decide_wide):
@@ -78,28 +89,35 @@ class Filling(nn.Module):
             scores = torch.tensor(SCORES).repeat_interleave(stem**2)
             cast(Tensor, self.decide.bias).copy_(scores)
 
-    def forward(self, features: Tensor, cloudy: Tensor, restored: Tensor) -> Choice:
+    def forward(self, features: Tensor, cloudy: Tensor, restored: Tensor, own: Tensor) -> Choice:
         """Return the choice that is the network's last.
 
         Args:
             features: (B, features, H / stem, W / stem).
             cloudy: (B, bands, H, W) in [-1, 1]; H and W are multiples of `REDUCTION`.
             restored: (B, bands, H, W), about [-1, 1]: what the network has made of it so far.
+            own: (B, bands, H, W), its own image, before any fit.
         """
-        small_cloudy, small_restored = (F.avg_pool2d(image.float(), REDUCTION) for image in (cloudy, restored))
+        small_cloudy, small_restored, small_own = (
+            F.avg_pool2d(image.float(), REDUCTION) for image in (cloudy, restored, own)
+        )
         coarse = F.avg_pool2d(features, self.step)
         images = torch.cat([small_cloudy, small_restored], dim=1).to(coarse.dtype)
         h = self.blocks(self.intro(torch.cat([coarse, images], dim=1)))
-        # Of squares, as those of the first choices: single pixels would choose in dots, on the network's grid.
-        scores = box_mean(self.shuffle(self.decide(features)).float(), GRAIN_PX)
-        scores = scores + _enlarged(self.decide_wide(h).float())
+        # Of squares, as those of the first choices: single pixels would choose in dots, on the networks' grids.
+        scores = box_mean(box_mean(self.shuffle(self.decide(features)).float(), WIDE_GRAIN_PX), GRAIN_PX)
+        scores = scores + _enlarged(box_mean(self.decide_wide(h).float(), WIDE_GRAIN_PX // REDUCTION + 1))
         seen = self.seen(h).float().sigmoid()
         # Never in half precision: where little is seen, means of it are divided by each other.
         with torch.autocast(cloudy.device.type, enabled=False):
             fill = _enlarged(self.flow(small_restored, seen))
             texture = restored.float() - _enlarged(_smooth(small_restored, DETAIL_SIDE))
-            relit = cloudy.float() + _enlarged(_around(small_restored - small_cloudy, seen))
-            return Choice([restored, fill, fill + texture, relit], scores.softmax(dim=1))
+            log_clear = self.log_clear(small_cloudy, small_own)
+            shift = _mean_where(small_restored - small_cloudy, log_clear.exp() + FAINTEST, CLEAR_SIDE)
+            own_texture = cloudy.float() + _enlarged(shift)
+            others, last = scores.split([len(SCORES) - 1, 1], dim=1)
+            scores = torch.cat([others, last + _enlarged(log_clear)], dim=1)
+            return Choice([restored, fill, fill + texture, own_texture], scores.softmax(dim=1))
 
     @torch.no_grad()
     def sharpen(self, factor: float) -> None:
@@ -107,6 +125,17 @@ class Filling(nn.Module):
         for head in (self.decide, self.decide_wide):
             head.weight.mul_(factor)
             cast(Tensor, head.bias).mul_(factor)
+
+    def log_clear(self, cloudy: Tensor, own: Tensor) -> Tensor:
+        """Return ln of how clear ground is: (B, 1, h, w), 0 where the network's own image changes nothing.
+
+        Args:
+            cloudy: (B, bands, h, w) in [-1, 1], at a `REDUCTION`-th of the size.
+            own: (B, bands, h, w).
+        """
+        change = (own - cloudy).abs().mean(dim=1, keepdim=True) / 2  # [-1, 1] has twice the range of [0, 1]
+        change = torch.maximum(change, box_mean(change, CLEAR_SIDE))
+        return -(change / self.log_tolerance.float().exp()).square()
 
     def flow(self, image: Tensor, seen: Tensor) -> Tensor:
         """Return the colours of what is seen of an image, flowed in from around.
@@ -116,18 +145,19 @@ class Filling(nn.Module):
             seen: (B, 1, h, w) in [0, 1].
         """
         colours_and_seen = torch.cat([seen * image, seen], dim=1)
-        filled = _around(image, seen)
+        widest = _smooth(colours_and_seen, SIDES[-1])
+        anything = _smooth(image, SIDES[-1])
+        filled = (widest[:, :-1] + LEAST_SEEN * anything) / (widest[:, -1:] + LEAST_SEEN)
         for side, lean in zip(reversed(SIDES[:-1]), self.log_lean.exp().flip(0), strict=True):
             mean = _smooth(colours_and_seen, side)
             filled = (mean[:, :-1] + lean * filled) / (mean[:, -1:] + lean)
         return filled
 
 
-def _around(image: Tensor, seen: Tensor) -> Tensor:
-    """Return the mean of what is seen in the widest square; where nothing is, the mean of all."""
-    means = _smooth(torch.cat([seen * image, seen, image], dim=1), SIDES[-1])
-    bands = image.shape[1]
-    return (means[:, :bands] + LEAST_SEEN * means[:, bands + 1 :]) / (means[:, bands : bands + 1] + LEAST_SEEN)
+def _mean_where(image: Tensor, weight: Tensor, side: int) -> Tensor:
+    """Return the mean of an image, (B, bands, h, w), over the square around, by a positive weight, (B, 1, h, w)."""
+    means = _smooth(torch.cat([weight * image, weight], dim=1), side)
+    return means[:, :-1] / means[:, -1:]
 
 
 def _smooth(x: Tensor, side: int) -> Tensor:
