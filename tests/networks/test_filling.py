@@ -113,6 +113,17 @@ def test_clear_ground_can_keep_its_texture_in_the_light_of_the_restored_image():
     assert shares[..., 72:].max() < 0.05
 
 
+def test_specks_on_calm_sea_are_no_texture_to_keep():
+    sea = torch.full((1, 3, 128, 128), -0.8)
+    sea[..., 64:66, 64:66] = -0.6
+    fields = sea + 0.2 * (F.interpolate(random(1, 3, 32, 32), scale_factor=4) - 0.5)
+    block = filling()
+    block.decide.bias.view(4, 4)[OWN_TEXTURE] = 6.0
+    shares = [block(random(1, FEATURES, 64, 64), x, x, x).shares[:, OWN_TEXTURE].mean() for x in (sea, fields)]
+    assert shares[0] < 0.05
+    assert shares[1] > 0.8
+
+
 def test_a_haze_that_is_removed_is_not_clear():
     block, cloudy = filling(), random(1, 3, 16, 16) - 0.5
     hazes = [float(block.log_clear(cloudy, cloudy - change).exp().mean()) for change in (0.0, 0.02, 0.04, 0.2)]
@@ -125,9 +136,11 @@ def test_a_haze_that_is_removed_is_not_clear():
 def test_sharper_shares_lean_to_the_image_that_has_most():
     block, cloudy = filling(), random(1, 3, 32, 48)
     arguments = random(1, FEATURES, 16, 24), cloudy, cloudy, cloudy
-    before = block(*arguments).shares
+    before = block(*arguments).shares[:, :OWN_TEXTURE]  # how clear ground is stays as it is
     block.sharpen(2.0)
-    torch.testing.assert_close(block(*arguments).shares, before.square() / before.square().sum(1, keepdim=True))
+    after = block(*arguments).shares[:, :OWN_TEXTURE]
+    before, after = (x / x.sum(1, keepdim=True) for x in (before.square(), after))
+    torch.testing.assert_close(after, before)
 
 
 def test_the_grid_of_the_features_does_not_show_in_the_shares():

@@ -21,7 +21,11 @@ is clear where the network's own image, which is fitted to nothing, hardly diffe
     clear = exp(-(change / tolerance)^2)      change: mean of |own - cloudy| over bands and a square
     own texture = cloudy + mean(clear (restored - cloudy)) / mean(clear)
 
-and ln clear adds to the last image's score, so that what is left to learn is how much of it each place takes.
+and ln clear adds to the last image's score, so that what is left to learn is how much of it each place takes. Where
+there is little texture around, as on calm sea, what differs from the mean is specks of cloud, so as much is added
+again as ln of the part of it that is ground's:
+
+    textured = (detail^2 / (detail^2 + TEXTURED^2))^2     detail: mean of clear |cloudy - its mean| in a wide square
 """
 
 from __future__ import annotations
@@ -51,6 +55,11 @@ TOLERANCE = 0.02
 """At first: how much clear ground may change, in [0, 1]."""
 WIDE_GRAIN_PX = 17
 """Side of the squares that have one score before those of `GRAIN_PX`: under cloud coarser grids show as well."""
+TEXTURED, TEXTURE_SIDE = 0.008, 31
+"""Mean detail, in [0, 1], of clear ground that has texture to keep, and the side of the squares over which it is
+taken: on calm sea there is nothing to keep but specks of cloud."""
+LEAST_TEXTURED = 1e-6
+"""Keeps a logarithm finite."""
 FAINTEST = 0.001
 """Least part of a square that is clear, so that one without any has a mean as well."""
 SCORES = (3.0, 0.0, 0.0, -1.0)
@@ -113,10 +122,11 @@ class Filling(nn.Module):
             fill = _enlarged(self.flow(small_restored, seen))
             texture = restored.float() - _enlarged(_smooth(small_restored, DETAIL_SIDE))
             log_clear = self.log_clear(small_cloudy, small_own)
-            shift = _mean_where(small_restored - small_cloudy, log_clear.exp() + FAINTEST, CLEAR_SIDE)
-            own_texture = cloudy.float() + _enlarged(shift)
-            others, last = scores.split([len(SCORES) - 1, 1], dim=1)
-            scores = torch.cat([others, last + _enlarged(log_clear)], dim=1)
+            clear = log_clear.exp() + FAINTEST
+            own_texture = cloudy.float() + _enlarged(_mean_where(small_restored - small_cloudy, clear, CLEAR_SIDE))
+            others, last = torch.split(scores, [len(SCORES) - 1, 1], dim=1)
+            last = last + _enlarged(log_clear + _log_textured(small_cloudy, clear))
+            scores = torch.cat([others, last], dim=1)
             return Choice([restored, fill, fill + texture, own_texture], scores.softmax(dim=1))
 
     @torch.no_grad()
@@ -152,6 +162,13 @@ class Filling(nn.Module):
             mean = _smooth(colours_and_seen, side)
             filled = (mean[:, :-1] + lean * filled) / (mean[:, -1:] + lean)
         return filled
+
+
+def _log_textured(image: Tensor, clear: Tensor) -> Tensor:
+    """Return ln of how much texture clear ground around has: (B, 1, h, w), 0 where there is plenty."""
+    detail = (image - _mean_where(image, clear, CLEAR_SIDE)).abs().mean(dim=1, keepdim=True) / 2  # of a range of 2
+    energy = _mean_where(detail, clear, TEXTURE_SIDE).square()
+    return 2 * torch.log(energy / (energy + TEXTURED**2) + LEAST_TEXTURED)
 
 
 def _mean_where(image: Tensor, weight: Tensor, side: int) -> Tensor:
