@@ -53,8 +53,6 @@ CLEAR_SIDE = 5
 """Of the squares over which a change is taken, and whose mean the texture of clear ground is what differs from."""
 TOLERANCE = 0.02
 """At first: how much clear ground may change, in [0, 1]."""
-WIDE_GRAIN_PX = 17
-"""Side of the squares that have one score before those of `GRAIN_PX`: under cloud coarser grids show as well."""
 TEXTURED, TEXTURE_SIDE = 0.008, 31
 """Mean detail, in [0, 1], of clear ground that has texture to keep, and the side of the squares over which it is
 taken: on calm sea there is nothing to keep but specks of cloud."""
@@ -113,9 +111,9 @@ class Filling(nn.Module):
         coarse = F.avg_pool2d(features, self.step)
         images = torch.cat([small_cloudy, small_restored], dim=1).to(coarse.dtype)
         h = self.blocks(self.intro(torch.cat([coarse, images], dim=1)))
-        # Of squares, as those of the first choices: single pixels would choose in dots, on the networks' grids.
-        scores = box_mean(box_mean(self.shuffle(self.decide(features)).float(), WIDE_GRAIN_PX), GRAIN_PX)
-        scores = scores + _enlarged(box_mean(self.decide_wide(h).float(), WIDE_GRAIN_PX // REDUCTION + 1))
+        # Of squares, as those of the first choices: single pixels would choose in dots, on the network's grid.
+        scores = box_mean(self.shuffle(self.decide(features)).float(), GRAIN_PX)
+        scores = scores + _enlarged(self.decide_wide(h).float())
         seen = self.seen(h).float().sigmoid()
         # Never in half precision: where little is seen, means of it are divided by each other.
         with torch.autocast(cloudy.device.type, enabled=False):
