@@ -22,8 +22,8 @@ is clear where the network's own image, which is fitted to nothing, hardly diffe
     own texture = cloudy + mean(clear (restored - cloudy)) / mean(clear)
 
 and ln clear adds to the last image's score, so that what is left to learn is how much of it each place takes. Where
-there is little texture around, as on calm sea, what differs from the mean is specks of cloud, so ln textured adds as
-well:
+there is little texture around, as on calm sea, what differs from the mean is specks of cloud, so ln textured
+adds as well:
 
     textured = (detail^2 / (detail^2 + TEXTURED^2))^2     detail: mean of clear |cloudy - its mean| in a wide square
 """
