@@ -4,7 +4,8 @@
     python benchmarks/speed.py --tables speed.json
 
     paper     the paper's own networks, random weights, 256 px, 10 steps: quick path against plain
-    shipped   a model folder (default: the shipped model): seconds a megapixel by steps and size
+    shipped   a model folder (default: the shipped model): seconds a megapixel by steps and size, and of `--fast` on
+              the cloudy images of --data
     compiled  the paper's denoiser alone: torch.compile on the CPU against the quick path
     cuda      megapixels a second in float32 and bfloat16, that compiled too, and scores on --data; wants a GPU
 
@@ -31,7 +32,7 @@ import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor
 from torch.utils.flop_counter import FlopCounterMode
 
-from declouder.cli.app import keep_freed_memory
+from declouder.cli.app import FAST_LEAST_PAINTED, FAST_STEPS, keep_freed_memory
 from declouder.data.pairs import find_pairs
 from declouder.metrics import psnr, ssim
 from declouder.networks import MSDA, Denoiser, WeightNet
@@ -51,7 +52,7 @@ def main() -> None:
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--repeats", type=int, default=3, help="of the shipped model; the least counts")
     parser.add_argument("--steps", type=int, default=10, help="of the paper's networks")
-    parser.add_argument("--data", type=Path, nargs="*", default=[], help="cuda: folders whose test pairs count")
+    parser.add_argument("--data", type=Path, nargs="*", default=[], help="folders whose test images count")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go; without it to stdout")
     parser.add_argument("--tables", type=Path, metavar="FILE", help="print a written FILE as Markdown, and end")
     given = parser.parse_args()
@@ -72,7 +73,7 @@ def main() -> None:
     if "paper" in parts:
         report["paper"] = paper(given.steps, clock, max(report["matmul_gflops"].values()))
     if "shipped" in parts:
-        report["shipped"] = shipped(given.model, given.repeats, clock)
+        report["shipped"] = shipped(given.model, given.repeats, clock, given.data)
     if "compiled" in parts:
         report["compiled"] = compiled(given.repeats, clock)
     if "cuda" in parts:
@@ -188,8 +189,8 @@ def paper(steps: int, clock: Clock, rate_gflops: float) -> dict[str, Any]:
     }
 
 
-def shipped(model: str | None, repeats: int, clock: Clock) -> dict[str, Any]:
-    """Time a model folder by steps and size, both paths in turn."""
+def shipped(model: str | None, repeats: int, clock: Clock, folders: Sequence[Path]) -> dict[str, Any]:
+    """Time a model folder by steps and size, both paths in turn, and `--fast` on real images."""
     pipeline = quiet(CloudRemovalPipeline.from_pretrained(model), quick=True)
     default = pipeline.config.num_inference_steps
     rows = []
@@ -213,8 +214,21 @@ def shipped(model: str | None, repeats: int, clock: Clock) -> dict[str, Any]:
     return {
         "model": model or "shipped",
         "rows": rows,
+        "fast": {folder.name: fast(pipeline, folder, clock) for folder in folders},
         "profile": profile(lambda: pipeline(small, output_type="pt")),
     }
+
+
+def fast(pipeline: Any, folder: Path, clock: Clock) -> dict[str, float]:
+    """Return seconds a megapixel of `--fast` on a folder's test images, and the share of them that took a step."""
+    seconds, pixels, stepped = 0.0, 0, []
+    for pair in find_pairs(folder, "test"):
+        cloudy = torch.from_numpy(pair.read_cloudy()).permute(2, 0, 1)[None] / 255
+        run = partial(pipeline, cloudy, num_inference_steps=FAST_STEPS, least_painted=FAST_LEAST_PAINTED)
+        seconds += least(partial(run, output_type="pt"), 1, clock)
+        pixels += cloudy[0, 0].numel()
+        stepped.append(bool((run(output_type="pt").weights != 1).any()))
+    return {"seconds_per_megapixel": round(seconds / pixels * 1e6, 2), "stepped": round(float(np.mean(stepped)), 3)}
 
 
 def profile(work: Callable[[], object], most: int = 8) -> dict[str, float]:
@@ -380,6 +394,9 @@ def tables(report: dict[str, Any]) -> str:
                 f"| {r['side_px']} | {steps} | {plain:g} | {default:g} | {plain / default:.2f} x |"
                 f" {r['largest_difference']:.0e} |"
             )
+        for name, r in report["shipped"].get("fast", {}).items():
+            took = f"{r['stepped']:.0%} of the images took a step"
+            lines += ["", f"`--fast` on {name}: {r['seconds_per_megapixel']:g} s/MP, {took}."]
         lines += ["", "Of its time at the default steps: " + _shares(report["shipped"]["profile"]), ""]
     if isinstance(report.get("cuda"), dict):
         lines += cuda_table(report["cuda"])

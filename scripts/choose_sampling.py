@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from declouder import CloudRemovalPipeline
+from declouder.cli.app import FAST_LEAST_PAINTED, FAST_STEPS
 from declouder.config import load_config
 from declouder.data.samples import Sample, TrainingData
 from declouder.metrics import load_lpips, psnr, ssim
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--strength", type=float, nargs="+", default=[0.1, 0.2, 0.4, 1.0])
     parser.add_argument("--sampler", nargs="+", default=["ddim"])
     parser.add_argument("--w-bounds", nargs="+", default=["0,1"], help="w_min,w_max")
+    parser.add_argument("--least-painted", type=float, nargs="+", default=[FAST_LEAST_PAINTED], help="of --fast")
     parser.add_argument("--device", default="cpu", help="where the networks run; CPU s are of the CPU alone")
     arguments = parser.parse_args()
 
@@ -71,6 +73,8 @@ def main() -> None:
     print(f"{len(held_out)} held-out pairs\n")
     print("| setting | psnr | ssim | lpips | CPU s | clear in |\n|---|---|---|---|---|---|")
     show("reference alone", {"num_inference_steps": 0})
+    for least in arguments.least_painted:
+        show(f"`--fast` from {least:.0%} on", {"num_inference_steps": FAST_STEPS, "least_painted": least})
     grid = itertools.product(arguments.sampler, arguments.w_bounds, arguments.strength, arguments.steps)
     for sampler, bounds, strength, steps in grid:
         pipeline.scheduler = make_scheduler(sampler)

@@ -157,6 +157,22 @@ def test_a_pipelines_scores_are_those_of_its_saved_outputs(
     assert scored["images"] == first["images"]
 
 
+def test_images_that_were_hardly_painted_take_no_step(
+    data: Path, tmp_path: Path, pipeline: CloudRemovalPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference, everywhere = (
+        evaluate(data, ModelMethod(pipeline, num_inference_steps=steps), out=tmp_path / f"{steps}.json")
+        for steps in (0, 2)
+    )
+    shares = iter([0.0, *[1.0] * (len(NAMES) - 1)])  # of the first image nothing, of the others all
+    monkeypatch.setattr("declouder.pipeline.painted_share", lambda *_: torch.tensor([next(shares)]))
+    method = ModelMethod(pipeline, num_inference_steps=2, least_painted=0.5)
+    found = evaluate(data, method, out=tmp_path / "fast.json")
+    assert found["method"]["least_painted"] == 0.5
+    expected = [reference["images"][0], *everywhere["images"][1:]]
+    assert [image["psnr"] for image in found["images"]] == [image["psnr"] for image in expected]
+
+
 def test_the_models_fingerprint_changes_with_its_weights(pipeline: CloudRemovalPipeline) -> None:
     before = model_fingerprint(pipeline)
     parameter = next(pipeline.reference.parameters())

@@ -10,6 +10,7 @@ from PIL import Image
 from declouder import CloudRemovalPipeline, remove_clouds
 from declouder.errors import ModelError, OptionError
 from declouder.networks import CompactNet, Denoiser, WeightNet
+from declouder.painted import painted_share
 from declouder.pipeline import SAMPLERS, make_scheduler
 
 SMALL = {"widths": (8, 16), "attention_levels": (1,), "heads": 2, "layers": 1, "norm_groups": 4}
@@ -43,6 +44,17 @@ def cloudy_images(bands: int = 3, batch: int = 2) -> torch.Tensor:
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+class Given(CompactNet):
+    """A reference network that gives the same images whatever it sees."""
+
+    def __init__(self, images: torch.Tensor) -> None:
+        super().__init__(widths=(8, 16), blocks=(1, 1))
+        self.images = images * 2 - 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.images
 
 
 class PerfectDenoiser(ModelMixin):
@@ -91,6 +103,29 @@ def test_no_steps_give_the_reference_image():
     assert torch.equal(result.images, result.reference)
     # The pipeline's quick path sums in another order.
     assert torch.allclose(result.reference, (pipeline.reference(cloudy * 2 - 1) + 1) / 2, atol=1e-6)
+
+
+def test_only_images_that_were_painted_take_steps():
+    texture = 0.5 + 0.1 * torch.randn(1, 3, 24, 32, generator=seeded(5)).clamp(-4, 4)
+    cloudy = torch.cat([texture, 0.5 + 0.1 * (texture - 0.5)])  # of the second the reference leaves all
+    pipeline, noise = make_tiny(), torch.randn(cloudy.shape, generator=seeded(6))
+    smooth = torch.full_like(texture, 0.5)
+    pipeline.reference = Given(torch.cat([smooth, cloudy[1:]]))
+    everywhere = pipeline(cloudy, latents=noise, output_type="pt")
+    painted = pipeline(cloudy, latents=noise, least_painted=0.5, output_type="pt")
+    assert torch.allclose(painted.images[0], everywhere.images[0], atol=1e-6)
+    assert torch.allclose(painted.weights[0], everywhere.weights[0], atol=1e-6)
+    assert torch.equal(painted.images[1], painted.reference[1]) and (painted.weights[1] == 1).all()
+    assert (everywhere.images[1] != painted.images[1]).any()
+
+
+def test_the_painted_share_is_that_of_pixels_which_lost_their_texture():
+    cloudy = torch.rand(2, 3, 40, 60, generator=seeded(7))
+    reference = cloudy.clone()
+    reference[0, :, :, :30] = 0.5
+    share = painted_share(cloudy, reference)
+    assert share[0] == pytest.approx(0.5, abs=0.05) and share[1] == 0
+    assert painted_share(torch.zeros(1, 3, 9, 9), torch.zeros(1, 3, 9, 9)) == 0  # no texture, none lost
 
 
 def test_the_loop_is_the_papers_equations():
@@ -180,6 +215,7 @@ def test_one_line_for_an_array(tmp_path):
     ("arguments", "message"),
     [
         ({"num_inference_steps": -1}, "-1 steps"),
+        ({"least_painted": -0.1}, "least_painted is -0.1"),
         ({"strength": 0.0}, "strength is 0"),
         ({"strength": 1.5}, "strength is 1.5"),
         ({"latents": torch.zeros(1, 3, 4, 4)}, "latents are (1, 3, 4, 4)"),

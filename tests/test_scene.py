@@ -239,6 +239,7 @@ def test_a_grey_image_is_refused_by_a_model_of_three_bands(identity, tmp_path):
     ("field", "value"),
     [
         ("steps", -1),
+        ("least_painted", 1.5),
         ("seed", -1),
         ("window_px", 0),
         ("overlap_px", -1),

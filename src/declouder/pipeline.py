@@ -35,6 +35,7 @@ from declouder.errors import ModelError, OptionError
 from declouder.fusion import predict_x0
 from declouder.networks import REFERENCES, Denoiser, WeightNet
 from declouder.networks.prepared import Prepared, can_prepare
+from declouder.painted import painted_share
 from declouder.scaling import Scaling
 
 UNIT = Scaling(0, 1)
@@ -165,6 +166,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         num_inference_steps: int | None = None,
         strength: float | None = None,
         w_bounds: tuple[float, float] | None = None,
+        least_painted: float = 0.0,
         generator: torch.Generator | None = None,
         latents: Tensor | None = None,
         output_type: Literal["pt", "np", "pil"] = "pil",
@@ -177,6 +179,8 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
                 None: as the model was saved.
             strength: in (0, 1]: where the process starts; None: as the model was saved.
             w_bounds: bounds of w; equal bounds fix w. None: as the model was saved.
+            least_painted: in [0, 1]: images of which the reference network painted a smaller share (see
+                `declouder.painted`) take no step; 0: every image takes all steps.
             generator: the source of the starting noise, on the CPU or the pipeline's device.
             latents: x_T, (B, C, H, W): the starting noise itself, in place of `generator`.
             output_type: "pt", "np" or "pil".
@@ -191,12 +195,38 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         start = self.config.strength if strength is None else strength
         bounds = tuple(self.config.w_bounds if w_bounds is None else w_bounds)
         _check_sampling(steps, start)
+        if not 0 <= least_painted <= 1:
+            raise OptionError(f"least_painted is {least_painted:g}; give a share, from 0 to 1")
         y = 2 * _to_tensor(cloudy, bands=len(self.config.bands)).to(self.device, self.denoiser.dtype) - 1
         reference = self._network("reference", y)(y).to(y.dtype)  # fits are made in float32, whatever its own
-        if steps == 0:
-            return _output(reference, reference, torch.ones_like(reference), output_type)
+        images, weights = reference, torch.ones_like(reference)
+        if steps > 0:
+            noise = _starting_noise(y, generator, latents)
+            wanting = painted_share(y, reference) >= least_painted
+            if bool(wanting.any()):
+                restored, w = self._diffuse(
+                    y[wanting],
+                    reference[wanting],
+                    noise[wanting],
+                    steps=steps,
+                    start=start,
+                    w_bounds=cast("tuple[float, float]", bounds),
+                )
+                images = reference.clone()
+                images[wanting], weights[wanting] = restored.to(images.dtype), w.to(weights.dtype)
+        return _output(images, reference, weights, output_type)
 
-        noise = _starting_noise(y, generator, latents)
+    def _diffuse(
+        self,
+        y: Tensor,
+        reference: Tensor,
+        noise: Tensor,
+        *,
+        steps: int,
+        start: float,
+        w_bounds: tuple[float, float],
+    ) -> tuple[Tensor, Tensor]:
+        """Take the steps from the noise, or the noised reference, to the fused x0; return it and the last w."""
         timesteps = self._timesteps(steps, start)
         if start < 1:
             x_t = self.scheduler.add_noise(reference, noise, timesteps[:1])
@@ -214,12 +244,12 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
                 reference=reference,
                 t=step.expand(y.shape[0]).to(y.device),
                 alpha_bar=alphas_cumprod[step],
-                w_bounds=cast("tuple[float, float]", bounds),
+                w_bounds=w_bounds,
             )
             if index < steps - 1:
                 x_t = self.scheduler.step(prediction.x0, t, x_t).prev_sample
         # Every sampler ends at x0 itself, where no noise is left.
-        return _output(prediction.x0.clamp(-1, 1), reference, prediction.w, output_type)
+        return prediction.x0.clamp(-1, 1), prediction.w
 
     def _network(self, name: str, y: Tensor) -> Callable[..., Tensor]:
         """Return a component as it is to be called on images like `y`: prepared once, or as it is."""

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from declouder.cli.app import (
+    FAST_LEAST_PAINTED,
+    FAST_STEPS,
     DebugOption,
     DeviceOption,
     ModelOption,
@@ -71,6 +73,7 @@ def evaluate(
         typer.Option(help="Span of the numbers, such as 10000; without it the data type's.", metavar="SPAN"),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="As for remove.", metavar="N")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="As for remove.")] = False,
     sampler: Annotated[str | None, typer.Option(help="As for remove.", metavar="NAME")] = None,
     samples: Annotated[
         int, typer.Option(help="Draws an image; from 2 on their spread is held against the error.", metavar="N")
@@ -94,6 +97,8 @@ def evaluate(
         raise OptionError("--model, --outputs and --cloudy exclude each other; give one")
     if steps is not None and steps < 0:
         raise OptionError(f"--steps is {steps}; give 0 or more")
+    if fast and steps is not None:
+        raise OptionError("--fast and --steps each set the steps; give one of them")
     check_device_name(device)
 
     from declouder import evaluation
@@ -107,7 +112,12 @@ def evaluate(
     else:
         pipeline = loaded_pipeline(model, sampler, device)
         method = evaluation.ModelMethod(
-            pipeline, num_inference_steps=steps, seed=seed, samples=samples, name=name or model_name(model)
+            pipeline,
+            num_inference_steps=FAST_STEPS if fast else steps,
+            least_painted=FAST_LEAST_PAINTED if fast else 0,
+            seed=seed,
+            samples=samples,
+            name=name or model_name(model),
         )
     with progress(quiet) as show:
         result = evaluation.evaluate(

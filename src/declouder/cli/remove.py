@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from declouder.cli.app import (
+    FAST_LEAST_PAINTED,
+    FAST_STEPS,
     DebugOption,
     DeviceOption,
     ModelOption,
@@ -52,10 +54,12 @@ def remove(
     steps: Annotated[
         int | None,
         typer.Option(
-            help="Steps of the diffusion; 0 is the quick way: the reference network's image.", metavar="N"
+            help="Steps of the diffusion; 0 is the quickest way: the reference network's image.", metavar="N"
         ),
     ] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="The same as --steps 0.")] = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="One step, and none in windows with little to paint under thick cloud.")
+    ] = False,
     best: Annotated[bool, typer.Option("--best", help="Twice the steps that the model takes by itself.")] = False,
     sampler: Annotated[str | None, typer.Option(help="Scheduler to sample with.", metavar="NAME")] = None,
     seed: SeedOption = 0,
@@ -135,7 +139,8 @@ def remove(
     if sum((fast, best, steps is not None)) > 1:
         raise OptionError("--fast, --best and --steps each set the steps; give one of them")
     options = SceneOptions(
-        steps=0 if fast else steps,
+        steps=FAST_STEPS if fast else steps,
+        least_painted=FAST_LEAST_PAINTED if fast else 0,
         seed=seed,
         bands=_parsed_numbers("--bands", bands),
         scale=_parsed_scale(scale),

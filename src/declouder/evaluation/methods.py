@@ -62,6 +62,7 @@ class ModelMethod:
     Attributes:
         pipeline: what restores.
         num_inference_steps, strength, w_bounds: as for the pipeline's call; None: as the model was saved.
+        least_painted: as for the pipeline's call.
         seed: of the noise.
         samples: draws of the noise; from two on their spread is told.
         average: score the mean of the samples in place of the first.
@@ -72,6 +73,7 @@ class ModelMethod:
     num_inference_steps: int | None = None
     strength: float | None = None
     w_bounds: tuple[float, float] | None = None
+    least_painted: float = 0.0
     seed: int = 0
     samples: int = 1
     average: bool = False
@@ -95,6 +97,7 @@ class ModelMethod:
             "num_inference_steps": self._steps,
             "strength": config.strength if strength is None else strength,
             "w_bounds": [float(bound) for bound in (config.w_bounds if bounds is None else bounds)],
+            "least_painted": self.least_painted,
             "sampler": type(self.pipeline.scheduler).__name__,
             "timestep_spacing": self.pipeline.scheduler.config.get("timestep_spacing"),
             "seed": self.seed,
@@ -139,6 +142,7 @@ class ModelMethod:
             num_inference_steps=self.num_inference_steps,
             strength=self.strength,
             w_bounds=self.w_bounds,
+            least_painted=self.least_painted,
             latents=torch.from_numpy(noise[None].copy()),
             output_type="np",
         )

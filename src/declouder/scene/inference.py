@@ -193,6 +193,7 @@ class WindowModel:
             result = pipeline(
                 ((cloudy + 1) / 2).to(pipeline.device),
                 num_inference_steps=self._options.steps,
+                least_painted=self._options.least_painted,
                 latents=latents,
                 output_type="pt",
             )

@@ -19,6 +19,8 @@ class SceneOptions:
     Attributes:
         steps: steps of the diffusion; 0 writes the reference network's image, None takes the model's own
             number.
+        least_painted: windows of which the reference network painted a smaller share take no step, see
+            `declouder.painted`; 0 steps everywhere.
         seed: of the noise, 0 <= seed < 2^64.
         bands: 1-based numbers of the raster's bands that the model sees, in the model's order; None finds
             them.
@@ -39,6 +41,7 @@ class SceneOptions:
     """
 
     steps: int | None = None
+    least_painted: float = 0.0
     seed: int = 0
     bands: tuple[int, ...] | None = None
     scale: Scaling | None = None
@@ -57,6 +60,8 @@ class SceneOptions:
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 0:
             raise OptionError(f"steps is {self.steps}; give 0 (the reference image) or more")
+        if not 0 <= self.least_painted <= 1:
+            raise OptionError(f"least_painted is {self.least_painted:g}; give a share, from 0 to 1")
         if not 0 <= self.seed < 2**64:
             raise OptionError(f"seed is {self.seed}; give a number from 0 to 2^64 - 1")
         if self.window_px < 1:

@@ -244,6 +244,7 @@ def _key(
         "model": model_digest(pipeline),
         "sampler": sampler_of(pipeline) if steps != 0 else None,
         "steps": steps,
+        "least painted": options.least_painted,
         "seed": options.seed,
         "samples": options.samples,
         "bands": list(bands.numbers),
