@@ -12,7 +12,7 @@ from torch import Tensor
 
 TEXTURE_PX = 7
 """Side of the square in which texture is the standard deviation of the bands' mean."""
-TEXTURE_LEFT = 0.5
+TEXTURE_LEFT = 0.7
 """Of the cloudy image's; where less is left, it was painted."""
 
 
