@@ -14,6 +14,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -202,18 +203,12 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         images, weights = reference, torch.ones_like(reference)
         if steps > 0:
             noise = _starting_noise(y, generator, latents)
-            wanting = painted_share(y, reference) >= least_painted
-            if bool(wanting.any()):
-                restored, w = self._diffuse(
-                    y[wanting],
-                    reference[wanting],
-                    noise[wanting],
-                    steps=steps,
-                    start=start,
-                    w_bounds=cast("tuple[float, float]", bounds),
-                )
+            diffuse = partial(self._diffuse, steps=steps, start=start, w_bounds=cast("tuple[float, float]", bounds))
+            if least_painted == 0:
+                images, weights = diffuse(y, reference, noise)
+            elif bool((some := painted_share(y, reference) >= least_painted).any()):
                 images = reference.clone()
-                images[wanting], weights[wanting] = restored.to(images.dtype), w.to(weights.dtype)
+                images[some], weights[some] = diffuse(y[some], reference[some], noise[some])
         return _output(images, reference, weights, output_type)
 
     def _diffuse(
@@ -226,7 +221,10 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         start: float,
         w_bounds: tuple[float, float],
     ) -> tuple[Tensor, Tensor]:
-        """Take the steps from the noise, or the noised reference, to the fused x0; return it and the last w."""
+        """Take the steps from the noise, or the noised reference, to the fused x0; return it and the last w.
+
+        `y`, `reference` and `noise` are (B, C, H, W), the first two in [-1, 1], and so are both results.
+        """
         timesteps = self._timesteps(steps, start)
         if start < 1:
             x_t = self.scheduler.add_noise(reference, noise, timesteps[:1])
