@@ -7,7 +7,8 @@
     shipped   a model folder (default: the shipped model): seconds a megapixel by steps and size, and of `--fast` on
               the cloudy images of --data
     compiled  the paper's denoiser alone: torch.compile on the CPU against the quick path
-    cuda      megapixels a second in float32 and bfloat16, that compiled too, and scores on --data; wants a GPU
+    cuda      megapixels a second in float32 and bfloat16, that compiled too, and scores on --data (LPIPS where
+              DECLOUDER_LPIPS_BACKBONE points to AlexNet); wants a GPU
 
 `--clock cpu` counts processor time, for a core that others use too; it means something with `--threads 1` only.
 Work is counted in floating-point operations (a multiplication and an addition are two) of the plain networks, so a
@@ -34,7 +35,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from declouder.cli.app import FAST_LEAST_PAINTED, FAST_STEPS, keep_freed_memory
 from declouder.data.pairs import find_pairs
-from declouder.metrics import psnr, ssim
+from declouder.lpips import Lpips
+from declouder.metrics import load_lpips, psnr, ssim
+from declouder.metrics import lpips as lpips_of
 from declouder.networks import MSDA, Denoiser, WeightNet
 from declouder.pipeline import CloudRemovalPipeline, make_scheduler
 from declouder.training.surroundings import lightning_precision
@@ -53,6 +56,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of the shipped model; the least counts")
     parser.add_argument("--steps", type=int, default=10, help="of the paper's networks")
     parser.add_argument("--data", type=Path, nargs="*", default=[], help="folders whose test images count")
+    parser.add_argument(
+        "--networks", nargs="*", choices=("model", "paper"), default=["model", "paper"], help="of cuda"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go; without it to stdout")
     parser.add_argument("--tables", type=Path, metavar="FILE", help="print a written FILE as Markdown, and end")
     given = parser.parse_args()
@@ -78,7 +84,9 @@ def main() -> None:
         report["compiled"] = compiled(given.repeats, clock)
     if "cuda" in parts:
         measured = torch.cuda.is_available()
-        report["cuda"] = cuda(given.model, given.data) if measured else "not measured: no GPU"
+        lpips, _ = load_lpips()
+        found = cuda(given.model, given.data, given.networks, lpips) if measured else "not measured: no GPU"
+        report["cuda"] = found
     text = json.dumps(report, indent=2)
     if given.json:
         given.json.write_text(text + "\n", encoding="utf-8")
@@ -265,16 +273,16 @@ def compiled(repeats: int, clock: Clock) -> dict[str, float]:
     return {name: round(value, 3) for name, value in {**seconds, "compiling": compiling}.items()}
 
 
-def cuda(model: str | None, folders: Sequence[Path]) -> dict[str, Any]:
+def cuda(model: str | None, folders: Sequence[Path], wanted: Sequence[str], lpips: Lpips | None) -> dict[str, Any]:
     """Return megapixels a second on the GPU at the best batch, the share of its matmul rate, scores on pairs.
 
-    Rows go to stderr as they come, and compiling, which takes longer than all the rest, comes last: where time on a
-    GPU is short, what was measured is not lost.
+    Rows go to stderr as they come, one network after the other: where time on a GPU is short, what was measured is
+    not lost.
     """
     rates = {dtype: cuda_matmul_rate(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    makers: dict[str, Callable[[], Any]] = {
-        "model, its own steps": lambda: CloudRemovalPipeline.from_pretrained(model),
-        "paper, 10 steps": paper_pipeline,
+    makers: dict[str, tuple[str, Callable[[], Any]]] = {
+        "model": ("model, its own steps", lambda: CloudRemovalPipeline.from_pretrained(model)),
+        "paper": ("paper, 10 steps", paper_pipeline),
     }
     rows: list[dict[str, Any]] = []
 
@@ -289,19 +297,16 @@ def cuda(model: str | None, folders: Sequence[Path]) -> dict[str, Any]:
         rows.append({**row, "share_of_matmul_rate": round(share, 3), **more})
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
 
-    eager = {}
-    for networks, make in makers.items():
+    for networks, make in (makers[name] for name in wanted):
         for dtype in rates:
             pipeline = quiet(make().to("cuda", dtype), quick=False)
             gflop = cuda_gflop(pipeline)
             speed, batch = best_batch(pipeline)
             found = {}
             if make is not paper_pipeline:  # whose weights are random
-                found["scores"] = {folder.name: scores(pipeline, folder) for folder in folders}
+                found["scores"] = {folder.name: scores(pipeline, folder, lpips) for folder in folders}
             add(networks, dtype, speed, batch, gflop, **found)
-        eager[networks] = pipeline, batch, gflop  # of bfloat16, the quicker one
-    for networks, (pipeline, batch, gflop) in eager.items():
-        for part in ("reference", "denoiser", "weight_net"):
+        for part in ("reference", "denoiser", "weight_net"):  # of bfloat16, the quicker one
             getattr(pipeline, part).compile()
         begin = time.perf_counter()
         on_gpu(pipeline, batch)
@@ -345,17 +350,18 @@ def best_batch(pipeline: Any) -> tuple[float, int]:
     return best
 
 
-def scores(pipeline: Any, folder: Path) -> dict[str, float]:
-    """Return mean PSNR, dB, and SSIM on the test pairs of a folder."""
+def scores(pipeline: Any, folder: Path, lpips: Lpips | None) -> dict[str, float]:
+    """Return mean PSNR, dB, SSIM and, with its network, LPIPS on the test pairs of a folder."""
     rows = []
     for number, pair in enumerate(find_pairs(folder, "test")):
         generator = torch.Generator().manual_seed(number)
         cloudy = torch.from_numpy(pair.read_cloudy()).permute(2, 0, 1)[None] / 255
         restored = pipeline(cloudy, generator=generator, output_type="np").images[0]
-        image = np.rint(restored * 255).astype(np.uint8)
-        rows.append((psnr(image, pair.read_clear()), ssim(image, pair.read_clear())))
-    quality, similarity = np.mean(rows, axis=0)
-    return {"psnr": round(float(quality), 3), "ssim": round(float(similarity), 4)}
+        image, clear = np.rint(restored * 255).astype(np.uint8), pair.read_clear()
+        distances = [] if lpips is None else [lpips_of(image, clear, lpips)]
+        rows.append((psnr(image, clear), ssim(image, clear), *distances))
+    means = dict(zip(("psnr", "ssim", "lpips"), np.mean(rows, axis=0), strict=False))
+    return {name: round(float(value), 3 if name == "psnr" else 4) for name, value in means.items()}
 
 
 def tables(report: dict[str, Any]) -> str:
@@ -415,12 +421,14 @@ def cuda_table(found: dict[str, Any]) -> list[str]:
     lines = [
         f"{found['gpu']}; matrix products, TFLOP/s: {rates}",
         "",
-        "| networks | numbers | compiled | batch | MP/s | of matmul | PSNR, SSIM |",
+        "| networks | numbers | compiled | batch | MP/s | of matmul | PSNR, SSIM, LPIPS |",
         "|---|---|---|---|---|---|---|",
     ]
     for r in found["rows"]:
         compiled = f"in {r['compiling_seconds']:g} s" if "compiling_seconds" in r else "no"
-        told = "; ".join(f"{name} {s['psnr']:.2f}, {s['ssim']:.4f}" for name, s in r.get("scores", {}).items())
+        told = "; ".join(
+            f"{name} " + ", ".join(f"{value:g}" for value in s.values()) for name, s in r.get("scores", {}).items()
+        )
         lines.append(
             f"| {r['networks']} | {r['dtype']} | {compiled} | {r['batch']} | {r['megapixels_per_second']:g} |"
             f" {r['share_of_matmul_rate']:.0%} | {told} |"
