@@ -120,6 +120,9 @@ def test_time_that_runs_out_leaves_a_checkpoint_to_go_on_from(tmp_path):
     assert 0 < report.steps < 100000
     checkpoint = torch.load(tmp_path / "reference" / "last.ckpt", weights_only=False)
     assert checkpoint["global_step"] == report.steps
+    (further,) = train_quietly(config, tmp_path, stages=["reference"], max_time_s=1.5, resume=True)
+    assert further.steps > report.steps + 1, "the time of the call before was counted once more"
+    report = further
     finished = train_quietly(
         toy(f"stages.reference.steps={report.steps + 2}"), tmp_path, stages=["reference"], resume=True
     )

@@ -22,12 +22,12 @@ from typing import Any, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from declouder.config import STAGE_NAMES, StageName, TrainConfig, dump_config
 from declouder.data.samples import TrainingData
 from declouder.errors import ConfigError, OutputError
-from declouder.training.callbacks import AtomicCheckpointIO, ScoreLog, StepBar
+from declouder.training.callbacks import AtomicCheckpointIO, RunTimer, ScoreLog, StepBar
 from declouder.training.module import StageModule
 from declouder.training.networks import begin_with, earlier_folder, export, start_folder, take_over
 from declouder.training.record import write_record
@@ -76,7 +76,7 @@ def train(
         out: the run's folder; made if need be.
         stages: which of `STAGE_NAMES`; those that the recipe does not have are an error.
         resume: continue from the last checkpoints; finished stages are passed over.
-        max_time_s: stop cleanly after this many seconds, with a checkpoint.
+        max_time_s: stop cleanly after this many seconds of this call, with a checkpoint.
         device: Lightning's accelerator: auto, cpu, cuda or mps.
         devices: how many of them on each machine.
         nodes: how many machines train together, each of which runs this with the same arguments and sees `out`.
@@ -158,7 +158,7 @@ def _run_stage(
                     if hasattr(network, way):
                         setattr(network, way, torch.compile(getattr(network, way)))
     settings, folder = config.stages[name], out / name
-    timer = Timer(duration=None if max_time_s is None else timedelta(seconds=max_time_s), interval="step")
+    timer = RunTimer(duration=None if max_time_s is None else timedelta(seconds=max_time_s), interval="step")
     keeper = ModelCheckpoint(
         dirpath=folder,
         filename="last",

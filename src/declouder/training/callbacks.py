@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from numpy.typing import NDArray
 from PIL import Image
@@ -147,6 +147,17 @@ class StepBar(Callback):  # type: ignore[misc]
     def on_exception(self, trainer: L.Trainer, module: StageModule, exception: BaseException) -> None:
         """Leave it as it is; the error is told below it."""
         self._bar.stop()
+
+
+class RunTimer(Timer):  # type: ignore[misc]
+    """Lightning's timer without its memory: a resumed run has all of its time, not what earlier ones left."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing to go on with."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up nothing."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):  # type: ignore[misc]
