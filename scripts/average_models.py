@@ -1,9 +1,11 @@
 """The mean of the weights of models of one recipe, as a model: what their errors have not in common becomes less.
 
     python scripts/average_models.py runs/compact/model runs/compact_final/model -o runs/averaged
+        [--reference keep_near_cloud=10]
 
-All must descend from one training: weights of unrelated ones have no meaningful mean. Settings are those of the
-first model; `training.json` is that of the last one, with those of the others under `averaged_with`.
+All must descend from one training: weights of unrelated ones have no meaningful mean. A model that is named twice
+counts twice. Settings are those of the first model, with `--reference` but for an option of its reference network
+that has no weights; `training.json` is that of the last one, with those of the others under `averaged_with`.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Average the weights of models.")
     parser.add_argument("models", type=Path, nargs="+", help="model folders")
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--reference", metavar="OPTION=NUMBER", help="an option of the reference network, set anew")
     arguments = parser.parse_args()
     if arguments.output.exists():
         raise SystemExit(f"{arguments.output} exists; choose another --output")
@@ -37,6 +40,12 @@ def main() -> None:
                 raise SystemExit(f"{folder}/{name} is another network than that of {arguments.models[0]}")
         mean = {key: torch.stack([state[key] for state in states]).mean(0) for key in first}
         getattr(pipelines[0], name).load_state_dict(mean)
+    if arguments.reference is not None:
+        option, number = arguments.reference.split("=")
+        network = pipelines[0].reference
+        changed = type(network).from_config({**network.config, option: float(number)})
+        changed.load_state_dict(network.state_dict())
+        pipelines[0].register_modules(reference=changed)
     pipelines[0].save_pretrained(arguments.output)
     write_record(arguments.models, arguments.output)
     print(f"wrote {arguments.output}: the mean of {len(pipelines)} models")

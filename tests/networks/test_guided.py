@@ -131,6 +131,29 @@ def test_what_is_clear_can_keep_its_texture_beside_thick_cloud(second):
     assert kept[1] == pytest.approx(1, abs=0.02)
 
 
+def test_ground_near_thick_cloud_is_left_as_it_is():
+    """A network that would change all of an image a little changes thick cloud alone."""
+    cloudy = 0.2 * random(1, 3, 256, 256) - 0.6
+    cloudy[..., 192:] = 0.9
+    direct = cloudy + 0.1
+    direct[..., 192:] = -0.5
+    block = choice(DIRECT)
+    block.decide.bias[8:].clamp_(min=-5.0)  # the cloudy image is hardly taken, but can be
+    block.keep_near_cloud = 20.0
+    result = run(block, cloudy, direct)
+    torch.testing.assert_close(result[..., 100:180], cloudy[..., 100:180], atol=0.01, rtol=0)
+    torch.testing.assert_close(result[..., 204:], direct[..., 204:], atol=0.02, rtol=0)
+
+
+def test_where_no_thick_cloud_is_near_haze_is_removed_as_ever():
+    cloudy = 0.2 * random(1, 3, 64, 64) - 0.2
+    direct = cloudy - 0.5  # a change by a quarter of the range
+    block = choice(DIRECT)
+    before = run(block, cloudy, direct)
+    block.keep_near_cloud = 20.0
+    assert torch.equal(run(block, cloudy, direct), before)
+
+
 def test_shares_are_of_a_pixel_and_those_around_it():
     block = choice()
     features = torch.zeros(1, WIDTH, 64, 64)

@@ -54,6 +54,8 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         third_choice: whether a pixel chooses once more, by itself: declouder.networks.guided.
         keep_clear: how strongly ground that the first choice leaves as it is keeps out of the second, or 0 for not
             at all: declouder.networks.guided.
+        keep_near_cloud: how strongly ground near thick cloud is left as it is by the first choice, or 0 for no more
+            than elsewhere: declouder.networks.guided.
         filling: channels of the layers that let seen ground flow in under thick cloud, or 0 for none:
             declouder.networks.filling.
     """
@@ -71,6 +73,7 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         extremes: bool = False,
         third_choice: bool = False,
         keep_clear: float = 0.0,
+        keep_near_cloud: float = 0.0,
         filling: int = 0,
     ) -> None:
         super().__init__()
@@ -104,7 +107,15 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
         self.choice = None
         if guided:
-            self.choice = GuidedChoice(widths[0], bands, stem, guided, third=third_choice, keep_clear=keep_clear)
+            self.choice = GuidedChoice(
+                widths[0],
+                bands,
+                stem,
+                guided,
+                third=third_choice,
+                keep_clear=keep_clear,
+                keep_near_cloud=keep_near_cloud,
+            )
         self.fill = (
             Filling(widths[0], bands, stem, filling, nn.Sequential(*(make(filling) for _ in range(FILLING_BLOCKS))))
             if filling

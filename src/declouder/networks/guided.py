@@ -21,7 +21,13 @@ and, among the first, one more that asks the image itself, as a dark channel doe
 
 The network gives the weights, so that cloud does not spoil the fit beside it, and for each pixel shares p, q and r.
 What of a pixel the first choice leaves as it is, `keep_clear` can keep out of the second, whose fits lose the
-texture of clear ground where thick cloud lies in their squares.
+texture of clear ground where thick cloud lies in their squares. And where there is thick cloud, there is hardly an
+even haze besides: with `keep_near_cloud` ground around thick cloud is more surely left as it is,
+
+    score of the cloudy image += keep_near_cloud min(1, thick / ENOUGH_THICK) exp(-(change / SLIGHT)^2)
+
+with the change that the network's own image makes, and the share of a wide square that it changes by more than any
+even haze would (`THICK`).
 
 The neighbours of a pixel have a say in its p and q, for haze is wide; r is each pixel's own, so that clear ground
 keeps its texture to the edge of a small cloud. The shares are learnt by declouder.losses.choice_loss too, or many
@@ -57,6 +63,12 @@ AS_IS = 1
 """Place of the cloudy image among the images of the first choice."""
 THIRD_SCORES = (2.0, -1.0, -1.5)
 """Of the images of the third choice, at first: mostly what was chosen before."""
+THICK = 0.35
+"""In [0, 1], the mean change over bands from which on what hides the ground is no haze."""
+ENOUGH_THICK, THICK_SIDE = 0.05, 31
+"""Share of thick cloud around that counts in full, and the side of the square, whose mean is taken twice."""
+SLIGHT, SLIGHT_SIDE = 0.15, 3
+"""In [0, 1], how much clear ground may change, and the side of the square over which that is taken."""
 GRAIN_PX = 9
 """Side of the square that has one score: single pixels, on the network's own grid of 4, would choose in dots."""
 MATRIX_REACH = 64
@@ -99,6 +111,7 @@ class GuidedChoice(nn.Module):
         third: whether there is a third choice.
         keep_clear: added to the second choice's score of the first mixture, times the share of the cloudy image as
             it is in that mixture.
+        keep_near_cloud: added to the first choice's score of the cloudy image as it is where thick cloud is near.
     """
 
     def __init__(
@@ -110,9 +123,11 @@ class GuidedChoice(nn.Module):
         *,
         third: bool = False,
         keep_clear: float = 0.0,
+        keep_near_cloud: float = 0.0,
     ) -> None:
         super().__init__()
         self.keep_clear = keep_clear
+        self.keep_near_cloud = keep_near_cloud
         for side in sides:
             if side < 1 or side % 2 == 0:
                 raise ValueError(f"a square of side {side} has no middle; give an odd number")
@@ -171,7 +186,10 @@ class GuidedChoice(nn.Module):
             for side, strengths in zip(self.sides, regularization[:-1], strict=True):
                 images += fits(direct, side, strengths)
             images.append(_applied(_from_dark(small_cloudy, white, _reduced(dark)), max(self.sides), cloudy))
-            first = Choice(images, _shared(first_shares).softmax(dim=1))
+            first_scores = _shared(first_shares)
+            if self.keep_near_cloud:
+                first_scores[:, AS_IS] += self.keep_near_cloud * _clear_near_cloud(cloudy, direct)
+            first = Choice(images, first_scores.softmax(dim=1))
             mixture = first.mixture()
             images = [mixture, *fits(mixture, max(self.sides), regularization[-1])]
             second_scores = _shared(second_shares)
@@ -203,6 +221,20 @@ class GuidedChoice(nn.Module):
         bias = cast(Tensor, self.decide.bias)
         bias.mul_(scale)
         bias.view(-1, pixels)[sum(others) + AS_IS] += as_is
+
+
+def _clear_near_cloud(cloudy: Tensor, own: Tensor) -> Tensor:
+    """Return how surely a pixel is clear ground with thick cloud around: (B, H, W) in [0, 1].
+
+    Args:
+        cloudy: (B, bands, H, W) in [-1, 1].
+        own: (B, bands, H, W), the network's own image.
+    """
+    change = _reduced((own - cloudy).abs().mean(dim=1, keepdim=True) / 2)  # [-1, 1] has twice the range of [0, 1]
+    thick = box_mean(box_mean((change > THICK).to(change.dtype), THICK_SIDE), THICK_SIDE)
+    slight = torch.exp(-(box_mean(change, SLIGHT_SIDE) / SLIGHT).square())
+    clear = (thick / ENOUGH_THICK).clamp(max=1) * slight
+    return F.interpolate(clear, scale_factor=REDUCTION, mode="bilinear", align_corners=False)[:, 0]
 
 
 class _Moments:
