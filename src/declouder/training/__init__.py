@@ -30,7 +30,7 @@ from declouder.errors import ConfigError, OutputError
 from declouder.training.callbacks import AtomicCheckpointIO, RunTimer, ScoreLog, StepBar
 from declouder.training.module import StageModule
 from declouder.training.networks import begin_with, earlier_folder, export, start_folder, take_over
-from declouder.training.record import write_record
+from declouder.training.record import commit_of_source, write_record
 from declouder.training.stages import STAGES
 from declouder.training.surroundings import (
     check_nodes,
@@ -97,6 +97,7 @@ def train(
         if name not in config.stages:
             raise ConfigError(f"the recipe has no stage {name!r}; it has {', '.join(config.stages)}")
     first_process = is_first_process()
+    commit_of_source()
     if first_process:
         open_run(out, config, stages, resume=resume)
     deadline = None if max_time_s is None else time.monotonic() + max_time_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import platform
 import subprocess
@@ -37,7 +38,7 @@ def write_record(
             "procedural_images": len(data.terrain),
         },
         "versions": _versions(),
-        "commit": _commit(),
+        "commit": commit_of_source(),
         "stages": {**earlier.get("stages", {}), stage: about},
     }
     unfinished = path.with_suffix(".unfinished")
@@ -53,8 +54,12 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _commit() -> str | None:
-    """Return the git commit of declouder's own source, "+changes" if it was edited; None if it is installed."""
+@functools.cache
+def commit_of_source() -> str | None:
+    """Return the git commit of declouder's own source, "+changes" if it was edited; None if it is installed.
+
+    Asked for when training begins, it stays the answer: the checkout may move on while the code that runs does not.
+    """
     here = Path(__file__).parents[1]
 
     def git(*words: str) -> str:
