@@ -67,7 +67,7 @@ THICK = 0.35
 """In [0, 1], the mean change over bands from which on what hides the ground is no haze."""
 ENOUGH_THICK, THICK_SIDE = 0.05, 31
 """Share of thick cloud around that counts in full, and the side of the square, whose mean is taken twice."""
-SLIGHT, SLIGHT_SIDE = 0.15, 3
+SLIGHT, SLIGHT_SIDE = 0.07, 3
 """In [0, 1], how much clear ground may change, and the side of the square over which that is taken."""
 GRAIN_PX = 9
 """Side of the square that has one score: single pixels, on the network's own grid of 4, would choose in dots."""
