@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import platform
 import sys
@@ -55,6 +56,9 @@ def main() -> None:
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--repeats", type=int, default=3, help="of the shipped model; the least counts")
     parser.add_argument("--steps", type=int, default=10, help="of the paper's networks")
+    parser.add_argument(
+        "--rounds", type=int, default=1, help="of the paper's networks, path after path; the least counts"
+    )
     parser.add_argument("--data", type=Path, nargs="*", default=[], help="folders whose test images count")
     parser.add_argument(
         "--networks", nargs="*", choices=("model", "paper"), default=["model", "paper"], help="of cuda"
@@ -77,7 +81,7 @@ def main() -> None:
         "matmul_gflops": matmul_rates(clock),
     }
     if "paper" in parts:
-        report["paper"] = paper(given.steps, clock, max(report["matmul_gflops"].values()))
+        report["paper"] = paper(given.steps, given.rounds, clock, max(report["matmul_gflops"].values()))
     if "shipped" in parts:
         report["shipped"] = shipped(given.model, given.repeats, clock, given.data)
     if "compiled" in parts:
@@ -145,8 +149,12 @@ def with_plain_attention(pipeline: Any) -> Any:
     return plain
 
 
-def paper(steps: int, clock: Clock, rate_gflops: float) -> dict[str, Any]:
-    """Compare the paths on the paper's networks, one image each, in turn."""
+def paper(steps: int, rounds: int, clock: Clock, rate_gflops: float) -> dict[str, Any]:
+    """Compare the paths on the paper's networks, one image each; with several rounds in turn, the least of each.
+
+    Where others use the machine too, only rounds compare. As freed memory that is kept once is kept for good, all
+    paths keep it then.
+    """
     pipeline = paper_pipeline()
     cloudy, noise = torch.rand(1, 3, SIDE_PX, SIDE_PX), torch.randn(1, 3, SIDE_PX, SIDE_PX)
 
@@ -172,17 +180,23 @@ def paper(steps: int, clock: Clock, rate_gflops: float) -> dict[str, Any]:
     }
     if lightning_precision("auto", "cpu") == "bf16-mixed":  # others emulate it, ten times slower
         variants["networks as they are, bfloat16 autocast"] = quiet(copy.deepcopy(pipeline), quick=False)
+    if rounds > 1:
+        keep_freed_memory()
+        del variants["default path, freed memory kept (declouder remove)"]
     rows: dict[str, Any] = {}
     expected = torch.empty(0)
-    for name, variant in variants.items():
+    for number, (name, variant) in itertools.product(range(rounds), variants.items()):
         if "freed" in name:
             keep_freed_memory()
         with torch.autocast("cpu", torch.bfloat16, enabled="bfloat16" in name):
-            restored(variant, 1)
+            if number == 0:
+                restored(variant, 1)
             begin = clock()
             images = restored(variant, steps)
             seconds = clock() - begin
         expected = images if not rows else expected
+        if name in rows and rows[name]["seconds"] <= seconds:
+            continue
         rows[name] = {
             "seconds": round(seconds, 2),
             "seconds_per_megapixel": round(seconds / (SIDE_PX**2 / 1e6), 1),
@@ -191,6 +205,7 @@ def paper(steps: int, clock: Clock, rate_gflops: float) -> dict[str, Any]:
         }
     return {
         "steps": steps,
+        "rounds": rounds,
         "gflop": round(gflop, 1),
         "rows": rows,
         "profile": profile(lambda: restored(variants["default path"], 1)),
