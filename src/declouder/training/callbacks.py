@@ -156,9 +156,6 @@ class RunTimer(Timer):  # type: ignore[misc]
         """Return nothing to go on with."""
         return {}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up nothing."""
-
 
 class AtomicCheckpointIO(TorchCheckpointIO):  # type: ignore[misc]
     """Writes a checkpoint beside its name and renames it: a kill while writing leaves the previous one whole."""
