@@ -41,8 +41,12 @@ def main() -> None:
         mean = {key: torch.stack([state[key] for state in states]).mean(0) for key in first}
         getattr(pipelines[0], name).load_state_dict(mean)
     if arguments.reference is not None:
-        option, number = arguments.reference.split("=")
+        option, _, number = arguments.reference.partition("=")
         network = pipelines[0].reference
+        if not isinstance(network.config.get(option), float):
+            raise SystemExit(
+                f"--reference is {arguments.reference!r}; give a number's option, as keep_near_cloud=10"
+            )
         changed = type(network).from_config({**network.config, option: float(number)})
         changed.load_state_dict(network.state_dict())
         pipelines[0].register_modules(reference=changed)
