@@ -180,6 +180,11 @@ class StageConfig(_Strict):
     log_perceptual_weight: float = Field(
         0.0, ge=0, description="share of its logarithm, image by image: thin haze counts as much as thick cloud"
     )
+    perceptual_views: bool = Field(
+        False,
+        description="LPIPS of the images turned, mirrored and made up to half as large, drawn batch by batch: a"
+        " pattern that pleases it on its own grid alone earns nothing",
+    )
     edge_weight: float = Field(0.05, ge=0, description="reference stage: share of the edge loss")
     ssim_weight: float = Field(0.0, ge=0, description="reference, weights and joint stage: share of 1 - SSIM")
     psnr_weight: float = Field(0.0, ge=0, description="the same stages: share of each image's ln MSE")

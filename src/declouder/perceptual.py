@@ -2,7 +2,9 @@
 
     d = sum_l mean_hw sum_c v_lc (f_lc(a) - f_lc(b))^2        f_l: AlexNet's features, length 1 over the channels
 
-Source: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018.
+Sources: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018 (LPIPS);
+Kettunen et al., "E-LPIPS: Robust Perceptual Image Similarity via Random Transformation Ensembles", 2019
+(`seen_anew`).
 """
 
 from __future__ import annotations
@@ -20,6 +22,11 @@ from declouder.lpips import DEVIATION, MEAN, load_lpips
 # (stride, padding, whether 3 x 3 maxima of every second pixel come first) of AlexNet's five convolutions
 _LAYERS = ((4, 2, False), (1, 2, True), (1, 1, True), (1, 1, False), (1, 1, False))
 
+LPIPS_STRIDE = 4
+"""Of AlexNet's first layer."""
+
+LEAST_SHARE = 0.5
+"""The smallest size of an image in `seen_anew`, of its own."""
 
 LEAST_DISTANCE = 0.005
 """Below this nobody sees a difference, and there is nothing to be gained."""
@@ -32,6 +39,32 @@ def log_perceptual(distances: Tensor) -> Tensor:
     logarithms each image counts by the share of its distance that is gained.
     """
     return (distances + LEAST_DISTANCE).log().mean()
+
+
+def shifted(images: Sequence[Tensor], seed: int) -> list[Tensor]:
+    """Return the same images, (B, C, H, W), without their first 0 to 3 rows and columns, as the seed says.
+
+    LPIPS looks at every fourth pixel first. Were it always the same one of a patch, the networks, whose own grid
+    begins there too, would learn a pattern of four pixels that pleases it.
+    """
+    down, right = seed % LPIPS_STRIDE, seed // LPIPS_STRIDE % LPIPS_STRIDE
+    return [image[..., down:, right:] for image in images]
+
+
+def seen_anew(images: Sequence[Tensor], seed: int) -> list[Tensor]:
+    """Return images, (B, C, H, W), all turned and mirrored alike, and half the time smaller, as the seed says.
+
+    A distance that is learnt from finds textures that please its features and no eye: ripples of one direction and
+    width. Seen from all sides and in several sizes, only what is like the clear image stays near it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    turns, mirrored, smaller = (int(torch.randint(n, (), generator=generator)) for n in (4, 2, 2))
+    share = LEAST_SHARE + (1 - LEAST_SHARE) * float(torch.rand((), generator=generator))
+    seen = [torch.rot90(image.flip(-1) if mirrored else image, turns, (-2, -1)) for image in images]
+    if not smaller:
+        return seen
+    size = [round(share * side) for side in seen[0].shape[-2:]]
+    return [F.interpolate(image, size, mode="bicubic", antialias=True) for image in seen]
 
 
 class PerceptualLoss(nn.Module):
