@@ -105,23 +105,48 @@ def test_the_share_is_one_on_cloud_zero_beyond_the_feather_and_falls_between(sce
     assert (np.diff(share[between][order]) <= 1e-6).all()
 
 
+CLEAR, CLOUD = 0, 1
 QA = {
-    "Collection 2": ([21824, 21888, 21826, 22280, 23888, 54596], [0, 0, 1, 1, 1, 1]),
-    "Collection 1": ([2720, 2724, 2800, 2976, 6816], [0, 0, 1, 1, 1]),
-    "before Collection 1": ([20480, 20512, 36864, 53248, 28672], [0, 0, 1, 1, 1]),
+    "Landsat 8": ("Collection 2", {CLEAR: [21824, 21888], CLOUD: [21826, 22080, 22280, 23888, 54596]}),
+    "Landsat 5": ("Collection 2", {CLEAR: [5440, 5504], CLOUD: [5442, 5696, 5896, 7440]}),
+    "Landsat 8, older": ("Collection 1", {CLEAR: [2720, 2724], CLOUD: [2752, 2800, 2976, 6816, 7072]}),
+    "Landsat 7, older": ("Collection 1", {CLEAR: [672, 676], CLOUD: [704, 752, 928]}),
+    "Landsat 8, before": ("before Collection 1", {CLEAR: [20480, 20512], CLOUD: [36864, 53248, 28672]}),
 }
+"""Numbers of its quality band."""
 
 
-@pytest.mark.parametrize("generation", QA)
-def test_a_landsat_quality_band_is_read_by_its_generation(generation, scene, tmp_path, caplog):
+@pytest.mark.parametrize("sensor", QA)
+def test_a_landsat_quality_band_is_read_by_its_generation(sensor, scene, tmp_path, caplog):
     caplog.set_level("INFO", "declouder")
-    numbers, cloudy = QA[generation]
+    generation, said = QA[sensor]
+    numbers = [*said[CLEAR], *said[CLOUD]]
+    cloudy = [CLEAR] * len(said[CLEAR]) + [CLOUD] * len(said[CLOUD])
     values = np.ones((80, 100), np.uint16)  # 1: outside the ground taken
     values[:, : len(numbers)] = numbers
     share = share_of(scene, MaskChoice(mask_file(tmp_path, values), kind="landsat-qa", feather_px=0))
     np.testing.assert_array_equal(share[0, : len(numbers)], cloudy)
     assert (share[:, len(numbers) :] == 0).all()
     assert generation in caplog.text
+
+
+def test_a_landsat_quality_band_is_known_by_smaller_copies_that_hold_means(scene, tmp_path, caplog):
+    caplog.set_level("INFO", "declouder")
+    values = np.full((2200, 2200), 21824, np.uint16)
+    values[::2, :700] = 1  # a collar that the means mix in
+    values[:700] = 22280
+    path = mask_file(tmp_path, values)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.build_overviews([2, 4], rasterio.enums.Resampling.average)
+    with (
+        open_raster(path) as reader,
+        open_mask(
+            MaskChoice(path, kind="landsat-qa"), reader, bands=(1,), names=("grey",), scale=Scaling(0, 1)
+        ) as mask,
+    ):
+        assert mask.share(slice(8, 600), slice(900, 1000)).all()
+        assert not mask.share(slice(900, 1000), slice(900, 1000)).any()
+    assert "Collection 2" in caplog.text
 
 
 def test_a_sentinel2_scene_classification_is_read(scene, tmp_path):

@@ -213,13 +213,13 @@ def test_a_mistake_with_an_item_is_one_line_with_exit_2_and_leaves_nothing(
 
 
 def test_a_stopped_run_on_an_item_knows_its_input_again(folder):
-    from declouder.raster import file_identity
+    from declouder.raster import files_identity
 
     found = read_item(write(folder, item(ALL)))
     with scene_of(found) as scene:
-        one = file_identity(scene)
+        one = files_identity([scene])
     with scene_of(found) as scene:
-        assert file_identity(scene) == one
+        assert files_identity([scene]) == one
 
 
 def test_the_item_of_a_result_is_not_written_over_another(folder, tmp_path):

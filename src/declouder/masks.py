@@ -83,9 +83,22 @@ class MaskSource(Protocol):
 
 
 class SceneMask:
-    """A mask on a scene's grid, grown and feathered."""
+    """A mask on a scene's grid, grown and feathered.
 
-    def __init__(self, source: MaskSource, *, height: int, width: int, feather_px: int) -> None:
+    Attributes:
+        files: that it is read from; none where it is made of the scene itself.
+    """
+
+    def __init__(
+        self,
+        source: MaskSource,
+        *,
+        height: int,
+        width: int,
+        feather_px: int,
+        files: Sequence[Path] = (),
+    ) -> None:
+        self.files = tuple(files)
         self._source = source
         self._size = height, width
         self._feather_px = feather_px
@@ -108,7 +121,13 @@ class SceneMask:
 
 @contextmanager
 def open_mask(
-    choice: MaskChoice, reader: RasterReader, *, bands: Sequence[int], names: Sequence[str], scale: Scaling
+    choice: MaskChoice,
+    reader: RasterReader,
+    *,
+    bands: Sequence[int],
+    names: Sequence[str],
+    scale: Scaling,
+    allow_outside: bool = False,
 ) -> Iterator[SceneMask | None]:
     """Open the mask of a scene; None where everything counts as cloud.
 
@@ -118,6 +137,7 @@ def open_mask(
         bands: the 1-based numbers of its bands that the model sees, for "auto".
         names: what the model calls them.
         scale: the scene's, for "auto".
+        allow_outside: a mask that is a VRT may name files outside its own folder.
 
     Raises:
         RasterError: if the mask cannot be read or laid over the scene.
@@ -130,9 +150,15 @@ def open_mask(
         source = Cloudiness(reader, bands=bands, names=names, scale=scale)
         yield SceneMask(source, height=height, width=width, feather_px=choice.feather_px)
     else:
-        with open_aligned(Path(choice.source), reader.info) as aligned:
+        with open_aligned(Path(choice.source), reader.info, allow_outside=allow_outside) as aligned:
             mask = FileMask(aligned, _decoder(choice, aligned))
-            yield SceneMask(mask, height=height, width=width, feather_px=choice.feather_px)
+            yield SceneMask(
+                mask,
+                height=height,
+                width=width,
+                feather_px=choice.feather_px,
+                files=aligned.info.files,
+            )
 
 
 class FileMask:
@@ -219,17 +245,19 @@ def _sentinel2_scl(aligned: AlignedReader) -> Decoder:
 def _landsat_qa(aligned: AlignedReader) -> Decoder:
     """Landsat's quality band of three generations: cloud of medium or high confidence, shadow and cirrus of high.
 
-    They share one format and mean different bits. Collection 1 has no bit above 12. Collection 2 (QA_PIXEL) gives
-    every pixel a cloud confidence in bits 8-9, which are 0 in the generation before Collection 1 (BQA).
+    They share one format and mean different bits. Collection 2 (QA_PIXEL) gives every pixel a confidence of cloud
+    in bits 8-9 and of snow in bits 12-13, Landsat 4 to 7's as well, which end there. Of Collection 1, which has no
+    bit above 12, only shadow under cirrus looks so; in the generation before it (BQA) bits 8-9 are 0. Smaller
+    copies of such a band may hold means, which are no bits: the most of what is seen decides.
     """
     _check_integers(aligned, "landsat-qa")
     seen, valid = aligned.read_reduced()
     seen = seen[valid & (seen != 1)].astype(np.int64)  # 1 is outside the ground taken
-    if seen.size == 0 or seen.max() < 1 << 13:
-        generation: Decoder = _collection_1
-        told = "Collection 1"
-    elif (_bits(seen, 8, 2) > 0).all():
+    generation: Decoder
+    if seen.size and ((_bits(seen, 8, 2) > 0) & (_bits(seen, 12, 2) > 0)).mean() > 0.5:
         generation, told = _collection_2, "Collection 2"
+    elif seen.size == 0 or seen.max() < 1 << 13:
+        generation, told = _collection_1, "Collection 1"
     else:
         generation, told = _before_collections, "before Collection 1"
     log.info("mask: Landsat quality band, %s", told)
@@ -238,11 +266,12 @@ def _landsat_qa(aligned: AlignedReader) -> Decoder:
 
 def _collection_2(qa: NDArray[np.generic]) -> NDArray[np.bool_]:
     dilated, cloud, shadow = (_bits(qa, bit, 1) == 1 for bit in (1, 3, 4))
-    return np.asarray(dilated | cloud | shadow | (_bits(qa, 14, 2) == 3))
+    return np.asarray(dilated | cloud | shadow | (_bits(qa, 8, 2) >= 2) | (_bits(qa, 14, 2) == 3))
 
 
 def _collection_1(qa: NDArray[np.generic]) -> NDArray[np.bool_]:
-    return np.asarray((_bits(qa, 4, 1) == 1) | (_bits(qa, 7, 2) == 3) | (_bits(qa, 11, 2) == 3))
+    cloud = (_bits(qa, 4, 1) == 1) | (_bits(qa, 5, 2) >= 2)
+    return np.asarray(cloud | (_bits(qa, 7, 2) == 3) | (_bits(qa, 11, 2) == 3))
 
 
 def _before_collections(qa: NDArray[np.generic]) -> NDArray[np.bool_]:
@@ -254,9 +283,10 @@ def _bits(qa: NDArray[np.generic], first: int, count: int) -> NDArray[np.int64]:
 
 
 def _check_integers(aligned: AlignedReader, kind: str) -> None:
-    if np.dtype(aligned.dtype).kind not in "iu":
+    info = aligned.info
+    if np.dtype(info.dtype).kind not in "iu":
         raise RasterError(
-            f"mask {aligned.path} is {aligned.dtype}, {kind} is a band of integers; give that band itself, "
+            f"mask {info.path} is {info.dtype}, {kind} is a band of integers; give that band itself, "
             "or another --mask-kind"
         )
 

@@ -169,7 +169,7 @@ def _opened(source: Path, output: Path, options: SceneOptions, *, is_new: bool) 
         else:
             check_outputs(source, output, info, options)
         if isinstance(options.mask.source, Path):
-            with raster.open_aligned(options.mask.source, info):
+            with raster.open_aligned(options.mask.source, info, allow_outside=options.allow_outside):
                 pass
         if options.bands and max(options.bands) > info.count:
             numbers = ",".join(map(str, options.bands))

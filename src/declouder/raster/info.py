@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,13 @@ class RasterInfo:
     """What a raster says of itself besides its pixels; lists have one entry a band."""
 
     path: Path
+    files: tuple[Path, ...]  # all that its pixels are read from
     driver: str
     height: int
     width: int
     count: int
     dtype: str
-    nodata: float | None
+    nodata: float | None  # of all bands: a GeoTIFF has one
     crs: Any
     transform: Any
     gcps: tuple[list[Any], Any]  # ground control points and their CRS
@@ -61,17 +63,18 @@ class RasterInfo:
         return bool(self.crs or self.gcps[0] or self.rpcs or not self.transform.is_identity)
 
 
-def info_of(path: Path, dataset: Any) -> RasterInfo:
-    """Return what an open rasterio dataset says of itself."""
+def info_of(path: Path, dataset: Any, files: Sequence[Path] = ()) -> RasterInfo:
+    """Return what an open rasterio dataset says of itself; its pixels come from `files`, or from `path` alone."""
     flags = dataset.mask_flag_enums[0]
     return RasterInfo(
         path=path,
+        files=tuple(files) or (path,),
         driver=dataset.driver,
         height=dataset.height,
         width=dataset.width,
         count=dataset.count,
         dtype=dataset.dtypes[0],
-        nodata=dataset.nodata,
+        nodata=next((value for value in dataset.nodatavals if value is not None), None),
         crs=dataset.crs,
         transform=dataset.transform,
         gcps=dataset.gcps,
@@ -109,11 +112,13 @@ def with_tags(info: RasterInfo, tags: dict[str, str]) -> RasterInfo:
     return replace(info, tags={**info.tags, None: {**info.tags.get(None, {}), **tags}})
 
 
-def file_identity(path: Path) -> dict[str, Any]:
-    """Return what tells a file's content from another's without reading all of it."""
+def files_identity(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return what tells the content of these files from that of others without reading all of it."""
+    return [_file_identity(path) for path in files]
+
+
+def _file_identity(path: Path) -> dict[str, Any]:
     found = path.stat()
-    if path.is_dir():
-        return {"folder": sorted(child.name for child in path.iterdir()), "changed_ns": found.st_mtime_ns}
     with path.open("rb") as file:
         start = file.read(2**16)
         file.seek(max(0, found.st_size - 2**16))

@@ -35,7 +35,6 @@ MOST_BANDS = 1024
 # Formats without blocks are decoded as a whole, or up to the place that is read.
 _MOST_PIXELS_AT_ONCE = 2**28
 _MOST_BLOCK_BYTES = 2**29
-_MOST_MASK_PIXELS = MOST_PIXELS
 
 
 @contextmanager
@@ -51,32 +50,35 @@ def open_raster(
 
     Raises:
         RasterError: if the file is missing, not an image we read, truncated, larger than allowed, a palette
-            image or of a complex dtype.
+            image, of a complex dtype, or of bands that differ in dtype or nodata.
     """
-    with _opened(path, allow_outside=allow_outside) as dataset:
-        try:
-            _check_size(path, dataset, max_pixels)
-            info = info_of(path, dataset)
-            _check_content(info)
-            _check_complete(path, dataset)
-        except GDAL_ERRORS as error:
-            raise _damaged(path, error) from error
-        yield RasterReader(info, dataset)
+    with _opened(path, max_pixels=max_pixels, allow_outside=allow_outside) as reader:
+        _check_scene(reader)
+        yield reader
 
 
 @contextmanager
-def open_aligned(path: Path, like: RasterInfo) -> Iterator[AlignedReader]:
+def open_aligned(path: Path, like: RasterInfo, *, allow_outside: bool = False) -> Iterator[AlignedReader]:
     """Open the first band of a raster on the grid of another; on another grid it is resampled (nearest).
+
+    Args:
+        path: as for `open_raster`; a palette image too, whose numbers are classes.
+        like: the other.
+        allow_outside: a VRT may name files outside its own folder.
 
     Raises:
         RasterError: if it cannot be read, or nothing says how it lies over `like`.
     """
-    with open_raster(path, max_pixels=_MOST_MASK_PIXELS) as reader, contextlib.ExitStack() as stack:
+    most = max(MOST_PIXELS, like.height * like.width)
+    with (
+        _opened(path, max_pixels=most, allow_outside=allow_outside) as reader,
+        contextlib.ExitStack() as stack,
+    ):
         info, dataset = reader.info, reader.dataset
         same_size = (info.height, info.width) == (like.height, like.width)
         unplaced = info.crs is None or like.crs is None
         if same_size and (unplaced or _same_grid(info, like)):
-            yield AlignedReader(path, dataset, dataset)
+            yield AlignedReader(info, dataset, dataset)
             return
         if unplaced:
             raise RasterError(
@@ -84,16 +86,17 @@ def open_aligned(path: Path, like: RasterInfo) -> Iterator[AlignedReader]:
                 f"{like.path} is {like.width} x {like.height} px; give a mask of that size, or georeferenced ones"
             )
         grid = {"crs": like.crs, "transform": like.transform, "height": like.height, "width": like.width}
-        has_own = info.nodata is not None or info.alpha is not None or info.has_mask
+        # What is beyond its edge must come out as no data; a mask of its own does not see to that.
+        says_so = info.nodata is not None or info.alpha is not None
         try:
             warped = stack.enter_context(
-                WarpedVRT(dataset, resampling=Resampling.nearest, add_alpha=not has_own, **grid)
+                WarpedVRT(dataset, resampling=Resampling.nearest, add_alpha=not says_so, **grid)
             )
         except GDAL_ERRORS as error:
             raise RasterError(
                 f"mask {path} cannot be laid over {like.path} ({one_line(error)}); give both the same grid"
             ) from error
-        yield AlignedReader(path, dataset, warped)
+        yield AlignedReader(info, dataset, warped)
 
 
 def _same_grid(info: RasterInfo, like: RasterInfo) -> bool:
@@ -108,17 +111,24 @@ def _same_grid(info: RasterInfo, like: RasterInfo) -> bool:
 
 
 @contextmanager
-def _opened(path: Path, *, allow_outside: bool) -> Iterator[Any]:
-    """Open a file with the one driver that its first bytes call for."""
+def _opened(path: Path, *, max_pixels: int, allow_outside: bool) -> Iterator[RasterReader]:
+    """Open a file with the one driver that its first bytes call for; it can be read, whatever it shows."""
     check_source(path)
     with gdal_settings(), not_georeferenced_is_fine():
-        name, driver = opened_as(path, allow_outside=allow_outside)
+        source = opened_as(path, allow_outside=allow_outside)
         try:
-            dataset = rasterio.open(name, driver=driver)
+            dataset = rasterio.open(source.name, driver=source.driver)
         except GDAL_ERRORS as error:
             raise _damaged(path, error) from error
         with dataset:
-            yield dataset
+            try:
+                _check_size(path, dataset, max_pixels)
+                reader = RasterReader(info_of(path, dataset, source.files), dataset)
+                _check_dtype(reader.info)
+                _check_complete(reader)
+            except GDAL_ERRORS as error:
+                raise _damaged(path, error) from error
+            yield reader
 
 
 def _damaged(path: Path, error: BaseException) -> RasterError:
@@ -199,9 +209,8 @@ class RasterReader:
 class AlignedReader:
     """The first band of a raster on another's grid; made by `open_aligned`."""
 
-    def __init__(self, path: Path, dataset: Any, aligned: Any) -> None:
-        self.path = path
-        self.dtype: str = dataset.dtypes[0]
+    def __init__(self, info: RasterInfo, dataset: Any, aligned: Any) -> None:
+        self.info = info
         self._dataset, self._aligned = dataset, aligned
 
     def read(self, rows: slice, cols: slice) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -220,7 +229,8 @@ class AlignedReader:
             return dataset.read(1, **part), dataset.dataset_mask(**part) > 0
         except GDAL_ERRORS as error:
             raise RasterError(
-                f"mask {self.path} cannot be read ({one_line(error)}); it is damaged or truncated: get it again"
+                f"mask {self.info.path} cannot be read ({one_line(error)}); "
+                "it is damaged or truncated: get it again"
             ) from error
 
 
@@ -295,7 +305,7 @@ def _check_size(path: Path, dataset: Any, max_pixels: int) -> None:
         )
 
 
-def _check_content(info: RasterInfo) -> None:
+def _check_dtype(info: RasterInfo) -> None:
     if info.dtype.startswith("complex"):
         raise RasterError(
             f"{info.path} holds complex numbers ({info.dtype}), not an optical image; "
@@ -303,18 +313,35 @@ def _check_content(info: RasterInfo) -> None:
         )
     if info.dtype not in DTYPES:
         raise RasterError(f"{info.path} is of dtype {info.dtype}; convert it to one of {', '.join(DTYPES)}")
+
+
+def _check_scene(reader: RasterReader) -> None:
+    """Refuse what is no image of the ground, or what no GeoTIFF could hold again."""
+    info, dataset = reader.info, reader.dataset
     if "palette" in info.colors:
         raise RasterError(
             f"{info.path} is a palette image, its pixels are numbers of colours; "
             "expand it first: gdal_translate -expand rgb IN OUT.tif"
         )
+    if len(dtypes := set(dataset.dtypes)) > 1:
+        raise RasterError(
+            f"{info.path} has bands of {' and '.join(sorted(dtypes))}; give bands of one dtype: "
+            f"gdal_translate -ot {max(dtypes, key=lambda dtype: np.dtype(dtype).itemsize)} IN OUT.tif"
+        )
+    nodata = {str(value): value for value in dataset.nodatavals if value is not None}  # a NaN is not itself
+    if len(nodata) > 1:
+        raise RasterError(
+            f"{info.path} has bands whose nodata are {' and '.join(nodata)}; give all bands one: "
+            "gdalwarp -srcnodata 'A B C' -dstnodata A IN OUT.tif"
+        )
 
 
-def _check_complete(path: Path, dataset: Any) -> None:
+def _check_complete(reader: RasterReader) -> None:
     """Find a truncated file before hours of work: every block of a TIFF must end inside the file.
 
     PNG, JPEG and WebP have no table of blocks; they are small, and read once as a whole.
     """
+    path, dataset = reader.info.path, reader.dataset
     if dataset.driver == "GTiff":
         wanted_bytes = end_of_last_block(dataset)
         if wanted_bytes > path.stat().st_size:
@@ -325,7 +352,6 @@ def _check_complete(path: Path, dataset: Any) -> None:
     elif dataset.driver == "PNG" and not _png_is_whole(path):
         raise RasterError(f"{path} is truncated: it has no end mark (IEND); get it again")
     elif dataset.driver in {"PNG", "JPEG", "WEBP"}:
-        reader = RasterReader(info_of(path, dataset), dataset)
         for row in range(0, dataset.height, 256):
             reader.read(slice(row, min(row + 256, dataset.height)), slice(0, dataset.width))
 

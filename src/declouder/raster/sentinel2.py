@@ -15,7 +15,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from declouder.errors import RasterError
-from declouder.raster.stack import BandFile, vrt_of_bands
+from declouder.raster.stack import BandFile
 from declouder.raster.xml import parsed_xml
 
 # By what the model calls them: the name in file names, and band_id in the metadata.
@@ -34,8 +34,8 @@ def is_safe(path: Path) -> bool:
     return path.is_dir() and path.suffix.upper() == ".SAFE"
 
 
-def vrt_of_safe(folder: Path) -> str:
-    """Return a VRT of the four bands of 10 m of a Sentinel-2 product, as text.
+def files_of_safe(folder: Path) -> dict[str, BandFile]:
+    """Return the four bands of 10 m of a Sentinel-2 product, by what the model calls them.
 
     Raises:
         RasterError: if a band is missing, lies outside the folder, or the metadata cannot be read.
@@ -55,7 +55,7 @@ def vrt_of_safe(folder: Path) -> str:
             )
         scale, offset = meaning.get(number, (1.0, 0.0))
         files[color] = BandFile(found[0], scale=scale, offset=offset, nodata=_NODATA)
-    return vrt_of_bands(files)
+    return files
 
 
 def radiometry(folder: Path) -> dict[int, tuple[float, float]]:

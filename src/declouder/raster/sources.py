@@ -9,12 +9,14 @@ of our own (`sentinel2`).
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 from declouder.errors import RasterError
 from declouder.raster.gdal import driver_of
-from declouder.raster.sentinel2 import is_safe, vrt_of_safe
+from declouder.raster.sentinel2 import files_of_safe, is_safe
+from declouder.raster.stack import vrt_of_bands
 from declouder.raster.xml import parsed_xml
 
 _MOST_VRT_BYTES = 64 * 2**20
@@ -54,21 +56,32 @@ def check_source(path: Path) -> None:
         raise RasterError(f"{path} is empty (0 bytes); get it again")
 
 
-def opened_as(path: Path, *, allow_outside: bool) -> tuple[str, str]:
-    """Return what GDAL shall open, and with which driver.
+@dataclass(frozen=True)
+class Source:
+    """What GDAL shall open, with which driver, and all files that it will read pixels from."""
+
+    name: str
+    driver: str
+    files: tuple[Path, ...]
+
+
+def opened_as(path: Path, *, allow_outside: bool) -> Source:
+    """Return what GDAL shall open for a path.
 
     Raises:
         RasterError: if it is no image by its first bytes, or a VRT that may not be read.
     """
     if is_safe(path):
-        return vrt_of_safe(path), "VRT"
+        files = files_of_safe(path)
+        return Source(vrt_of_bands(files), "VRT", tuple(band.path for band in files.values()))
     if path.suffix.lower() == ".vrt":
-        _check_vrt(path, path.resolve().parent, allow_outside=allow_outside)
-        return str(path), "VRT"
-    return str(path), driver_of(path)
+        named = _files_of_vrt(path, path.resolve().parent, allow_outside=allow_outside)
+        return Source(str(path), "VRT", (path, *named))
+    return Source(str(path), driver_of(path), (path,))
 
 
-def _check_vrt(path: Path, folder: Path, *, allow_outside: bool) -> None:
+def _files_of_vrt(path: Path, folder: Path, *, allow_outside: bool) -> list[Path]:
+    named: dict[Path, None] = {}  # a mosaic names a file once for every band
     root = parsed_xml(path, most_bytes=_MOST_VRT_BYTES, mend="write it anew: gdalbuildvrt")
     if root.tag != "VRTDataset":
         raise RasterError(f"{path} is no VRT but <{root.tag[:40]}>; give an image")
@@ -80,11 +93,12 @@ def _check_vrt(path: Path, folder: Path, *, allow_outside: bool) -> None:
                 f"{path} holds {what[:40]}, more than a plain mosaic; make an image of it: gdal_translate"
             )
         if element.tag == "SourceFilename":
-            _check_named(path, folder, element, allow_outside=allow_outside)
+            named[_named(path, folder, element, allow_outside=allow_outside)] = None
+    return list(named)
 
 
-def _check_named(path: Path, folder: Path, element: ElementTree.Element, *, allow_outside: bool) -> None:
-    """Raise RasterError unless a VRT names an image file, in its own folder or where that is allowed."""
+def _named(path: Path, folder: Path, element: ElementTree.Element, *, allow_outside: bool) -> Path:
+    """Return the image file that a VRT names, in its own folder or where that is allowed."""
     name = (element.text or "").strip()
     is_relative = element.get("relativeToVRT", element.get("relativetoVRT", "0")) == "1"
     target = (path.parent / name if is_relative else Path(name)).resolve()
@@ -99,3 +113,4 @@ def _check_named(path: Path, folder: Path, element: ElementTree.Element, *, allo
     if target.is_dir():
         raise RasterError(f"{path} names the folder {name[:200]}; give the files in it")
     driver_of(target)
+    return target

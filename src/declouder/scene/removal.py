@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from declouder.errors import OutputError
 from declouder.journal import Layer, journal_path, open_journal
-from declouder.masks import open_mask
+from declouder.masks import SceneMask, open_mask
 from declouder.mosaic import Mosaic, Origin, Window, on_grid
 from declouder.provenance import model_digest, output_tags, provenance_info, sampler_of
 from declouder.raster import (
@@ -21,7 +21,7 @@ from declouder.raster import (
     check_fits,
     check_output,
     create_raster,
-    file_identity,
+    files_identity,
     open_raster,
     remove_stale_parts,
     with_tags,
@@ -79,15 +79,24 @@ def remove_from_scene(
         scale = options.scale or auto_scale(reader, bands.numbers)
         log.info("scale: %.6g,%.6g %s", scale.low, scale.high, "as given" if options.scale else "found")
         mask = stack.enter_context(
-            open_mask(options.mask, reader, bands=bands.numbers, names=bands.names, scale=scale)
+            open_mask(
+                options.mask,
+                reader,
+                bands=bands.numbers,
+                names=bands.names,
+                scale=scale,
+                allow_outside=options.allow_outside,
+            )
         )
+        if mask is not None:
+            _check_apart(mask.files, output, options.provenance)
         origin = grid_origin(info)
         mosaic = Mosaic(
             info.height, info.width, window_px=options.window_px, overlap_px=options.overlap, origin=origin
         )
         layers = layers_of(options, bands=len(bands.numbers), dtype=info.dtype)
         at_work: Engine = Here(pipeline, options, layers) if engine is None else engine(options, layers)
-        key = _key(source, pipeline, at_work.device, options, bands, scale)
+        key = _key(info, mask, pipeline, at_work.device, options, bands, scale)
         journal = stack.enter_context(
             open_journal(
                 journal_path(output),
@@ -130,7 +139,7 @@ def check_outputs(source: Path, output: Path, info: RasterInfo, options: SceneOp
         OutputError: if output or provenance cannot be written there, or are one of the inputs or each other.
     """
     given = options.mask.source
-    sources = [source, *([given] if isinstance(given, Path) else [])]
+    sources = [source, *info.files, *([given] if isinstance(given, Path) else [])]
     check_output(output, sources=sources, overwrite=options.overwrite)
     check_fits(output, info, cog=options.cog)
     if options.provenance is None:
@@ -141,6 +150,13 @@ def check_outputs(source: Path, output: Path, info: RasterInfo, options: SceneOp
     continued = journal_path(output).exists()
     check_output(options.provenance, sources=[*sources, output], overwrite=options.overwrite or continued)
     check_fits(options.provenance, provenance_info(info, samples=options.samples))
+
+
+def _check_apart(inputs: Sequence[Path], *outputs: Path | None) -> None:
+    """Raise OutputError if an output is one of the files that are read."""
+    for output in outputs:
+        if output is not None:
+            check_output(output, sources=inputs, overwrite=True)
 
 
 def _restore(found: Restoration, origin: Origin, engine: Engine, progress: Progress) -> None:
@@ -232,15 +248,20 @@ def _write(
 
 
 def _key(
-    source: Path, pipeline: Any, device: str, options: SceneOptions, bands: BandChoice, scale: Scaling
+    info: RasterInfo,
+    mask: SceneMask | None,
+    pipeline: Any,
+    device: str,
+    options: SceneOptions,
+    bands: BandChoice,
+    scale: Scaling,
 ) -> dict[str, Any]:
     """Return all that the finished windows depend on, as JSON knows it."""
-    mask = options.mask
-    given = isinstance(mask.source, Path)
+    choice = options.mask
     steps = steps_of(pipeline, options)
     return {
         "version": __version__,
-        "input": file_identity(source),
+        "input": files_identity(info.files),
         "model": model_digest(pipeline),
         "sampler": sampler_of(pipeline) if steps != 0 else None,
         "steps": steps,
@@ -251,9 +272,9 @@ def _key(
         "scale": [scale.low, scale.high],
         "window": options.window_px,
         "overlap": options.overlap,
-        "mask": file_identity(Path(mask.source)) if given else str(mask.source),
-        "mask kind": [mask.kind, None if mask.values is None else list(mask.values)],
-        "feather": mask.feather_px,
+        "mask": files_identity(mask.files) if mask is not None and mask.files else str(choice.source),
+        "mask kind": [choice.kind, None if choice.values is None else list(choice.values)],
+        "feather": choice.feather_px,
         "device": device,
         "threads": threads_of(options) if device == "cpu" else None,
     }
