@@ -11,10 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio.shutil
 from PIL import Image
 
 from conftest import names_in, read_tif, write_tif
 from declouder import CloudRemovalPipeline, cli
+from declouder.cli.jobs import jobs_folder, planned_jobs
+from declouder.scene import SceneOptions
 
 
 def run(*arguments: object) -> int:
@@ -126,6 +129,8 @@ MISTAKES = [
     (["scene.tif", "-o", "b.tif", "--mask", "text.tif"], "not an image"),
     (["scene.tif", "-o", "b.tif", "--mask", "grey.png"], "give a mask of that size"),
     (["scene.tif", "-o", "mask.tif", "--mask", "mask.tif", "--overwrite"], "is the input"),
+    (["scene.tif", "-o", "b.tif", "--mask-kind", "landsat-qa"], "the mask is none, which has neither kind"),
+    (["scene.tif", "-o", "b.tif", "--mask", "auto", "--mask-values", "1"], "the mask is auto, which has neither"),
     (["scene.tif", "-o", "b.tif", "--mask", "mask.tif", "--mask-kind", "modis"], "mask kind is 'modis'"),
     (["scene.tif", "-o", "b.tif", "--mask", "mask.tif", "--mask-values", "cloud"], "--mask-values is 'cloud'"),
     (
@@ -343,6 +348,44 @@ def test_a_scene_as_large_as_allowed_and_a_vrt_of_files_elsewhere_are_restored(s
     options = ("--max-pixels", 4200, "--allow-outside")
     assert run("remove", tmp_path / "sub" / "outside.vrt", "-o", tmp_path / "b.tif", *options, *quick) == 0
     assert read_tif(tmp_path / "b.tif").shape == (3, 60, 70)
+
+
+def test_a_mask_may_name_files_elsewhere_too_and_may_have_a_colour_table(scene, mask, quick, tmp_path):
+    with rasterio.open(mask, "r+") as dataset:
+        dataset.write_colormap(1, {8: (255, 255, 255, 255), 2: (0, 0, 99, 255)})
+    (tmp_path / "sub").mkdir()
+    place = tmp_path / "sub" / "mask.vrt"
+    rasterio.shutil.copy(mask, place, driver="VRT")
+    options = ("--mask", place, "--mask-values", 8, *quick, "--steps", 1)
+    assert run("remove", scene, "-o", tmp_path / "b.tif", *options) == 2
+    assert run("remove", scene, "-o", tmp_path / "b.tif", *options, "--allow-outside") == 0
+    changed = (read_tif(tmp_path / "b.tif") != read_tif(scene)).any(axis=0)
+    assert changed[:20, :20].any() and not changed[40:, 50:].any()
+
+
+def test_a_mask_that_marks_nothing_of_the_scene_is_said(scene, mask, quick, tmp_path, capfd):
+    loud = [option for option in quick if option != "--quiet"]
+    assert run("remove", scene, "-o", tmp_path / "b.tif", "--mask", mask, "--mask-values", 99, *loud) == 0
+    assert f"the mask {mask} marks no cloud there" in capfd.readouterr().err
+    np.testing.assert_array_equal(read_tif(tmp_path / "b.tif"), read_tif(scene))
+
+
+def test_a_scene_that_a_folder_and_a_list_name_is_restored_once(scene, quick, tmp_path):
+    (tmp_path / "in").mkdir()
+    shutil.copy(scene, tmp_path / "in" / "a.tif")
+    (tmp_path / "in" / "._a.tif").write_bytes(b"\0\5\x16\7 Mac OS X")
+    (tmp_path / "names.txt").write_text(str(tmp_path / "in" / "a.tif"))
+    options = ("--list", tmp_path / "names.txt", "-o", tmp_path / "out", *quick)
+    assert run("remove", tmp_path / "in", *options) == 0
+    assert names_in(tmp_path / "out") == ["a.tif"]
+
+
+def test_a_folder_that_another_run_has_made_meanwhile_is_used(scene, tmp_path):
+    jobs = planned_jobs([scene, tmp_path], None, tmp_path / "out", SceneOptions(), skip_existing=True)
+    (tmp_path / "out").mkdir()
+    with jobs_folder(jobs):
+        (tmp_path / "out" / "scene.tif").touch()
+    assert names_in(tmp_path / "out") == ["scene.tif"]
 
 
 def test_a_list_and_folders_go_to_one_folder_and_existing_outputs_are_passed_over(

@@ -72,6 +72,18 @@ def test_a_mask_on_another_grid_is_resampled_and_clear_beyond_its_edge(scene, tm
     np.testing.assert_array_equal(share_of(scene, MaskChoice(path, feather_px=0)), expected)
 
 
+def test_a_mask_with_a_mask_of_its_own_is_clear_beyond_its_edge_too(scene, tmp_path):
+    path = mask_file(tmp_path, np.zeros((40, 50), np.uint8))
+    seen = np.full((40, 50), 255, np.uint8)
+    seen[:, 25:] = 0
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as dataset:
+        dataset.write_mask(seen)
+    expected = np.zeros((80, 100))
+    expected[:40, :25] = 1
+    share = share_of(scene, MaskChoice(path, values=(0,), feather_px=0))
+    np.testing.assert_array_equal(share, expected)
+
+
 def test_a_mask_in_another_projection_lands_in_its_place(scene, tmp_path):
     with rasterio.open(scene) as dataset:
         west, south, east, north = transform_bounds(dataset.crs, "EPSG:4326", *dataset.bounds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -146,8 +147,8 @@ def test_png_of_every_band_count_comes_back_lossless(suffix, bands, tmp_path, rn
 @pytest.mark.parametrize("bands", [3, 4])
 def test_webp_is_written_losslessly(bands, tmp_path, rng):
     pixels = rng.integers(0, 256, (33, 44, bands), dtype=np.uint8)
-    pixels[..., 3:] |= 1  # the codec drops colours under full transparency
-    Image.fromarray(pixels).save(tmp_path / "a.webp", lossless=True)
+    pixels[:9, :, 3:] = 0  # colours stay under full transparency too
+    Image.fromarray(pixels).save(tmp_path / "a.webp", lossless=True, exact=True)
     output = copied(tmp_path / "a.webp", tmp_path / "b.webp")
     assert output.read_bytes()[:4] == b"RIFF"
     np.testing.assert_array_equal(np.asarray(Image.open(output)), pixels)
@@ -331,6 +332,97 @@ def test_a_format_that_cannot_hold_the_image_is_refused(name, dtype, bands, tmp_
     source = write_tif(tmp_path / "a.tif", np.ones((bands, 4, 4), dtype))
     with pytest.raises(OutputError, match=r"write .*b\.tif instead"):
         copied(source, tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["b.png", "b.webp"])
+@pytest.mark.parametrize(
+    ("bands", "words"),
+    [
+        (("red", "green", "blue", "nir"), "a further one as transparency"),
+        (("blue", "green", "red"), "the bands blue, green, red as grey or as red, green, blue"),
+    ],
+)
+def test_a_picture_that_would_show_bands_as_others_is_refused(bands, words, name, tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.ones((len(bands), 4, 4), np.uint8), photometric="MINISBLACK")
+    with rasterio.open(source, "r+") as dataset:
+        dataset.descriptions = bands
+    with pytest.raises(OutputError, match=words):
+        copied(source, tmp_path / name)
+    with rasterio.open(source, "r+") as dataset:
+        dataset.descriptions = ("one", "two", "three", "")[: len(bands)]
+        dataset.colorinterp = [ColorInterp.gray, *[ColorInterp.undefined] * 2, ColorInterp.alpha][: len(bands)]
+    assert copied(source, tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("name", ["b.png", "b.webp"])
+def test_a_picture_that_cannot_hold_the_mask_is_refused_and_leaves_nothing(name, tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.ones((3, 4, 4), np.uint8))
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(source, "r+") as dataset:
+        dataset.write_mask(np.eye(4, dtype=np.uint8) * 255)
+    with pytest.raises(OutputError, match="cannot hold the mask of"):
+        copied(source, tmp_path / name)
+    assert names_in(tmp_path) == ["a.tif"]
+
+
+def test_the_tags_of_a_png_are_kept(tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.ones((3, 4, 4), np.uint8))
+    with rasterio.open(source, "r+") as dataset:
+        dataset.update_tags(DECLOUDER_SEED="7")
+    assert Image.open(copied(source, tmp_path / "b.png")).text["DECLOUDER_SEED"] == "7"
+
+
+def test_a_name_as_long_as_a_file_system_takes_fails_in_one_line_or_is_written(tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.ones((3, 4, 4), np.uint8))
+    for length in (230, 238, 244, 251):
+        output = tmp_path / ("b" * (length - 4) + ".tif")
+        try:
+            assert copied(source, output).stat().st_size > 0
+        except OutputError:
+            assert not output.exists()
+        output.unlink(missing_ok=True)
+        assert names_in(tmp_path) == ["a.tif"]
+
+
+@pytest.mark.parametrize("value", [0, -9999])
+def test_the_nodata_of_any_band_counts_and_is_kept(value, tmp_path, rng):
+    dn = rng.integers(1, 3000, (3, 4, 5), dtype=np.int16)
+    dn[1, 2, 3] = value
+    source = vrt_with_nodata(tmp_path, dn, (None, value, value))
+    with open_raster(source) as reader:
+        valid = reader.read_valid(slice(0, 4), slice(0, 5))
+        assert reader.info.nodata == value and (~valid).sum() == 1 and not valid[1, 2, 3]
+        assert reader.read_reduced([1, 2, 3])[1].sum() == valid.sum()
+    with rasterio.open(copied(source, tmp_path / "b.tif")) as dataset:
+        assert dataset.nodata == value
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "nodata", "words"),
+    [
+        (("int16", "int16", "int16"), (0, 1, 1), "bands whose nodata are 0.0 and 1.0"),
+        (("int16", "uint8", "int16"), (None, None, None), "bands of int16 and uint8.*-ot int16"),
+    ],
+)
+def test_bands_that_no_geotiff_can_hold_together_are_refused(dtypes, nodata, words, tmp_path):
+    source = vrt_with_nodata(tmp_path, np.ones((3, 4, 5), np.int16), nodata, dtypes)
+    with pytest.raises(RasterError, match=words), open_raster(source):
+        pass
+
+
+def vrt_with_nodata(folder: Path, dn: np.ndarray, nodata: Sequence[int | None], dtypes: Sequence[str] = ()) -> Path:
+    """Write (C, H, W) of int16 and a VRT of it whose bands have these nodata and dtypes."""
+    write_tif(folder / "tile.tif", dn)
+    kinds = {"int16": "Int16", "uint8": "Byte"}
+    bands = "".join(
+        f'<VRTRasterBand dataType="{kinds[dtype]}" band="{number}">'
+        + ("" if value is None else f"<NoDataValue>{value}</NoDataValue>")
+        + '<SimpleSource><SourceFilename relativeToVRT="1">tile.tif</SourceFilename>'
+        f"<SourceBand>{number}</SourceBand></SimpleSource></VRTRasterBand>"
+        for number, (value, dtype) in enumerate(zip(nodata, dtypes or ("int16",) * len(dn), strict=True), 1)
+    )
+    path = folder / "tile.vrt"
+    path.write_text(f'<VRTDataset rasterXSize="{dn.shape[2]}" rasterYSize="{dn.shape[1]}">{bands}</VRTDataset>')
+    return path
 
 
 @pytest.mark.parametrize(("source", "output"), [("a.png", "b.png"), ("a.jpg", "b.png"), ("a.png", "b.tif")])

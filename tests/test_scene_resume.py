@@ -10,14 +10,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import rasterio.shutil
 import torch
 
 from conftest import FakePipeline, names_in, read_tif, write_tif
 from declouder import journal as journals
 from declouder.errors import ModelError, OutputError
+from declouder.masks import MaskChoice
 from declouder.mosaic import plan_windows
 from declouder.scene import SceneOptions, remove_from_scene
 
@@ -93,6 +96,54 @@ def test_another_input_or_mask_starts_anew(source, tmp_path, caplog):
     caplog.set_level("INFO", "declouder")
     remove_from_scene(source, tmp_path / "b.tif", FakePipeline(draws), SMALL)
     assert "started anew" in caplog.text and "input" in caplog.text
+
+
+@pytest.mark.parametrize("which", ["input", "mask"])
+def test_another_file_behind_a_vrt_starts_anew(which, source, tmp_path, caplog):
+    vrt = tmp_path / "a.vrt"
+    rasterio.shutil.copy(source, vrt, driver="VRT")
+    mask = write_tif(tmp_path / "mask.tif", np.ones((1, 150, 200), np.uint8))
+    mask_vrt = tmp_path / "mask.vrt"
+    rasterio.shutil.copy(mask, mask_vrt, driver="VRT")
+    options = replace(SMALL, mask=MaskChoice(mask_vrt))
+    with pytest.raises(Killed):
+        remove_from_scene(vrt, tmp_path / "b.tif", killed_at(3), options)
+    changed = source if which == "input" else mask
+    write_tif(changed, read_tif(changed) // 2 + 1)
+    caplog.set_level("INFO", "declouder")
+    remove_from_scene(vrt, tmp_path / "b.tif", FakePipeline(draws), options)
+    assert "started anew" in caplog.text and f"another {which}" in caplog.text
+
+
+def test_a_file_behind_a_vrt_is_not_written_over(source, tmp_path):
+    vrt = tmp_path / "a.vrt"
+    rasterio.shutil.copy(source, vrt, driver="VRT")
+    mask = write_tif(tmp_path / "mask.tif", np.ones((1, 150, 200), np.uint8))
+    mask_vrt = tmp_path / "mask.vrt"
+    rasterio.shutil.copy(mask, mask_vrt, driver="VRT")
+    before = source.read_bytes(), mask.read_bytes()
+    options = replace(SMALL, mask=MaskChoice(mask_vrt), overwrite=True)
+    new = tmp_path / "b.tif"
+    for output, provenance in ((source, None), (mask, None), (new, source), (new, mask)):
+        with pytest.raises(OutputError, match="is the input"):
+            remove_from_scene(vrt, output, FakePipeline(draws), replace(options, provenance=provenance))
+    assert (source.read_bytes(), mask.read_bytes()) == before
+
+
+def test_a_provenance_does_not_appear_without_its_output(source, tmp_path, monkeypatch):
+    def full(*arguments: object, **options: object) -> None:
+        raise rasterio.errors.RasterioIOError("no space left on device")
+
+    def with_weights(cloudy: torch.Tensor, *, latents: torch.Tensor, **_: object) -> SimpleNamespace:
+        return SimpleNamespace(images=cloudy, weights=cloudy)
+
+    pipeline = FakePipeline(draws)
+    monkeypatch.setattr(FakePipeline, "__call__", staticmethod(with_weights))
+    monkeypatch.setattr(rasterio.shutil, "copy", full)
+    options = replace(SMALL, cog=True, provenance=tmp_path / "made_up.tif")
+    with pytest.raises(OutputError, match="no space left"):
+        remove_from_scene(source, tmp_path / "b.tif", pipeline, options)
+    assert names_in(tmp_path) == [".b.tif.journal", "a.tif"]
 
 
 def test_a_failing_window_fails_the_scene_and_names_its_place(source, tmp_path):

@@ -182,6 +182,10 @@ def test_the_command_writes_the_scene_and_its_item(version, folder, model_folder
     assert told["href"] == "./clear.tif"
     assert [band["eo:common_name"] for band in told["bands"]] == ["red", "green", "blue", "nir"]
     assert told["bands"][0]["raster:offset"] == pytest.approx(-0.1)
+    # A run that was stopped between the two is made whole.
+    (tmp_path / "clear.json").unlink()
+    assert run("remove", "--stac", path, "-o", output, "--model", "./none", "--skip-existing", "-q") == 0
+    assert json.loads((tmp_path / "clear.json").read_text())["assets"]["clear"] == told
 
 
 @pytest.mark.parametrize(

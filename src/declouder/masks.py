@@ -71,6 +71,10 @@ class MaskChoice:
             raise OptionError(f"mask kind is {self.kind!r}; give one of {', '.join(KINDS)}")
         if self.values is not None and self.kind != "values":
             raise OptionError(f"mask values are given for the kind {self.kind}; give them with the kind values")
+        if self.source in (NONE, AUTO) and (self.kind != "values" or self.values is not None):
+            raise OptionError(
+                f"the mask is {self.source}, which has neither kind nor values; give the file that they are of"
+            )
         if not 0 <= self.feather_px <= 512:
             raise OptionError(f"feather is {self.feather_px} px; give 0 to 512")
 

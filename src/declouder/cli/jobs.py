@@ -67,7 +67,8 @@ def planned_jobs(
     given = [*inputs, *(listed_in(input_list) if input_list is not None else [])]
     if not given:
         raise OptionError("no INPUT is given; name images, a folder of them, or a list with --list FILE")
-    sources = [source for path in given for source in (_images_in(path) if _is_folder(path) else [path])]
+    named = [source for path in given for source in (_images_in(path) if _is_folder(path) else [path])]
+    sources = list({source.absolute(): source for source in named}.values())  # each once
     many = len(given) > 1 or input_list is not None or _is_folder(given[0])
     is_new = many and not output.exists()
     if is_new:
@@ -94,7 +95,10 @@ def jobs_folder(jobs: Jobs) -> Iterator[None]:
     if jobs.folder is None or not jobs.is_new:
         yield
         return
-    jobs.folder.mkdir()
+    try:
+        jobs.folder.mkdir(exist_ok=True)  # another run may have made it since
+    except OSError as error:
+        raise OutputError(f"the output folder {jobs.folder} cannot be made ({error}); give another one") from None
     try:
         yield
     finally:
@@ -136,7 +140,9 @@ def _images_in(folder: Path) -> list[Path]:
     found = sorted(
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in raster.INPUT_SUFFIXES and (path.is_file() or raster.is_safe(path))
+        if path.suffix.lower() in raster.INPUT_SUFFIXES
+        and not path.name.startswith(".")  # ._scene.tif, which macOS leaves on other file systems, is no image
+        and (path.is_file() or raster.is_safe(path))
     )
     if not found:
         wanted = ", ".join(raster.INPUT_SUFFIXES)

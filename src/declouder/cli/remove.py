@@ -186,7 +186,7 @@ def remove(
                     if cluster is None
                     else _finished_on_cluster(jobs.todo, pipeline, options, bars, name=cluster, device=device)
                 )
-        if item is not None and reports:
+        if item is not None and (reports or not output.with_suffix(".json").exists()):
             _extra("stac", "--stac", "pystac").write_derived(
                 item, output, max_pixels=options.max_pixels, overwrite=options.overwrite
             )

@@ -36,6 +36,7 @@ _VRT_ELEMENTS = {
     ),
     *("SimpleSource", "ComplexSource", "AveragedSource", "SourceFilename", "SourceBand", "SourceProperties"),
     *("SrcRect", "DstRect", "NODATA", "ScaleOffset", "ScaleRatio", "UseMaskBand", "MaskBand", "OverviewList"),
+    *("ColorTable", "Entry", "CategoryNames", "Category"),
 }
 
 

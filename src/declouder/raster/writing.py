@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,12 +47,12 @@ def create_raster(
     """Create a raster with the size and properties of `like`; it appears when the block ends well.
 
     All is written to a GeoTIFF first. PNG, WebP and, with `cog`, cloud-optimised GeoTIFF with its overviews cannot
-    be written in pieces; they are made of that in the end.
+    be written in pieces; they are made of that in the end, by `RasterWriter.finish` or when the block ends.
 
     Raises:
         OutputError: if it cannot be written; then nothing is left behind.
     """
-    check_output(output, sources=[like.path], overwrite=overwrite)
+    check_output(output, sources=[like.path, *like.files], overwrite=overwrite)
     check_fits(output, like, cog=cog)
     driver = "COG" if cog else OUTPUT_DRIVERS[output.suffix.lower()]
     if driver in {"PNG", "WEBP"} and like.is_georeferenced:
@@ -60,6 +60,17 @@ def create_raster(
     part = output.with_name(f".{output.name}.{os.getpid()}.part")
     image = part.with_name(part.name + output.suffix.lower())
     profile = _profile(like, final=driver == "GTiff")
+
+    def finish() -> None:
+        dataset.close()
+        with rasterio.open(part) as written:
+            complete = end_of_last_block(written) <= part.stat().st_size
+        # GDAL does not raise when the disk is full as it closes a file.
+        if not complete:
+            raise OutputError(f"{output} could not be written in full; is the disk full?")
+        if driver != "GTiff":
+            rasterio.shutil.copy(part, image, driver=driver, **_copy_options(driver, profile))
+
     try:
         # Without PAM GDAL writes no .aux.xml beside the output.
         with gdal_settings(GDAL_PAM_ENABLED=False), not_georeferenced_is_fine():
@@ -68,23 +79,18 @@ def create_raster(
             try:
                 with _writing(output):
                     _describe(dataset, like)
-                yield RasterWriter(output, dataset)
+                writer = RasterWriter(output, dataset, finish)
+                yield writer
+                writer.finish()
             finally:
                 with _writing(output):
                     dataset.close()
-            with _writing(output):
-                with rasterio.open(part) as written:
-                    complete = end_of_last_block(written) <= part.stat().st_size
-                # GDAL does not raise when the disk is full as it closes a file.
-                if not complete:
-                    raise OutputError(f"{output} could not be written in full; is the disk full?")
-                if driver != "GTiff":
-                    rasterio.shutil.copy(part, image, driver=driver, **_copy_options(driver, profile))
         with _writing(output):
             _publish(part if driver == "GTiff" else image, output, overwrite=overwrite)
     finally:
         for path in (part, image, *_overviews_in_the_making(image)):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a name too long for the file system was never given
+                path.unlink(missing_ok=True)
 
 
 def remove_stale_parts(output: Path) -> None:
@@ -106,7 +112,9 @@ def _overviews_in_the_making(image: Path) -> Iterator[Path]:
 def _copy_options(driver: str, profile: dict[str, Any]) -> dict[str, Any]:
     """Return GDAL's creation options for a copy of the GeoTIFF that `profile` made."""
     if driver == "WEBP":
-        return {"LOSSLESS": "YES"}
+        return {"LOSSLESS": "YES", "EXACT": "1"}  # colours too where it is transparent
+    if driver == "PNG":
+        return {"WRITE_METADATA_AS_TEXT": "YES"}
     if driver == "COG":
         level = {"LEVEL": DEFLATE_LEVEL} if profile["compress"] == "DEFLATE" else {}
         return {
@@ -124,9 +132,11 @@ def _copy_options(driver: str, profile: dict[str, Any]) -> dict[str, Any]:
 class RasterWriter:
     """Takes the pixels of a new raster; made by `create_raster`."""
 
-    def __init__(self, output: Path, dataset: Any) -> None:
+    def __init__(self, output: Path, dataset: Any, finish: Callable[[], None]) -> None:
         self._output = output
         self._dataset = dataset
+        self._finish = finish
+        self._is_finished = False
 
     def write(self, dn: NDArray[Any], rows: slice, cols: slice) -> None:
         """Write all bands, (C, rows, cols), in the raster's dtype."""
@@ -137,6 +147,16 @@ class RasterWriter:
         """Write the raster's own mask, (rows, cols), 0 or 255."""
         with _writing(self._output):
             self._dataset.write_mask(mask, window=GdalWindow.from_slices(rows, cols))
+
+    def finish(self) -> None:
+        """Make all of the file, so that nothing is left to do but to give it its name; nothing can be written then.
+
+        Of two files that belong together, both are finished before one appears.
+        """
+        if not self._is_finished:
+            with _writing(self._output):
+                self._finish()
+            self._is_finished = True
 
 
 def check_output(output: Path, *, sources: Sequence[Path], overwrite: bool) -> None:
@@ -170,7 +190,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_fits(output: Path, info: RasterInfo, *, cog: bool = False) -> None:
-    """Raise OutputError if the format of `output` cannot hold the bands and dtype of `info`."""
+    """Raise OutputError if the format of `output` cannot hold the bands, dtype and mask of `info`."""
     if cog and OUTPUT_DRIVERS[output.suffix.lower()] != "GTiff":
         raise OutputError(f"{output} cannot be a cloud-optimised GeoTIFF; name it {output.with_suffix('.tif')}")
     bands, dtypes, most_px = {
@@ -183,6 +203,31 @@ def check_fits(output: Path, info: RasterInfo, *, cog: bool = False) -> None:
             f"{output} cannot hold {info.count} bands of {info.dtype}, {info.width} x {info.height} px; "
             f"write {output.with_suffix('.tif')} instead"
         )
+    if OUTPUT_DRIVERS[output.suffix.lower()] == "GTiff":
+        return
+    if info.has_mask:
+        raise OutputError(
+            f"{output} cannot hold the mask of {info.path}; write {output.with_suffix('.tif')} instead"
+        )
+    names = [
+        said.lower() if said and color in {"undefined", "gray"} else color
+        for color, said in zip(info.colors, info.descriptions, strict=True)
+    ]
+    if not _is_picture(names):
+        raise OutputError(
+            f"{output} would show the bands {', '.join(names)} as grey or as red, green, blue, and a further one "
+            f"as transparency; write {output.with_suffix('.tif')} instead"
+        )
+
+
+def _is_picture(names: Sequence[str]) -> bool:
+    """Return whether bands of these names are what a picture of so many bands shows them as."""
+    colors = ("red", "green", "blue")
+    shown = ("gray",) if len(names) < len(colors) else colors
+    further_is_alpha = all(name == "alpha" for name in names[len(shown) :])
+    # A name that is none of theirs says nothing against them.
+    misplaced = [name for name, place in zip(names, shown, strict=False) if name != place]
+    return further_is_alpha and not {*colors, "alpha"}.intersection(misplaced)
 
 
 def output_name(source: Path) -> str:

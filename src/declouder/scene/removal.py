@@ -13,7 +13,7 @@ import numpy as np
 
 from declouder.errors import OutputError
 from declouder.journal import Layer, journal_path, open_journal
-from declouder.masks import SceneMask, open_mask
+from declouder.masks import NONE, SceneMask, open_mask
 from declouder.mosaic import Mosaic, Origin, Window, on_grid
 from declouder.provenance import model_digest, output_tags, provenance_info, sampler_of
 from declouder.raster import (
@@ -111,6 +111,8 @@ def remove_from_scene(
         _restore(found, origin, at_work, progress or (lambda done, total: None))
         _write(found, output, options, key, layers)
         restored = journal.restored
+    if restored == 0:
+        log.warning("%s", _nothing_restored(source, options))
     ended = time.perf_counter()
     return SceneReport(
         source=source,
@@ -124,6 +126,12 @@ def remove_from_scene(
         seconds=ended - started,
         ended=ended,
     )
+
+
+def _nothing_restored(source: Path, options: SceneOptions) -> str:
+    mask = options.mask.source
+    where = "it holds no data" if mask == NONE else f"the mask {mask} marks no cloud there"
+    return f"nothing of {source} was restored: {where}"
 
 
 def check_outputs(source: Path, output: Path, info: RasterInfo, options: SceneOptions) -> None:
@@ -245,6 +253,7 @@ def _write(
         said = with_tags(provenance_info(like, samples=options.samples), tags)
         with create_raster(options.provenance, said, overwrite=True) as provenance:
             write_scene(found, writer, provenance, [name for name in layers if name != "image"])
+            writer.finish()  # a cloud-optimised one takes its time: neither shall appear without the other
 
 
 def _key(
