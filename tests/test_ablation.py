@@ -152,3 +152,23 @@ def test_the_answer_to_the_papers_claim_follows_from_the_paired_differences(
 def test_few_images_are_no_ground_for_a_verdict() -> None:
     found = answer(_file([0.1] * 4, [30] * 4), _file([0.2] * 4, [29] * 4))
     assert "too few to judge" in found["sentence"]
+
+
+def test_an_ablation_refuses_another_sampler_and_scores_again_what_lacked_lpips(
+    selection: Selection, pipeline: CloudRemovalPipeline, tmp_path: Path, backbone: Path
+) -> None:
+    out = tmp_path / "out"
+    found = ablate(selection, pipeline, out=out, only=["diffusion"])
+    assert not found["lpips"]["available"] and found["rows"][0]["mean"]["lpips"] is None
+    found = ablate(selection, pipeline, out=out, only=["diffusion"], lpips_backbone=backbone)
+    assert found["lpips"]["available"] and all(row["mean"]["lpips"] > 0 for row in found["rows"])
+    kept = {path: path.stat().st_mtime_ns for path in (out / "scores").glob("*.json")}
+    again = ablate(selection, pipeline, out=out, only=["diffusion"])
+    assert again["rows"] == found["rows"]
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    saved, pipeline.scheduler = pipeline.scheduler, make_scheduler("ddim-trailing")
+    try:
+        with pytest.raises(OutputError, match="another model"):
+            ablate(selection, pipeline, out=out, only=["diffusion"])
+    finally:
+        pipeline.scheduler = saved

@@ -121,6 +121,21 @@ def test_check_takes_the_cloud_share_from_masks(capsys, tmp_path):
     assert "cloud 25.0 % (by mask)" in out
 
 
+def test_check_judges_by_the_range_that_counts(capsys, tmp_path):
+    """Reflectance of one ground, a little apart: in 16 bits all of it is dark, flat and alike."""
+    for number in range(3):
+        for kind, cloud in (("label", 0), ("cloud", 9000)):
+            (tmp_path / "set" / kind).mkdir(parents=True, exist_ok=True)
+            dn = 800 + 60 * make_terrain(np.random.default_rng(number), 64, 64)
+            write_tif(tmp_path / "set" / kind / f"{number}.tif", (dn + cloud).astype(np.uint16))
+    _, out, _ = run(capsys, "data", "check", tmp_path / "set", "-q")
+    assert "note: all uses 98" in out and "of 65535" in out and "--range LOW,HIGH" in out
+    code, out, _ = run(capsys, "data", "check", tmp_path / "set", "-q", "--range", "700,1000")
+    assert code == 0 and "note" not in out and "0 pairs of images show the same ground" in out
+    code, out, _ = run(capsys, "data", "check", tmp_path / "set", "-q", "--range", "700")
+    assert code == 2
+
+
 def test_an_empty_or_missing_folder_is_one_line(capsys, tmp_path):
     code, _, err = run(capsys, "data", "check", tmp_path, "-q")
     assert code == 2

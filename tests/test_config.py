@@ -9,6 +9,7 @@ from declouder.config import dump_config, load_config, parse_config
 from declouder.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("**/*.yaml"))
+TOY = Path(__file__).parent.parent / "configs" / "toy.yaml"
 
 
 def test_there_are_recipes():
@@ -117,3 +118,33 @@ def test_wrong_sets_of_pairs_are_named(overrides, message):
 def test_a_field_that_does_nothing_in_a_stage_is_named(stage, field):
     with pytest.raises(ConfigError, match=rf"stages\.{stage}\.{field} does nothing"):
         load_config(CONFIGS[0].parent / "toy.yaml", [f"stages.{stage}.{field}=8"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["stages.reference.patch_px=8", "stages.reference.ssim_weight=0.1"],
+            "patch_px is 8, below the 11 px of SSIM",
+        ),
+        (
+            ["stages.joint.patch_px=32", "stages.joint.perceptual_weight=1"],
+            "patch_px is 32, below the 34 px that LPIPS",
+        ),
+        (
+            [
+                *("stages.joint.patch_px=96", "stages.joint.fused_px=40", "stages.joint.perceptual_weight=1"),
+                "stages.joint.perceptual_views=true",
+            ],
+            "fused_px is 40, below the 66 px that LPIPS needs with perceptual_views",
+        ),
+        (["model.w_bounds=[1, 0.3]"], "w_bounds is not [w_min, w_max]"),
+        (["stages={}"], "stages"),
+        (["model.num_inference_steps=2000"], "model.num_inference_steps"),
+        (["seed=99999999999999999999999"], "seed"),
+    ],
+)
+def test_what_would_fail_in_the_middle_of_a_run_is_named_before(overrides, message):
+    with pytest.raises(ConfigError) as caught:
+        load_config(TOY, overrides)
+    assert message in str(caught.value) and "\n" not in str(caught.value)

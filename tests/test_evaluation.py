@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from conftest import write_tif
 from declouder import metrics
 from declouder.breakdown import pooled_spread, regions, spread_scores
 from declouder.data.clouds import simulate_clouds
@@ -29,7 +30,6 @@ from declouder.evaluation import (
     Restored,
     Selection,
     evaluate,
-    model_fingerprint,
     read_scores,
     to_markdown,
 )
@@ -38,6 +38,7 @@ from declouder.mosaic import Window
 from declouder.networks import CompactNet, Denoiser, WeightNet
 from declouder.noise import scene_noise
 from declouder.pipeline import CloudRemovalPipeline, make_scheduler
+from declouder.provenance import model_digest
 from declouder.scaling import Scaling
 
 NAMES = ("3", "12", "101")
@@ -142,7 +143,7 @@ def test_a_pipelines_scores_are_those_of_its_saved_outputs(
     first = evaluate(data, method, out=tmp_path / "model.json")
     again = evaluate(data, method, out=tmp_path / "again.json")
     assert first["images"] == again["images"]
-    assert first["method"]["sha256"] == model_fingerprint(pipeline)
+    assert first["method"]["sha256"] == model_digest(pipeline)
     assert (first["method"]["num_inference_steps"], first["method"]["seed"]) == (2, 5)
 
     outputs = tmp_path / "outputs"
@@ -174,12 +175,16 @@ def test_images_that_were_hardly_painted_take_no_step(
 
 
 def test_the_models_fingerprint_changes_with_its_weights(pipeline: CloudRemovalPipeline) -> None:
-    before = model_fingerprint(pipeline)
+    before = model_digest(pipeline)
     parameter = next(pipeline.reference.parameters())
+    saved = parameter.detach().clone()
     with torch.no_grad():
         parameter += 1
-        assert model_fingerprint(pipeline) != before
-        parameter -= 1
+        assert model_digest(pipeline) != before
+        parameter.copy_(saved)
+    assert model_digest(pipeline) == before
+    pipeline.reference.register_to_config(filling=7)  # changes what it does, and no tensor
+    assert model_digest(pipeline) != before
 
 
 def test_the_datas_fingerprint_changes_with_a_pixel_and_not_with_the_folder(data: Path, tmp_path: Path) -> None:
@@ -407,7 +412,6 @@ def test_input_that_does_not_fit_is_an_error(data: Path, tmp_path: Path, pipelin
         run(out="a.csv")
     with pytest.raises(OptionError, match="2 band names"):
         run(band_names=("red", "green"))
-    (tmp_path / "a.json.partial").unlink()
     empty = tmp_path / "few"
     empty.mkdir()
     Image.new("RGB", (48, 40)).save(empty / "3.png")
@@ -417,6 +421,12 @@ def test_input_that_does_not_fit_is_an_error(data: Path, tmp_path: Path, pipelin
         Image.new("RGB", (20, 20)).save(empty / f"{name}.png")
     with pytest.raises(DataError, match="same size"):
         run(OutputsMethod(empty), out="b.json")
+    Image.new("RGB", (20, 20)).save(empty / "3.bmp")
+    with pytest.raises(DataError, match="have one name"):
+        run(OutputsMethod(empty), out="b.json")
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be made"):
+        run(out="file/a.json")
     _break(data, "cloud", np.zeros((40, 40, 3), np.uint8))
     with pytest.raises(DataError, match="its label"):
         run(out="c.json")
@@ -424,6 +434,45 @@ def test_input_that_does_not_fit_is_an_error(data: Path, tmp_path: Path, pipelin
         _break(data, kind, np.zeros((40, 48, 4), np.uint8))
     with pytest.raises(DataError, match="4 bands, this model wants 3"):
         run(ModelMethod(pipeline), out="d.json")
+
+
+def test_a_run_that_scored_nothing_stands_in_no_ones_way(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(data, Counting(fail_at=1), out=tmp_path / "a.json")
+    found = evaluate(Selection(data, limit=2), CloudyMethod(), out=tmp_path / "a.json")
+    assert len(found["images"]) == 2
+
+
+def test_floats_beyond_0_and_1_want_a_range(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for kind in ("cloud", "label"):
+        (tmp_path / "set" / "test" / kind).mkdir(parents=True)
+        reflectance = rng.uniform(0, 9000, (3, 40, 48)).astype(np.float32)
+        write_tif(tmp_path / "set" / "test" / kind / "1.tif", reflectance)
+    with pytest.raises(DataError, match="floats are taken as 0 to 1; give --data-range SPAN"):
+        evaluate(tmp_path / "set", CloudyMethod(), out=tmp_path / "a.json")
+    found = evaluate(tmp_path / "set", CloudyMethod(), out=tmp_path / "a.json", data_range=10000)
+    assert 5 < found["mean"]["psnr"] < 12
+
+
+def test_a_split_list_says_what_is_test_whatever_the_folders_are(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("train/3\ntrain/12\ntest/101\n")
+    selection = Selection(data, split_list=tmp_path / "list.txt")
+    found = evaluate(selection, CloudyMethod(), out=tmp_path / "a.json")
+    assert [image["name"] for image in found["images"]] == ["101"]
+    assert found["data"]["split_list"]["name"] == "list.txt"
+
+
+def test_the_masks_that_any_set_brings_are_used(data: Path, tmp_path: Path) -> None:
+    masks = data / "test" / "mask"
+    masks.mkdir()
+    for name in NAMES:
+        mask = np.zeros((40, 48), np.uint8)
+        mask[:10] = 255
+        Image.fromarray(mask).save(masks / f"{name}.png")
+    found = evaluate(data, CloudyMethod(), out=tmp_path / "a.json")
+    assert found["data"]["masks"] is not None
+    assert [image["cover"] for image in found["images"]] == [0.25] * 3
 
 
 def test_an_existing_result_is_kept_unless_told_otherwise(data: Path, tmp_path: Path) -> None:

@@ -37,11 +37,12 @@ from declouder.evaluation import (
     Selection,
     bootstrap_interval,
     evaluate,
-    model_fingerprint,
     read_scores,
 )
-from declouder.evaluation.files import write_atomically
+from declouder.evaluation.files import make_folder, write_atomically
+from declouder.metrics import load_lpips
 from declouder.pipeline import SAMPLERS, make_scheduler
+from declouder.provenance import model_digest, sampler_of
 
 if TYPE_CHECKING:
     from declouder.pipeline import CloudRemovalPipeline
@@ -134,7 +135,8 @@ def ablate(
 ) -> dict[str, Any]:
     """Score every row and write the table, the plot and the answer into `out`.
 
-    Rows whose scores lie there already, of the same model, data and settings, are taken from there.
+    Rows whose scores lie there already, of the same model, data and settings, are taken from there; those that
+    were scored without LPIPS are scored again where it is to be had now.
 
     Args:
         selection: the images.
@@ -146,14 +148,16 @@ def ablate(
         on_image: as for `evaluate`.
 
     Returns:
-        What ablation.json holds: "rows" with settings, evaluations, mean and interval; and "answer".
+        What ablation.json holds: "rows" with settings, evaluations, mean and interval; "answer"; and "lpips", as
+        `evaluate` tells it.
 
     Raises:
         OutputError: if `out` holds the ablation of another model or of other data.
     """
     wanted = rows(only)
     own = dict(pipeline.config)
-    (out / "scores").mkdir(parents=True, exist_ok=True)
+    make_folder(out / "scores")
+    has_lpips = load_lpips(lpips_backbone, download=download_backbone)[0] is not None
     _check_same(out / "ablation-of.json", selection, pipeline)
     saved = pipeline.scheduler
     table: list[dict[str, Any]] = []
@@ -164,8 +168,9 @@ def ablate(
                 on_row(place, len(wanted), row)
             settings = row.settings(own)
             path = out / "scores" / f"{_slug(settings)}.json"
-            if path.exists():
-                result = read_scores(path)
+            earlier = read_scores(path) if path.exists() else None
+            if earlier is not None and (earlier["lpips"]["available"] or not has_lpips):
+                result = earlier
             else:
                 pipeline.scheduler = saved if row.sampler is None else make_scheduler(row.sampler)
                 method = ModelMethod(
@@ -184,6 +189,7 @@ def ablate(
                     out=path,
                     lpips_backbone=lpips_backbone,
                     download_backbone=download_backbone,
+                    overwrite=True,
                     on_image=on_image,
                 )
             results[path.stem] = result
@@ -206,6 +212,7 @@ def ablate(
     found = {
         "data": reference["data"],
         "model": reference["method"]["sha256"],
+        "lpips": reference["lpips"],
         "rows": table,
         "answer": None if fused is None else answer(results[Path(fused["scores"]).stem], reference),
         "best": best,
@@ -408,7 +415,11 @@ def _slug(settings: Mapping[str, Any]) -> str:
 
 def _check_same(path: Path, selection: Selection, pipeline: CloudRemovalPipeline) -> None:
     """Write what is ablated, or check that it is what was ablated before."""
-    now = {"data": selection.describe(selection.pairs()), "model": model_fingerprint(pipeline)}
+    now = {
+        "data": selection.describe(selection.pairs()),
+        "model": model_digest(pipeline),
+        "sampler": sampler_of(pipeline),
+    }
     if not path.exists():
         write_atomically(path, json.dumps(now, indent=1) + "\n")
     elif json.loads(path.read_text(encoding="utf-8")) != now:

@@ -18,6 +18,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from declouder.errors import ConfigError
 
 StageName = Literal["reference", "denoiser", "weights", "joint"]
+_SSIM_PX = 11
+_LPIPS_PX = 34
+"""AlexNet needs 31, and an image is shifted by up to 3."""
+_LPIPS_VIEWS_PX = 66
+"""The same of half the size."""
 STAGE_NAMES: tuple[StageName, ...] = ("reference", "denoiser", "weights", "joint")
 
 
@@ -44,7 +49,7 @@ class ModelConfig(_Strict):
     denoiser: dict[str, Any] = Field(default_factory=dict, description="fields of Denoiser, bands aside")
     weight_net: dict[str, Any] = Field(default_factory=dict, description="fields of WeightNet, bands aside")
     sampler: str = Field("ddim", description="name in declouder.pipeline.SAMPLERS")
-    num_inference_steps: int = Field(10, ge=0, description="network evaluations when sampling")
+    num_inference_steps: int = Field(10, ge=0, le=1000, description="network evaluations when sampling")
     strength: float = Field(1.0, gt=0, le=1, description="1: from pure noise; less: from the noised reference")
     w_bounds: tuple[float, float] = Field((0.3, 1.0), description="bounds of w when sampling; authors: 0.3, 1")
 
@@ -131,7 +136,8 @@ class AugmentConfig(_Strict):
         0.0,
         ge=0,
         le=1,
-        description="share of samples, those under even haze aside, whose ground becomes as bright as any",
+        description="share of samples of pairs, those under even haze aside, whose ground becomes as bright as any;"
+        " cloudless ones, haze or not, are drawn for once more",
     )
     relight_lifts: float = Field(
         0.5,
@@ -214,12 +220,12 @@ class TrainConfig(_Strict):
     """A whole recipe."""
 
     name: str = Field(min_length=1, description="names the run's folder")
-    seed: int = Field(0, ge=0, description="everything random follows from it")
+    seed: int = Field(0, ge=0, lt=2**60, description="everything random follows from it")
     precision: Literal["auto", "32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it")
     compile: bool = Field(False, description="torch.compile the networks that learn")
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
-    stages: dict[StageName, StageConfig]
+    stages: dict[StageName, StageConfig] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _something_to_learn_from(self) -> TrainConfig:
@@ -235,6 +241,8 @@ class TrainConfig(_Strict):
         for name, stage in self.stages.items():
             if stage.fused_px is not None and name in ("reference", "denoiser"):
                 raise ValueError(f"stages.{name}.fused_px does nothing: that stage fuses nothing; leave it out")
+        for name, stage in self.stages.items():
+            _check_patch(name, stage)
         reference = self.stages.get("reference")
         if reference is not None and reference.choice_weight > 0 and not self.model.reference.options.get("guided"):
             raise ValueError(
@@ -252,9 +260,31 @@ class TrainConfig(_Strict):
             raise ValueError(
                 "data.exclude is meant for one set of pairs; with several, give exclude in the entry of each"
             )
+        if self.model.w_bounds[0] > self.model.w_bounds[1]:
+            raise ValueError("model.w_bounds is not [w_min, w_max] with w_min up to w_max")
         if self.data.range is not None and not self.data.range[0] < self.data.range[1]:
             raise ValueError("data.range is not [black, white] with black below white")
         return self
+
+
+def _check_patch(name: str, stage: StageConfig) -> None:
+    """Refuse a patch too small for what the loss looks at, which would fail in the middle of a run."""
+    sides = [px for px in (stage.patch_px, stage.fused_px) if px is not None]
+    if not sides or name == "denoiser":
+        return
+    side = min(sides)
+    sees_lpips = stage.perceptual_weight > 0 or stage.log_perceptual_weight > 0
+    needs = {
+        f"the {_SSIM_PX} px of SSIM's window": _SSIM_PX if stage.ssim_weight > 0 else 0,
+        f"the {_LPIPS_PX} px that LPIPS sees": _LPIPS_PX if sees_lpips else 0,
+        f"the {_LPIPS_VIEWS_PX} px that LPIPS needs with perceptual_views": (
+            _LPIPS_VIEWS_PX if sees_lpips and stage.perceptual_views else 0
+        ),
+    }
+    for what, px in needs.items():
+        if side < px:
+            field = "patch_px" if side == stage.patch_px else "fused_px"
+            raise ValueError(f"stages.{name}.{field} is {side}, below {what}; give more")
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -332,7 +362,8 @@ def _explain(error: ValidationError) -> str:
         return f"{where} is not a field; {hint}"
     if first["type"] == "missing":
         return f"{where} is missing; every recipe gives it"
-    return f"{where + ': ' if where else ''}{first['msg']}, found {_short(first['input'])}"
+    # What the whole recipe was found to be says nothing.
+    return f"{where}: {first['msg']}, found {_short(first['input'])}" if where else first["msg"]
 
 
 def _short(value: object) -> str:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 
 from declouder.data.pairs import Pair, find_pairs, hold_out, read_image
@@ -86,6 +87,10 @@ def test_images_are_read_as_they_are(tmp_path):
     deep = np.arange(48, dtype=np.uint16).reshape(6, 8) * 1000
     Image.fromarray(deep).save(tmp_path / "deep.png")
     assert np.array_equal(read_image(tmp_path / "deep.png")[:, :, 0], deep)
+    colours = np.stack([deep, deep // 2, deep // 3])
+    with rasterio.open(tmp_path / "rgb.png", "w", "PNG", 8, 6, 3, dtype="uint16") as dataset:
+        dataset.write(colours)
+    assert np.array_equal(read_image(tmp_path / "rgb.png"), colours.transpose(1, 2, 0))  # not cut to 8 bits
 
 
 def test_a_file_that_is_no_image_is_named(tmp_path):

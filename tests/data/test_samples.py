@@ -1,9 +1,11 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import write_tif
 from declouder.config import DataConfig, StageConfig
 from declouder.data.pairs import read_image
 from declouder.data.resize import resize_bicubic
@@ -28,7 +30,7 @@ def data_of(root: Path, **fields) -> TrainingData:
 
 
 def stage(**fields) -> StageConfig:
-    return StageConfig(steps=1, **fields)
+    return StageConfig(**{"steps": 1, "batch": 1, **fields})
 
 
 def test_sharp_edges_made_smaller_stay_in_range(tmp_path):
@@ -51,6 +53,60 @@ def test_a_set_that_is_named_twice_is_learnt_from_twice_and_scored_once(tmp_path
     twice = TrainingData(config, band_names=["red", "green", "blue"], seed=0)
     assert twice.pairs == 2 * once.pairs
     assert twice.held_pairs == once.held_pairs and len(once.held_pairs) > 0
+
+
+def test_what_one_entry_of_a_set_holds_out_no_other_learns_from(tmp_path):
+    write_pairs(tmp_path, count=12)
+    (tmp_path / "exclude.txt").write_text("0\n1\n5\n")
+    entries = ["set", {"root": "set", "exclude": "exclude.txt"}]
+    config = DataConfig(base=tmp_path, pairs=entries, hold_out_block=2, hold_out=0.3)
+    data = TrainingData(config, band_names=["red", "green", "blue"], seed=0)
+    held = [pair.cloudy_path for pair in data.held_pairs]
+    assert len(held) == len(set(held)) > 0
+    assert not set(held) & {pair.cloudy_path for pair in data.pairs}
+
+
+def test_a_split_list_that_learns_from_the_test_folder_says_so(tmp_path, caplog):
+    root = write_pairs(tmp_path, count=4) / "set"
+    shutil.copytree(root / "train", root / "test")
+    for path in sorted((root / "test").rglob("*.png")):
+        path.rename(path.with_stem(f"t{path.stem}"))
+    (tmp_path / "list.txt").write_text("train/0\ntrain/t1\ntest/1\n")
+    config = DataConfig(base=tmp_path, pairs=[{"root": "set", "split": "list.txt"}], hold_out=0)
+    data = TrainingData(config, band_names=["red", "green", "blue"], seed=0)
+    assert [pair.name for pair in data.pairs] == ["0", "t1"]
+    assert "puts 1 pairs" in caplog.text and "--split-list" in caplog.text
+
+
+def test_floats_of_another_range_are_refused_until_it_is_given(tmp_path):
+    for kind in ("cloud", "label"):
+        folder = tmp_path / "set" / "train" / kind
+        folder.mkdir(parents=True)
+        for number in range(4):
+            reflectance = np.random.default_rng(number).uniform(500, 3700, (3, 32, 32)).astype(np.float32)
+            write_tif(folder / f"{number}.tif", reflectance)
+    words = r"holds 5\d\d.* to 36\d\d.*, and floats are taken as 0 to 1; give data.range"
+    with pytest.raises(DataError, match=words):
+        data_of(tmp_path)
+    seen = data_of(tmp_path, range=(0, 5000)).clear.unit(0)
+    assert 0.09 < seen.min() < 0.11 and 0.7 < seen.max() < 0.75
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"batch": 2}, "turned it is 40 x 32"),
+        ({"batch": 2, "patch_px": 30, "augment": {"transplant": 0.5}}, "20 x 20"),
+    ],
+)
+def test_sizes_that_would_not_make_a_batch_are_found_before(fields, words, tmp_path):
+    (tmp_path / "clear").mkdir()
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "clear" / "0.png")
+    data = data_of(write_pairs(tmp_path), clear=["clear"])
+    with pytest.raises(DataError, match=words):
+        StageSamples(data, stage(**fields), seed=0)
+    fine = fields | {"augment": {"flips": "horizontal"}}
+    assert StageSamples(data, stage(**fine), seed=0)[0]["clear"].shape[0] == 3
 
 
 def test_a_sample_is_a_function_of_seed_and_number(tmp_path):

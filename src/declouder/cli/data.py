@@ -26,6 +26,12 @@ def check(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The data set's folder.")],
     set_name: SetOption = None,
     bands: Annotated[str | None, typer.Option(help="rgb, or rgbn to look at the near infrared too.")] = None,
+    value_range: Annotated[
+        str | None,
+        typer.Option(
+            "--range", help="DN that are black and white; without it the data type's.", metavar="LOW,HIGH"
+        ),
+    ] = None,
     write: Annotated[
         Path | None,
         typer.Option(help="Write names to leave out, for data.exclude and evaluate --exclude.", metavar="LIST"),
@@ -48,10 +54,18 @@ def check(
     if write is not None and write.exists() and not overwrite:
         raise OutputError(f"{write} exists; give --overwrite or another name")
 
+    dn_range = None if value_range is None else _parsed_range(value_range, "--range")
+
     from declouder.data.check import check_set
 
     with _progress(quiet) as show:
-        report = check_set(folder, name=set_name, bands=bands, on_pair=show)  # type: ignore[arg-type]
+        report = check_set(
+            folder,
+            name=set_name,
+            bands=bands,  # type: ignore[arg-type]
+            dn_range=dn_range,
+            on_pair=show,
+        )
     _print_report(report)
     if write is not None:
         _write_list(report, write, of)
@@ -143,7 +157,7 @@ def simulate(
             kind=kind,  # type: ignore[arg-type]  # simulate_clouds names the right ones
             cover=cover,
             band_names=None if bands is None else bands.split(","),
-            dn_range=None if scale is None else _parsed_range(scale),
+            dn_range=None if scale is None else _parsed_range(scale, "--scale"),
             seed=seed,
             on_image=show,
         )
@@ -211,11 +225,11 @@ def _write_list(report: SetReport, path: Path, part: str) -> None:
     typer.echo(f"wrote {path}: {len(names)} of {report.parts[part].pairs} pairs of {part}")
 
 
-def _parsed_range(text: str) -> tuple[float, float]:
+def _parsed_range(text: str, option: str) -> tuple[float, float]:
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
-        raise OptionError(f"--scale is {text!r}; give LOW,HIGH such as 0,10000") from None
+        raise OptionError(f"{option} is {text!r}; give LOW,HIGH such as 0,10000") from None
     return low, high
 
 

@@ -31,6 +31,10 @@ SplitOption = Annotated[str, typer.Option(help="Part of the data.", metavar="NAM
 BandsOption = Annotated[
     str | None, typer.Option(help="rgb, or rgbn to join the near infrared's own tree.", metavar="BANDS")
 ]
+SplitListOption = Annotated[
+    Path | None,
+    typer.Option(help="File of train/NAME and test/NAME, as a recipe's data.pairs entry names it.", metavar="LIST"),
+]
 ExcludeOption = Annotated[Path | None, typer.Option(help="File of names to leave out, one a line.", metavar="LIST")]
 LimitOption = Annotated[int | None, typer.Option(help="So many images only, spread over the list.", metavar="N")]
 SizeOption = Annotated[
@@ -62,6 +66,7 @@ def evaluate(
     set_name: SetOption = None,
     bands: BandsOption = None,
     exclude: ExcludeOption = None,
+    split_list: SplitListOption = None,
     limit: LimitOption = None,
     size: SizeOption = None,
     masks: Annotated[
@@ -99,6 +104,10 @@ def evaluate(
         raise OptionError(f"--steps is {steps}; give 0 or more")
     if fast and steps is not None:
         raise OptionError("--fast and --steps each set the steps; give one of them")
+    sampling = {"--steps": steps, "--sampler": sampler, "--fast": fast or None, "--samples": samples - 1 or None}
+    given = [option for option, value in sampling.items() if value is not None]
+    if given and (outputs is not None or cloudy):
+        raise OptionError(f"{given[0]} is of a model, and none is scored; leave it out")
     check_device_name(device)
 
     from declouder import evaluation
@@ -121,7 +130,7 @@ def evaluate(
         )
     with progress(quiet) as show:
         result = evaluation.evaluate(
-            selection(data, split, set_name, bands, exclude, limit, size),
+            selection(data, split, set_name, bands, exclude, limit, size, split_list),
             method,
             out=out,
             masks=masks,
@@ -148,13 +157,14 @@ def selection(
     exclude: Path | None,
     limit: int | None,
     size: int | None,
+    split_list: Path | None,
 ) -> Any:
     """Return the `evaluation.Selection` of the options that say which images."""
     from declouder.evaluation import Selection
 
     if bands not in (None, "rgb", "rgbn"):
         raise OptionError(f"--bands is {bands!r}; give rgb or rgbn")
-    return Selection(data, split, set_name, bands, exclude, limit, size)  # type: ignore[arg-type]
+    return Selection(data, split, set_name, bands, exclude, limit, size, split_list)  # type: ignore[arg-type]
 
 
 def model_name(model: str | None) -> str:

@@ -25,6 +25,7 @@ from declouder.cli.evaluate import (
     ExcludeOption,
     LimitOption,
     SizeOption,
+    SplitListOption,
     SplitOption,
     progress,
     selection,
@@ -66,6 +67,7 @@ def ablate(
     set_name: SetOption = None,
     bands: BandsOption = None,
     exclude: ExcludeOption = None,
+    split_list: SplitListOption = None,
     limit: LimitOption = None,
     size: SizeOption = None,
     device: DeviceOption = "auto",
@@ -87,7 +89,7 @@ def ablate(
     pipeline = loaded_pipeline(model, None, device)
     with progress(quiet) as show:
         found = ablation.ablate(
-            selection(data, split, set_name, bands, exclude, limit, size),
+            selection(data, split, set_name, bands, exclude, limit, size, split_list),
             pipeline,
             out=out,
             only=groups,
@@ -98,4 +100,6 @@ def ablate(
         )
     if not quiet:
         typer.echo(ablation.to_markdown(found))
+        if not found["lpips"]["available"]:
+            typer.echo(f"no LPIPS: {found['lpips']['reason']}", err=True)
         typer.echo(f"wrote {out / 'ablation.md'}")

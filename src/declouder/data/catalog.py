@@ -9,6 +9,7 @@ lies on the disk.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Literal
 from declouder.data.lists import SPLITS, read_exclude_list, read_split_list
 from declouder.data.pairs import Pair, images_by_name, pair_up
 from declouder.errors import DataError
+
+log = logging.getLogger(__name__)
 
 BandChoice = Literal["rgb", "rgbn"]
 BAND_NAMES: Mapping[BandChoice, tuple[str, ...]] = {
@@ -53,7 +56,7 @@ class DataSet:
         size_px: side of its images; None where they differ.
         source: where it is published, and under which terms.
         layouts: where its files lie, the most usual first.
-        has_mask: whether some layouts hold cloud masks in {kind} = mask.
+        has_mask: whether it may bring cloud masks in {kind} = mask.
     """
 
     name: str
@@ -154,6 +157,7 @@ _ROWS = (
         "any pair of folders: images or GeoTIFFs of any number of bands, 8 or 16 bit or float",
         (_SPLIT, _WHOLE),
         "your own images",
+        has_mask=True,
     ),
 )
 CATALOG: Mapping[str, DataSet] = {row.name: row for row in _ROWS}
@@ -264,6 +268,11 @@ def _listed_pairs(found: Located, split: str, bands: BandChoice | None, split_li
     kept = [pair for pair in pairs if split_of.get(pair.name) == split]
     if not kept:
         raise DataError(f"{path} names no pair of {split}; wanted lines such as {split}/12")
+    if found.is_split and split == "train":
+        tests = found.folder("test", "cloud")
+        learnt = sum(pair.cloudy_path.is_relative_to(tests) for pair in kept)
+        if learnt:
+            log.warning("%s puts %d pairs of %s into train; score with --split-list %s", path, learnt, tests, path)
     return kept
 
 

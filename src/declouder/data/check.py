@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from declouder.breakdown import THIN_FROM, cloud_distance
 from declouder.data.catalog import BandChoice, Located, locate
 from declouder.data.duplicates import Duplicate, Look, find_duplicates, look_of
 from declouder.data.lists import SPLITS, read_split_list
-from declouder.data.pairs import Pair, images_by_name, number_first, read_image
+from declouder.data.pairs import Pair, images_by_name, number_first, read_image, scaling_of
 from declouder.errors import DataError
 from declouder.scaling import Scaling
 
+_LEAST_USED = 0.25
 ALL = "all"
 """Name of the one part of a set without a split."""
 
@@ -94,12 +94,14 @@ def check_set(
     *,
     name: str | None = None,
     bands: BandChoice | None = None,
+    dn_range: tuple[float, float] | None = None,
     on_pair: Callable[[int, int], None] | None = None,
 ) -> SetReport:
     """Read every image of a set and report what it is.
 
     Args:
         root, name, bands: as for `catalog.locate`.
+        dn_range: DN that are black and white, by which cloud and duplicates are judged; None takes the dtype's.
         on_pair: called with pairs done and pairs in all.
 
     Raises:
@@ -113,13 +115,15 @@ def check_set(
     for part, pairs in by_part.items():
         report.parts[part] = PartReport()
         for pair in pairs:
-            look = _check_pair(report, report.parts[part], Key(part, pair.name), pair)
+            look = _check_pair(report, report.parts[part], Key(part, pair.name), pair, dn_range)
             looks += [] if look is None else [look]
             done += 1
             if on_pair is not None:
                 on_pair(done, total)
     report.duplicates = find_duplicates(looks)
     _compare_with_published(report)
+    if dn_range is None:
+        _tell_unused_range(report)
     return report
 
 
@@ -175,7 +179,9 @@ def _split_by_list(report: SetReport, by_part: dict[str, list[Pair]]) -> dict[st
     return {split: [p for p in by_part[ALL] if split_of.get(p.name) == split] for split in SPLITS}
 
 
-def _check_pair(report: SetReport, part: PartReport, key: Key, pair: Pair) -> Look | None:
+def _check_pair(
+    report: SetReport, part: PartReport, key: Key, pair: Pair, dn_range: tuple[float, float] | None
+) -> Look | None:
     try:
         cloudy, clear = pair.read_cloudy(), pair.read_clear()
         for path, image in ((pair.cloudy_path, cloudy), (pair.clear_path, clear)):
@@ -184,7 +190,12 @@ def _check_pair(report: SetReport, part: PartReport, key: Key, pair: Pair) -> Lo
         if cloudy.shape != clear.shape or cloudy.dtype != clear.dtype:
             shapes = [f"{i.shape[0]} x {i.shape[1]} x {i.shape[2]} {i.dtype}" for i in (cloudy, clear)]
             raise DataError(f"{pair.cloudy_path} is {shapes[0]}, its twin {pair.clear_path} {shapes[1]}")
-        cloud_share = _cloud_share(cloudy, clear) if pair.mask_path is None else _mask_share(pair.mask_path)
+        for path, image in ((pair.cloudy_path, cloudy), (pair.clear_path, clear)):
+            scaling = scaling_of(image, path, dn_range, mend="--range LOW,HIGH")
+        if pair.mask_path is None:
+            cloud_share = float((cloud_distance(cloudy, clear, scaling.high - scaling.low) >= THIN_FROM).mean())
+        else:
+            cloud_share = _mask_share(pair.mask_path)
     except DataError as error:
         report.problems.append(str(error))
         return None
@@ -196,16 +207,22 @@ def _check_pair(report: SetReport, part: PartReport, key: Key, pair: Pair) -> Lo
     part.high = max(part.high, float(cloudy.max()), float(clear.max()))
     part.cloud_shares.append(cloud_share)
     part.masks += pair.mask_path is not None
-    return look_of(key, clear)
-
-
-def _cloud_share(cloudy: NDArray[np.generic], clear: NDArray[np.generic]) -> float:
-    span = Scaling.of_dtype(clear.dtype).high
-    return float((cloud_distance(cloudy, clear, span) >= THIN_FROM).mean())
+    return look_of(key, clear, scaling)
 
 
 def _mask_share(path: Path) -> float:
     return float((read_image(path)[:, :, 0] > 0).mean())
+
+
+def _tell_unused_range(report: SetReport) -> None:
+    """Note where the numbers fill little of their data type's range, as 12 bits in 16: all looks dark and alike."""
+    for name, part in report.parts.items():
+        ends = [Scaling.of_dtype(dtype).high for dtype in part.dtypes]
+        if ends and part.high < _LEAST_USED * max(ends):
+            report.notes.append(
+                f"{name} uses {part.high:g} of {max(ends):g}, by which cloud and duplicates are judged; give the"
+                f" range that counts with --range LOW,HIGH"
+            )
 
 
 def _compare_with_published(report: SetReport) -> None:

@@ -19,6 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from declouder.errors import DataError, RasterError
+from declouder.scaling import Scaling
+
+_BEYOND_UNIT = 0.5
+"""So far floats may go beyond 0 and 1, and are clipped: snow's reflectance does, and resampling overshoots."""
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 
@@ -181,10 +185,10 @@ def read_image(path: Path) -> NDArray[Any]:
     """Return an image as (H, W, C) in its own dtype and DN; a TIFF may have any number of bands.
 
     Raises:
-        DataError: if the file is missing, is no image, or a TIFF has pixels without data.
+        DataError: if the file is missing, is no image, or a TIFF or 16-bit PNG has pixels without data.
     """
-    if path.suffix.lower() in (".tif", ".tiff"):
-        return _read_tiff(path)
+    if path.suffix.lower() in (".tif", ".tiff") or _is_deep_png(path):
+        return _read_raster(path)
     try:
         with Image.open(path) as image:
             pixels = np.asarray(image if image.mode != "P" else image.convert("RGB"))
@@ -193,6 +197,28 @@ def read_image(path: Path) -> NDArray[Any]:
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path} cannot be read as an image ({error}); replace or remove the file") from None
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def scaling_of(image: NDArray[Any], path: Path, dn_range: tuple[float, float] | None, *, mend: str) -> Scaling:
+    """Return the map of an image's numbers to the model's: of a given range, else of its data type.
+
+    Args:
+        image: any shape.
+        path: where it is from.
+        dn_range: DN that are black and white; None takes the data type's, of floats 0 and 1.
+        mend: how a user gives the range here.
+
+    Raises:
+        DataError: if floats without a range go beyond 0 and 1: they are other numbers, such as reflectance in
+            ten-thousandths, and all would be white.
+    """
+    if dn_range is not None:
+        return Scaling(*dn_range)
+    if image.dtype.kind == "f" and image.size:
+        low, high = float(np.nanmin(image)), float(np.nanmax(image))
+        if low < -_BEYOND_UNIT or high > 1 + _BEYOND_UNIT:
+            raise DataError(f"{path} holds {low:g} to {high:g}, and floats are taken as 0 to 1; give {mend}")
+    return Scaling.of_dtype(image.dtype)
 
 
 def fingerprint(pairs: Sequence[Pair]) -> str:
@@ -227,7 +253,19 @@ def images_by_name(folder: Path) -> dict[str, Path]:
     return by_name
 
 
-def _read_tiff(path: Path) -> NDArray[Any]:
+def _is_deep_png(path: Path) -> bool:
+    """Return whether a PNG holds 16 bits in several bands, of which Pillow would keep 8."""
+    if path.suffix.lower() != ".png":
+        return False
+    try:
+        with path.open("rb") as file:
+            head = file.read(26)  # signature; length and name of IHDR; width, height, bit depth, kind of colour
+    except OSError:
+        return False
+    return len(head) == 26 and head[12:16] == b"IHDR" and head[24] == 16 and head[25] != 0
+
+
+def _read_raster(path: Path) -> NDArray[Any]:
     from declouder.raster import open_raster
 
     try:

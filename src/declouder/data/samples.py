@@ -27,7 +27,7 @@ from declouder.data.augment import (
 )
 from declouder.data.catalog import set_pairs
 from declouder.data.clouds import simulate_clouds
-from declouder.data.pairs import Pair, find_images, fingerprint, hold_out, read_bands
+from declouder.data.pairs import Pair, find_images, fingerprint, hold_out, read_bands, scaling_of
 from declouder.data.resize import resize_bicubic, resize_stored
 from declouder.data.terrain import make_terrain
 from declouder.data.transplant import EvenHaze, move_cloud
@@ -84,7 +84,7 @@ class ImagePool:
         self._nir_paths = list(nir_paths) if nir_paths is not None else [None] * len(self.paths)
         self._bands = bands
         self._size_px = size_px
-        self._scaling = None if dn_range is None else Scaling(*dn_range)
+        self._dn_range = dn_range
         self._images: dict[int, NDArray[Any]] = {}
         self._shapes: list[tuple[int, int]] = []
         self.bytes = 0
@@ -104,7 +104,7 @@ class ImagePool:
         image = self._images.get(index)
         if image is None:
             image = self._read(index)
-        scaling = self._scaling or Scaling.of_dtype(image.dtype)
+        scaling = Scaling.of_dtype(image.dtype) if self._dn_range is None else Scaling(*self._dn_range)
         return (scaling.to_model(image) + np.float32(1)) / np.float32(2)
 
     def shape(self, index: int) -> tuple[int, int]:
@@ -121,6 +121,7 @@ class ImagePool:
             )
         if image.dtype.kind == "f" and not np.isfinite(image).all():
             raise DataError(f"{path} holds NaN or infinity; replace or remove the file")
+        scaling_of(image, path, self._dn_range, mend="data.range: [LOW, HIGH]")
         if self._size_px is not None:
             image = resize_stored(image, self._size_px)
         return np.ascontiguousarray(image.transpose(2, 0, 1))
@@ -150,8 +151,12 @@ class TrainingData:
             )
             kept, out = hold_out(found, share=data.hold_out, block=data.hold_out_block)
             self.pairs += kept
-            # A set that is named twice is learnt from twice as often; its held-out pairs are scored once.
-            self.held_pairs += [pair for pair in out if pair not in self.held_pairs]
+            self.held_pairs += out
+        # A set that is named twice is learnt from twice as often. What one entry holds out is scored once, and no
+        # other entry, which may leave out other pairs and so hold out others, learns from it.
+        held = {pair.cloudy_path.resolve(): pair for pair in self.held_pairs}
+        self.held_pairs = list(held.values())
+        self.pairs = [pair for pair in self.pairs if pair.cloudy_path.resolve() not in held]
         self._bands = len(self.band_names)
         self._data = data
         self._room = data.cache_gb * 1e9
@@ -313,14 +318,21 @@ class StageSamples:
                     f"{name} is {height} x {width}, others are {first[0]} x {first[1]}; whole images"
                     f" need one size: set patch_px"
                 )
+            turned = self.stage.batch > 1 and self.stage.augment.flips == "dihedral"
+            if wanted is None and height != width and turned:
+                raise DataError(
+                    f"{name} is {height} x {width}, and turned it is {width} x {height}; a batch needs one size:"
+                    f" set patch_px, or augment.flips: horizontal"
+                )
 
     def _sizes(self) -> Iterator[tuple[str, tuple[int, int]]]:
         """Return name and (height, width) of every image that samples are cut from."""
-        pools = [self.data.cloudy] if self.data.synthetic_share < 1 else []
-        if self.data.synthetic_share > 0:
+        synthetic = self.data.synthetic_share
+        pools = [self.data.cloudy] if synthetic < 1 else []
+        if synthetic > 0 or self.stage.augment.transplant > 0:
             pools.append(self.data.cloudless)
-            if self.data.terrain:
-                yield "a generated image (data.procedural)", (PROCEDURAL_PX, PROCEDURAL_PX)
+        if synthetic > 0 and self.data.terrain:
+            yield "a generated image (data.procedural)", (PROCEDURAL_PX, PROCEDURAL_PX)
         for pool in pools:
             yield from ((str(path), pool.shape(index)) for index, path in enumerate(pool.paths))
 

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from declouder.data.clouds import CloudKind, simulate_clouds
-from declouder.data.pairs import images_by_name, number_first, read_image
+from declouder.data.pairs import images_by_name, number_first, read_image, scaling_of
 from declouder.errors import DataError, OutputError
-from declouder.scaling import Scaling
 
 
 def simulate_set(
@@ -62,7 +61,7 @@ def simulate_set(
         dn = read_image(path)
         if dn.dtype.kind == "f" and not np.isfinite(dn).all():
             raise DataError(f"{path} holds NaN or infinity; replace or remove the file")
-        scaling = Scaling.of_dtype(dn.dtype) if dn_range is None else Scaling(*dn_range)
+        scaling = scaling_of(dn, path, dn_range, mend="--scale LOW,HIGH")
         unit = (scaling.to_model(dn.transpose(2, 0, 1)) + np.float32(1)) / np.float32(2)
         for repeat in range(per_image):
             generator = np.random.default_rng([seed, place, repeat])

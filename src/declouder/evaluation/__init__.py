@@ -31,6 +31,7 @@ from declouder.evaluation.files import (
     FORMAT_VERSION,
     begin_journal,
     files_fingerprint,
+    make_folder,
     read_scores,
     versions,
     write_atomically,
@@ -41,7 +42,6 @@ from declouder.evaluation.methods import (
     ModelMethod,
     OutputsMethod,
     Restored,
-    model_fingerprint,
 )
 from declouder.evaluation.scoring import Scorer
 from declouder.evaluation.selection import Selection, masks_of
@@ -71,7 +71,6 @@ __all__ = [
     "bootstrap_interval",
     "breakdown_markdown",
     "evaluate",
-    "model_fingerprint",
     "read_scores",
     "summary",
     "to_markdown",
@@ -116,12 +115,13 @@ def evaluate(
     Raises:
         DataError: if pairs, outputs, masks or sizes do not fit.
         OptionError: if an option has no meaning here.
-        OutputError: if `out` exists, or OUT.partial belongs to another run.
+        OutputError: if `out` exists or cannot be written, or OUT.partial belongs to another run.
     """
     if out.suffix != ".json":
         raise OptionError(f"{out} does not end in .json; the table and the list go beside it as .md and .csv")
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists; give --overwrite or another name")
+    make_folder(out.parent)
     selection = data if isinstance(data, Selection) else Selection(data)
     pairs = selection.pairs()
     mask_of = masks_of(pairs, masks)
@@ -155,7 +155,6 @@ def evaluate(
         },
         "versions": versions(),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
     done = begin_journal(partial, head)
     rows: list[dict[str, Any]] = []

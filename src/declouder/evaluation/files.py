@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -47,11 +48,11 @@ def begin_journal(partial: Path, head: Mapping[str, Any]) -> dict[str, dict[str,
     # A killed run may have left half a line at the end.
     whole = text[: text.rfind("\n") + 1]
     lines = whole.splitlines()
-    if lines and json.loads(lines[0]) != head:
+    if len(lines) > 1 and json.loads(lines[0]) != head:
         raise OutputError(
             f"{partial} is from a run with other data, model or settings; remove it or choose another --out"
         )
-    if not lines:
+    if len(lines) < 2 and lines != [json.dumps(head)]:  # nothing was scored yet: nothing is lost
         partial.unlink()
         return begin_journal(partial, head)
     if whole != text:
@@ -76,6 +77,20 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "unknown"
     return found
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that results go to.
+
+    Raises:
+        OutputError: if that cannot be.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the folder {folder} cannot be made ({error}); choose another place") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"the folder {folder} may not be written; choose another place")
 
 
 def write_atomically(path: Path, text: str) -> None:

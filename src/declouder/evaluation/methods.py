@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from declouder.data.pairs import Pair, find_images, read_image
+from declouder.data.pairs import Pair, images_by_name, read_image
 from declouder.errors import DataError, OptionError
 from declouder.evaluation.files import files_fingerprint
 from declouder.evaluation.selection import look
 from declouder.mosaic import Window
 from declouder.noise import scene_noise
+from declouder.provenance import model_digest
 from declouder.scaling import Scaling
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ class ModelMethod:
         return {
             "kind": "model",
             "name": self.name,
-            "sha256": model_fingerprint(self.pipeline),
+            "sha256": model_digest(self.pipeline),
             "bands": list(config.bands),
             "num_inference_steps": self._steps,
             "strength": config.strength if strength is None else strength,
@@ -184,7 +183,7 @@ class OutputsMethod:
 
     @cached_property
     def _by_name(self) -> dict[str, Path]:
-        return {path.relative_to(self.folder).with_suffix("").as_posix(): path for path in find_images(self.folder)}
+        return images_by_name(self.folder)
 
 
 @dataclass(frozen=True)
@@ -200,19 +199,3 @@ class CloudyMethod:
     def restore(self, pair: Pair, cloudy: NDArray[Any], scaling: Scaling) -> Restored:
         """Return the cloudy image."""
         return Restored(cloudy)
-
-
-def model_fingerprint(pipeline: CloudRemovalPipeline) -> str:
-    """Return the sha256 of every tensor and of the configuration, the same wherever the model lies."""
-    from torch import nn
-
-    digest = hashlib.sha256()
-    for name, component in sorted(pipeline.components.items()):
-        digest.update(f"\n{name} {type(component).__name__}".encode())
-        if isinstance(component, nn.Module):
-            for key, tensor in sorted(component.state_dict().items()):
-                digest.update(f"\n{key} {tuple(tensor.shape)} ".encode())
-                digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    settings = {key: pipeline.config[key] for key in ("bands", "w_bounds", "num_inference_steps", "strength")}
-    digest.update(json.dumps(settings, sort_keys=True).encode())
-    return digest.hexdigest()

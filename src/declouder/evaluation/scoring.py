@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declouder import breakdown, metrics
-from declouder.data.pairs import Pair
+from declouder.data.pairs import Pair, scaling_of
 from declouder.errors import OptionError
 from declouder.evaluation.methods import Method
 from declouder.evaluation.selection import Selection
 from declouder.kept import keep_images
-from declouder.scaling import Scaling
 
 DEFAULT_BANDS: Mapping[int, tuple[str, ...]] = {
     1: ("grey",),
@@ -58,7 +57,9 @@ class Scorer:
             OptionError: if there is not one name a band.
         """
         cloudy, clear = self.selection.read(pair)
-        scaling = Scaling.of_dtype(clear.dtype) if self.data_range is None else Scaling(0, self.data_range)
+        given = None if self.data_range is None else (0.0, self.data_range)
+        for path, image in ((pair.cloudy_path, cloudy), (pair.clear_path, clear)):
+            scaling = scaling_of(image, path, given, mend="--data-range SPAN")
         span = scaling.high
         mask = self.selection.read_mask(self.mask_of[pair.name]) if pair.name in self.mask_of else None
         parts = breakdown.regions(cloudy, clear, span, mask)

@@ -29,6 +29,7 @@ class Selection:
         exclude: a text file of names to leave out, one a line; # begins a comment.
         limit: score so many images, spread evenly over the list; None scores all.
         size_px: side that whole images are resized to, as `data.size` of a recipe does; None leaves them.
+        split_list: a list of train/NAME and test/NAME; None goes by the folders, or by ROOT/split.txt.
     """
 
     data: Path
@@ -38,6 +39,7 @@ class Selection:
     exclude: Path | None = None
     limit: int | None = None
     size_px: int | None = None
+    split_list: Path | None = None
 
     def pairs(self) -> list[Pair]:
         """Return the pairs to score.
@@ -50,7 +52,14 @@ class Selection:
             raise OptionError(f"a limit of {self.limit} images leaves nothing to score; give 1 or more")
         if self.size_px is not None and self.size_px < 1:
             raise OptionError(f"a size of {self.size_px} px leaves nothing to score; the paper's is 256")
-        found = set_pairs(self.data, self.split, name=self.set_name, bands=self.bands, exclude=self.exclude)
+        found = set_pairs(
+            self.data,
+            self.split,
+            name=self.set_name,
+            bands=self.bands,
+            exclude=self.exclude,
+            split_list=self.split_list,
+        )
         if self.limit is None or self.limit >= len(found):
             return found
         return [found[int(position)] for position in np.linspace(0, len(found) - 1, self.limit).round()]
@@ -81,21 +90,22 @@ class Selection:
 
     def describe(self, pairs: Sequence[Pair]) -> dict[str, Any]:
         """Return what tells the data apart, wherever it lies."""
-        excluded = None
-        if self.exclude is not None:
-            excluded = {
-                "name": self.exclude.name,
-                "sha256": hashlib.sha256(self.exclude.read_bytes()).hexdigest(),
-            }
         return {
             "name": self.data.resolve().name,
             "split": self.split,
             "images": len(pairs),
             "limit": self.limit,
             "size_px": self.size_px,
-            "excluded": excluded,
+            "excluded": _file(self.exclude),
+            "split_list": _file(self.split_list),
             "sha256": fingerprint(pairs),
         }
+
+
+def _file(path: Path | None) -> dict[str, str] | None:
+    if path is None:
+        return None
+    return {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def masks_of(pairs: Sequence[Pair], folder: Path | None) -> dict[str, Path]:

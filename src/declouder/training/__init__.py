@@ -31,6 +31,7 @@ from declouder.training.callbacks import AtomicCheckpointIO, RunTimer, ScoreLog,
 from declouder.training.module import StageModule
 from declouder.training.networks import begin_with, earlier_folder, export, start_folder, take_over
 from declouder.training.record import commit_of_source, write_record
+from declouder.training.resuming import check_resumed
 from declouder.training.stages import STAGES
 from declouder.training.surroundings import (
     check_nodes,
@@ -209,10 +210,17 @@ def _run_stage(
 
 
 def open_run(out: Path, config: TrainConfig, stages: Sequence[StageName], *, resume: bool) -> None:
-    """Make the run's folder; refuse to mix two runs in one."""
+    """Make the run's folder; refuse to mix two runs in one.
+
+    Raises:
+        OutputError: if the folder cannot be made, or a stage was begun there and `resume` is not set.
+        ConfigError: if a run is resumed with a recipe that its begun stages do not fit.
+    """
     begun = [name for name in stages if (out / name).exists()]
     if begun and not resume:
         raise OutputError(f"{out / begun[0]} exists; continue it with --resume, or choose another --out")
+    if begun:
+        check_resumed(out, config, begun)
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.yaml").write_text(dump_config(config), encoding="utf-8")

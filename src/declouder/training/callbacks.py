@@ -59,7 +59,8 @@ class ScoreLog(Callback):  # type: ignore[misc]
     def on_train_batch_end(self, trainer: L.Trainer, module: StageModule, *_: Any) -> None:
         """Score every `validate_every` steps, and at the last one."""
         step, settings = trainer.global_step, module.settings
-        due = step % settings.validate_every == 0 or step == settings.steps
+        # Batches that are summed end before the first step.
+        due = step > 0 and (step % settings.validate_every == 0 or step == settings.steps)
         if due and step != self._scored_step:
             self._scored_step = step
             if trainer.is_global_zero:
@@ -69,12 +70,13 @@ class ScoreLog(Callback):  # type: ignore[misc]
             trainer.should_stop = trainer.should_stop or self.stopped
 
     def finish(self, trainer: L.Trainer, module: StageModule) -> dict[str, nn.Module]:
-        """Return the learnt networks with the weights that scored best; the last, where nothing is held out."""
-        networks = {}
+        """Return the learnt networks with the weights that scored best; the last, where nothing is held out.
+
+        A run that was resumed for fewer steps than it had taken may have no score yet: then the last too.
+        """
+        networks = {name: module.kept(name) for name in module.stage.learns}
         for name, weights in self._best_weights.items():
-            network = module.kept(name)
-            network.load_state_dict(weights)
-            networks[name] = network
+            networks[name].load_state_dict(weights)
         return networks
 
     def _score(self, trainer: L.Trainer, module: StageModule) -> None:
@@ -150,7 +152,17 @@ class StepBar(Callback):  # type: ignore[misc]
 
 
 class RunTimer(Timer):  # type: ignore[misc]
-    """Lightning's timer without its memory: a resumed run has all of its time, not what earlier ones left."""
+    """Lightning's timer without its memory: a resumed run has all of its time, not what earlier ones left.
+
+    It stops at whole steps: of batches that are summed for one, a resumed run would begin anew.
+    """
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the clock after the last batch of a step."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing to go on with."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -76,6 +79,7 @@ def take_over(network: nn.Module, folder: Path, *, stage: str, learns: bool = Fa
         raise ModelError(f"stage {stage!r} takes over {folder}, which does not exist; run the earlier stages first")
     try:
         earlier = type(network).from_pretrained(folder, use_safetensors=True)  # type: ignore[attr-defined]
+        _tell_other_settings(network, earlier.config, folder)
         weights = earlier.state_dict()
         if learns:
             weights = _without_left_behind(weights, network)
@@ -129,9 +133,20 @@ def begin_with(network: nn.Module, folder: Path, *, field: str = "model.start_fr
     strange = [key for key in trained if key not in own or own[key].shape != trained[key].shape]
     if strange:
         raise ModelError(f"{field}: {path} is of another network: {strange[0]} does not fit this recipe's")
+    with contextlib.suppress(OSError, ValueError):  # the weights alone will do
+        _tell_other_settings(network, json.loads((folder / "config.json").read_text(encoding="utf-8")), folder)
     new = [key for key in own if key not in trained]
     log.info("%s: weights of %s%s", folder.name, path, f", {len(new)} new tensors" if new else "")
     network.load_state_dict({**own, **trained})
+
+
+def _tell_other_settings(network: nn.Module, earlier: Mapping[str, Any], folder: Path) -> None:
+    """Warn of settings that change what a network does with the same weights, which no tensor's shape tells."""
+    now = cast(Any, network).config
+    other = [key for key, value in now.items() if not key.startswith("_") and earlier.get(key, value) != value]
+    if other:
+        told = ", ".join(f"{key} {earlier[key]}, here {now[key]}" for key in other)
+        log.warning("%s was trained with %s", folder, told)
 
 
 def _without_left_behind(trained: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
