@@ -132,11 +132,8 @@ def test_a_field_that_does_nothing_in_a_stage_is_named(stage, field):
             "patch_px is 32, below the 34 px that LPIPS",
         ),
         (
-            [
-                *("stages.joint.patch_px=96", "stages.joint.fused_px=40", "stages.joint.perceptual_weight=1"),
-                "stages.joint.perceptual_views=true",
-            ],
-            "fused_px is 40, below the 66 px that LPIPS needs with perceptual_views",
+            ["stages.joint.patch_px=96", "stages.joint.fused_px=32", "stages.joint.log_perceptual_weight=1"],
+            "fused_px is 32, below the 34 px that LPIPS sees",
         ),
         (["model.w_bounds=[1, 0.3]"], "w_bounds is not [w_min, w_max]"),
         (["stages={}"], "stages"),

@@ -21,8 +21,6 @@ StageName = Literal["reference", "denoiser", "weights", "joint"]
 _SSIM_PX = 11
 _LPIPS_PX = 34
 """AlexNet needs 31, and an image is shifted by up to 3."""
-_LPIPS_VIEWS_PX = 66
-"""The same of half the size."""
 STAGE_NAMES: tuple[StageName, ...] = ("reference", "denoiser", "weights", "joint")
 
 
@@ -186,11 +184,6 @@ class StageConfig(_Strict):
     log_perceptual_weight: float = Field(
         0.0, ge=0, description="share of its logarithm, image by image: thin haze counts as much as thick cloud"
     )
-    perceptual_views: bool = Field(
-        False,
-        description="LPIPS of the images turned, mirrored and made up to half as large, drawn batch by batch: a"
-        " pattern that pleases it on its own grid alone earns nothing",
-    )
     edge_weight: float = Field(0.05, ge=0, description="reference stage: share of the edge loss")
     ssim_weight: float = Field(0.0, ge=0, description="reference, weights and joint stage: share of 1 - SSIM")
     psnr_weight: float = Field(0.0, ge=0, description="the same stages: share of each image's ln MSE")
@@ -277,9 +270,6 @@ def _check_patch(name: str, stage: StageConfig) -> None:
     needs = {
         f"the {_SSIM_PX} px of SSIM's window": _SSIM_PX if stage.ssim_weight > 0 else 0,
         f"the {_LPIPS_PX} px that LPIPS sees": _LPIPS_PX if sees_lpips else 0,
-        f"the {_LPIPS_VIEWS_PX} px that LPIPS needs with perceptual_views": (
-            _LPIPS_VIEWS_PX if sees_lpips and stage.perceptual_views else 0
-        ),
     }
     for what, px in needs.items():
         if side < px:

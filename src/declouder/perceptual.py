@@ -2,9 +2,7 @@
 
     d = sum_l mean_hw sum_c v_lc (f_lc(a) - f_lc(b))^2        f_l: AlexNet's features, length 1 over the channels
 
-Sources: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018 (LPIPS);
-Kettunen et al., "E-LPIPS: Robust Perceptual Image Similarity via Random Transformation Ensembles", 2019
-(`seen_anew`).
+Source: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018.
 """
 
 from __future__ import annotations
@@ -24,9 +22,6 @@ _LAYERS = ((4, 2, False), (1, 2, True), (1, 1, True), (1, 1, False), (1, 1, Fals
 
 LPIPS_STRIDE = 4
 """Of AlexNet's first layer."""
-
-LEAST_SHARE = 0.5
-"""The smallest size of an image in `seen_anew`, of its own."""
 
 LEAST_DISTANCE = 0.005
 """Below this nobody sees a difference, and there is nothing to be gained."""
@@ -49,22 +44,6 @@ def shifted(images: Sequence[Tensor], seed: int) -> list[Tensor]:
     """
     down, right = seed % LPIPS_STRIDE, seed // LPIPS_STRIDE % LPIPS_STRIDE
     return [image[..., down:, right:] for image in images]
-
-
-def seen_anew(images: Sequence[Tensor], seed: int) -> list[Tensor]:
-    """Return images, (B, C, H, W), all turned and mirrored alike, and half the time smaller, as the seed says.
-
-    A distance that is learnt from finds textures that please its features and no eye: ripples of one direction and
-    width. Seen from all sides and in several sizes, only what is like the clear image stays near it.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    turns, mirrored, smaller = (int(torch.randint(n, (), generator=generator)) for n in (4, 2, 2))
-    share = LEAST_SHARE + (1 - LEAST_SHARE) * float(torch.rand((), generator=generator))
-    seen = [torch.rot90(image.flip(-1) if mirrored else image, turns, (-2, -1)) for image in images]
-    if not smaller:
-        return seen
-    size = [round(share * side) for side in seen[0].shape[-2:]]
-    return [F.interpolate(image, size, mode="bicubic", antialias=True) for image in seen]
 
 
 class PerceptualLoss(nn.Module):

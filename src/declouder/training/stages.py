@@ -12,7 +12,7 @@ from torch import Tensor
 from declouder.config import StageName
 from declouder.fusion import FusedPrediction, predict_x0
 from declouder.losses import choice_loss, fidelity_loss, fusion_loss, joint_loss, noise_loss, reference_loss
-from declouder.perceptual import LPIPS_STRIDE, log_perceptual, seen_anew, shifted
+from declouder.perceptual import LPIPS_STRIDE, log_perceptual, shifted
 
 if TYPE_CHECKING:
     from declouder.training.module import StageModule
@@ -143,10 +143,7 @@ def _perceptual_loss(module: StageModule, restored: Tensor, clear: Tensor, batch
     if module.perceptual is None:
         return 0.0
     s, seed = module.settings, int(batch["seed"][0])
-    images = shifted((restored, clear), seed)
-    if s.perceptual_views:
-        images = seen_anew(images, seed)
-    distance = module.perceptual(*images)
+    distance = module.perceptual(*shifted((restored, clear), seed))
     loss: Tensor = s.perceptual_weight * distance.mean()
     if s.log_perceptual_weight:
         loss = loss + s.log_perceptual_weight * log_perceptual(distance)
