@@ -23,6 +23,7 @@ from declouder.authors import (
     read_state_dict,
     reference_from_checkpoint,
 )
+from declouder.cli import main
 from declouder.errors import ModelError
 from declouder.fusion import add_noise, predict_x0
 from declouder.losses import joint_loss
@@ -503,3 +504,27 @@ def _compute_with_memorynet(output: Path) -> None:
 
 if __name__ == "__main__":
     _compute_with_memorynet(Path(sys.argv[1]))
+
+
+def converted(*words: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["convert", *map(str, words)])
+    return int(ended.value.code or 0)
+
+
+def test_a_conversion_does_not_take_the_place_of_its_own_checkpoints(
+    de, mdsa, tmp_path, capfd, monkeypatch
+) -> None:
+    folder = tmp_path / "model"
+    torch.save(de, tmp_path / "de.pt")
+    torch.save(mdsa, tmp_path / "mdsa.pth")
+    assert converted("--denoiser", tmp_path / "de.pt", "--reference", tmp_path / "mdsa.pth", "-o", folder) == 0
+    (tmp_path / "de.pt").rename(folder / "de.pt")
+    options = ("--denoiser", folder / "de.pt", "--reference", tmp_path / "mdsa.pth", "--overwrite")
+    assert converted(*options, "-o", folder) == 2
+    assert "which would be replaced" in capfd.readouterr().err and (folder / "de.pt").exists()
+    (folder / "de.pt").rename(tmp_path / "de.pt")
+    monkeypatch.chdir(folder)  # a folder that is called by no name
+    options = ("--denoiser", tmp_path / "de.pt", "--reference", tmp_path / "mdsa.pth", "--overwrite")
+    assert converted(*options, "-o", ".") == 0
+    assert (folder / "model_index.json").exists()

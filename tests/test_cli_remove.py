@@ -267,6 +267,14 @@ def test_an_interrupted_run_exits_130_and_leaves_no_half_written_output(name, mo
     assert names_in(folder) == []
 
 
+@pytest.mark.parametrize("words", [[], ["data"]])
+def test_a_command_without_arguments_shows_its_help_as_it_is(words, capfd) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    told = capfd.readouterr().err
+    assert ended.value.code == 2 and told.startswith("Usage: declouder") and told.count("\n") > 8
+
+
 def test_help_and_mistakes_import_nothing_heavy():
     code = (
         "import sys; from declouder import cli\n"

@@ -4,8 +4,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from diffusers import ModelMixin
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, HeunDiscreteScheduler, ModelMixin
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from declouder import CloudRemovalPipeline, remove_clouds
 from declouder.errors import ModelError, OptionError
@@ -36,6 +37,11 @@ def make_tiny(bands: int = 3, **options) -> CloudRemovalPipeline:
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+@pytest.fixture
+def pipeline() -> CloudRemovalPipeline:
+    return make_tiny()
 
 
 def cloudy_images(bands: int = 3, batch: int = 2) -> torch.Tensor:
@@ -344,3 +350,116 @@ def test_a_copy_of_a_used_pipeline_has_weights_of_its_own():
     assert torch.equal(pipeline(cloudy, num_inference_steps=0, output_type="pt").images, before)
     found = changed(cloudy, num_inference_steps=0, output_type="pt").images
     assert torch.allclose(found * 2 - 1, changed.reference(cloudy * 2 - 1), atol=1e-5)
+
+
+def test_one_step_of_the_papers_sampler_does_not_take_noise_for_an_image(pipeline):
+    """Its "leading" kind puts a single step at t = 0."""
+    pipeline.scheduler = make_scheduler("ddim")
+    cloudy = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    options = {"strength": 1.0, "w_bounds": (0.0, 0.0), "output_type": "pt"}
+    images = [
+        pipeline(cloudy, num_inference_steps=1, generator=torch.Generator().manual_seed(seed), **options).images
+        for seed in (0, 1)
+    ]
+    assert (images[0] - images[1]).abs().mean() < 0.05  # of noise it would be 0.3
+    ten = [
+        pipeline(cloudy, num_inference_steps=2, generator=torch.Generator().manual_seed(seed), **options).images
+        for seed in (0, 1)
+    ]
+    assert (ten[0] - ten[1]).abs().mean() > 0.1
+
+
+def test_the_quick_path_sees_tensors_and_layers_that_take_the_place_of_others(pipeline):
+    cloudy = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def images(*, quick: bool) -> torch.Tensor:
+        pipeline.quick = quick
+        return pipeline(cloudy, num_inference_steps=0, output_type="pt").images
+
+    before = images(quick=True)
+    state = {key: value + 0.05 for key, value in pipeline.reference.state_dict().items()}
+    pipeline.reference.load_state_dict(state, assign=True)
+    assigned = images(quick=True)
+    torch.testing.assert_close(assigned, images(quick=False), rtol=0, atol=1e-4)
+    assert (assigned - before).abs().max() > 1e-2
+    pipeline.reference.head = copy.deepcopy(pipeline.reference.head)
+    with torch.no_grad():
+        pipeline.reference.head.weight += 0.5
+    torch.testing.assert_close(images(quick=True), images(quick=False), rtol=0, atol=1e-4)
+
+
+def test_a_model_folder_that_lacks_tensors_is_refused(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "reference" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    del tensors["head.weight"]
+    save_file(tensors, path)
+    with pytest.raises(ModelError, match=r"lacks 1 tensors of its reference, the first is head\.weight"):
+        CloudRemovalPipeline.from_pretrained(tmp_path / "model")
+
+
+def test_a_scheduler_that_is_set_later_is_checked_too(pipeline):
+    pipeline.scheduler = DPMSolverMultistepScheduler()
+    with pytest.raises(ModelError, match="expects 'epsilon' predictions"):
+        pipeline(torch.zeros(1, 3, 32, 32))
+
+
+def test_a_sampler_of_the_second_order_goes_all_the_way(pipeline):
+    settings = dict(pipeline.scheduler.config) | {"prediction_type": "sample", "timestep_spacing": "trailing"}
+    pipeline.scheduler = HeunDiscreteScheduler.from_config(settings)
+    seen = []
+
+    def spy(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        seen.append(float(inputs[1][0]))
+
+    pipeline.quick = False
+    hook = pipeline.denoiser.register_forward_pre_hook(spy)
+    pipeline(torch.full((1, 3, 32, 32), 0.5), num_inference_steps=4, strength=1.0)
+    hook.remove()
+    assert len(seen) == 7 and seen == sorted(seen, reverse=True) and seen[-1] < 300
+    seen.clear()
+    hook = pipeline.denoiser.register_forward_pre_hook(spy)
+    pipeline(torch.full((1, 3, 32, 32), 0.5), num_inference_steps=2, strength=0.2)
+    hook.remove()
+    assert len(seen) == 3 and 150 < seen[0] < 250
+
+
+def test_noise_that_a_sampler_draws_on_the_way_follows_from_the_generator(pipeline):
+    pipeline.scheduler = DDPMScheduler(prediction_type="sample", clip_sample=False)
+    cloudy = torch.full((1, 3, 32, 32), 0.5)
+
+    def image() -> torch.Tensor:
+        generator = torch.Generator().manual_seed(3)
+        return pipeline(cloudy, num_inference_steps=3, strength=1.0, generator=generator, output_type="pt").images
+
+    assert torch.equal(image(), image())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_inference_steps": 1001}, "the model knows 1000"),
+        ({"num_inference_steps": 2.0}, "give a whole number"),
+        ({"w_bounds": (0.9, 0.1)}, "w_min up to w_max"),
+        ({"w_bounds": (float("nan"), 1.0)}, "w_min up to w_max"),
+        ({"latents": torch.full((1, 3, 32, 32), torch.nan)}, "latents hold NaN"),
+        ({"output_type": "tensor"}, "no output_type 'tensor'"),
+    ],
+)
+def test_options_that_would_make_an_image_of_nothing_are_refused(options, words, pipeline):
+    with pytest.raises(OptionError, match=words):
+        pipeline(torch.zeros(1, 3, 32, 32), **options)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F", "1"])
+def test_pil_images_of_other_than_8_bits_are_refused(mode, pipeline):
+    with pytest.raises(OptionError, match="not of 8 bits a band"):
+        pipeline(Image.new(mode, (16, 16)))
+    with pytest.raises(OptionError, match="holds no pixel"):
+        pipeline(torch.zeros(0, 3, 16, 16))
+
+
+def test_a_dtype_may_be_called_as_diffusers_calls_it(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "model")
+    loaded = CloudRemovalPipeline.from_pretrained(tmp_path / "model", torch_dtype=torch.float16)
+    assert loaded.denoiser.dtype == loaded.reference.dtype == torch.float16

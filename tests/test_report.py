@@ -244,6 +244,14 @@ def test_a_report_without_kept_images_says_how_to_keep_them(report: Path, tmp_pa
         write_report([], tmp_path / "b.html")
 
 
+def test_a_report_does_not_take_the_place_of_scores(report: Path, tmp_path: Path) -> None:
+    scores = report.parent / "model.json"
+    before = scores.read_bytes()
+    with pytest.raises(OptionError, match=r"does not end in \.html"):
+        write_report([scores], scores, overwrite=True)
+    assert scores.read_bytes() == before
+
+
 def test_kept_images_that_are_gone_are_an_error(report: Path, tmp_path: Path) -> None:
     shutil.copy(report.parent / "model.json", tmp_path / "model.json")
     with pytest.raises(DataError, match="keep the images beside their scores"):

@@ -10,8 +10,10 @@ DDIM, 10 steps, "leading", eta 0 (Sui et al., IEEE TGRS 2024, doi 10.1109/TGRS.2
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +32,7 @@ from diffusers import (
 from diffusers.utils import BaseOutput
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from declouder.errors import ModelError, OptionError
 from declouder.fusion import predict_x0
@@ -41,6 +43,9 @@ from declouder.scaling import Scaling
 
 UNIT = Scaling(0, 1)
 SHIPPED_MODEL = Path(__file__).parent / "weights" / "compact"
+_MOSTLY_IMAGE = 0.5
+"""An alpha_bar: above it x_t is more image than noise."""
+_EIGHT_BITS = ("L", "LA", "P", "RGB", "RGBA", "CMYK")
 COMPONENTS = ("reference", "denoiser", "weight_net", "scheduler")
 
 _NOISE_SCHEDULE: dict[str, Any] = {
@@ -95,11 +100,13 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         reference: one of `networks.REFERENCES`; (B, C, H, W) in [-1, 1] to the same.
         denoiser: `networks.Denoiser`.
         weight_net: `networks.WeightNet`.
-        scheduler: a diffusers scheduler with prediction_type "sample", such as `make_scheduler("ddim")`.
+        scheduler: a diffusers scheduler with prediction_type "sample", such as `make_scheduler("ddim")`; of the
+            first or second order.
         bands: the names of the C bands, in order.
         w_bounds: bounds of w when sampling; the authors' are (0.3, 1).
         num_inference_steps: network evaluations by default; 0 gives the reference image.
-        strength: 1 starts from pure noise; s < 1 from the reference, noised to a step near 1000 s.
+        strength: 1 starts from pure noise; s < 1 from the reference, noised to a step near 1000 s, or, where more
+            steps than 1000 s are taken, to one that leaves room for them.
     """
 
     model_cpu_offload_seq = "reference->denoiser->weight_net"
@@ -125,11 +132,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
                     f"the {name} has {found} bands, the pipeline names {len(bands)} ({', '.join(bands)});"
                     f" build all parts for the same bands"
                 )
-        if scheduler.config.prediction_type != "sample":
-            raise ModelError(
-                f"the scheduler expects {scheduler.config.prediction_type!r} predictions, fusion gives x0; make"
-                f' it with prediction_type="sample"'
-            )
+        _check_scheduler(scheduler)
         self.register_modules(reference=reference, denoiser=denoiser, weight_net=weight_net, scheduler=scheduler)
         self.register_to_config(
             bands=list(bands),
@@ -138,13 +141,14 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
             strength=strength,
         )
         _check_sampling(num_inference_steps, strength)
-        self._prepared: dict[str, tuple[Any, Prepared]] = {}
+        self._prepared: dict[str, Prepared] = {}
 
     @classmethod
     def from_pretrained(cls, model: str | Path | None = None, **kwargs: Any) -> Self:
         """Load a pipeline folder, a hub id, or the shipped model where `model` is None.
 
-        Safetensors only: a pickle is never opened. Weights become float32 unless `dtype` says otherwise.
+        Safetensors only: a pickle is never opened. Weights become float32 unless `dtype` (or, as diffusers calls it
+        too, `torch_dtype`) says otherwise.
 
         Raises:
             ModelError: if the folder does not exist, lacks a part or holds parts of another kind.
@@ -152,12 +156,15 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         source = SHIPPED_MODEL if model is None else model
         if Path(source).is_dir() or not _looks_like_hub_id(str(source)):
             _check_folder(Path(source))
-        kwargs = {"dtype": torch.float32, **kwargs, "use_safetensors": True}
+        kwargs.setdefault("dtype", kwargs.pop("torch_dtype", torch.float32))
+        kwargs["use_safetensors"] = True
         try:
-            return cast(Self, super().from_pretrained(str(source), **kwargs))
+            loaded = cast(Self, super().from_pretrained(str(source), **kwargs))
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ModelError(f"{source} cannot be loaded as a model: {reason}") from error
+        _check_whole(loaded, str(source))
+        return loaded
 
     @torch.no_grad()
     def __call__(
@@ -191,24 +198,31 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
 
         Raises:
             OptionError: if an argument has the wrong shape, range or number of bands.
+            ModelError: if a scheduler was set that expects other predictions than x0.
         """
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         start = self.config.strength if strength is None else strength
-        bounds = tuple(self.config.w_bounds if w_bounds is None else w_bounds)
+        bounds = cast("tuple[float, float]", tuple(self.config.w_bounds if w_bounds is None else w_bounds))
         _check_sampling(steps, start)
+        _check_scheduler(self.scheduler)
+        if not -math.inf < bounds[0] <= bounds[1] < math.inf:
+            raise OptionError(f"w_bounds are {bounds}; give (w_min, w_max) with w_min up to w_max")
         if not 0 <= least_painted <= 1:
             raise OptionError(f"least_painted is {least_painted:g}; give a share, from 0 to 1")
-        y = 2 * _to_tensor(cloudy, bands=len(self.config.bands)).to(self.device, self.denoiser.dtype) - 1
+        _check_output_type(output_type, bands=len(self.config.bands))
+        device = self._execution_device  # with offloading, not where the networks are now
+        y = 2 * _to_tensor(cloudy, bands=len(self.config.bands)).to(device, self.denoiser.dtype) - 1
         reference = self._network("reference", y)(y).to(y.dtype)  # fits are made in float32, whatever its own
         images, weights = reference, torch.ones_like(reference)
         if steps > 0:
             noise = _starting_noise(y, generator, latents)
-            diffuse = partial(self._diffuse, steps=steps, start=start, w_bounds=cast("tuple[float, float]", bounds))
+            diffuse = partial(self._diffuse, steps=steps, start=start, w_bounds=bounds, generator=generator)
             if least_painted == 0:
                 images, weights = diffuse(y, reference, noise)
             elif bool((some := painted_share(y, reference) >= least_painted).any()):
                 images = reference.clone()
                 images[some], weights[some] = diffuse(y[some], reference[some], noise[some])
+        self.maybe_free_model_hooks()
         return _output(images, reference, weights, output_type)
 
     def _diffuse(
@@ -220,17 +234,22 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         steps: int,
         start: float,
         w_bounds: tuple[float, float],
+        generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
         """Take the steps from the noise, or the noised reference, to the fused x0; return it and the last w.
 
         `y`, `reference` and `noise` are (B, C, H, W), the first two in [-1, 1], and so are both results.
         """
-        timesteps = self._timesteps(steps, start)
-        if start < 1:
+        timesteps = self._timesteps(steps, start, y.device)
+        alphas_cumprod = self.scheduler.alphas_cumprod.to(y.device, y.dtype)
+        # A single step of the "leading" kind lies at t = 0, where x_t has no noise: noise is no x_t there.
+        if start < 1 or float(self.scheduler.alphas_cumprod[int(timesteps[0])]) > _MOSTLY_IMAGE:
             x_t = self.scheduler.add_noise(reference, noise, timesteps[:1])
         else:
             x_t = noise * self.scheduler.init_noise_sigma
-        alphas_cumprod = self.scheduler.alphas_cumprod.to(y.device, y.dtype)
+        # Samplers that draw noise on the way draw it from the same source.
+        draws = "generator" in inspect.signature(self.scheduler.step).parameters
+        source = {"generator": generator} if draws else {}
         denoiser, weight_net = self._network("denoiser", y), self._network("weight_net", y)
         for index, t in enumerate(self.progress_bar(timesteps)):
             step = t.long()
@@ -244,8 +263,8 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
                 alpha_bar=alphas_cumprod[step],
                 w_bounds=w_bounds,
             )
-            if index < steps - 1:
-                x_t = self.scheduler.step(prediction.x0, t, x_t).prev_sample
+            if index < len(timesteps) - 1:
+                x_t = self.scheduler.step(prediction.x0, t, x_t, **source).prev_sample
         # Every sampler ends at x0 itself, where no noise is left.
         return prediction.x0.clamp(-1, 1), prediction.w
 
@@ -255,15 +274,21 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         if not self.quick or not can_prepare(network, y):
             return cast("Callable[..., Tensor]", network)
         kept = self._prepared.get(name)
-        if kept is None or kept[0] is not network:  # another network may have taken its place
-            kept = self._prepared[name] = network, Prepared(network)
-        return kept[1]
+        if kept is None or not kept.is_of(network):  # another network may have taken its place
+            kept = self._prepared[name] = Prepared(network)
+        return kept
 
-    def _timesteps(self, steps: int, strength: float) -> Tensor:
-        """Return the last `steps` steps of a schedule so fine that they begin near 1000 * strength."""
-        total = min(max(steps, round(steps / strength)), self.scheduler.config.num_train_timesteps)
-        self.scheduler.set_timesteps(total, device=self.device)
-        begin = total - steps
+    def _timesteps(self, steps: int, strength: float, device: torch.device) -> Tensor:
+        """Return the last `steps` steps of a schedule so fine that they begin near 1000 * strength.
+
+        A sampler of the second order evaluates twice a step, but for the last.
+        """
+        finest = self.scheduler.config.num_train_timesteps
+        if steps > finest:
+            raise OptionError(f"{steps} steps asked for; the model knows {finest}: give fewer")
+        total = min(max(steps, round(steps / strength)), finest)
+        self.scheduler.set_timesteps(total, device=device)
+        begin = (total - steps) * self.scheduler.order
         if hasattr(self.scheduler, "set_begin_index"):
             self.scheduler.set_begin_index(begin)
         return cast(Tensor, self.scheduler.timesteps[begin:])
@@ -291,16 +316,35 @@ def remove_clouds(
 
 
 def _check_sampling(steps: int, strength: float) -> None:
+    if not hasattr(steps, "__index__"):
+        raise OptionError(f"{steps!r} steps asked for; give a whole number")
     if steps < 0:
         raise OptionError(f"{steps} steps asked for; give 0 (reference image only) or more")
     if not 0 < strength <= 1:
         raise OptionError(f"strength is {strength:g}; give a number above 0 and up to 1")
 
 
+def _check_scheduler(scheduler: Any) -> None:
+    if scheduler.config.prediction_type != "sample":
+        raise ModelError(
+            f"the scheduler expects {scheduler.config.prediction_type!r} predictions, fusion gives x0; make"
+            f' it with prediction_type="sample"'
+        )
+
+
+def _check_output_type(output_type: str, *, bands: int) -> None:
+    if output_type not in ("pt", "np", "pil"):
+        raise OptionError(f'there is no output_type {output_type!r}; choose "pt", "np" or "pil"')
+    if output_type == "pil" and bands not in (1, 3, 4):
+        raise OptionError(f'PIL has no image of {bands} bands; ask for output_type="np"')
+
+
 def _starting_noise(y: Tensor, generator: torch.Generator | None, latents: Tensor | None) -> Tensor:
     if latents is not None:
         if latents.shape != y.shape:
             raise OptionError(f"latents are {tuple(latents.shape)}, the images {tuple(y.shape)}; give one shape")
+        if not bool(torch.isfinite(latents).all()):
+            raise OptionError("the latents hold NaN or infinite values; give noise")
         return latents.to(y.device, y.dtype)
     # Drawn where the generator lives: a CPU generator gives the same noise for every device.
     device = y.device if generator is None else generator.device
@@ -317,6 +361,11 @@ def _to_tensor(cloudy: Any, *, bands: int) -> Tensor:
         sizes = {image.size for image in cloudy}
         if len(sizes) > 1:
             raise OptionError(f"the images are of {len(sizes)} sizes; pass images of one size at a time")
+        strange = [image.mode for image in cloudy if image.mode not in _EIGHT_BITS]
+        if strange:
+            raise OptionError(
+                f"a PIL image is of mode {strange[0]}, not of 8 bits a band; give an array of floats in [0, 1]"
+            )
         arrays = [np.asarray(image.convert("RGB") if bands == 3 else image) for image in cloudy]
         unit = Scaling.of_dtype(np.uint8)
         cloudy = (unit.to_model(np.stack([a if a.ndim == 3 else a[..., None] for a in arrays])) + 1) / 2
@@ -331,6 +380,8 @@ def _to_tensor(cloudy: Any, *, bands: int) -> Tensor:
         raise OptionError("cloudy must be a (B, C, H, W) tensor, an (H, W, C) or (B, H, W, C) array, or PIL images")
     if cloudy.shape[1] != bands:
         raise OptionError(f"the image has {cloudy.shape[1]} bands, this model wants {bands}; pick {bands} of them")
+    if cloudy.numel() == 0:
+        raise OptionError(f"the images are {tuple(cloudy.shape)}, which holds no pixel; give at least one")
     if not bool(torch.isfinite(cloudy).all()):
         raise OptionError("the image holds NaN or infinite values; fill them first")
     if float(cloudy.min()) < -1e-3 or float(cloudy.max()) > 1 + 1e-3:
@@ -348,16 +399,26 @@ def _output(images: Tensor, reference: Tensor, weights: Tensor, output_type: str
     arrays = [x.permute(0, 2, 3, 1).cpu().numpy() for x in (images, reference, weights)]
     if output_type == "np":
         return CloudRemovalOutput(images=arrays[0], reference=arrays[1], weights=arrays[2])
-    if output_type == "pil":
-        return CloudRemovalOutput(images=_to_pil(arrays[0]), reference=_to_pil(arrays[1]), weights=arrays[2])
-    raise OptionError(f'there is no output_type {output_type!r}; choose "pt", "np" or "pil"')
+    return CloudRemovalOutput(images=_to_pil(arrays[0]), reference=_to_pil(arrays[1]), weights=arrays[2])
 
 
 def _to_pil(images: NDArray[np.float32]) -> list[Image.Image]:
-    if images.shape[-1] not in (1, 3, 4):
-        raise OptionError(f'PIL has no image of {images.shape[-1]} bands; ask for output_type="np"')
     dn = Scaling.of_dtype(np.uint8).to_dn(images * 2 - 1, np.uint8)
     return [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in dn]
+
+
+def _check_whole(pipeline: CloudRemovalPipeline, source: str) -> None:
+    """Raise ModelError if weights of a network were nowhere in its files: diffusers takes that in silence."""
+    for name in COMPONENTS:
+        network = getattr(pipeline, name)
+        if not isinstance(network, nn.Module):
+            continue
+        lacking = [key for key, parameter in network.named_parameters() if parameter.is_meta]
+        if lacking:
+            raise ModelError(
+                f"{source} lacks {len(lacking)} tensors of its {name}, the first is {lacking[0]}; copy the whole"
+                f" folder"
+            )
 
 
 def _looks_like_hub_id(source: str) -> bool:

@@ -98,6 +98,9 @@ def _report(error: Exception, debug: bool, remark: str = "") -> None:
         traceback.print_exception(error)
     # typer's errors put the option's name into format_message() only.
     text = error.format_message() if hasattr(error, "format_message") else str(error)
+    if type(error).__name__ == "NoArgsIsHelpError":  # of click, which typer has under names of its own
+        print(text, file=sys.stderr)
+        return
     line = " ".join(text.split()) or type(error).__name__
     if remark:
         line = f"{type(error).__name__}: {line}"

@@ -35,16 +35,20 @@ def convert(
         raise OutputError(f"{output} is no model folder, so it is not replaced; give another name")
     if not output.absolute().parent.is_dir():
         raise OutputError(f"folder {output.parent} does not exist; make it first")
+    for source in (denoiser, reference):
+        if source.resolve().is_relative_to(output.resolve()):
+            raise OutputError(f"{source} lies in {output}, which would be replaced; give another name")
 
     from declouder.authors import convert_checkpoints
 
     pipeline = convert_checkpoints(denoiser, reference)
-    unfinished = output.with_name(f".{output.name}.unfinished")
+    place = output.resolve()  # "." has no name
+    unfinished = place.with_name(f".{place.name}.unfinished")
     try:
         pipeline.save_pretrained(unfinished)
         if output.exists():
-            shutil.rmtree(output)
-        unfinished.rename(output)
+            shutil.rmtree(place)
+        unfinished.rename(place)
     except OSError as error:
         raise OutputError(f"{output} cannot be written ({error}); choose another place") from None
     finally:
@@ -106,5 +110,7 @@ def _tell_training(path: Path) -> None:
                 f"{name:<11} {stage['steps']} steps in {stage['seconds']:.0f} s, {stage['precision']}; kept that of"
                 f" step {stage['scores'].get('step', '-')}: {scores}"
             )
+    except BrokenPipeError:
+        raise  # whoever reads has gone
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is no record of a training ({error!r}); remove it, or train again") from None

@@ -1,4 +1,4 @@
-"""CompactNet: a reference network of about a million parameters, made for CPUs and for scenes.
+"""CompactNet: a reference network of one to a few million parameters, made for CPUs and for scenes.
 
 A U-shaped network of NAF blocks (Chen et al., "Simple Baselines for Image Restoration", ECCV 2022) with two
 changes that the task asks for:

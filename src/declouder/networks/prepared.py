@@ -5,7 +5,8 @@
     in place           a residual block writes into the memory that it has just read
 
 What each of them gains is measured in docs/speed.md. The networks themselves stay as they are: their copies
-here share the weights, so what training or loading changes is seen at once.
+here share the weights, so what training or loading changes is seen at once; where other tensors take their place,
+`Prepared.is_of` tells. Hooks on parts of a network are not called: set the pipeline's `quick` to False for them.
 """
 
 from __future__ import annotations
@@ -62,8 +63,19 @@ class Prepared:
 
     def __init__(self, network: nn.Module) -> None:
         # Known to deepcopy as copied already: the parameters are shared.
-        shared: dict[int, Any] = {id(parameter): parameter for parameter in network.parameters()}
+        self._shared = list(network.parameters())
+        shared: dict[int, Any] = {id(parameter): parameter for parameter in self._shared}
+        self._network = network
         self._quick = _replaced(copy.deepcopy(network, shared))
+
+    def is_of(self, network: nn.Module) -> bool:
+        """Return whether this is of that network as it is now: the same one, with the same parameters."""
+        now = list(network.parameters())
+        return (
+            network is self._network
+            and len(now) == len(self._shared)
+            and all(ours is theirs for ours, theirs in zip(now, self._shared, strict=True))
+        )
 
     def __call__(self, x: Tensor, *others: Any) -> Tensor:
         """Return the network's output, in plain memory order."""

@@ -47,11 +47,13 @@ def write_report(scores: Sequence[Path], out: Path, *, overwrite: bool = False, 
 
     Raises:
         DataError: if a file is no file of scores, or kept images are gone.
-        OptionError: if nothing is given.
+        OptionError: if nothing is given, or `out` is no .html.
         OutputError: if `out` exists or cannot be written.
     """
     if not scores:
         raise OptionError("no file of scores is given; `declouder evaluate` makes one")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise OptionError(f"{out} does not end in .html; the report is a page for a browser")
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists; give --overwrite or another name")
     results = [read_scores(path) for path in scores]
