@@ -13,7 +13,7 @@ from conftest import read_tif, write_tif
 from declouder.cli import main
 from declouder.config import load_config
 from declouder.data.lists import read_exclude_list
-from declouder.data.pairs import find_pairs
+from declouder.data.pairs import find_pairs, hold_out
 from declouder.data.split import split_by_blocks
 from declouder.data.terrain import make_terrain
 from declouder.errors import DataError
@@ -193,7 +193,10 @@ def test_simulate_makes_a_paired_set_with_masks(capsys, tmp_path):
     words = ("data", "simulate", clear, "--per-image", 2, "--kind", "broken", "-q")
     assert run(capsys, *words, "-o", out)[0] == 0
     pairs = find_pairs(out, "train")
-    assert [pair.name for pair in pairs] == [f"fields/v1.0-{n}-{k}" for k in (1, 2) for n in range(3)]
+    assert [pair.name for pair in pairs] == [f"fields/{k}-v1.0-{n}" for n in range(3) for k in (1, 2)]
+    # The number that tells grounds apart stays the last: none is on both sides of a split.
+    training, held = hold_out(pairs, share=0.3, block=1)
+    assert held and not {pair.name[-1] for pair in training} & {pair.name[-1] for pair in held}
     for pair in pairs:
         cloudy, label = (np.asarray(Image.open(p)) for p in (pair.cloudy_path, pair.clear_path))
         mask = np.asarray(Image.open(out / "train" / "mask" / f"{pair.name}.png"))
@@ -206,6 +209,30 @@ def test_simulate_makes_a_paired_set_with_masks(capsys, tmp_path):
         assert pair.cloudy_path.read_bytes() == again.cloudy_path.read_bytes()
     code, _, err = run(capsys, *words, "-o", out)
     assert (code, "exists; give another folder" in err) == (2, True)
+
+
+@pytest.mark.parametrize("what", ["an image that cannot be used", "its own images", "a full disk"])
+def test_simulate_leaves_a_whole_set_or_nothing(capsys, tmp_path, monkeypatch, what):
+    clear, out = tmp_path / "clear", tmp_path / "made"
+    clear.mkdir()
+    for number in range(3):
+        ground(number).save(clear / f"{number}.png")
+    if what == "an image that cannot be used":
+        ground(3).convert("RGBA").save(clear / "3.png")
+        words = "4 bands, one of them an alpha"
+    elif what == "its own images":
+        out = clear / "made"
+        assert run(capsys, "data", "simulate", clear, "-o", out, "-q")[0] == 0
+        words = "would be among the clear images"
+    else:
+        words = "No space left"
+        monkeypatch.setattr(
+            "declouder.data.simulate._write_png", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
+        )
+    before = sorted(tmp_path.rglob("*"))
+    code, _, err = run(capsys, "data", "simulate", clear, "-o", out, "--split", "test", "-q")
+    assert code == 2 and words in err
+    assert [path for path in sorted(tmp_path.rglob("*")) if path != out] == [p for p in before if p != out]
 
 
 def test_simulate_keeps_the_place_and_type_of_geotiffs(capsys, tmp_path):
@@ -231,6 +258,8 @@ def test_simulate_keeps_the_place_and_type_of_geotiffs(capsys, tmp_path):
         (("data", "simulate", ".", "-o", "x", "--split", "validation"), "--split is 'validation'"),
         (("data", "simulate", ".", "-o", "x", "--per-image", 0), "--per-image is 0"),
         (("data", "simulate", ".", "-o", "x", "--scale", "1"), "--scale is '1'"),
+        (("data", "simulate", ".", "-o", "x", "--kind", "haze", "--cover", "0.3"), "haze lies over all"),
+        (("data", "check", ".", "--write", "nowhere/list.txt"), "does not exist; make it first"),
         (("data", "split", ".", "--share", 2), "--share is 2"),
         (("data", "check", ".", "--bands", "nir"), "--bands is 'nir'; give rgb or rgbn"),
         (("data", "check", ".", "--set", "RICE"), "no data set 'RICE'; choose one of"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import signal
 import subprocess
@@ -260,7 +262,10 @@ def test_an_interrupted_run_exits_130_and_leaves_no_half_written_output(name, mo
     while not names_in(folder) and process.poll() is None and time.monotonic() - started < 60:
         time.sleep(0.05)
     process.send_signal(getattr(signal, name))
-    _, err = process.communicate(timeout=30)
+    try:
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert process.returncode == 130, err
     assert err.endswith("interrupted\n")
     assert "Traceback" not in err
@@ -417,3 +422,79 @@ def test_a_list_and_folders_go_to_one_folder_and_existing_outputs_are_passed_ove
     Path("in/a.tif").write_text("no image any more")
     assert run("remove", *options[:5], "--model", "./no-model", "--skip-existing") == 0
     assert capfd.readouterr().out == "wrote nothing, 3 existed already\n"
+
+
+def test_a_damaged_scene_does_not_stop_the_others(scene, quick, tmp_path, rng, capfd):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    damaged = write_tif(folder / "a.tif", rng.integers(0, 256, (3, 256, 256), dtype=np.uint8), compress="deflate")
+    shutil.copy(scene, folder / "b.tif")
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)  # its blocks, not its table of them: it opens
+    damaged.write_bytes(data)
+    loud = [option for option in quick if option != "--quiet"]
+    assert run("remove", folder, "-o", tmp_path / "out", *loud) == 2
+    told = capfd.readouterr()
+    assert names_in(tmp_path / "out") == ["b.tif"]
+    assert "wrote 1 images" in told.out and "a.tif cannot be read" in told.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("where", ["finished", "at work"])
+def test_a_scene_that_another_run_took_meanwhile_is_passed_over(where, scene, quick, tmp_path, monkeypatch):
+    from declouder import scene as scenes
+    from declouder.errors import BusyError
+
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.tif", "b.tif"):
+        shutil.copy(scene, folder / name)
+    real = scenes.remove_from_scene
+
+    def other_run(source: Path, output: Path, *arguments: object, **options: object) -> object:
+        if source.name == "a.tif":
+            if where == "at work":
+                raise BusyError("another run is writing it")
+            shutil.copy(scene, tmp_path / "out" / "b.tif")
+        return real(source, output, *arguments, **options)
+
+    monkeypatch.setattr(scenes, "remove_from_scene", other_run)
+    assert run("remove", folder, "-o", tmp_path / "out", "--skip-existing", *quick) == 0
+    assert names_in(tmp_path / "out") == (["a.tif", "b.tif"] if where == "finished" else ["b.tif"])
+
+
+def test_a_provenance_that_is_none_of_ours_is_kept_whatever_a_stopped_run_left(scene, quick, tmp_path, capfd):
+    precious = write_tif(tmp_path / "precious.tif", np.ones((1, 4, 4), np.float32))
+    before = precious.read_bytes()
+    (tmp_path / ".b.tif.journal").touch()
+    assert run("remove", scene, "-o", tmp_path / "b.tif", "--provenance", precious, *quick) == 2
+    assert "exists already" in capfd.readouterr().err and precious.read_bytes() == before
+
+
+@pytest.mark.parametrize("option", ["-o", "--mask", "--provenance", "INPUT"])
+def test_a_name_too_long_for_the_file_system_is_one_line_with_exit_2(option, scene, quick, tmp_path, capfd):
+    long = tmp_path / ("x" * 300 + ".tif")
+    given = {"-o": tmp_path / "b.tif", "INPUT": scene} | {option: long}
+    words = [given.pop("INPUT")] + [word for pair in given.items() for word in pair]
+    assert run("remove", *words, *quick) == 2
+    err = capfd.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1 and "bug" not in err
+
+
+def test_an_interrupt_that_something_caught_is_heard_at_the_next_window(scene, quick, tmp_path, monkeypatch, capfd):
+    from declouder.scene import removal
+
+    real = removal.Plan
+
+    def caught(*arguments: object, **options: object) -> object:
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(removal, "Plan", caught)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert run("remove", scene, "-o", tmp_path / "b.tif", *quick) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "interrupted" in capfd.readouterr().err and not (tmp_path / "b.tif").exists()

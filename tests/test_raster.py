@@ -17,6 +17,7 @@ from rasterio.rpc import RPC
 from conftest import names_in, read_tif, write_tif
 from declouder.errors import OutputError, RasterError
 from declouder.raster import check_output, create_raster, open_raster, output_name
+from declouder.raster import writing as writing_module
 from declouder.scene import remove_from_scene
 
 
@@ -461,3 +462,44 @@ def test_statistics_of_the_old_pixels_are_dropped_wherever_they_stand(tmp_path, 
             found = [dataset.tags(band) for band in range(4)]
         assert not any("STATISTICS" in key for tags in found for key in tags)
     assert not (tmp_path / "b.tif.aux.xml").exists()
+
+
+@pytest.mark.parametrize("kind", ["mask", "cog", "png", "webp"])
+def test_what_a_full_disk_cut_off_is_never_published(kind, tmp_path, rng, monkeypatch):
+    """GDAL writes what it holds back as it closes a file, and says nothing where that fails."""
+    source = write_tif(tmp_path / "a.tif", rng.integers(0, 256, (3, 300, 400), dtype=np.uint8))
+    if kind == "mask":
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(source, "r+") as dataset:
+            dataset.write_mask(rng.integers(0, 2, (300, 400), dtype=np.uint8) * 255)
+    output = tmp_path / ("b." + {"mask": "tif", "cog": "tif"}.get(kind, kind))
+    real = writing_module.is_whole
+
+    def cut(path: Path) -> bool:
+        final = path.suffix != ".part" or kind == "mask"
+        if final:
+            # Not more than the last block, which for a mask is the mask's.
+            os.truncate(path, path.stat().st_size - 100)
+        return real(path)
+
+    monkeypatch.setattr(writing_module, "is_whole", cut)
+    with (
+        pytest.raises(OutputError, match="could not be written in full"),
+        open_raster(source) as reader,
+        create_raster(output, reader.info, cog=kind == "cog") as writer,
+    ):
+        everything = slice(0, 300), slice(0, 400)
+        writer.write(reader.read(*everything), *everything)
+        if kind == "mask":
+            writer.write_mask(reader.read_mask(*everything), *everything)
+    assert names_in(tmp_path) == ["a.tif"]
+
+
+def test_a_scene_whose_mask_is_cut_off_is_refused(tmp_path, rng):
+    source = write_tif(tmp_path / "a.tif", rng.integers(0, 256, (3, 300, 400), dtype=np.uint8))
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(source, "r+") as dataset:
+        dataset.write_mask(rng.integers(0, 2, (300, 400), dtype=np.uint8) * 255)
+    with open_raster(source) as reader:
+        assert reader.info.has_mask
+    os.truncate(source, source.stat().st_size - 100)
+    with pytest.raises(RasterError, match="truncated: its mask"), open_raster(source):
+        pass

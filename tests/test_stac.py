@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -214,6 +216,26 @@ def test_a_mistake_with_an_item_is_one_line_with_exit_2_and_leaves_nothing(
     err = capfd.readouterr().err
     assert err.startswith("error: ") and err.count("\n") == 1 and words in err
     assert (names_in(tmp_path), names_in(folder)) == before
+
+
+def test_an_item_in_a_folder_with_a_colon_and_files_with_escaped_names_is_read(folder, tmp_path, model_folder):
+    place = tmp_path / "2020-01-01T10:10:10" / "my scene"
+    shutil.copytree(folder, place)
+    fields = item(copy.deepcopy(ALL))
+    options = ("-o", tmp_path / "b.tif", "--model", model_folder, "--steps", 0, "-q")
+    assert run("remove", "--stac", write(place, fields), *options) == 0
+    for asset in fields["assets"].values():
+        asset["href"] = "./my%20scene/" + asset["href"].removeprefix("./")
+    found = read_item(write(place.parent, fields))
+    assert found.bands["red"].path == place / "B04.tif"
+
+
+@pytest.mark.parametrize("href", ["http://[abc", "x" * 300 + ".tif"])
+def test_a_href_that_is_none_is_named(href, folder):
+    fields = item(copy.deepcopy(ALL))
+    next(iter(fields["assets"].values()))["href"] = href
+    with pytest.raises(RasterError, match="asset"):
+        read_item(write(folder, fields))
 
 
 def test_a_stopped_run_on_an_item_knows_its_input_again(folder):

@@ -21,6 +21,10 @@ class OutputError(DeclouderError):
     """The place for a result cannot be written, or holds something already."""
 
 
+class BusyError(OutputError):
+    """Another run is writing the result at this moment."""
+
+
 class OptionError(DeclouderError):
     """An option or argument has a value outside its meaning."""
 

@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from declouder.errors import OutputError
+from declouder.errors import BusyError, OutputError
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def open_journal(
         width: the same.
 
     Raises:
-        OutputError: if another run holds it, or it cannot be written.
+        OutputError: if it cannot be written; BusyError if another run holds it.
     """
     header = {
         "key": dict(key),
@@ -276,7 +276,7 @@ def _locked(path: Path) -> int:
         except BlockingIOError:
             os.close(file)
             output = path.name.removeprefix(".").removesuffix(".journal")
-            raise OutputError(
+            raise BusyError(
                 f"another run is writing {path.with_name(output)} at this moment (it holds {path.name}); "
                 "wait for it, or give another output"
             ) from None

@@ -15,9 +15,11 @@ import hashlib
 import json
 from collections.abc import Container, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from declouder.raster import RasterInfo
+from declouder.errors import DeclouderError
+from declouder.raster import RasterInfo, open_raster
 
 
 def provenance_info(like: RasterInfo, *, samples: int) -> RasterInfo:
@@ -40,6 +42,16 @@ def provenance_info(like: RasterInfo, *, samples: int) -> RasterInfo:
         has_mask=False,
         icc_profile=None,
     )
+
+
+def is_provenance(path: Path) -> bool:
+    """Return whether a file is a provenance raster that we have written."""
+    try:
+        with open_raster(path) as reader:
+            info = reader.info
+    except DeclouderError:
+        return False
+    return info.descriptions[:1] == ("changed",) and "DECLOUDER_NOTE" in info.tags.get(None, {})
 
 
 def output_tags(key: Mapping[str, Any], *, masked: bool) -> dict[str, str]:

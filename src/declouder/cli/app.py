@@ -8,6 +8,7 @@ bug of ours. Nothing heavy is imported before it is needed, so `--help` and mist
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import signal
 import sys
@@ -65,7 +66,10 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command with `arguments`, by default the program's own, and exit."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    _interrupts.clear()
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # ignored, it stays so
+        signal.signal(signal.SIGINT, _interrupt)
     with reporting_errors(debug="--debug" in arguments):
         exit_code = app(args=arguments, prog_name="declouder", standalone_mode=False)
         if exit_code == INTERRUPTED:  # typer has swallowed the exception
@@ -88,9 +92,20 @@ def reporting_errors(*, debug: bool = False) -> Iterator[None]:
         # Whoever read our output has gone; Python would complain about that once more as it exits.
         sys.stdout = None
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in _THEIRS:
+            _report(error, debug, _BUG)
+            sys.exit(1)
+        _report(OptionError(f"{error.filename}: {error.strerror}; give another path, or mend that one"), debug)
+        sys.exit(2)
     except Exception as error:
-        _report(error, debug, " (this is a bug in declouder; --debug shows where)")
+        _report(error, debug, _BUG)
         sys.exit(1)
+
+
+_BUG = " (this is a bug in declouder; --debug shows where)"
+_THEIRS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+"""What a file system may say of a path that a user gave."""
 
 
 def _report(error: Exception, debug: bool, remark: str = "") -> None:
@@ -107,8 +122,22 @@ def _report(error: Exception, debug: bool, remark: str = "") -> None:
     print(f"error: {line}{remark}", file=sys.stderr)
 
 
-def _interrupt(_signal: int, _frame: object) -> None:
+_interrupts: list[int] = []
+"""The signals that came."""
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    _interrupts.append(number)
     raise KeyboardInterrupt
+
+
+def stop_if_interrupted() -> None:
+    """Raise KeyboardInterrupt if a signal came: what it raised may have been caught where it struck.
+
+    Callbacks of compiled code and of the garbage collector report an exception and go on.
+    """
+    if _interrupts:
+        raise KeyboardInterrupt
 
 
 def _print_version(wanted: bool) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from declouder.cli.app import logging_to
+from declouder.cli.app import logging_to, stop_if_interrupted
 
 
 class Bars:
@@ -28,11 +28,16 @@ class Bars:
     def scene(self, source: Path) -> Iterator[Callable[[int, int], None]]:
         """Show a bar for one scene; yields what remove_from_scene reports its windows to."""
         if self._progress is None:
-            yield lambda done, total: None
+            yield lambda done, total: stop_if_interrupted()
             return
         progress = self._progress
         task = progress.add_task(source.name, total=None, unit="windows")
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+        def show(done: int, total: int) -> None:
+            stop_if_interrupted()
+            progress.update(task, completed=done, total=total)
+
+        yield show
         if self._all is not None:
             # Thousands of finished bars would hide those that move.
             progress.remove_task(task)

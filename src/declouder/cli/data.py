@@ -53,6 +53,8 @@ def check(
         raise OptionError(f"--of is {of!r}; give test, train, or all for a set without a split")
     if write is not None and write.exists() and not overwrite:
         raise OutputError(f"{write} exists; give --overwrite or another name")
+    if write is not None and not write.absolute().parent.is_dir():
+        raise OutputError(f"the folder of {write} does not exist; make it first")
 
     dn_range = None if value_range is None else _parsed_range(value_range, "--range")
 
@@ -156,7 +158,7 @@ def simulate(
             per_image=per_image,
             kind=kind,  # type: ignore[arg-type]  # simulate_clouds names the right ones
             cover=cover,
-            band_names=None if bands is None else bands.split(","),
+            band_names=None if bands is None else [name.strip() for name in bands.split(",")],
             dn_range=None if scale is None else _parsed_range(scale, "--scale"),
             seed=seed,
             on_image=show,

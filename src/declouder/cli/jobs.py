@@ -106,6 +106,11 @@ def jobs_folder(jobs: Jobs) -> Iterator[None]:
             jobs.folder.rmdir()
 
 
+def is_done(job: Job, *, skip_existing: bool) -> bool:
+    """Return whether another run has finished a scene since the jobs were planned, and it is to be passed over."""
+    return skip_existing and job.output.is_file()
+
+
 def window_count(job: Job, options: SceneOptions) -> int:
     """Return how many windows a scene has."""
     return len(plan_windows(job.height, job.width, options.window_px, options.overlap))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,13 +26,15 @@ from declouder.cli.app import (
     loaded_pipeline,
 )
 from declouder.cli.bars import Bars, shown_progress
-from declouder.errors import OptionError, OutputError
+from declouder.errors import BusyError, DeclouderError, OptionError, OutputError, RasterError
 
 if TYPE_CHECKING:
     from declouder.cli.jobs import Job, Jobs
     from declouder.scaling import Scaling
     from declouder.scene import SceneOptions, SceneReport
     from declouder.stac import SourceItem
+
+log = logging.getLogger(__name__)
 
 
 @app.command()
@@ -181,17 +184,17 @@ def remove(
             if best:
                 options = replace(options, steps=2 * max(1, pipeline.config.num_inference_steps))
             with shown_progress(quiet=quiet, scenes=len(jobs.todo)) as bars:
-                reports = (
-                    _finished_here(jobs.todo, pipeline, options, bars)
-                    if cluster is None
-                    else _finished_on_cluster(jobs.todo, pipeline, options, bars, name=cluster, device=device)
-                )
+                run = _Run(jobs, pipeline, options, bars, skip_existing=skip_existing)
+                found = run.here() if cluster is None else run.on_cluster(cluster, device)
+                reports = [report for report in found if report is not None]
         if item is not None and (reports or not output.with_suffix(".json").exists()):
             _extra("stac", "--stac", "pystac").write_derived(
                 item, output, max_pixels=options.max_pixels, overwrite=options.overwrite
             )
         if not quiet:
             typer.echo(_summary(jobs, reports))
+        if jobs.todo and run.failed:
+            raise run.failure()
 
 
 @contextlib.contextmanager
@@ -211,38 +214,75 @@ def _scene_of(item: SourceItem, output: Path, options: SceneOptions) -> Iterator
         yield scene
 
 
-def _finished_here(jobs: Sequence[Job], pipeline: Any, options: SceneOptions, bars: Bars) -> list[SceneReport]:
-    """Finish scene after scene in this process."""
-    from declouder.scene import remove_from_scene
+class _Run:
+    """The scenes of one command, one after the other or several at once.
 
-    reports = []
-    for job in jobs:
-        with bars.scene(job.source) as progress:
-            reports.append(remove_from_scene(job.source, job.output, pipeline, options, progress=progress))
-    return reports
+    Attributes:
+        failed: what went wrong with scenes of several, by source: the others are finished all the same.
+    """
 
+    def __init__(
+        self, jobs: Jobs, pipeline: Any, options: SceneOptions, bars: Bars, *, skip_existing: bool
+    ) -> None:
+        self._jobs, self._pipeline, self._options, self._bars = jobs, pipeline, options, bars
+        self._skip_existing = skip_existing
+        self.failed: dict[Path, DeclouderError] = {}
 
-def _finished_on_cluster(
-    jobs: Sequence[Job], pipeline: Any, options: SceneOptions, bars: Bars, *, name: str, device: str
-) -> list[SceneReport]:
-    """Finish the scenes on a cluster, several at once where they are small."""
-    from declouder.cli.jobs import window_count
-    from declouder.scene import remove_from_scene
+    def here(self) -> list[SceneReport | None]:
+        """Finish scene after scene in this process; None stands for one without a report."""
+        return [self._finished(job, None) for job in self._jobs.todo]
 
-    package = _extra("cluster", "--cluster", "dask.distributed")
-    with package.open_cluster(name, pipeline, device=device) as cluster:
+    def on_cluster(self, name: str, device: str) -> list[SceneReport | None]:
+        """Finish the scenes on a cluster, several at once where they are small."""
+        from declouder.cli.jobs import window_count
 
-        def work(job: Job) -> SceneReport:
-            with bars.scene(job.source) as progress:
+        todo, options = self._jobs.todo, self._options
+        package = _extra("cluster", "--cluster", "dask.distributed")
+        with package.open_cluster(name, self._pipeline, device=device) as cluster:
+
+            def work(job: Job) -> SceneReport | None:
+                return self._finished(job, cluster.engine)
+
+            def groups(job: Job) -> int:
+                return -(-window_count(job, options) // options.batch)
+
+            # One scene stays in the main thread, where Ctrl-C is heard at once.
+            found: list[SceneReport | None] = (
+                [work(todo[0])] if len(todo) == 1 else package.finish_scenes(cluster, todo, work, groups)
+            )
+            return found
+
+    def failure(self) -> DeclouderError:
+        """Return the first error, which says how many there are."""
+        first = next(iter(self.failed.values()))
+        if len(self.failed) == 1:
+            return first
+        return type(first)(f"{first}; so {len(self.failed)} scenes failed, the others are finished")
+
+    def _finished(self, job: Job, engine: Any) -> SceneReport | None:
+        from declouder.cli.jobs import is_done
+        from declouder.scene import remove_from_scene
+
+        if is_done(job, skip_existing=self._skip_existing):
+            return None
+        try:
+            with self._bars.scene(job.source) as progress:
                 return remove_from_scene(
-                    job.source, job.output, pipeline, options, progress=progress, engine=cluster.engine
+                    job.source, job.output, self._pipeline, self._options, progress=progress, engine=engine
                 )
-
-        def groups(job: Job) -> int:
-            return -(-window_count(job, options) // options.batch)
-
-        # One scene stays in the main thread, where Ctrl-C is heard at once.
-        return [work(jobs[0])] if len(jobs) == 1 else package.finish_scenes(cluster, jobs, work, groups)
+        except RasterError as error:
+            # It is the scene's: it does not stand in the way of the others.
+            if len(self._jobs.todo) == 1:
+                raise
+            log.warning("%s", error)
+            self.failed[job.source] = error
+        except OutputError as error:
+            # Another run has finished it since, or is about to.
+            elsewhere = isinstance(error, BusyError) or job.output.is_file()
+            if not (self._skip_existing and elsewhere):
+                raise
+            log.warning("%s is passed over: %s", job.source, error)
+        return None
 
 
 def _extra(name: str, option: str, needed: str) -> Any:

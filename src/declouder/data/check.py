@@ -154,7 +154,11 @@ def _twins(report: SetReport, part: str, bands: BandChoice | None) -> list[Pair]
                 f"{found.folder(part, kind, nir=nir)} lacks {len(missing)} of {len(names)}: {shown}"
             )
     mask_folder = found.folder(part, "mask")
-    masks = images_by_name(mask_folder) if mask_folder.is_dir() else {}
+    try:
+        masks = images_by_name(mask_folder) if mask_folder.is_dir() else {}
+    except DataError as error:
+        report.problems.append(str(error))
+        masks = {}
     return [
         Pair(
             name,

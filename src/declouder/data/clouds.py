@@ -93,6 +93,8 @@ def simulate_clouds(
     Raises:
         OptionError: if the shape, range, band names or an option do not fit.
     """
+    if kind == "haze" and cover is not None:
+        raise OptionError(f"cover is {cover:g}, but haze lies over all of an image; give it for broken or mixed")
     names = _check(clear, kind, band_names, cover, strength)
     chosen = kind if kind is not None else KINDS[int(generator.choice(3, p=[0.4, 0.3, 0.3]))]
     bands, height, width = clear.shape

@@ -194,7 +194,7 @@ def read_image(path: Path) -> NDArray[Any]:
             pixels = np.asarray(image if image.mode != "P" else image.convert("RGB"))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; was it moved while the data set was read?") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path} cannot be read as an image ({error}); replace or remove the file") from None
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 

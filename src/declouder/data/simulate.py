@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def simulate_set(
         out: the set's folder. An 8-bit image of 1 or 3 bands becomes PNG; any other becomes a GeoTIFF, which
             keeps the CRS and transform of a GeoTIFF.
         split: "train" or "test".
-        per_image: how many cloudy images of each clear one; from two on their names end in -1, -2, ...
+        per_image: how many cloudy images of each clear one; from two on their names begin with 1-, 2-, ..., so that
+            the number that tells grounds apart stays the last.
         kind, cover, band_names: as for `clouds.simulate_clouds`.
         dn_range: DN that are black and white; None takes the dtype's range.
         seed: equal seeds give equal sets.
@@ -49,16 +51,45 @@ def simulate_set(
 
     Raises:
         DataError: if there is no image, or one cannot be used.
-        OutputError: if `out/split` exists or cannot be written.
+        OutputError: if `out/split` exists, cannot be written, or lies among the clear images; nothing is left then.
     """
-    images = images_by_name(clear)
     target = out / split
     if target.exists():
         raise OutputError(f"{target} exists; give another folder with -o")
+    images = images_by_name(clear)
+    made = [path for path in images.values() if path.resolve().is_relative_to(out.resolve())]
+    if made:
+        raise OutputError(f"{made[0]} would be among the clear images; give another folder with -o")
+    unfinished = out / f".{split}.{os.getpid()}.part"
+    try:
+        written = _write_set(images, unfinished, per_image, kind, cover, band_names, dn_range, seed, on_image)
+        unfinished.rename(target)
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written ({error}); choose another -o") from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return written
+
+
+def _write_set(
+    images: Mapping[str, Path],
+    target: Path,
+    per_image: int,
+    kind: CloudKind | None,
+    cover: float | None,
+    band_names: Sequence[str] | None,
+    dn_range: tuple[float, float] | None,
+    seed: int,
+    on_image: Callable[[int, int], None] | None,
+) -> int:
     written = 0
     for place, name in enumerate(sorted(images, key=number_first)):
         path = images[name]
         dn = read_image(path)
+        if not _is_tiff(path) and dn.shape[2] not in (1, 3):
+            raise DataError(
+                f"{path} has {dn.shape[2]} bands, one of them an alpha or of ink; convert it to grey or RGB"
+            )
         if dn.dtype.kind == "f" and not np.isfinite(dn).all():
             raise DataError(f"{path} holds NaN or infinity; replace or remove the file")
         scaling = scaling_of(dn, path, dn_range, mend="--scale LOW,HIGH")
@@ -67,7 +98,8 @@ def simulate_set(
             generator = np.random.default_rng([seed, place, repeat])
             made = simulate_clouds(unit, generator, kind=kind, band_names=band_names, cover=cover)
             cloudy_dn = scaling.to_dn(2 * made.cloudy - 1, dn.dtype).transpose(1, 2, 0)
-            called = name if per_image == 1 else f"{name}-{repeat + 1}"
+            place_of, _, last = name.rpartition("/")
+            called = name if per_image == 1 else str(Path(place_of) / f"{repeat + 1}-{last}")
             for folder, image in (("cloud", cloudy_dn), ("label", dn)):
                 _write(target / folder / called, image, path)
             mask = np.where(made.mask, 255, 0).astype(np.uint8)[:, :, None]

@@ -349,11 +349,33 @@ def _check_complete(reader: RasterReader) -> None:
                 f"{path} is truncated: its pixels need {wanted_bytes} bytes, "
                 f"the file has {path.stat().st_size}; get it again"
             )
-    elif dataset.driver == "PNG" and not _png_is_whole(path):
+        if reader.info.has_mask and not is_whole(path):
+            raise RasterError(f"{path} is truncated: its mask is not all there; get it again")
+    elif dataset.driver == "PNG" and not is_whole(path):
         raise RasterError(f"{path} is truncated: it has no end mark (IEND); get it again")
     elif dataset.driver in {"PNG", "JPEG", "WEBP"}:
         for row in range(0, dataset.height, 256):
             reader.read(slice(row, min(row + 256, dataset.height)), slice(0, dataset.width))
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether a GeoTIFF with its mask and overviews, a PNG or a WebP ends where it says that it does."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head.startswith(b"\x89PNG"):
+        return _png_is_whole(path)
+    if head.startswith(b"RIFF"):
+        return int.from_bytes(head[4:8], "little") + 8 <= size
+    try:
+        for number in itertools.count(1):  # the image, then what belongs to it
+            with rasterio.open(f"GTIFF_DIR:{number}:{path}") as directory:
+                if end_of_last_block(directory) > size:
+                    return False
+    except GDAL_ERRORS:
+        # There is no such directory: the one before was the last. A first one there must be.
+        return number > 1
+    return True
 
 
 def _png_is_whole(path: Path) -> bool:

@@ -103,7 +103,9 @@ def _named(path: Path, folder: Path, element: ElementTree.Element, *, allow_outs
     name = (element.text or "").strip()
     is_relative = element.get("relativeToVRT", element.get("relativetoVRT", "0")) == "1"
     target = (path.parent / name if is_relative else Path(name)).resolve()
-    if ":" in name or name.startswith("/vsi"):
+    # A colon may make another driver's name of it (GTIFF_DIR:1:FILE), save where the name begins at the root.
+    is_strange = ":" in name and not name.startswith("/")
+    if is_strange or name.startswith("/vsi"):
         raise RasterError(f"{path} names {name[:200]}, which is no plain file; give the files themselves")
     if not allow_outside and not target.is_relative_to(folder):
         raise RasterError(

@@ -27,7 +27,7 @@ from declouder.raster.gdal import (
     one_line,
 )
 from declouder.raster.info import RasterInfo
-from declouder.raster.reading import end_of_last_block
+from declouder.raster.reading import is_whole
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +63,15 @@ def create_raster(
 
     def finish() -> None:
         dataset.close()
-        with rasterio.open(part) as written:
-            complete = end_of_last_block(written) <= part.stat().st_size
-        # GDAL does not raise when the disk is full as it closes a file.
-        if not complete:
-            raise OutputError(f"{output} could not be written in full; is the disk full?")
+        check_whole(part)
         if driver != "GTiff":
             rasterio.shutil.copy(part, image, driver=driver, **_copy_options(driver, profile))
+            check_whole(image)
+
+    def check_whole(path: Path) -> None:
+        # GDAL does not raise when the disk is full as it closes a file.
+        if not is_whole(path):
+            raise OutputError(f"{output} could not be written in full; is the disk full?")
 
     try:
         # Without PAM GDAL writes no .aux.xml beside the output.
@@ -96,7 +98,11 @@ def create_raster(
 def remove_stale_parts(output: Path) -> None:
     """Delete what a killed run left of an unfinished `output`; the caller knows that no other run writes it."""
     prefix, suffixes = f".{output.name}.", {"", output.suffix.lower()}
-    for path in output.parent.iterdir():
+    try:
+        found = list(output.parent.iterdir())
+    except PermissionError:  # a folder may let files in and not be listed
+        return
+    for path in found:
         middle = path.name.removeprefix(prefix)
         number, mark, rest = middle.partition(".part")
         is_ours = path.name.startswith(prefix) and number.isdigit() and bool(mark)

@@ -15,7 +15,7 @@ from declouder.errors import OutputError
 from declouder.journal import Layer, journal_path, open_journal
 from declouder.masks import NONE, SceneMask, open_mask
 from declouder.mosaic import Mosaic, Origin, Window, on_grid
-from declouder.provenance import model_digest, output_tags, provenance_info, sampler_of
+from declouder.provenance import is_provenance, model_digest, output_tags, provenance_info, sampler_of
 from declouder.raster import (
     RasterInfo,
     check_fits,
@@ -154,8 +154,8 @@ def check_outputs(source: Path, output: Path, info: RasterInfo, options: SceneOp
         return
     if options.provenance.resolve() == output.resolve():
         raise OutputError(f"--provenance {options.provenance} is the output itself; give another name")
-    # A run that was killed between its two files may have left the first.
-    continued = journal_path(output).exists()
+    # A run that was killed between its two files may have left the first: then it is one of ours.
+    continued = journal_path(output).exists() and is_provenance(options.provenance)
     check_output(options.provenance, sources=[*sources, output], overwrite=options.overwrite or continued)
     check_fits(options.provenance, provenance_info(info, samples=options.samples))
 

@@ -83,6 +83,9 @@ def read_item(path: Path, *, allow_outside: bool = False) -> SourceItem:
     if _FURTHER in bands and grid_of(bands[_FURTHER]) != grid_of(bands["red"]):
         log.info("nir of %s lies on another grid; left out", path)
         del bands[_FURTHER]
+    if _FURTHER in bands and _nodata(bands[_FURTHER]) != _nodata(bands["red"]):
+        log.info("nir of %s has another nodata; left out", path)
+        del bands[_FURTHER]
     return SourceItem(path, fields, bands)
 
 
@@ -145,21 +148,40 @@ def _local_file(item: Path, asset: Mapping[str, Any], key: str, *, allow_outside
     href = asset.get("href")
     if not isinstance(href, str) or not href or "\0" in href:
         raise RasterError(f"{item}: asset {key[:40]} has no href; give an item whose assets are files")
-    parts = urlsplit(href)
+    try:
+        parts = urlsplit(href)
+    except ValueError as error:
+        raise RasterError(f"{item}: asset {key[:40]} has the href {href[:200]} ({error}); mend the item") from None
     name = unquote(parts.path) if parts.scheme == "file" and parts.netloc in {"", "localhost"} else href
     if "://" in name or name.startswith("/vsi"):
         raise RasterError(
             f"{item}: asset {key[:40]} lies at {href[:200]}; download it first, and name the file in the item"
         )
     file = item.absolute().parent / name
+    with contextlib.suppress(OSError):  # a name too long for the file system is no file either
+        # An href is a URI, where a space is %20; most people write file names.
+        if not file.is_file() and (item.absolute().parent / unquote(name)).is_file():
+            file = item.absolute().parent / unquote(name)
     if not allow_outside and not file.resolve().is_relative_to(item.resolve().parent):
         raise RasterError(
             f"{item}: asset {key[:40]} is {href[:200]}, outside the item's folder; if that is meant, allow it "
             "with --allow-outside"
         )
-    if not file.is_file():
+    if not _is_file(file):
         raise RasterError(f"{item}: asset {key[:40]} is {href[:200]}, and there is no such file; download it first")
     return file
+
+
+def _nodata(band: BandFile) -> str:
+    value = grid_of(band).nodata if band.nodata is None else band.nodata
+    return str(value)  # a NaN is not itself
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _meant(item: Path, file: Path, choice: _Choice, asset: Mapping[str, Any], *, offset_applied: bool) -> BandFile:
@@ -188,11 +210,15 @@ def _at(bands: Any, number: int) -> Mapping[str, Any]:
 def _number(item: Path, key: str, field: str, value: Any) -> float:
     if field == "nodata" and isinstance(value, str) and value.lower() in {"nan", "inf", "-inf"}:
         return float(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or (isinstance(value, float) and not math.isfinite(value)):
         raise RasterError(
             f"{item}: asset {key[:40]} has {field} {str(value)[:40]!r}, wanted a number; mend the item"
         )
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise RasterError(f"{item}: asset {key[:40]} has a {field} beyond any number; mend the item") from None
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

@@ -25,7 +25,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from declouder.config import STAGE_NAMES, StageName, TrainConfig, dump_config
-from declouder.data.samples import TrainingData
+from declouder.data.samples import StageSamples, TrainingData
 from declouder.errors import ConfigError, OutputError
 from declouder.training.callbacks import AtomicCheckpointIO, RunTimer, ScoreLog, StepBar
 from declouder.training.module import StageModule
@@ -103,6 +103,8 @@ def train(
         open_run(out, config, stages, resume=resume)
     deadline = None if max_time_s is None else time.monotonic() + max_time_s
     data = TrainingData(config.data, band_names=config.model.bands, seed=config.seed)
+    for name in stages:
+        StageSamples(data, config.stages[name], seed=0)  # what a later stage cannot cut patches from is found now
     reports = []
     for name in stages:
         if resume and (out / name / "finished").exists():

@@ -142,7 +142,9 @@ def begin_with(network: nn.Module, folder: Path, *, field: str = "model.start_fr
 
 def _tell_other_settings(network: nn.Module, earlier: Mapping[str, Any], folder: Path) -> None:
     """Warn of settings that change what a network does with the same weights, which no tensor's shape tells."""
-    now = cast(Any, network).config
+    # As a file holds them: it knows no tuples.
+    now = json.loads(json.dumps(dict(cast(Any, network).config), default=str))
+    earlier = json.loads(json.dumps(dict(earlier), default=str))
     other = [key for key, value in now.items() if not key.startswith("_") and earlier.get(key, value) != value]
     if other:
         told = ", ".join(f"{key} {earlier[key]}, here {now[key]}" for key in other)
