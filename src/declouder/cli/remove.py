@@ -26,7 +26,7 @@ from declouder.cli.app import (
     loaded_pipeline,
 )
 from declouder.cli.bars import Bars, shown_progress
-from declouder.errors import BusyError, DeclouderError, OptionError, OutputError, RasterError
+from declouder.errors import BusyError, DeclouderError, ModelError, OptionError, OutputError, RasterError
 
 if TYPE_CHECKING:
     from declouder.cli.jobs import Job, Jobs
@@ -276,6 +276,8 @@ class _Run:
                 raise
             log.warning("%s", error)
             self.failed[job.source] = error
+        except ModelError as error:
+            raise ModelError(f"{job.source}: {error}") from error
         except OutputError as error:
             # Another run has finished it since, or is about to.
             elsewhere = isinstance(error, BusyError) or job.output.is_file()

@@ -61,7 +61,7 @@ def write_split_list(path: Path, split_of: Mapping[str, str], *, heading: str) -
 
 def _entries(path: Path) -> list[tuple[str, int]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; give a text file with one name a line") from None
     except (OSError, UnicodeDecodeError) as error:
