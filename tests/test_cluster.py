@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
@@ -25,7 +26,8 @@ from declouder.scene import SceneOptions, remove_from_scene
 distributed = pytest.importorskip("distributed")
 cloudpickle = pytest.importorskip("cloudpickle")
 
-from declouder.cluster import check_cluster_name, finish_scenes, with_model  # noqa: E402
+from declouder.cluster import Cluster, check_cluster_name, finish_scenes, with_model  # noqa: E402
+from declouder.cluster.worker import Facts  # noqa: E402
 
 SMALL = SceneOptions(window_px=64, overlap_px=16, steps=1, seed=4, threads=1)
 # Workers cannot import this file: its classes travel as they are.
@@ -315,3 +317,31 @@ def test_without_dask_the_error_names_the_command_that_installs_it(source, tmp_p
     err = capfd.readouterr().err
     assert err.startswith("error: ") and err.count("\n") == 1 and "pip install 'declouder[cluster]'" in err
     assert names_in(tmp_path) == ["a.tif"]
+
+
+class Scheduler:
+    """A client whose workers are all in one state."""
+
+    status = "running"
+
+    def __init__(self, state: str) -> None:
+        self.state = state
+
+    def nthreads(self) -> dict[str, int]:
+        return {"tcp://1": 1, "tcp://2": 1}
+
+    def scheduler_info(self, n_workers: int) -> dict[str, Any]:
+        return {"workers": {address: {"status": self.state} for address in self.nthreads()}}
+
+
+def test_workers_that_are_paused_for_long_end_a_run_instead_of_being_waited_for(monkeypatch):
+    clock = itertools.count(0.0, 10.0)
+    monkeypatch.setattr("declouder.cluster.engine.time.monotonic", lambda: next(clock))
+    client = Scheduler("running")
+    cluster = Cluster(client, "model", Facts(version="", torch="", cpu="", device="cpu"))
+    for _ in range(10):
+        cluster.look_after()
+    client.state = "paused"
+    with pytest.raises(OptionError, match=r"takes work for 60 s \(2 are paused, their memory is full\)"):
+        for _ in range(10):
+            cluster.look_after()

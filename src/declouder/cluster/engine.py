@@ -125,23 +125,25 @@ class Cluster:
             if now - self._looked < _LOOK_S:
                 return
             self._looked = now
-            workers = self._present_workers()
-            lost = self._workers - workers
+            states = self._states_of_workers()
+            lost = self._workers - set(states)
             if lost:
                 log.warning("%d of %d workers died; others do their windows again", len(lost), len(self._workers))
-            self._workers = workers
-            if workers:
+            self._workers = set(states)
+            if "running" in states.values():
                 self._had_workers = now
             elif now - self._had_workers > NO_WORKER_S:
+                paused = f" ({len(states)} are paused, their memory is full)" if states else ""
                 raise OptionError(
-                    f"the cluster has had no worker for {NO_WORKER_S:.0f} s; start some (dask worker ADDRESS) "
-                    "and run the same command again"
+                    f"the cluster has had no worker that takes work for {NO_WORKER_S:.0f} s{paused}; start some "
+                    "(dask worker ADDRESS) and run the same command again"
                 )
 
-    def _present_workers(self) -> set[str]:
+    def _states_of_workers(self) -> dict[str, str]:
         try:
             if self._client.status == "running":
-                return set(self._client.nthreads())
+                found = self._client.scheduler_info(n_workers=-1)["workers"]
+                return {address: worker.get("status", "running") for address, worker in found.items()}
         except (OSError, TimeoutError, ValueError):
             pass
         raise OptionError(
