@@ -37,11 +37,13 @@ class Bars:
             stop_if_interrupted()
             progress.update(task, completed=done, total=total)
 
-        yield show
-        if self._all is not None:
-            # Thousands of finished bars would hide those that move.
-            progress.remove_task(task)
-            progress.advance(self._all)
+        try:
+            yield show
+        finally:
+            if self._all is not None:
+                # Thousands of finished bars would hide those that move.
+                progress.remove_task(task)
+                progress.advance(self._all)
 
 
 @contextlib.contextmanager

@@ -263,10 +263,10 @@ class _Run:
         from declouder.cli.jobs import is_done
         from declouder.scene import remove_from_scene
 
-        if is_done(job, skip_existing=self._skip_existing):
-            return None
         try:
             with self._bars.scene(job.source) as progress:
+                if is_done(job, skip_existing=self._skip_existing):
+                    return None
                 return remove_from_scene(
                     job.source, job.output, self._pipeline, self._options, progress=progress, engine=engine
                 )
