@@ -443,6 +443,21 @@ def test_a_run_that_scored_nothing_stands_in_no_ones_way(data: Path, tmp_path: P
     assert len(found["images"]) == 2
 
 
+def test_two_runs_on_one_file_of_scores_are_kept_apart(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.json"
+
+    class Other(CloudyMethod):
+        """Before its first image is done another run wants the same file."""
+
+        def restore(self, pair: Pair, cloudy: NDArray[Any], scaling: Scaling) -> Restored:
+            if pair.name == NAMES[0]:
+                with pytest.raises(OutputError, match="other data, model or settings"):
+                    evaluate(Selection(data, limit=2), CloudyMethod(), out=out)
+            return super().restore(pair, cloudy, scaling)
+
+    assert len(evaluate(data, Other(), out=out)["images"]) == 3
+
+
 def test_floats_beyond_0_and_1_want_a_range(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for kind in ("cloud", "label"):

@@ -355,6 +355,13 @@ def test_a_picture_that_would_show_bands_as_others_is_refused(bands, words, name
     assert copied(source, tmp_path / name).exists()
 
 
+def test_a_single_band_of_any_name_is_a_grey_picture(tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.ones((1, 4, 4), np.uint8))
+    with rasterio.open(source, "r+") as dataset:
+        dataset.descriptions = ("red",)
+    assert Image.open(copied(source, tmp_path / "b.png")).mode == "L"
+
+
 @pytest.mark.parametrize("name", ["b.png", "b.webp"])
 def test_a_picture_that_cannot_hold_the_mask_is_refused_and_leaves_nothing(name, tmp_path):
     source = write_tif(tmp_path / "a.tif", np.ones((3, 4, 4), np.uint8))

@@ -45,7 +45,8 @@ UNIT = Scaling(0, 1)
 SHIPPED_MODEL = Path(__file__).parent / "weights" / "compact"
 _MOSTLY_IMAGE = 0.5
 """An alpha_bar: above it x_t is more image than noise."""
-_EIGHT_BITS = ("L", "LA", "P", "RGB", "RGBA", "CMYK")
+_DEEP = ("I", "F")
+"""How PIL's modes of more than 8 bits a band begin; in converting it would cut them off."""
 COMPONENTS = ("reference", "denoiser", "weight_net", "scheduler")
 
 _NOISE_SCHEDULE: dict[str, Any] = {
@@ -361,10 +362,10 @@ def _to_tensor(cloudy: Any, *, bands: int) -> Tensor:
         sizes = {image.size for image in cloudy}
         if len(sizes) > 1:
             raise OptionError(f"the images are of {len(sizes)} sizes; pass images of one size at a time")
-        strange = [image.mode for image in cloudy if image.mode not in _EIGHT_BITS]
+        strange = [image.mode for image in cloudy if image.mode.startswith(_DEEP)]
         if strange:
             raise OptionError(
-                f"a PIL image is of mode {strange[0]}, not of 8 bits a band; give an array of floats in [0, 1]"
+                f"a PIL image is of mode {strange[0]}, of more than 8 bits; give an array of floats in [0, 1]"
             )
         arrays = [np.asarray(image.convert("RGB") if bands == 3 else image) for image in cloudy]
         unit = Scaling.of_dtype(np.uint8)

@@ -96,7 +96,10 @@ def reporting_errors(*, debug: bool = False) -> Iterator[None]:
         if error.errno not in _THEIRS:
             _report(error, debug, _BUG)
             sys.exit(1)
-        _report(OptionError(f"{error.filename}: {error.strerror}; give another path, or mend that one"), debug)
+        if debug:
+            traceback.print_exception(error)
+        where = f"{error.filename}: " if error.filename else ""
+        _report(OptionError(f"{where}{error.strerror}; give another path, or mend that one"), debug=False)
         sys.exit(2)
     except Exception as error:
         _report(error, debug, _BUG)

@@ -187,7 +187,7 @@ def remove(
                 run = _Run(jobs, pipeline, options, bars, skip_existing=skip_existing)
                 found = run.here() if cluster is None else run.on_cluster(cluster, device)
                 reports = [report for report in found if report is not None]
-        if item is not None and (reports or not output.with_suffix(".json").exists()):
+        if item is not None and output.is_file() and (reports or not output.with_suffix(".json").exists()):
             _extra("stac", "--stac", "pystac").write_derived(
                 item, output, max_pixels=options.max_pixels, overwrite=options.overwrite
             )

@@ -95,6 +95,8 @@ class Cluster:
         """Forget groups that are finished or no longer wanted."""
         with self._lock:
             self._out -= len(futures)
+            if futures and not cancel:
+                self._had_workers = time.monotonic()  # one that is paused still finishes what it has begun
             self._call_next()
         if cancel and futures:
             with contextlib.suppress(Exception):  # there may be no scheduler any more

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from declouder.data.lists import SPLITS, read_exclude_list, read_split_list
-from declouder.data.pairs import Pair, images_by_name, pair_up
+from declouder.data.pairs import Pair, holds_images, images_by_name, pair_up
 from declouder.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -241,7 +241,7 @@ def all_pairs(root: Path, *, name: str | None = None) -> list[Pair]:
 
 def _pairs_of(found: Located, split: str, bands: BandChoice | None) -> list[Pair]:
     mask = found.folder(split, "mask")
-    masks = images_by_name(mask) if found.row.has_mask and mask.is_dir() else None
+    masks = images_by_name(mask) if found.row.has_mask and holds_images(mask) else None
     if bands == "rgbn":
         nir = tuple(images_by_name(found.folder(split, kind, nir=True)) for kind in ("cloud", "label"))
     else:

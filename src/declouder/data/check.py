@@ -16,7 +16,7 @@ from declouder.breakdown import THIN_FROM, cloud_distance
 from declouder.data.catalog import BandChoice, Located, locate
 from declouder.data.duplicates import Duplicate, Look, find_duplicates, look_of
 from declouder.data.lists import SPLITS, read_split_list
-from declouder.data.pairs import Pair, images_by_name, number_first, read_image, scaling_of
+from declouder.data.pairs import Pair, holds_images, images_by_name, number_first, read_image, scaling_of
 from declouder.errors import DataError
 from declouder.scaling import Scaling
 
@@ -155,7 +155,7 @@ def _twins(report: SetReport, part: str, bands: BandChoice | None) -> list[Pair]
             )
     mask_folder = found.folder(part, "mask")
     try:
-        masks = images_by_name(mask_folder) if mask_folder.is_dir() else {}
+        masks = images_by_name(mask_folder) if holds_images(mask_folder) else {}
     except DataError as error:
         report.problems.append(str(error))
         masks = {}

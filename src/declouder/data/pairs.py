@@ -21,8 +21,8 @@ from PIL import Image, UnidentifiedImageError
 from declouder.errors import DataError, RasterError
 from declouder.scaling import Scaling
 
-_BEYOND_UNIT = 0.5
-"""So far floats may go beyond 0 and 1, and are clipped: snow's reflectance does, and resampling overshoots."""
+_FAR_BEYOND_UNIT = 5.0
+"""Floats below are clipped to 0 and 1: reflectance of cloud and glint goes beyond. Above they are other numbers."""
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 
@@ -108,6 +108,11 @@ def pair_up(
         )
         for name in sorted(cloudy, key=number_first)
     ]
+
+
+def holds_images(folder: Path) -> bool:
+    """Return whether there is a folder with an image in it or its subfolders."""
+    return folder.is_dir() and any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.rglob("*"))
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -216,7 +221,7 @@ def scaling_of(image: NDArray[Any], path: Path, dn_range: tuple[float, float] | 
         return Scaling(*dn_range)
     if image.dtype.kind == "f" and image.size:
         low, high = float(np.nanmin(image)), float(np.nanmax(image))
-        if low < -_BEYOND_UNIT or high > 1 + _BEYOND_UNIT:
+        if low < -_FAR_BEYOND_UNIT or high > _FAR_BEYOND_UNIT:
             raise DataError(f"{path} holds {low:g} to {high:g}, and floats are taken as 0 to 1; give {mend}")
     return Scaling.of_dtype(image.dtype)
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from declouder.data.clouds import CloudKind, simulate_clouds
+from declouder.data.lists import SPLITS
 from declouder.data.pairs import images_by_name, number_first, read_image, scaling_of
 from declouder.errors import DataError, OutputError
 
@@ -57,7 +58,7 @@ def simulate_set(
     if target.exists():
         raise OutputError(f"{target} exists; give another folder with -o")
     images = images_by_name(clear)
-    made = [path for path in images.values() if path.resolve().is_relative_to(out.resolve())]
+    made = [path for path in images.values() if any(path.is_relative_to(out / part) for part in SPLITS)]
     if made:
         raise OutputError(f"{made[0]} would be among the clear images; give another folder with -o")
     unfinished = out / f".{split}.{os.getpid()}.part"

@@ -168,20 +168,24 @@ def evaluate(
         mask_of=mask_of,
         keep=keep,
     )
-    with partial.open("a", encoding="utf-8") as journal:
-        for pair in pairs:
-            row = done.get(pair.name)
-            if row is None:
-                row = scorer.row(pair)
-                journal.write(json.dumps(row) + "\n")
-                journal.flush()
-            rows.append(row)
-            if on_image is not None:
-                on_image(len(rows), len(pairs), means(rows))
+    try:
+        with partial.open("a", encoding="utf-8") as journal:
+            for pair in pairs:
+                row = done.get(pair.name)
+                if row is None:
+                    row = scorer.row(pair)
+                    journal.write(json.dumps(row) + "\n")
+                    journal.flush()
+                rows.append(row)
+                if on_image is not None:
+                    on_image(len(rows), len(pairs), means(rows))
+    finally:
+        if not (rows or done):
+            partial.unlink(missing_ok=True)  # nothing to go on with: it would only stand in the way
     samples, averaged = described.get("samples", 1), described.get("averaged", False)
     result = {**head, **summary(rows, samples=samples, averaged=averaged), "images": rows}
     write_atomically(out, json.dumps(result, indent=1) + "\n")
     write_atomically(out.with_suffix(".csv"), to_csv(rows))
     write_atomically(out.with_suffix(".md"), to_markdown([result]) + "\n" + breakdown_markdown(result))
-    partial.unlink()
+    partial.unlink(missing_ok=True)
     return result

@@ -48,11 +48,11 @@ def begin_journal(partial: Path, head: Mapping[str, Any]) -> dict[str, dict[str,
     # A killed run may have left half a line at the end.
     whole = text[: text.rfind("\n") + 1]
     lines = whole.splitlines()
-    if len(lines) > 1 and json.loads(lines[0]) != head:
+    if lines and json.loads(lines[0]) != head:
         raise OutputError(
             f"{partial} is from a run with other data, model or settings; remove it or choose another --out"
         )
-    if len(lines) < 2 and lines != [json.dumps(head)]:  # nothing was scored yet: nothing is lost
+    if not lines:
         partial.unlink()
         return begin_journal(partial, head)
     if whole != text:

@@ -229,10 +229,12 @@ def check_fits(output: Path, info: RasterInfo, *, cog: bool = False) -> None:
 def _is_picture(names: Sequence[str]) -> bool:
     """Return whether bands of these names are what a picture of so many bands shows them as."""
     colors = ("red", "green", "blue")
-    shown = ("gray",) if len(names) < len(colors) else colors
-    further_is_alpha = all(name == "alpha" for name in names[len(shown) :])
+    shown = 1 if len(names) < len(colors) else len(colors)
+    further_is_alpha = all(name == "alpha" for name in names[shown:])
+    if shown == 1:  # whatever it is, it is shown as grey
+        return further_is_alpha and names[0] != "alpha"
     # A name that is none of theirs says nothing against them.
-    misplaced = [name for name, place in zip(names, shown, strict=False) if name != place]
+    misplaced = [name for name, place in zip(names, colors, strict=False) if name != place]
     return further_is_alpha and not {*colors, "alpha"}.intersection(misplaced)
 
 
