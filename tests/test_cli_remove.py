@@ -263,7 +263,8 @@ def test_an_interrupted_run_exits_130_and_leaves_no_half_written_output(name, mo
         time.sleep(0.05)
     process.send_signal(getattr(signal, name))
     try:
-        _, err = process.communicate(timeout=30)
+        # Not a test of speed: beside other work the threads of an operator wait for each other, and it takes long.
+        _, err = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 130, err

@@ -18,10 +18,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from declouder.errors import ConfigError
 
 StageName = Literal["reference", "denoiser", "weights", "joint"]
+STAGE_NAMES: tuple[StageName, ...] = ("reference", "denoiser", "weights", "joint")
+
 _SSIM_PX = 11
+"""Side of SSIM's window."""
 _LPIPS_PX = 34
 """AlexNet needs 31, and an image is shifted by up to 3."""
-STAGE_NAMES: tuple[StageName, ...] = ("reference", "denoiser", "weights", "joint")
 
 
 class _Strict(BaseModel):

@@ -20,8 +20,6 @@ from declouder.lpips import DEVIATION, MEAN, load_lpips
 # (stride, padding, whether 3 x 3 maxima of every second pixel come first) of AlexNet's five convolutions
 _LAYERS = ((4, 2, False), (1, 2, True), (1, 1, True), (1, 1, False), (1, 1, False))
 
-LPIPS_STRIDE = 4
-"""Of AlexNet's first layer."""
 
 LEAST_DISTANCE = 0.005
 """Below this nobody sees a difference, and there is nothing to be gained."""
@@ -34,16 +32,6 @@ def log_perceptual(distances: Tensor) -> Tensor:
     logarithms each image counts by the share of its distance that is gained.
     """
     return (distances + LEAST_DISTANCE).log().mean()
-
-
-def shifted(images: Sequence[Tensor], seed: int) -> list[Tensor]:
-    """Return the same images, (B, C, H, W), without their first 0 to 3 rows and columns, as the seed says.
-
-    LPIPS looks at every fourth pixel first. Were it always the same one of a patch, the networks, whose own grid
-    begins there too, would learn a pattern of four pixels that pleases it.
-    """
-    down, right = seed % LPIPS_STRIDE, seed // LPIPS_STRIDE % LPIPS_STRIDE
-    return [image[..., down:, right:] for image in images]
 
 
 class PerceptualLoss(nn.Module):

@@ -59,6 +59,9 @@ SeedOption = Annotated[int, typer.Option(help="Of the noise; the same seed gives
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 
 
+_BUG = " (this is a bug in declouder; --debug shows where)"
+_THEIRS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+"""What a file system may say of a path that a user gave."""
 INTERRUPTED = 130
 """The exit code of a run that SIGINT or SIGTERM ended: 128 + 2, as shells have it."""
 
@@ -104,11 +107,6 @@ def reporting_errors(*, debug: bool = False) -> Iterator[None]:
     except Exception as error:
         _report(error, debug, _BUG)
         sys.exit(1)
-
-
-_BUG = " (this is a bug in declouder; --debug shows where)"
-_THEIRS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-"""What a file system may say of a path that a user gave."""
 
 
 def _report(error: Exception, debug: bool, remark: str = "") -> None:

@@ -20,9 +20,10 @@ from declouder.data.pairs import Pair, holds_images, images_by_name, number_firs
 from declouder.errors import DataError
 from declouder.scaling import Scaling
 
-_LEAST_USED = 0.25
 ALL = "all"
 """Name of the one part of a set without a split."""
+_LEAST_USED = 0.25
+"""Share of a data type's range; where the numbers reach no further, another range is meant."""
 
 
 @dataclass

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,57 +58,54 @@ def simulate_set(
     if target.exists():
         raise OutputError(f"{target} exists; give another folder with -o")
     images = images_by_name(clear)
-    made = [path for path in images.values() if any(path.is_relative_to(out / part) for part in SPLITS)]
-    if made:
-        raise OutputError(f"{made[0]} would be among the clear images; give another folder with -o")
-    unfinished = out / f".{split}.{os.getpid()}.part"
+    parts = [(out / part).resolve() for part in SPLITS]
+    own = [path for path in images.values() if any(path.resolve().is_relative_to(part) for part in parts)]
+    if own:
+        raise OutputError(f"{own[0]} would be among the clear images; give another folder with -o")
+    written = 0
+    with _appearing_whole(target) as unfinished:
+        for place, name in enumerate(sorted(images, key=number_first)):
+            path = images[name]
+            dn = read_image(path)
+            if not _is_tiff(path) and dn.shape[2] not in (1, 3):
+                raise DataError(
+                    f"{path} has {dn.shape[2]} bands, one of them an alpha or of ink; convert it to grey or RGB"
+                )
+            if dn.dtype.kind == "f" and not np.isfinite(dn).all():
+                raise DataError(f"{path} holds NaN or infinity; replace or remove the file")
+            scaling = scaling_of(dn, path, dn_range, mend="--scale LOW,HIGH")
+            unit = (scaling.to_model(dn.transpose(2, 0, 1)) + np.float32(1)) / np.float32(2)
+            for repeat in range(per_image):
+                generator = np.random.default_rng([seed, place, repeat])
+                made = simulate_clouds(unit, generator, kind=kind, band_names=band_names, cover=cover)
+                cloudy_dn = scaling.to_dn(2 * made.cloudy - 1, dn.dtype).transpose(1, 2, 0)
+                place_of, _, last = name.rpartition("/")
+                called = name if per_image == 1 else str(Path(place_of) / f"{repeat + 1}-{last}")
+                for folder, image in (("cloud", cloudy_dn), ("label", dn)):
+                    _write(unfinished / folder / called, image, path)
+                mask = np.where(made.mask, 255, 0).astype(np.uint8)[:, :, None]
+                _write(unfinished / "mask" / called, mask, path, as_png=True)
+                written += 1
+            if on_image is not None:
+                on_image(place + 1, len(images))
+    return written
+
+
+@contextlib.contextmanager
+def _appearing_whole(target: Path) -> Iterator[Path]:
+    """Yield a folder to fill that becomes `target` if the block ends well; else nothing is left of it."""
+    is_new = not target.parent.exists()
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        written = _write_set(images, unfinished, per_image, kind, cover, band_names, dn_range, seed, on_image)
+        yield unfinished
         unfinished.rename(target)
     except OSError as error:
         raise OutputError(f"{target} cannot be written ({error}); choose another -o") from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return written
-
-
-def _write_set(
-    images: Mapping[str, Path],
-    target: Path,
-    per_image: int,
-    kind: CloudKind | None,
-    cover: float | None,
-    band_names: Sequence[str] | None,
-    dn_range: tuple[float, float] | None,
-    seed: int,
-    on_image: Callable[[int, int], None] | None,
-) -> int:
-    written = 0
-    for place, name in enumerate(sorted(images, key=number_first)):
-        path = images[name]
-        dn = read_image(path)
-        if not _is_tiff(path) and dn.shape[2] not in (1, 3):
-            raise DataError(
-                f"{path} has {dn.shape[2]} bands, one of them an alpha or of ink; convert it to grey or RGB"
-            )
-        if dn.dtype.kind == "f" and not np.isfinite(dn).all():
-            raise DataError(f"{path} holds NaN or infinity; replace or remove the file")
-        scaling = scaling_of(dn, path, dn_range, mend="--scale LOW,HIGH")
-        unit = (scaling.to_model(dn.transpose(2, 0, 1)) + np.float32(1)) / np.float32(2)
-        for repeat in range(per_image):
-            generator = np.random.default_rng([seed, place, repeat])
-            made = simulate_clouds(unit, generator, kind=kind, band_names=band_names, cover=cover)
-            cloudy_dn = scaling.to_dn(2 * made.cloudy - 1, dn.dtype).transpose(1, 2, 0)
-            place_of, _, last = name.rpartition("/")
-            called = name if per_image == 1 else str(Path(place_of) / f"{repeat + 1}-{last}")
-            for folder, image in (("cloud", cloudy_dn), ("label", dn)):
-                _write(target / folder / called, image, path)
-            mask = np.where(made.mask, 255, 0).astype(np.uint8)[:, :, None]
-            _write(target / "mask" / called, mask, path, as_png=True)
-            written += 1
-        if on_image is not None:
-            on_image(place + 1, len(images))
-    return written
+        if is_new:
+            with contextlib.suppress(OSError):  # it holds the set
+                target.parent.rmdir()
 
 
 def _write(path: Path, dn: NDArray[Any], source: Path, *, as_png: bool = False) -> None:

@@ -12,10 +12,13 @@ from torch import Tensor
 from declouder.config import StageName
 from declouder.fusion import FusedPrediction, predict_x0
 from declouder.losses import choice_loss, fidelity_loss, fusion_loss, joint_loss, noise_loss, reference_loss
-from declouder.perceptual import LPIPS_STRIDE, log_perceptual, shifted
+from declouder.perceptual import log_perceptual
 
 if TYPE_CHECKING:
     from declouder.training.module import StageModule
+
+LPIPS_STRIDE = 4
+"""Of AlexNet's first layer."""
 
 Batch = dict[str, Tensor]
 """cloudy, clear: (B, C, H, W) in [-1, 1]; seed: (B,) int64; ambiguous: (B,) bool."""
@@ -142,8 +145,12 @@ def _other_losses(module: StageModule, fused: _Fused, batch: Batch) -> Tensor:
 def _perceptual_loss(module: StageModule, restored: Tensor, clear: Tensor, batch: Batch) -> Tensor | float:
     if module.perceptual is None:
         return 0.0
-    s, seed = module.settings, int(batch["seed"][0])
-    distance = module.perceptual(*shifted((restored, clear), seed))
+    # LPIPS looks at every fourth pixel first. Were it always the same one of a patch, the networks, whose own grid
+    # begins there too, would learn a pattern of four pixels that pleases it.
+    seed = int(batch["seed"][0])
+    down, right = seed % LPIPS_STRIDE, seed // LPIPS_STRIDE % LPIPS_STRIDE
+    shifted = [image[..., down:, right:] for image in (restored, clear)]
+    s, distance = module.settings, module.perceptual(*shifted)
     loss: Tensor = s.perceptual_weight * distance.mean()
     if s.log_perceptual_weight:
         loss = loss + s.log_perceptual_weight * log_perceptual(distance)
