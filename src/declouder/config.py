@@ -99,6 +99,12 @@ class AugmentConfig(_Strict):
 
     flips: Literal["none", "horizontal", "dihedral"] = Field("dihedral", description="the paper: horizontal")
     color: float = Field(0.0, ge=0, le=1, description="how far gain, gamma and band order of the ground vary")
+    color_most: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="each sample's `color` is drawn from between `color` and this; none: all the same",
+    )
     cloud_strength: tuple[float, float] = Field(
         (1.0, 1.0), description="cloudy <- clear + a (cloudy - clear), a drawn from this range"
     )
@@ -117,6 +123,17 @@ class AugmentConfig(_Strict):
     even_haze: bool = Field(
         False,
         description="pairs under an even grey haze keep to its law: ground varies below it, strength about white",
+    )
+    zoom: tuple[float, float] = Field(
+        (1.0, 1.0),
+        description="images are enlarged by a factor drawn from this range; below 1 they are mirrored at the edges",
+    )
+    dim: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of real pairs that become dry ground under a thin cloud that darkens it; wants pairs of"
+        " such a cloud",
     )
     haze_color: float = Field(0.25, ge=0, le=1, description="`color` of the ground under such haze")
     haze_strength: tuple[float, float] = Field(

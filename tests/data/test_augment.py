@@ -1,6 +1,16 @@
 import numpy as np
 
-from declouder.data.augment import CALM_COLOR, CALM_LEVEL, RELIT_LEVEL, RELIT_TOP, make_calm, relight, vary_sensor
+from declouder.data.augment import (
+    CALM_COLOR,
+    CALM_LEVEL,
+    RELIT_LEVEL,
+    RELIT_TOP,
+    make_arid,
+    make_calm,
+    relight,
+    vary_sensor,
+    zoom,
+)
 
 
 def broken_cloud(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -85,3 +95,34 @@ def test_relit_ground_is_as_warm_as_sand_and_seldom_bluer(rng):
     dark = [relight(ground, np.random.default_rng(seed), lifts=0) for seed in range(60)]
     assert max(image[:, 0, 0].max() for image in dark) == 0
     assert relight(ground[:1], np.random.default_rng(0)).shape == (1, 32, 32)
+
+
+def test_zoom_enlarges_a_part_and_shrinks_all_of_an_image_alike(rng):
+    stripes = np.tile((np.arange(64) % 16 < 8).astype(np.float32), (3, 64, 1))
+    images = [stripes, 1 - stripes]
+    for factor in (0.5, 2.0):
+        one, other = zoom(images, (factor, factor), rng)
+        assert one.shape == other.shape == stripes.shape
+        np.testing.assert_allclose(one + other, 1, atol=1e-5)
+        edges = int((np.diff((one[0, 32] > 0.5).astype(int)) != 0).sum())
+        assert abs(edges - 7 / factor) <= 1  # of 7 in the whole image
+    assert zoom(images, (1.0, 1.0), rng) is images
+
+
+def test_zooms_are_drawn_from_their_range(rng):
+    ramp = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (3, 64, 1))
+    slopes = [float(np.diff(zoom([ramp], (1.0, 2.0), rng)[0][0, 0]).max() * 63) for _ in range(40)]
+    assert 0.45 < min(slopes) < 0.65 and 0.85 < max(slopes) < 1.05
+
+
+def test_dry_ground_is_as_bright_as_what_it_is_like_or_brighter_and_keeps_its_shape(rng):
+    ground = rng.random((3, 40, 40), dtype=np.float32)
+    like = np.array([0.45, 0.4, 0.36], np.float32)[:, None, None] + 0.04 * ground
+    levels = []
+    for seed in range(30):
+        made = make_arid(ground, like, np.random.default_rng(seed))
+        assert np.corrcoef(made.mean(0).ravel(), ground.mean(0).ravel())[0, 1] > 0.99
+        assert made.std(axis=(1, 2)).mean() < 2 * like.std(axis=(1, 2)).mean()
+        assert made[0].mean() > made[2].mean()
+        levels.append(float(made.mean() / like.mean()))
+    assert 0.85 < min(levels) < 1 and 1.35 < max(levels) < 1.6

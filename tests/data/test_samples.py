@@ -201,6 +201,40 @@ def test_samples_under_an_even_haze_keep_to_its_law(tmp_path):
         assert all(cloudless[number]["ambiguous"] == expected for number in range(20))
 
 
+def test_pairs_of_a_cloud_that_darkens_give_dry_ground_with_it_and_without(tmp_path):
+    write_pairs(tmp_path, size=(64, 64))
+    for path in (tmp_path / "set" / "train" / "label").iterdir():
+        clear = 110 + np.asarray(Image.open(path)) * 0.2
+        Image.fromarray(clear.round().astype(np.uint8)).save(path)
+        cloudy = 0.9 * clear - np.array([20, 15, 10])
+        Image.fromarray(cloudy.round().astype(np.uint8)).save(path.parents[1] / "cloud" / path.name)
+    data = data_of(tmp_path)
+    assert data.dimmed == list(range(len(data.pairs)))
+    samples = StageSamples(data, stage(augment={"dim": 1.0}), seed=0)
+    darker = [float((samples[n]["clear"] - samples[n]["cloudy"]).mean() / 2) for n in range(40)]
+    assert 5 < sum(x == 0 for x in darker) < 20
+    assert all(0.06 < x < 0.14 for x in darker if x)
+    assert np.ptp([samples[n]["clear"].mean() / 2 for n in range(40)]) > 0.1
+
+
+def test_dimming_wants_pairs_of_a_cloud_that_darkens(tmp_path):
+    with pytest.raises(DataError, match=r"wants pairs whose thin cloud darkens.* none of 8"):
+        StageSamples(data_of(write_pairs(tmp_path), hold_out=0), stage(augment={"dim": 0.1}), seed=0)
+
+
+def test_colors_vary_by_amounts_of_a_range(tmp_path):
+    data = data_of(write_pairs(tmp_path))
+
+    def gains(**augment: float) -> list[float]:
+        samples = StageSamples(data, stage(augment={"flips": "none", **augment}), seed=0)
+        means = [float(data.real(samples._pair_of(n))[1].mean()) for n in range(40)]
+        return [(float(samples[n]["clear"].mean()) + 1) / 2 / mean for n, mean in enumerate(means)]
+
+    few, many = gains(color=0.1), gains(color=0.1, color_most=1.0)
+    assert np.std(few) < 0.03 < 0.06 < np.std(many)
+    assert min(abs(gain - 1) for gain in many) < 0.01
+
+
 def test_two_processes_take_together_what_one_with_a_doubled_batch_takes():
     def first_batches(batches: BatchNumbers, count: int) -> list[list[int]]:
         return [numbers for _, numbers in zip(range(count), batches, strict=False)]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from declouder.data.transplant import EvenHaze, cloud_layer, move_cloud
+from declouder.data.transplant import Dimming, EvenHaze, cloud_layer, move_cloud
 
 
 def textured(seed: int, size: int = 64) -> np.ndarray:
@@ -102,3 +102,30 @@ def test_broken_cloud_colored_haze_and_clear_images_are_no_even_haze():
     assert EvenHaze.of_pair(broken, clear) is None
     assert EvenHaze.of_pair(colored, clear) is None
     assert EvenHaze.of_pair(clear, clear) is None
+
+
+def dry_pair(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (cloudy, clear): bright ground under a thin cloud that takes more light than it gives."""
+    generator = np.random.default_rng(seed)
+    clear = generator.uniform(0.35, 0.65, (3, 96, 96)).astype(np.float32)
+    cloudy = 0.9 * clear + np.array([-0.08, -0.06, -0.04], np.float32)[:, None, None]
+    return cloudy, clear
+
+
+def test_a_cloud_that_darkens_dry_ground_is_found_and_darkens_other_ground():
+    cloudy, clear = dry_pair(0)
+    dimming = Dimming.of_pair(cloudy, clear)
+    assert dimming is not None
+    np.testing.assert_allclose(dimming.transmission, 0.9, atol=0.01)
+    other = textured(1, 96)
+    expected = 0.9 * other + np.array([-0.08, -0.06, -0.04], np.float32)[:, None, None]
+    np.testing.assert_allclose(dimming.over(other), expected.clip(0, 1), atol=0.01)
+
+
+def test_hazes_bright_clouds_and_clear_images_darken_nothing():
+    cloudy, clear = dry_pair(0)
+    shade = clear.copy()
+    shade[:, :30] *= 0.6  # on less than all of the image
+    for other in (clear, clear + 0.1, shade, 0.75 - 0.8 * (1 - clear)):
+        assert Dimming.of_pair(other.astype(np.float32), clear) is None
+    assert Dimming.of_pair(clear, cloudy) is None

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from declouder.data.resize import resize_bicubic
+
 FloatArray = NDArray[np.float32]
 
 BARELY_CLOUD = 0.05
@@ -28,6 +30,10 @@ RELIT_TINT = (-0.5, 1.0)
 """How much redder and less blue it is, in units of `RELIT_HUE`."""
 RELIT_HUE = 0.12
 """ln red - ln green, as ln green - ln blue, at a tint of 1."""
+
+
+ARID_LEVEL, ARID_CONTRAST, ARID_TINT = (-0.1, 0.45), (0.6, 1.6), 0.03
+"""Of dry ground, against that which it is like: ln of its mean, its contrast, and ln of each band's gain at most."""
 
 
 def crop_patch(
@@ -55,6 +61,31 @@ def flip(
         turns = int(generator.integers(4))
         images = [np.rot90(image, turns, axes=(-2, -1)) for image in images]
     return images
+
+
+def zoom(
+    images: list[FloatArray], factors: tuple[float, float], generator: np.random.Generator
+) -> list[FloatArray]:
+    """Enlarge all images, (C, H, W) in [0, 1], alike by a factor of that range, as if of another resolution.
+
+    A random part is enlarged to the whole image's size; what shrinks is mirrored at its edges to that size.
+    """
+    low, high = factors
+    if low == high == 1:
+        return images
+    factor = float(np.exp(generator.uniform(np.log(low), np.log(high))))
+    height, width = images[0].shape[-2:]
+    if factor >= 1:
+        rows, columns = round(height / factor), round(width / factor)
+        top, left = int(generator.integers(height - rows + 1)), int(generator.integers(width - columns + 1))
+        parts = [image[..., top : top + rows, left : left + columns] for image in images]
+        return [np.clip(resize_bicubic(part, height, width), 0, 1) for part in parts]
+    rows, columns = round(height * factor), round(width * factor)
+    top, left = int(generator.integers(height - rows + 1)), int(generator.integers(width - columns + 1))
+    margins = ((0, 0), (top, height - rows - top), (left, width - columns - left))
+    return [
+        np.pad(np.clip(resize_bicubic(image, rows, columns), 0, 1), margins, mode="symmetric") for image in images
+    ]
 
 
 def vary_cloud_strength(
@@ -132,6 +163,18 @@ def relight(ground: FloatArray, generator: np.random.Generator, *, lifts: float 
     hue = np.exp(RELIT_HUE * tint * np.linspace(1, -1, bands)) if bands > 1 else np.ones(1)
     scale = np.asarray(gain * hue, np.float32)[:, None, None]
     return np.asarray(np.clip(scale * ground, 0, 1), np.float32)
+
+
+def make_arid(ground: FloatArray, like: FloatArray, generator: np.random.Generator) -> FloatArray:
+    """Return ground, (C, H, W) in [0, 1], with about the colors and the little contrast of `like`, dry ground."""
+    grey = ground.mean(axis=0, keepdims=True)
+    ground = grey + np.float32(generator.uniform(0.2, 1.0)) * (ground - grey)
+    spread = max(float(ground.std(axis=(1, 2)).mean()), 0.01)
+    contrast = float(like.std(axis=(1, 2)).mean()) * generator.uniform(*ARID_CONTRAST) / spread
+    level = like.mean(axis=(1, 2), keepdims=True) * np.float32(np.exp(generator.uniform(*ARID_LEVEL)))
+    tint = np.exp(generator.uniform(-ARID_TINT, ARID_TINT, (len(ground), 1, 1))).astype(np.float32)
+    changed = level * tint + np.float32(contrast) * (ground - ground.mean(axis=(1, 2), keepdims=True))
+    return np.asarray(np.clip(changed, 0, 1), np.float32)
 
 
 def vary_color(images: list[FloatArray], amount: float, generator: np.random.Generator) -> list[FloatArray]:

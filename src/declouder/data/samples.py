@@ -9,6 +9,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -19,24 +21,28 @@ from declouder.config import DataConfig, StageConfig
 from declouder.data.augment import (
     crop_patch,
     flip,
+    make_arid,
     make_calm,
     relight,
     vary_cloud_strength,
     vary_color,
     vary_sensor,
+    zoom,
 )
 from declouder.data.catalog import set_pairs
 from declouder.data.clouds import simulate_clouds
 from declouder.data.pairs import Pair, find_images, fingerprint, hold_out, read_bands, scaling_of
 from declouder.data.resize import resize_bicubic, resize_stored
 from declouder.data.terrain import make_terrain
-from declouder.data.transplant import EvenHaze, move_cloud
+from declouder.data.transplant import Dimming, EvenHaze, move_cloud
 from declouder.errors import DataError
 from declouder.scaling import Scaling
 
 PROCEDURAL_PX = 96
 """Side of a generated terrain image."""
 _SHOWN_PAIRS = 8
+UNDIMMED = 0.3
+"""Share of dry ground that is shown without the cloud that darkens it: it is to stay as it is."""
 
 
 class Sample(TypedDict):
@@ -51,6 +57,25 @@ class Sample(TypedDict):
     ambiguous: NotRequired[bool]
     """Whether haze and bright ground look alike: ground of a pair under an even haze that kept to its law, or relit
     ground without cloud. A stage's own samples say so."""
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A sample on its way, (C, H, W) in [0, 1].
+
+    Attributes:
+        cloudy: with cloud.
+        clear: without.
+        made_up: whether no such pair was ever taken, so that it may look like another sensor's.
+        relit: whether its ground is in another light.
+        even_haze: whether it lies under an even haze and keeps to its law.
+    """
+
+    cloudy: NDArray[np.float32]
+    clear: NDArray[np.float32]
+    made_up: bool = False
+    relit: bool = False
+    even_haze: bool = False
 
 
 class ImagePool:
@@ -206,6 +231,11 @@ class TrainingData:
         """Return training pair `index`: (cloudy, clear), each (C, H, W) in [0, 1]."""
         return self.cloudy.unit(index), self.clear.unit(index)
 
+    @cached_property
+    def dimmed(self) -> list[int]:
+        """The training pairs of a thin cloud that darkens what lies under it."""
+        return [i for i in range(len(self.cloudy)) if Dimming.of_pair(*self.real(i)) is not None]
+
     def ground(self, generator: np.random.Generator) -> NDArray[np.float32]:
         """Return any clear image on disk, with or without a cloudy twin: (C, H, W) in [0, 1]."""
         number = int(generator.integers(len(self.clear) + len(self.cloudless)))
@@ -235,55 +265,93 @@ class StageSamples:
         self.stage = stage
         self.seed = seed
         self._check_sizes()
+        if stage.augment.dim > 0 and not data.dimmed:
+            raise DataError(
+                f"augment.dim wants pairs whose thin cloud darkens bright ground, and none of {len(data.pairs)} is"
+                " such; leave it out"
+            )
 
     def __getitem__(self, number: int) -> Sample:
         """Return sample `number`; equal numbers give equal samples."""
         augment = self.stage.augment
-        color, strength = augment.color, augment.cloud_strength
         generator = np.random.Generator(np.random.Philox(key=[self.seed, number]))
-        made_up = generator.random() < self.data.synthetic_share
+        color = augment.color
+        if augment.color_most is not None:
+            color = float(generator.uniform(color, augment.color_most))
+        is_synthetic = generator.random() < self.data.synthetic_share
         cloudless = _happens(augment.cloudless, generator)
-        even_haze = relit = False
-        if made_up:
+        if is_synthetic:
             cloudy, clear = self.data.synthetic(generator, lambda image: self._cut([image], generator)[0])
+            draft = _Draft(cloudy, clear, made_up=True)
+        elif _happens(augment.dim, generator):
+            draft = self._dimmed(generator)
         else:
-            cloudy, clear = self._cut(list(self.data.real(self._pair_of(number))), generator)
-            haze = EvenHaze.of_pair(cloudy, clear) if augment.even_haze else None
-            even_haze = haze is not None
-            ground = clear
-            if _happens(augment.transplant, generator):
-                ground = self._cut([self.data.ground(generator)], generator)[0]
-                made_up = True
-            if haze is not None:
-                if _happens(augment.haze_relight, generator):
-                    ground, relit = relight(ground, generator), True
-                (clear,) = vary_color([ground], augment.haze_color, generator)
-                cloudy = haze.over(clear, strength=generator.uniform(*augment.haze_strength))
-                color, strength, made_up = 0.0, (1.0, 1.0), False  # other levels would be another law
-            else:
-                if _happens(augment.relight, generator):
-                    lifts = 0.0 if cloudless else augment.relight_lifts
-                    ground, made_up, relit = relight(ground, generator, lifts=lifts), True, True
-                if made_up:
-                    cloudy, clear = move_cloud(cloudy, clear, ground), ground
+            draft = self._of_pair(self._pair_of(number), generator, cloudless=cloudless)
+        cloudy, clear = draft.cloudy, draft.clear
+        made_up, relit = draft.made_up, draft.relit
         if cloudless:
             cloudy, made_up = clear, True
-            color = color if augment.cloudless_color is None else augment.cloudless_color
             if _happens(augment.calm, generator):
                 cloudy = clear = make_calm(clear, generator)
                 relit = False
             elif _happens(augment.relight, generator):
                 cloudy = clear = relight(clear, generator)
                 relit = True
+        if draft.even_haze:  # other levels would be another law
+            color, strength = 0.0, (1.0, 1.0)
+        else:
+            strength = augment.cloud_strength
+        if cloudless and augment.cloudless_color is not None:
+            color = augment.cloudless_color
         if made_up and _happens(augment.sensor, generator):
             cloudy, clear = vary_sensor(cloudy, clear, generator)
         else:
             cloudy = vary_cloud_strength(cloudy, clear, strength, generator)
             cloudy, clear = vary_color([cloudy, clear], color, generator)
+        cloudy, clear = zoom([cloudy, clear], augment.zoom, generator)
         cloudy, clear = flip([cloudy, clear], augment.flips, generator)
         seed = int(generator.integers(2**62))
-        ambiguous = relit if cloudless else even_haze and not relit
+        ambiguous = relit if cloudless else draft.even_haze and not relit
         return Sample(cloudy=_signed(cloudy), clear=_signed(clear), seed=seed, ambiguous=ambiguous)
+
+    def _of_pair(self, pair: int, generator: np.random.Generator, *, cloudless: bool) -> _Draft:
+        """Return a real pair, its cloud perhaps over other ground, its ground perhaps in another light."""
+        augment = self.stage.augment
+        cloudy, clear = self._cut(list(self.data.real(pair)), generator)
+        haze = EvenHaze.of_pair(cloudy, clear) if augment.even_haze else None
+        ground, moved = self._ground_of(clear, generator)
+        if haze is not None:
+            relit = _happens(augment.haze_relight, generator)
+            if relit:
+                ground = relight(ground, generator)
+            (clear,) = vary_color([ground], augment.haze_color, generator)
+            cloudy = haze.over(clear, strength=generator.uniform(*augment.haze_strength))
+            return _Draft(cloudy, clear, relit=relit, even_haze=True)
+        relit = _happens(augment.relight, generator)
+        if relit:
+            ground = relight(ground, generator, lifts=0.0 if cloudless else augment.relight_lifts)
+        if not (moved or relit):
+            return _Draft(cloudy, clear)
+        return _Draft(move_cloud(cloudy, clear, ground), ground, made_up=True, relit=relit)
+
+    def _dimmed(self, generator: np.random.Generator) -> _Draft:
+        """Return dry ground under a thin cloud that darkens it, or, now and then, as it is."""
+        pair = self.data.dimmed[int(generator.integers(len(self.data.dimmed)))]
+        cloudy, clear = self._cut(list(self.data.real(pair)), generator)
+        ground, moved = self._ground_of(clear, generator)
+        cloud = Dimming.of_pair(cloudy, clear)
+        if cloud is None:  # of the whole pair, but not of this patch
+            return _Draft(cloudy, clear)
+        ground = make_arid(ground, clear, generator)
+        return _Draft(ground if _happens(UNDIMMED, generator) else cloud.over(ground), ground, made_up=moved)
+
+    def _ground_of(
+        self, clear: NDArray[np.float32], generator: np.random.Generator
+    ) -> tuple[NDArray[np.float32], bool]:
+        """Return the ground that a pair's cloud goes over, its own or another, and whether it is another."""
+        if not _happens(self.stage.augment.transplant, generator):
+            return clear, False
+        return self._cut([self.data.ground(generator)], generator)[0], True
 
     def _cut(self, images: list[NDArray[np.float32]], generator: np.random.Generator) -> list[NDArray[np.float32]]:
         """Make images smaller by the stage's factor and cut a patch; the factor first, so a patch is full size."""

@@ -33,6 +33,13 @@ HAZE_WINDOW_PX = 31
 """Side of the square over which an even haze has one transmission."""
 HAZE_RESIDUAL = 0.01
 """Standard deviation of what an even haze leaves unexplained in [0, 1]; RICE1's pairs are below 0.008."""
+LEAST_DIMMING, DARKER_ALL_OVER = 0.04, 0.005
+"""In [0, 1], how much darker than its ground a dimmed image is in the mean, and nearly everywhere."""
+DIM_WINDOW_PX, DIM_PRIOR = 63, 1e-4
+"""Side of the square over which the transmission of a dimming cloud is taken, and how much it leans to 1, as a
+variance of the ground in [0, 1]."""
+DIM_TRANSMISSION = (0.4, 1.1)
+"""What it is kept in; above 1 where the light of two days differs."""
 MOST_TRANSMISSION = 0.85
 """Mean transmission above which a pair has no haze to speak of."""
 
@@ -77,6 +84,38 @@ class EvenHaze:
         """
         under = self.cloudy + self.transmission * (ground - self.clear)
         return np.asarray(np.clip(self.white + (under - self.white) / np.float32(strength), 0, 1), np.float32)
+
+
+@dataclass(frozen=True)
+class Dimming:
+    """A thin cloud that darkens the ground more than it whitens it: cloudy ~ transmission clear + added.
+
+    Cirrus over bright, dry ground does so. `added` may be negative.
+
+    Attributes:
+        transmission: (1, H, W), smooth.
+        added: (C, H, W), smooth.
+    """
+
+    transmission: FloatArray
+    added: FloatArray
+
+    @classmethod
+    def of_pair(cls, cloudy: FloatArray, clear: FloatArray) -> Dimming | None:
+        """Return the dimming of a pair, (C, H, W) in [0, 1] each, or None if its cloud is of another kind."""
+        mean_cloudy, mean_clear = _local_mean(cloudy, HAZE_WINDOW_PX), _local_mean(clear, HAZE_WINDOW_PX)
+        darker = (mean_clear - mean_cloudy).mean(0)
+        is_darker = float(np.quantile(darker, 0.1)) > DARKER_ALL_OVER and float(darker.mean()) > LEAST_DIMMING
+        if not is_darker or EvenHaze.of_pair(cloudy, clear) is not None:
+            return None
+        product = _local_mean(((cloudy - mean_cloudy) * (clear - mean_clear)).mean(0, keepdims=True), DIM_WINDOW_PX)
+        square = _local_mean(np.square(clear - mean_clear).mean(0, keepdims=True), DIM_WINDOW_PX)
+        transmission = np.clip((product + DIM_PRIOR) / (square + DIM_PRIOR), *DIM_TRANSMISSION)
+        return cls(transmission, np.asarray(mean_cloudy - transmission * mean_clear, np.float32))
+
+    def over(self, ground: FloatArray) -> FloatArray:
+        """Return `ground`, (C, H, W) in [0, 1], so dimmed."""
+        return np.asarray(np.clip(self.transmission * ground + self.added, 0, 1), np.float32)
 
 
 def move_cloud(cloudy: FloatArray, clear: FloatArray, ground: FloatArray) -> FloatArray:
