@@ -213,7 +213,7 @@ def test_pairs_of_a_cloud_that_darkens_give_dry_ground_with_it_and_without(tmp_p
     samples = StageSamples(data, stage(augment={"dim": 1.0}), seed=0)
     darker = [float((samples[n]["clear"] - samples[n]["cloudy"]).mean() / 2) for n in range(40)]
     assert 5 < sum(x == 0 for x in darker) < 20
-    assert all(0.06 < x < 0.14 for x in darker if x)
+    assert all(0.05 < x < 0.16 for x in darker if x)
     assert np.ptp([samples[n]["clear"].mean() / 2 for n in range(40)]) > 0.1
 
 

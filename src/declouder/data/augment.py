@@ -33,7 +33,7 @@ RELIT_HUE = 0.12
 
 
 ARID_LEVEL, ARID_CONTRAST, ARID_TINT = (-0.1, 0.45), (0.6, 1.6), 0.03
-"""Of dry ground, against that which it is like: ln of its mean, its contrast, and ln of each band's gain at most."""
+"""Of dry ground, against what it is like: ln of its mean, its contrast, and ln of each band's gain at most."""
 
 
 def crop_patch(
