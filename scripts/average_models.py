@@ -47,7 +47,9 @@ def main() -> None:
             raise SystemExit(
                 f"--reference is {arguments.reference!r}; give a number's option, as keep_near_cloud=10"
             )
-        changed = type(network).from_config({**network.config, option: float(number)})
+        # Not from_config, which keeps the default of what a folder's own config did not name.
+        values = {key: value for key, value in network.config.items() if not key.startswith("_")}
+        changed = type(network)(**{**values, option: float(number)})
         changed.load_state_dict(network.state_dict())
         pipelines[0].register_modules(reference=changed)
     pipelines[0].save_pretrained(arguments.output)
@@ -56,8 +58,8 @@ def main() -> None:
 
 
 def write_record(models: list[Path], output: Path) -> None:
-    """Keep what is known of how the models were trained."""
-    found = [folder / RECORD for folder in models if (folder / RECORD).exists()]
+    """Keep what is known of how the models were trained, once of each however often it is named."""
+    found = [folder / RECORD for folder in dict.fromkeys(models) if (folder / RECORD).exists()]
     records = [json.loads(path.read_text(encoding="utf-8")) for path in found]
     if records:
         record = {**records[-1], "averaged_with": records[:-1]}
