@@ -276,7 +276,7 @@ def test_every_config_builds_and_takes_one_step_in_every_stage(monkeypatch):
     for path in RECIPES:
         present = load_config(path).stages
         changes = [change for change in ONE_STEP if change.split(".")[1] in present]
-        changes += [f"stages.{name}.augment.dim=0" for name in present]  # generated ground has no pairs of such cloud
+        changes += [f"stages.{name}.augment.dim=0" for name in present]  # generated ground has no such pairs
         config = load_config(path, ["data.workers=0", *changes])
         found += 1
         key = config.model.model_dump_json()
