@@ -44,6 +44,8 @@ def test_set_wins_over_the_file_and_reads_numbers_as_people_write_them():
         ("stages.jiont.lr=1", "stages.jiont"),
         ("stages.joint.lr=-1", "stages.joint.lr: Input should be greater than 0, found -1"),
         ("stages.joint.steps=many", "stages.joint.steps"),
+        ("stages.joint.augment.zoom=[2, 0.5]", "zoom is [2, 0.5], not [least, most]"),
+        ("stages.joint.augment.zoom=[0, 2]", "zoom is [0, 2], not [least, most]"),
         ("data.synthetic_share=0.5", "data.pairs is empty"),
         ("stages.joint.lr", "not of the form a.b=value"),
         ("name.x=1", "holds a value, not fields"),

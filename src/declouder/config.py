@@ -167,6 +167,13 @@ class AugmentConfig(_Strict):
         None, ge=0, le=1, description="`color` of cloudless samples, whose colors may be any; none: as the others'"
     )
 
+    @model_validator(mode="after")
+    def _zoom_is_a_range(self) -> AugmentConfig:
+        low, high = self.zoom
+        if not 0 < low <= high:
+            raise ValueError(f"zoom is [{low:g}, {high:g}], not [least, most] with 0 < least <= most")
+        return self
+
 
 class StageConfig(_Strict):
     """How one stage learns."""
