@@ -105,9 +105,6 @@ class AugmentConfig(_Strict):
         le=1,
         description="each sample's `color` is drawn from between `color` and this; none: all the same",
     )
-    color_brightest: float = Field(
-        0.15, ge=0, le=1, description="ln of how much brighter a `color` of 1 makes an image at most, in all bands"
-    )
     cloud_strength: tuple[float, float] = Field(
         (1.0, 1.0), description="cloudy <- clear + a (cloudy - clear), a drawn from this range"
     )
@@ -142,11 +139,6 @@ class AugmentConfig(_Strict):
     haze_strength: tuple[float, float] = Field(
         (0.85, 1.2), description="such haze's transmission is divided by a number drawn from this range"
     )
-    own_haze: bool = Field(
-        False,
-        description="such haze lies only over ground of images that have it, or of the clear folders; no other"
-        " ground is ambiguous then; wants even_haze",
-    )
     haze_relight: float = Field(
         0.0,
         ge=0,
@@ -156,12 +148,6 @@ class AugmentConfig(_Strict):
     )
     calm: float = Field(
         0.0, ge=0, le=1, description="share of cloudless samples that become flat and dark, as calm water is"
-    )
-    sand: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="share of the other cloudless samples that become flat, warm and bright, as sand",
     )
     relight: float = Field(
         0.0,
@@ -186,12 +172,6 @@ class AugmentConfig(_Strict):
         low, high = self.zoom
         if not 0 < low <= high:
             raise ValueError(f"zoom is [{low:g}, {high:g}], not [least, most] with 0 < least <= most")
-        return self
-
-    @model_validator(mode="after")
-    def _own_haze_is_even(self) -> AugmentConfig:
-        if self.own_haze and not self.even_haze:
-            raise ValueError("own_haze does nothing without even_haze, which finds the haze; set both or neither")
         return self
 
 

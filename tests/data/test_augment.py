@@ -1,18 +1,13 @@
 import numpy as np
 
 from declouder.data.augment import (
-    BRIGHTEST,
     CALM_COLOR,
     CALM_LEVEL,
     RELIT_LEVEL,
     RELIT_TOP,
-    SAND_CONTRAST,
-    SAND_TOP,
     make_arid,
     make_calm,
-    make_sand,
     relight,
-    vary_color,
     vary_sensor,
     zoom,
 )
@@ -118,31 +113,6 @@ def test_zooms_are_drawn_from_their_range(rng):
     ramp = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (3, 64, 1))
     slopes = [float(np.diff(zoom([ramp], (1.0, 2.0), rng)[0][0, 0]).max() * 63) for _ in range(40)]
     assert 0.45 < min(slopes) < 0.65 and 0.85 < max(slopes) < 1.05
-
-
-def test_sand_is_flat_warm_of_any_brightness_and_of_8_bits(rng):
-    ground = rng.random((3, 40, 40), dtype=np.float32)
-    made = [make_sand(ground, np.random.default_rng(seed)) for seed in range(60)]
-    levels = [float(image.mean()) for image in made]
-    assert min(levels) < 0.35 and max(levels) > 0.75
-    for image in made:
-        assert image.dtype == np.float32 and image.max() < SAND_TOP + 0.05
-        red, green, blue = image.mean(axis=(1, 2))
-        assert red > green > blue
-        assert SAND_CONTRAST[0] / 2 < image.mean(axis=0).std() < SAND_CONTRAST[1] * 1.1
-        np.testing.assert_allclose(255 * image, np.rint(255 * image), atol=1e-3)
-    assert make_sand(ground[:1], rng).shape == (1, 40, 40)
-    assert np.isfinite(make_sand(np.full((4, 8, 8), 0.5, np.float32), rng)).all()
-
-
-def test_another_light_is_as_bright_as_wanted_and_no_darker(rng):
-    ground = 0.2 + 0.01 * rng.random((3, 8, 8), dtype=np.float32)
-    usual, brighter = (
-        [float(vary_color([ground], 1.0, np.random.default_rng(n), brightest=most)[0].mean()) for n in range(200)]
-        for most in (BRIGHTEST, BRIGHTEST + 0.4)
-    )
-    gains = np.log(np.array(brighter) / usual)
-    assert 0 <= gains.min() < 0.02 and 0.38 < gains.max() <= 0.4001
 
 
 def test_dry_ground_is_as_bright_as_what_it_is_like_or_brighter_and_keeps_its_shape(rng):

@@ -201,59 +201,6 @@ def test_samples_under_an_even_haze_keep_to_its_law(tmp_path):
         assert all(cloudless[number]["ambiguous"] == expected for number in range(20))
 
 
-def write_hazy_and_other_pairs(root: Path) -> None:
-    """Write four pairs, the first two dark ground under an even haze, and a black clear image."""
-    write_pairs(root, count=4, size=(64, 64))
-    for number in range(2):
-        clear = np.full((64, 64, 3), 40.0) + np.arange(64)[:, None, None]
-        for kind, image in (("label", clear), ("cloud", 255 * 0.75 - 0.5 * (255 - clear))):
-            Image.fromarray(image.round().astype(np.uint8)).save(root / "set" / "train" / kind / f"{number}.png")
-    for number in (2, 3):
-        light = np.random.default_rng(number).integers(180, 256, (64, 64, 3), dtype=np.uint8)
-        Image.fromarray(light).save(root / "set" / "train" / "label" / f"{number}.png")
-    (root / "clear").mkdir()
-    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(root / "clear" / "black.png")
-
-
-def test_haze_of_its_own_lies_over_ground_of_images_that_have_it(tmp_path):
-    write_hazy_and_other_pairs(tmp_path)
-    data = data_of(tmp_path, hold_out=0, clear=[Path("clear")])
-    assert data.hazy == [0, 1]
-    haze = {"even_haze": True, "transplant": 1.0, "haze_color": 0.0}
-    for own in (False, True):
-        samples = StageSamples(data, stage(augment={**haze, "own_haze": own}), seed=0)
-        made = [samples[n] for n in range(80)]
-        grounds = {int(255 * (s["clear"].mean() + 1) / 2) for s in made if s["ambiguous"]}
-        assert (max(grounds) > 180) != own
-        assert min(grounds) == 0 and any(60 < level < 80 for level in grounds)
-
-
-def test_ground_that_has_no_such_haze_is_not_ambiguous(tmp_path):
-    write_hazy_and_other_pairs(tmp_path)
-    data = data_of(tmp_path, hold_out=0, clear=[Path("clear")])
-    relit = {"even_haze": True, "cloudless": 1.0, "relight": 1.0}
-    for transplant in (0.0, 1.0):
-        usual = StageSamples(data, stage(augment={**relit, "transplant": transplant}), seed=0)
-        own = StageSamples(data, stage(augment={**relit, "transplant": transplant, "own_haze": True}), seed=0)
-        assert all(usual[n]["ambiguous"] for n in range(40))
-        assert 5 < sum(own[n]["ambiguous"] for n in range(40)) < 35
-    with pytest.raises(ValueError, match="own_haze does nothing without even_haze"):
-        stage(augment={"own_haze": True})
-
-
-def test_cloudless_ground_becomes_sand_where_it_is_not_calm_water(tmp_path):
-    write_hazy_and_other_pairs(tmp_path)
-    data = data_of(tmp_path, hold_out=0)
-    fields = {"even_haze": True, "cloudless": 1.0, "relight": 1.0, "sand": 1.0}
-    bare = StageSamples(data, stage(augment=fields), seed=0)
-    for sample in (bare[n] for n in range(20)):
-        assert sample["clear"].mean(axis=0).std() / 2 < 0.02 and not sample["ambiguous"]
-        assert np.array_equal(sample["cloudy"], sample["clear"])
-        assert sample["clear"][0].mean() > sample["clear"][2].mean()
-    calm = StageSamples(data, stage(augment={**fields, "calm": 1.0}), seed=0)
-    assert all(calm[n]["clear"].mean() < -0.4 for n in range(20))
-
-
 def test_pairs_of_a_cloud_that_darkens_give_dry_ground_with_it_and_without(tmp_path):
     write_pairs(tmp_path, size=(64, 64))
     for path in (tmp_path / "set" / "train" / "label").iterdir():

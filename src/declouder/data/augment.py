@@ -18,8 +18,6 @@ FloatArray = NDArray[np.float32]
 
 BARELY_CLOUD = 0.05
 """Change of a pixel in [0, 1] that is no cloud to speak of."""
-DARKEST, BRIGHTEST = -0.35, 0.15
-"""ln of the gain of another light, at least and, where nothing is said, at most."""
 CALM_LEVEL, CALM_COLOR = (0.02, 0.2), 0.2
 """Of calm water: its mean in the darkest band, and how much brighter others may be."""
 CALM_CONTRAST = (0.02, 0.4)
@@ -32,10 +30,8 @@ RELIT_TINT = (-0.5, 1.0)
 """How much redder and less blue it is, in units of `RELIT_HUE`."""
 RELIT_HUE = 0.12
 """ln red - ln green, as ln green - ln blue, at a tint of 1."""
-SAND_LEVEL, SAND_TOP, SAND_TINT = (0.3, 0.85), 0.92, (0.05, 0.35)
-"""Of bare sand: its mean, how bright any band may be, and ln of the first band's mean over the last one's."""
-SAND_CONTRAST = (0.002, 0.012)
-"""Of bare sand, the standard deviation of its grey. Deserts under RICE1's haze keep 0.012 or more."""
+
+
 ARID_LEVEL, ARID_CONTRAST, ARID_TINT = (-0.1, 0.45), (0.6, 1.6), 0.03
 """Of dry ground, against what it is like: ln of its mean, its contrast, and ln of each band's gain at most."""
 
@@ -169,23 +165,6 @@ def relight(ground: FloatArray, generator: np.random.Generator, *, lifts: float 
     return np.asarray(np.clip(scale * ground, 0, 1), np.float32)
 
 
-def make_sand(ground: FloatArray, generator: np.random.Generator) -> FloatArray:
-    """Return ground, (C, H, W) in [0, 1], with hardly any contrast, warm and of any brightness, as bare sand is.
-
-    What is so flat and not blue, as the sea may be, is no ground under haze. Rounded to 8 bits, of which such sand
-    shows single levels.
-    """
-    bands = ground.shape[0]
-    spread = max(float(ground.mean(axis=0).std()), 0.01)
-    low, high = SAND_CONTRAST
-    contrast = np.float32(np.exp(generator.uniform(np.log(low), np.log(high))) / spread)
-    hue = np.exp(generator.uniform(*SAND_TINT) * np.linspace(0.5, -0.5, bands)) if bands > 1 else np.ones(1)
-    level = min(generator.uniform(*SAND_LEVEL), SAND_TOP / float(hue.max()))
-    flat = contrast * (ground - ground.mean(axis=(1, 2), keepdims=True))
-    sand = np.asarray(level * hue, np.float32)[:, None, None] + flat
-    return np.asarray(np.clip(np.rint(255 * sand) / 255, 0, 1), np.float32)
-
-
 def make_arid(ground: FloatArray, like: FloatArray, generator: np.random.Generator) -> FloatArray:
     """Return ground, (C, H, W) in [0, 1], with about the colors and the little contrast of `like`, dry ground."""
     grey = ground.mean(axis=0, keepdims=True)
@@ -198,21 +177,18 @@ def make_arid(ground: FloatArray, like: FloatArray, generator: np.random.Generat
     return np.asarray(np.clip(changed, 0, 1), np.float32)
 
 
-def vary_color(
-    images: list[FloatArray], amount: float, generator: np.random.Generator, *, brightest: float = BRIGHTEST
-) -> list[FloatArray]:
+def vary_color(images: list[FloatArray], amount: float, generator: np.random.Generator) -> list[FloatArray]:
     """Give all images the same other light: a gain and gamma common to the bands, small ones for each band.
 
     Args:
         images: (C, H, W) in [0, 1].
         amount: 0 changes nothing; 1 draws gains within about a factor 1.6 and shuffles bands one time in five.
         generator: the only source of randomness.
-        brightest: ln of the common gain at most, at an amount of 1.
     """
     if amount == 0:
         return images
     bands = images[0].shape[0]
-    gain = np.exp(amount * (generator.uniform(DARKEST, brightest) + generator.uniform(-0.1, 0.1, bands)))
+    gain = np.exp(amount * (generator.uniform(-0.35, 0.15) + generator.uniform(-0.1, 0.1, bands)))
     gamma = np.exp(amount * generator.uniform(-0.25, 0.25))
     order = generator.permutation(bands) if generator.random() < 0.2 * amount else np.arange(bands)
     scale = gain.astype(np.float32)[:, None, None]

@@ -23,7 +23,6 @@ from declouder.data.augment import (
     flip,
     make_arid,
     make_calm,
-    make_sand,
     relight,
     vary_cloud_strength,
     vary_color,
@@ -57,7 +56,7 @@ class Sample(TypedDict):
     """Seeds what the training step draws for this sample: its time step and its noise."""
     ambiguous: NotRequired[bool]
     """Whether haze and bright ground look alike: ground of a pair under an even haze that kept to its law, or relit
-    ground without cloud (with `own_haze` only if such haze may lie over it). A stage's own samples say so."""
+    ground without cloud. A stage's own samples say so."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,6 @@ class _Draft:
         made_up: whether no such pair was ever taken, so that it may look like another sensor's.
         relit: whether its ground is in another light.
         even_haze: whether it lies under an even haze and keeps to its law.
-        hazeless: whether its ground is of a pair without such a haze, so of images that have none.
     """
 
     cloudy: NDArray[np.float32]
@@ -78,7 +76,6 @@ class _Draft:
     made_up: bool = False
     relit: bool = False
     even_haze: bool = False
-    hazeless: bool = False
 
 
 class ImagePool:
@@ -239,23 +236,11 @@ class TrainingData:
         """The training pairs of a thin cloud that darkens what lies under it."""
         return [i for i in range(len(self.cloudy)) if Dimming.of_pair(*self.real(i)) is not None]
 
-    @cached_property
-    def hazy(self) -> list[int]:
-        """The training pairs under an even haze."""
-        return [i for i in range(len(self.cloudy)) if EvenHaze.of_pair(*self.real(i)) is not None]
-
-    def ground(
-        self, generator: np.random.Generator, *, under_haze: bool = False
-    ) -> tuple[NDArray[np.float32], int | None]:
-        """Return any clear image on disk, (C, H, W) in [0, 1], and the number of the pair that it is of, if any.
-
-        With `under_haze` it is of a pair under an even haze, or has no cloudy twin.
-        """
-        paired = self.hazy if under_haze else range(len(self.clear))
-        number = int(generator.integers(len(paired) + len(self.cloudless)))
-        if number < len(paired):
-            return self.clear.unit(paired[number]), paired[number]
-        return self.cloudless.unit(number - len(paired)), None
+    def ground(self, generator: np.random.Generator) -> NDArray[np.float32]:
+        """Return any clear image on disk, with or without a cloudy twin: (C, H, W) in [0, 1]."""
+        number = int(generator.integers(len(self.clear) + len(self.cloudless)))
+        paired = number < len(self.clear)
+        return self.clear.unit(number) if paired else self.cloudless.unit(number - len(self.clear))
 
     def synthetic(
         self, generator: np.random.Generator, cut: Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -309,9 +294,6 @@ class StageSamples:
             if _happens(augment.calm, generator):
                 cloudy = clear = make_calm(clear, generator)
                 relit = False
-            elif _happens(augment.sand, generator):
-                cloudy = clear = make_sand(clear, generator)
-                relit = False
             elif _happens(augment.relight, generator):
                 cloudy = clear = relight(clear, generator)
                 relit = True
@@ -325,11 +307,11 @@ class StageSamples:
             cloudy, clear = vary_sensor(cloudy, clear, generator)
         else:
             cloudy = vary_cloud_strength(cloudy, clear, strength, generator)
-            cloudy, clear = vary_color([cloudy, clear], color, generator, brightest=augment.color_brightest)
+            cloudy, clear = vary_color([cloudy, clear], color, generator)
         cloudy, clear = zoom([cloudy, clear], augment.zoom, generator)
         cloudy, clear = flip([cloudy, clear], augment.flips, generator)
         seed = int(generator.integers(2**62))
-        ambiguous = relit and not draft.hazeless if cloudless else draft.even_haze and not relit
+        ambiguous = relit if cloudless else draft.even_haze and not relit
         return Sample(cloudy=_signed(cloudy), clear=_signed(clear), seed=seed, ambiguous=ambiguous)
 
     def _of_pair(self, pair: int, generator: np.random.Generator, *, cloudless: bool) -> _Draft:
@@ -337,7 +319,7 @@ class StageSamples:
         augment = self.stage.augment
         cloudy, clear = self._cut(list(self.data.real(pair)), generator)
         haze = EvenHaze.of_pair(cloudy, clear) if augment.even_haze else None
-        ground, moved, hazeless = self._ground_of(pair, clear, generator, under_haze=haze is not None)
+        ground, moved = self._ground_of(clear, generator)
         if haze is not None:
             relit = _happens(augment.haze_relight, generator)
             if relit:
@@ -349,33 +331,27 @@ class StageSamples:
         if relit:
             ground = relight(ground, generator, lifts=0.0 if cloudless else augment.relight_lifts)
         if not (moved or relit):
-            return _Draft(cloudy, clear, hazeless=hazeless)
-        return _Draft(move_cloud(cloudy, clear, ground), ground, made_up=True, relit=relit, hazeless=hazeless)
+            return _Draft(cloudy, clear)
+        return _Draft(move_cloud(cloudy, clear, ground), ground, made_up=True, relit=relit)
 
     def _dimmed(self, generator: np.random.Generator) -> _Draft:
         """Return dry ground under a thin cloud that darkens it, or, now and then, as it is."""
         pair = self.data.dimmed[int(generator.integers(len(self.data.dimmed)))]
         cloudy, clear = self._cut(list(self.data.real(pair)), generator)
-        ground, moved, hazeless = self._ground_of(pair, clear, generator)
+        ground, moved = self._ground_of(clear, generator)
         cloud = Dimming.of_pair(cloudy, clear)
         if cloud is None:  # of the whole pair, but not of this patch
-            return _Draft(cloudy, clear, hazeless=hazeless)
+            return _Draft(cloudy, clear)
         ground = make_arid(ground, clear, generator)
-        dimmed = ground if _happens(UNDIMMED, generator) else cloud.over(ground)
-        return _Draft(dimmed, ground, made_up=moved, hazeless=hazeless)
+        return _Draft(ground if _happens(UNDIMMED, generator) else cloud.over(ground), ground, made_up=moved)
 
     def _ground_of(
-        self, pair: int, clear: NDArray[np.float32], generator: np.random.Generator, *, under_haze: bool = False
-    ) -> tuple[NDArray[np.float32], bool, bool]:
-        """Return the ground that a pair's cloud goes over, if it is another than its own, and if `hazeless`."""
-        augment = self.stage.augment
-        ground, moved = clear, _happens(augment.transplant, generator)
-        of_pair: int | None = pair
-        if moved:
-            whole, of_pair = self.data.ground(generator, under_haze=under_haze and augment.own_haze)
-            (ground,) = self._cut([whole], generator)
-        hazeless = augment.own_haze and of_pair is not None and of_pair not in self.data.hazy
-        return ground, moved, hazeless
+        self, clear: NDArray[np.float32], generator: np.random.Generator
+    ) -> tuple[NDArray[np.float32], bool]:
+        """Return the ground that a pair's cloud goes over, its own or another, and whether it is another."""
+        if not _happens(self.stage.augment.transplant, generator):
+            return clear, False
+        return self._cut([self.data.ground(generator)], generator)[0], True
 
     def _cut(self, images: list[NDArray[np.float32]], generator: np.random.Generator) -> list[NDArray[np.float32]]:
         """Make images smaller by the stage's factor and cut a patch; the factor first, so a patch is full size."""
