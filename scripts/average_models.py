@@ -1,11 +1,11 @@
 """The mean of the weights of models of one recipe, as a model: what their errors have not in common becomes less.
 
     python scripts/average_models.py runs/compact/model runs/compact_final/model -o runs/averaged
-        [--reference keep_near_cloud=10]
+        [--reference keep_near_cloud=10 keep_clear=16]
 
 All must descend from one training: weights of unrelated ones have no meaningful mean. A model that is named twice
-counts twice. Settings are those of the first model, with `--reference` but for an option of its reference network
-that has no weights; `training.json` is that of the last one, with those of the others under `averaged_with`.
+counts twice. Settings are those of the first model, with `--reference` but for options of its reference network
+that have no weights; `training.json` is that of the last one, with those of the others under `averaged_with`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Average the weights of models.")
     parser.add_argument("models", type=Path, nargs="+", help="model folders")
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--reference", metavar="OPTION=NUMBER", help="an option of the reference network, set anew")
+    parser.add_argument(
+        "--reference",
+        metavar="OPTION=NUMBER",
+        nargs="+",
+        default=[],
+        help="options of the reference network, set anew",
+    )
     arguments = parser.parse_args()
     if arguments.output.exists():
         raise SystemExit(f"{arguments.output} exists; choose another --output")
@@ -40,16 +46,16 @@ def main() -> None:
                 raise SystemExit(f"{folder}/{name} is another network than that of {arguments.models[0]}")
         mean = {key: torch.stack([state[key] for state in states]).mean(0) for key in first}
         getattr(pipelines[0], name).load_state_dict(mean)
-    if arguments.reference is not None:
-        option, _, number = arguments.reference.partition("=")
+    if arguments.reference:
         network = pipelines[0].reference
-        if not isinstance(network.config.get(option), float):
-            raise SystemExit(
-                f"--reference is {arguments.reference!r}; give a number's option, as keep_near_cloud=10"
-            )
         # Not from_config, which keeps the default of what a folder's own config did not name.
         values = {key: value for key, value in network.config.items() if not key.startswith("_")}
-        changed = type(network)(**{**values, option: float(number)})
+        for given in arguments.reference:
+            option, _, number = given.partition("=")
+            if not isinstance(values.get(option), float):
+                raise SystemExit(f"--reference has {given!r}; give a number's option, as keep_near_cloud=10")
+            values[option] = float(number)
+        changed = type(network)(**values)
         changed.load_state_dict(network.state_dict())
         pipelines[0].register_modules(reference=changed)
     pipelines[0].save_pretrained(arguments.output)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from declouder.networks import CompactNet
 from declouder.networks.filling import REACH_PX, SIDES, Filling
-from declouder.networks.guided import REDUCTION
+from declouder.networks.guided import AS_IS, REDUCTION
 
 FEATURES, WIDTH = 6, 8
 RESTORED, FILL, FILL_WITH_TEXTURE, OWN_TEXTURE = 0, 1, 2, 3
@@ -122,6 +122,36 @@ def test_specks_on_calm_sea_are_no_texture_to_keep():
     shares = [block(random(1, FEATURES, 64, 64), x, x, x).shares[:, OWN_TEXTURE].mean() for x in (sea, fields)]
     assert shares[0] < 0.05
     assert shares[1] > 0.8
+
+
+def test_ground_that_was_left_as_it_is_can_keep_free_of_the_fill():
+    cloudy, restored, features = random(1, 3, 32, 48), random(1, 3, 32, 48, seed=1), random(1, FEATURES, 16, 24)
+    block = filling()
+    block.decide.bias.view(4, 4)[FILL] = 3.0  # as much as the restored image begins with
+    as_it_is = torch.zeros(1, 1, 32, 48)
+    as_it_is[..., :24] = 1.0
+    before = block(features, cloudy, restored, cloudy, as_it_is).shares
+    assert torch.equal(before, block(features, cloudy, restored, cloudy).shares)
+    assert before[:, RESTORED].max() < 0.6
+    block.keep_clear = 6.0
+    kept = block(features, cloudy, restored, cloudy, as_it_is).shares
+    assert kept[:, RESTORED, :, :24].min() > 0.98
+    assert torch.equal(kept[..., 24:], before[..., 24:])
+
+
+def test_a_network_keeps_clear_ground_free_of_the_fill():
+    """A network that takes the cloudy image as it is in its first choice, and then the fill."""
+    torch.manual_seed(0)
+    options = {"widths": [8, 16], "blocks": [1, 1], "stem": 2, "guided": [3], "filling": 8}
+    cloudy = F.interpolate(random(1, 3, 16, 16), scale_factor=4)
+    made = []
+    for keep_unfilled in (0.0, 40.0):
+        network = CompactNet(**options, keep_unfilled=keep_unfilled).requires_grad_(False)
+        network.fill.decide.bias.view(4, 4)[FILL] = 20.0
+        network.choice.decide.bias.view(-1, 4)[2 + AS_IS] = 20.0
+        made.append(network(cloudy))
+    assert (made[0] - cloudy).abs().mean() > 0.05
+    assert (made[1] - cloudy).abs().mean() < 0.02  # of the fits of the second choice
 
 
 def test_a_haze_that_is_removed_is_not_clear():

@@ -27,7 +27,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from declouder.networks.filling import Filling
-from declouder.networks.guided import REDUCTION, Choice, GuidedChoice, box_mean
+from declouder.networks.guided import AS_IS, REDUCTION, Choice, GuidedChoice, box_mean
 from declouder.networks.padding import pad_to_multiple, padded_to_multiple
 
 Block = Literal["naf", "residual"]
@@ -58,6 +58,8 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             than elsewhere: declouder.networks.guided.
         filling: channels of the layers that let seen ground flow in under thick cloud, or 0 for none:
             declouder.networks.filling.
+        keep_unfilled: how strongly ground that the first choice leaves as it is keeps free of what flows in, or 0
+            for not at all.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -75,6 +77,7 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         keep_clear: float = 0.0,
         keep_near_cloud: float = 0.0,
         filling: int = 0,
+        keep_unfilled: float = 0.0,
     ) -> None:
         super().__init__()
         make = {"naf": NAFBlock, "residual": ResidualBlock}[block]
@@ -116,11 +119,10 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 keep_clear=keep_clear,
                 keep_near_cloud=keep_near_cloud,
             )
-        self.fill = (
-            Filling(widths[0], bands, stem, filling, nn.Sequential(*(make(filling) for _ in range(FILLING_BLOCKS))))
-            if filling
-            else None
-        )
+        self.fill = None
+        if filling:
+            layers = nn.Sequential(*(make(filling) for _ in range(FILLING_BLOCKS)))
+            self.fill = Filling(widths[0], bands, stem, filling, layers, keep_clear=keep_unfilled)
 
     def forward(self, cloudy: Tensor) -> Tensor:
         """Return the clear image: (B, bands, H, W) in [-1, 1] for `cloudy` of that shape and range."""
@@ -135,16 +137,24 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         if self.choice is None:
             return ()
         height, width = cloudy.shape[-2:]
-        features, padded, direct, gain = self._own_image(pad_to_multiple(cloudy, self.multiple))
-        choices = self.choice.choices(features, padded, direct, gain)
-        if self.fill is not None:
-            choices = (*choices, self.fill(features, padded, choices[-1].mixture(), direct))
+        choices = self._choices(*self._own_image(pad_to_multiple(cloudy, self.multiple)))
         return tuple(choice.cropped(height, width) for choice in choices)
+
+    def _choices(self, features: Tensor, cloudy: Tensor, direct: Tensor, gain: Tensor) -> tuple[Choice, ...]:
+        """Return all choices, each after the one that it is made of; none without `guided` and `filling`."""
+        choices: tuple[Choice, ...] = ()
+        if self.choice is not None:
+            choices = self.choice.choices(features, cloudy, direct, gain)
+        if self.fill is not None:
+            restored = choices[-1].mixture() if choices else direct
+            as_it_is = choices[0].shares[:, AS_IS : AS_IS + 1] if choices else None
+            choices = (*choices, self.fill(features, cloudy, restored, direct, as_it_is))
+        return choices
 
     def _restore(self, cloudy: Tensor) -> Tensor:
         features, cloudy, direct, gain = self._own_image(cloudy)
-        restored = direct if self.choice is None else cast(Tensor, self.choice(features, cloudy, direct, gain))
-        return restored if self.fill is None else self.fill(features, cloudy, restored, direct).mixture()
+        choices = self._choices(features, cloudy, direct, gain)
+        return choices[-1].mixture() if choices else direct
 
     def _own_image(self, cloudy: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the features, the cloudy image again, the image before any fit, and its gain."""

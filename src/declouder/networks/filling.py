@@ -73,10 +73,21 @@ class Filling(nn.Module):
         stem: the features are at this much less than the image's size.
         width: channels of the layers that decide.
         blocks: those layers, of `width` channels.
+        keep_clear: added to the restored image's score, times how much of a pixel was left as it is.
     """
 
-    def __init__(self, features: int, bands: int, stem: int, width: int, blocks: nn.Sequential) -> None:
+    def __init__(
+        self,
+        features: int,
+        bands: int,
+        stem: int,
+        width: int,
+        blocks: nn.Sequential,
+        *,
+        keep_clear: float = 0.0,
+    ) -> None:
         super().__init__()
+        self.keep_clear = keep_clear
         if REDUCTION % stem:
             raise ValueError(f"a stem of {stem} is no part of {REDUCTION}, at which the filling works")
         self.step = REDUCTION // stem
@@ -96,7 +107,14 @@ class Filling(nn.Module):
             scores = torch.tensor(SCORES).repeat_interleave(stem**2)
             cast(Tensor, self.decide.bias).copy_(scores)
 
-    def forward(self, features: Tensor, cloudy: Tensor, restored: Tensor, own: Tensor) -> Choice:
+    def forward(
+        self,
+        features: Tensor,
+        cloudy: Tensor,
+        restored: Tensor,
+        own: Tensor,
+        as_it_is: Tensor | None = None,
+    ) -> Choice:
         """Return the choice that is the network's last.
 
         Args:
@@ -104,6 +122,7 @@ class Filling(nn.Module):
             cloudy: (B, bands, H, W) in [-1, 1]; H and W are multiples of `REDUCTION`.
             restored: (B, bands, H, W), about [-1, 1]: what the network has made of it so far.
             own: (B, bands, H, W), its own image, before any fit.
+            as_it_is: (B, 1, H, W) in [0, 1], how much of a pixel was left as it is, for `keep_clear`.
         """
         small_cloudy, small_restored, small_own = (
             F.avg_pool2d(image.float(), REDUCTION) for image in (cloudy, restored, own)
@@ -122,9 +141,9 @@ class Filling(nn.Module):
             log_clear = self.log_clear(small_cloudy, small_own)
             clear = log_clear.exp() + FAINTEST
             own_texture = cloudy.float() + _enlarged(_mean_where(small_restored - small_cloudy, clear, CLEAR_SIDE))
-            others, last = torch.split(scores, [len(SCORES) - 1, 1], dim=1)
-            last = last + _enlarged(log_clear + _log_textured(small_cloudy, clear))
-            scores = torch.cat([others, last], dim=1)
+            scores[:, -1:] += _enlarged(log_clear + _log_textured(small_cloudy, clear))
+            if self.keep_clear and as_it_is is not None:
+                scores[:, :1] += self.keep_clear * as_it_is.float()
             return Choice([restored, fill, fill + texture, own_texture], scores.softmax(dim=1))
 
     @torch.no_grad()
