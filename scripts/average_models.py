@@ -1,7 +1,7 @@
 """The mean of the weights of models of one recipe, as a model: what their errors have not in common becomes less.
 
     python scripts/average_models.py runs/compact/model runs/compact_final/model -o runs/averaged
-        [--reference keep_near_cloud=10 keep_clear=16]
+        [--reference keep_near_cloud=10 keep_clear=12]
 
 All must descend from one training: weights of unrelated ones have no meaningful mean. A model that is named twice
 counts twice. Settings are those of the first model, with `--reference` but for options of its reference network

@@ -26,6 +26,9 @@ there is little texture around, as on calm sea, what differs from the mean is sp
 adds as well:
 
     textured = (detail^2 / (detail^2 + TEXTURED^2))^2     detail: mean of clear |cloudy - its mean| in a wide square
+
+And what the network's first choice left as it is, `keep_clear` keeps free of the fill, unless its own image changes it:
+thick cloud can be left to the fill as well.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from declouder.networks.guided import GRAIN_PX, REDUCTION, Choice, box_mean
+from declouder.networks.guided import GRAIN_PX, REDUCTION, Choice, box_mean, slightly_changed
 
 SIDES = (3, 7, 15, 31, 63)
 """Of the squares, in pixels of a `REDUCTION`-th of the image's size; each mean is taken twice, so it fades out."""
@@ -73,7 +76,8 @@ class Filling(nn.Module):
         stem: the features are at this much less than the image's size.
         width: channels of the layers that decide.
         blocks: those layers, of `width` channels.
-        keep_clear: added to the restored image's score, times how much of a pixel was left as it is.
+        keep_clear: added to the restored image's score, times how much of a pixel was left as it is, where the
+            network's own image hardly changes it.
     """
 
     def __init__(
@@ -143,7 +147,10 @@ class Filling(nn.Module):
             own_texture = cloudy.float() + _enlarged(_mean_where(small_restored - small_cloudy, clear, CLEAR_SIDE))
             scores[:, -1:] += _enlarged(log_clear + _log_textured(small_cloudy, clear))
             if self.keep_clear and as_it_is is not None:
-                scores[:, :1] += self.keep_clear * as_it_is.float()
+                # Not thick cloud, which the first choice may take as it is because the fill will cover it.
+                scores[:, :1] += (
+                    self.keep_clear * as_it_is.float() * _enlarged(slightly_changed(small_cloudy, small_own))
+                )
             return Choice([restored, fill, fill + texture, own_texture], scores.softmax(dim=1))
 
     @torch.no_grad()

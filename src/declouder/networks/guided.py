@@ -223,6 +223,24 @@ class GuidedChoice(nn.Module):
         bias.view(-1, pixels)[sum(others) + AS_IS] += as_is
 
 
+def slightly_changed(cloudy: Tensor, own: Tensor) -> Tensor:
+    """Return how surely the network's own image leaves a place as it is: (B, 1, h, w) in [0, 1].
+
+    Args:
+        cloudy: (B, bands, h, w) in [-1, 1], at a `REDUCTION`-th of the size.
+        own: (B, bands, h, w).
+    """
+    return _slight(_change(cloudy, own))
+
+
+def _change(cloudy: Tensor, own: Tensor) -> Tensor:
+    return (own - cloudy).abs().mean(dim=1, keepdim=True) / 2  # [-1, 1] has twice the range of [0, 1]
+
+
+def _slight(change: Tensor) -> Tensor:
+    return torch.exp(-(box_mean(change, SLIGHT_SIDE) / SLIGHT).square())
+
+
 def _clear_near_cloud(cloudy: Tensor, own: Tensor) -> Tensor:
     """Return how surely a pixel is clear ground with thick cloud around: (B, H, W) in [0, 1].
 
@@ -230,10 +248,9 @@ def _clear_near_cloud(cloudy: Tensor, own: Tensor) -> Tensor:
         cloudy: (B, bands, H, W) in [-1, 1].
         own: (B, bands, H, W), the network's own image.
     """
-    change = _reduced((own - cloudy).abs().mean(dim=1, keepdim=True) / 2)  # [-1, 1] has twice the range of [0, 1]
+    change = _reduced(_change(cloudy, own))
     thick = box_mean(box_mean((change > THICK).to(change.dtype), THICK_SIDE), THICK_SIDE)
-    slight = torch.exp(-(box_mean(change, SLIGHT_SIDE) / SLIGHT).square())
-    clear = (thick / ENOUGH_THICK).clamp(max=1) * slight
+    clear = (thick / ENOUGH_THICK).clamp(max=1) * _slight(change)
     return F.interpolate(clear, scale_factor=REDUCTION, mode="bilinear", align_corners=False)[:, 0]
 
 
