@@ -27,8 +27,8 @@ adds as well:
 
     textured = (detail^2 / (detail^2 + TEXTURED^2))^2     detail: mean of clear |cloudy - its mean| in a wide square
 
-And what the network's first choice left as it is, `keep_clear` keeps free of the fill, unless its own image changes it:
-thick cloud can be left to the fill as well.
+And `keep_clear` keeps free of the fill what the network's first choice left as it is, where there is texture and
+its own image hardly changes it: specks on a calm sea, and thick cloud, may be left for the fill to cover.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class Filling(nn.Module):
         stem: the features are at this much less than the image's size.
         width: channels of the layers that decide.
         blocks: those layers, of `width` channels.
-        keep_clear: added to the restored image's score, times how much of a pixel was left as it is, where the
-            network's own image hardly changes it.
+        keep_clear: added to the restored image's score, times how much of a pixel was left as it is, where there is
+            texture that the network's own image hardly changes.
     """
 
     def __init__(
@@ -145,12 +145,11 @@ class Filling(nn.Module):
             log_clear = self.log_clear(small_cloudy, small_own)
             clear = log_clear.exp() + FAINTEST
             own_texture = cloudy.float() + _enlarged(_mean_where(small_restored - small_cloudy, clear, CLEAR_SIDE))
-            scores[:, -1:] += _enlarged(log_clear + _log_textured(small_cloudy, clear))
+            log_textured = _log_textured(small_cloudy, clear)
+            scores[:, -1:] += _enlarged(log_clear + log_textured)
             if self.keep_clear and as_it_is is not None:
-                # Not thick cloud, which the first choice may take as it is because the fill will cover it.
-                scores[:, :1] += (
-                    self.keep_clear * as_it_is.float() * _enlarged(slightly_changed(small_cloudy, small_own))
-                )
+                surely = slightly_changed(small_cloudy, small_own) * log_textured.exp()
+                scores[:, :1] += self.keep_clear * as_it_is.float() * _enlarged(surely)
             return Choice([restored, fill, fill + texture, own_texture], scores.softmax(dim=1))
 
     @torch.no_grad()
