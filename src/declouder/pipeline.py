@@ -34,8 +34,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from declouder.enlarging import enlarged, shrunk
 from declouder.errors import ModelError, OptionError
 from declouder.fusion import predict_x0
+from declouder.mosaic import check_enlarge
 from declouder.networks import REFERENCES, Denoiser, WeightNet
 from declouder.networks.prepared import Prepared, can_prepare
 from declouder.painted import painted_share
@@ -176,6 +178,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         strength: float | None = None,
         w_bounds: tuple[float, float] | None = None,
         least_painted: float = 0.0,
+        enlarge: int = 1,
         generator: torch.Generator | None = None,
         latents: Tensor | None = None,
         output_type: Literal["pt", "np", "pil"] = "pil",
@@ -190,8 +193,10 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
             w_bounds: bounds of w; equal bounds fix w. None: as the model was saved.
             least_painted: in [0, 1]: images of which the reference network painted a smaller share (see
                 `declouder.painted`) take no step; 0: every image takes all steps.
+            enlarge: how many times as large the networks see the images, from 1 to 4: for clouds of a few pixels,
+                see `declouder.enlarging`. Time and memory grow with its square.
             generator: the source of the starting noise, on the CPU or the pipeline's device.
-            latents: x_T, (B, C, H, W): the starting noise itself, in place of `generator`.
+            latents: x_T, (B, C, enlarge H, enlarge W): the starting noise itself, in place of `generator`.
             output_type: "pt", "np" or "pil".
 
         Returns:
@@ -210,9 +215,11 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
             raise OptionError(f"w_bounds are {bounds}; give (w_min, w_max) with w_min up to w_max")
         if not 0 <= least_painted <= 1:
             raise OptionError(f"least_painted is {least_painted:g}; give a share, from 0 to 1")
+        check_enlarge(enlarge)
         _check_output_type(output_type, bands=len(self.config.bands))
         device = self._execution_device  # with offloading, not where the networks are now
-        y = 2 * _to_tensor(cloudy, bands=len(self.config.bands)).to(device, self.denoiser.dtype) - 1
+        unit = enlarged(_to_tensor(cloudy, bands=len(self.config.bands)), enlarge).clamp(0, 1)
+        y = 2 * unit.to(device, self.denoiser.dtype) - 1
         reference = self._network("reference", y)(y).to(y.dtype)  # fits are made in float32, whatever its own
         images, weights = reference, torch.ones_like(reference)
         if steps > 0:
@@ -224,6 +231,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
                 images = reference.clone()
                 images[some], weights[some] = diffuse(y[some], reference[some], noise[some])
         self.maybe_free_model_hooks()
+        images, reference, weights = (shrunk(x, enlarge) for x in (images, reference, weights))
         return _output(images, reference, weights, output_type)
 
     def _diffuse(

@@ -56,6 +56,12 @@ SetOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", metavar="NAME")]
 SeedOption = Annotated[int, typer.Option(help="Of the noise; the same seed gives the same image.", metavar="N")]
+EnlargeOption = Annotated[
+    int,
+    typer.Option(
+        help="How many times as large the networks see an image, up to 4: for clouds of a few pixels.", metavar="N"
+    ),
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 
 

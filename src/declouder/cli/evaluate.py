@@ -13,6 +13,7 @@ from declouder.cli.app import (
     FAST_STEPS,
     DebugOption,
     DeviceOption,
+    EnlargeOption,
     ModelOption,
     OverwriteOption,
     QuietOption,
@@ -80,6 +81,7 @@ def evaluate(
     steps: Annotated[int | None, typer.Option(help="As for remove.", metavar="N")] = None,
     fast: Annotated[bool, typer.Option("--fast", help="As for remove.")] = False,
     sampler: Annotated[str | None, typer.Option(help="As for remove.", metavar="NAME")] = None,
+    enlarge: EnlargeOption = 1,
     samples: Annotated[
         int, typer.Option(help="Draws an image; from 2 on their spread is held against the error.", metavar="N")
     ] = 1,
@@ -104,7 +106,13 @@ def evaluate(
         raise OptionError(f"--steps is {steps}; give 0 or more")
     if fast and steps is not None:
         raise OptionError("--fast and --steps each set the steps; give one of them")
-    sampling = {"--steps": steps, "--sampler": sampler, "--fast": fast or None, "--samples": samples - 1 or None}
+    sampling = {
+        "--steps": steps,
+        "--sampler": sampler,
+        "--fast": fast or None,
+        "--samples": samples - 1 or None,
+        "--enlarge": enlarge - 1 or None,
+    }
     given = [option for option, value in sampling.items() if value is not None]
     if given and (outputs is not None or cloudy):
         raise OptionError(f"{given[0]} is of a model, and none is scored; leave it out")
@@ -124,6 +132,7 @@ def evaluate(
             pipeline,
             num_inference_steps=FAST_STEPS if fast else steps,
             least_painted=FAST_LEAST_PAINTED if fast else 0,
+            enlarge=enlarge,
             seed=seed,
             samples=samples,
             name=name or model_name(model),

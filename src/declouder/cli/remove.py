@@ -17,6 +17,7 @@ from declouder.cli.app import (
     FAST_STEPS,
     DebugOption,
     DeviceOption,
+    EnlargeOption,
     ModelOption,
     OverwriteOption,
     QuietOption,
@@ -63,6 +64,7 @@ def remove(
     fast: Annotated[
         bool, typer.Option("--fast", help="One step, and none in windows with little to paint under thick cloud.")
     ] = False,
+    enlarge: EnlargeOption = 1,
     best: Annotated[bool, typer.Option("--best", help="Twice the steps that the model takes by itself.")] = False,
     sampler: Annotated[str | None, typer.Option(help="Scheduler to sample with.", metavar="NAME")] = None,
     seed: SeedOption = 0,
@@ -74,7 +76,10 @@ def remove(
     scale: Annotated[
         str, typer.Option(help="auto, or the DN that are black and white to the model.", metavar="LOW,HIGH")
     ] = "auto",
-    window: Annotated[int, typer.Option(help="Size of the windows a scene is cut into.", metavar="PX")] = 1024,
+    window: Annotated[
+        int | None,
+        typer.Option(help="Size of the windows a scene is cut into; 1024 / --enlarge without it.", metavar="PX"),
+    ] = None,
     overlap: Annotated[
         int | None,
         typer.Option(help="Of neighbouring windows; an eighth of a window without it.", metavar="PX"),
@@ -144,10 +149,11 @@ def remove(
     options = SceneOptions(
         steps=FAST_STEPS if fast else steps,
         least_painted=FAST_LEAST_PAINTED if fast else 0,
+        enlarge=enlarge,
         seed=seed,
         bands=_parsed_numbers("--bands", bands),
         scale=_parsed_scale(scale),
-        window_px=window,
+        window_px=SceneOptions.window_px // max(enlarge, 1) if window is None else window,
         overlap_px=overlap,
         batch=batch,
         threads=threads,

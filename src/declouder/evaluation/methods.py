@@ -15,7 +15,7 @@ from declouder.data.pairs import Pair, images_by_name, read_image
 from declouder.errors import DataError, OptionError
 from declouder.evaluation.files import files_fingerprint
 from declouder.evaluation.selection import look
-from declouder.mosaic import Window
+from declouder.mosaic import Window, check_enlarge, enlarged_window
 from declouder.noise import scene_noise
 from declouder.provenance import model_digest
 from declouder.scaling import Scaling
@@ -61,7 +61,7 @@ class ModelMethod:
     Attributes:
         pipeline: what restores.
         num_inference_steps, strength, w_bounds: as for the pipeline's call; None: as the model was saved.
-        least_painted: as for the pipeline's call.
+        least_painted, enlarge: as for the pipeline's call.
         seed: of the noise.
         samples: draws of the noise; from two on their spread is told.
         average: score the mean of the samples in place of the first.
@@ -73,6 +73,7 @@ class ModelMethod:
     strength: float | None = None
     w_bounds: tuple[float, float] | None = None
     least_painted: float = 0.0
+    enlarge: int = 1
     seed: int = 0
     samples: int = 1
     average: bool = False
@@ -83,6 +84,7 @@ class ModelMethod:
             raise OptionError(f"{self.samples} samples asked for; give 1 or more")
         if not 0 <= self.seed < 2**64:
             raise OptionError(f"seed is {self.seed}; give a number from 0 to 2^64 - 1")
+        check_enlarge(self.enlarge)
 
     def describe(self, pairs: Sequence[Pair]) -> dict[str, Any]:
         """Return kind, name, fingerprint, bands, steps, sampler and seed."""
@@ -97,6 +99,7 @@ class ModelMethod:
             "strength": config.strength if strength is None else strength,
             "w_bounds": [float(bound) for bound in (config.w_bounds if bounds is None else bounds)],
             "least_painted": self.least_painted,
+            **({"enlarge": self.enlarge} if self.enlarge > 1 else {}),
             "sampler": type(self.pipeline.scheduler).__name__,
             "timestep_spacing": self.pipeline.scheduler.config.get("timestep_spacing"),
             "seed": self.seed,
@@ -135,13 +138,15 @@ class ModelMethod:
 
         height, width, bands = cloudy.shape
         unit = (scaling.to_model(cloudy) + 1) / 2
-        noise = scene_noise(self.seed, Window(0, 0, height, width), bands, sample=sample)
+        place = enlarged_window(Window(0, 0, height, width), self.enlarge)
+        noise = scene_noise(self.seed, place, bands, sample=sample)
         return self.pipeline(
             torch.from_numpy(unit.transpose(2, 0, 1)[None].copy()),
             num_inference_steps=self.num_inference_steps,
             strength=self.strength,
             w_bounds=self.w_bounds,
             least_painted=self.least_painted,
+            enlarge=self.enlarge,
             latents=torch.from_numpy(noise[None].copy()),
             output_type="np",
         )

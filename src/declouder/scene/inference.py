@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from declouder.errors import ModelError, OptionError
 from declouder.journal import Layer
-from declouder.mosaic import Origin, Window, moved
+from declouder.mosaic import Origin, Window, enlarged_window, moved
 from declouder.noise import scene_noise
 from declouder.scene.options import SceneOptions
 
@@ -186,7 +186,8 @@ class WindowModel:
         cloudy = torch.from_numpy(np.stack(inputs))
         latents = None
         if self.steps != 0:
-            places = [moved(window, self._origin) for window in windows]
+            factor = self._options.enlarge
+            places = [enlarged_window(moved(window, self._origin), factor) for window in windows]
             noise = np.stack([scene_noise(seed, place, cloudy.shape[1], sample=sample) for place in places])
             latents = torch.from_numpy(noise).to(pipeline.device)
         with torch.inference_mode(), _threads(self._options.threads):
@@ -194,6 +195,7 @@ class WindowModel:
                 ((cloudy + 1) / 2).to(pipeline.device),
                 num_inference_steps=self._options.steps,
                 least_painted=self._options.least_painted,
+                enlarge=self._options.enlarge,
                 latents=latents,
                 output_type="pt",
             )

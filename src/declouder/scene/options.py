@@ -7,6 +7,7 @@ from pathlib import Path
 
 from declouder.errors import OptionError
 from declouder.masks import MaskChoice
+from declouder.mosaic import check_enlarge
 from declouder.raster import MOST_PIXELS
 from declouder.scaling import Scaling
 from declouder.scene.bands import BandChoice, listed
@@ -21,6 +22,8 @@ class SceneOptions:
             number.
         least_painted: windows of which the reference network painted a smaller share take no step, see
             `declouder.painted`; 0 steps everywhere.
+        enlarge: how many times as large the networks see the scene, from 1 to 4, for clouds of a few pixels; time,
+            and memory for windows of one size, grow with its square.
         seed: of the noise, 0 <= seed < 2^64.
         bands: 1-based numbers of the raster's bands that the model sees, in the model's order; None finds
             them.
@@ -42,6 +45,7 @@ class SceneOptions:
 
     steps: int | None = None
     least_painted: float = 0.0
+    enlarge: int = 1
     seed: int = 0
     bands: tuple[int, ...] | None = None
     scale: Scaling | None = None
@@ -62,6 +66,7 @@ class SceneOptions:
             raise OptionError(f"steps is {self.steps}; give 0 (the reference image) or more")
         if not 0 <= self.least_painted <= 1:
             raise OptionError(f"least_painted is {self.least_painted:g}; give a share, from 0 to 1")
+        check_enlarge(self.enlarge)
         if not 0 <= self.seed < 2**64:
             raise OptionError(f"seed is {self.seed}; give a number from 0 to 2^64 - 1")
         if self.window_px < 1:

@@ -275,6 +275,7 @@ def _key(
         "sampler": sampler_of(pipeline) if steps != 0 else None,
         "steps": steps,
         "least painted": options.least_painted,
+        "enlarge": options.enlarge,
         "seed": options.seed,
         "samples": options.samples,
         "bands": list(bands.numbers),
