@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -73,6 +74,25 @@ def test_fast_steps_only_in_painted_windows_and_best_takes_twice_the_steps(scene
     assert sum(stepped.values()) == 1  # the scene is one window: a step for all of it, or none
 
 
+def test_an_enlarged_scene_is_scored_as_the_image_that_was_written(model_folder, tmp_path, rng):
+    for kind in ("cloud", "label"):
+        (tmp_path / "set" / "test" / kind).mkdir(parents=True)
+        image = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(image).save(tmp_path / "set" / "test" / kind / "1.png")
+    options = ["--model", model_folder, "--steps", 2, "--enlarge", 2, "--quiet"]
+    out = tmp_path / "clear"
+    assert run("remove", tmp_path / "set" / "test" / "cloud", "-o", out, *options) == 0
+    assert run("evaluate", tmp_path / "set", "--out", tmp_path / "one.json", *options) == 0
+    assert run("evaluate", tmp_path / "set", "--out", tmp_path / "two.json", "--outputs", out, "--quiet") == 0
+    one, two = (json.loads((tmp_path / name).read_text()) for name in ("one.json", "two.json"))
+    assert one["mean"]["psnr"] == two["mean"]["psnr"]
+    assert one["method"]["enlarge"] == 2
+    assert (
+        run("remove", tmp_path / "set" / "test" / "cloud", "-o", tmp_path / "as_is", *options[:4], "--quiet") == 0
+    )
+    assert (np.asarray(Image.open(out / "1.png")) != np.asarray(Image.open(tmp_path / "as_is" / "1.png"))).any()
+
+
 def test_quiet_prints_nothing(scene, model_folder, tmp_path, capfd):
     options = ("--model", model_folder, "--steps", 0, "--sampler", "ddim-trailing", "--quiet")
     assert run("remove", scene, "-o", tmp_path / "b.tif", *options) == 0
@@ -121,6 +141,8 @@ MISTAKES = [
     (["scene.tif", "-o", "b.tif", "--fast", "--best"], "give one of them"),
     (["scene.tif", "-o", "b.tif", "--steps", "many"], "'--steps'"),
     (["scene.tif", "-o", "b.tif", "--window", "0"], "window is 0 px"),
+    (["scene.tif", "-o", "b.tif", "--enlarge", "0"], "enlarge is 0"),
+    (["scene.tif", "-o", "b.tif", "--enlarge", "5"], "enlarge is 5; give a whole number from 1 to 4"),
     (["scene.tif", "-o", "b.tif", "--overlap", "600"], "overlap is 600 px"),
     (["scene.tif", "-o", "b.tif", "--batch", "0"], "batch is 0"),
     (["scene.tif", "-o", "b.tif", "--seed", "-5"], "seed is -5"),

@@ -9,6 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from declouder import CloudRemovalPipeline, remove_clouds
+from declouder.enlarging import enlarged
 from declouder.errors import ModelError, OptionError
 from declouder.networks import CompactNet, Denoiser, WeightNet
 from declouder.painted import painted_share
@@ -125,6 +126,25 @@ def test_only_images_that_were_painted_take_steps():
     assert (everywhere.images[1] != painted.images[1]).any()
 
 
+def test_networks_see_an_enlarged_image_and_the_result_is_of_its_own_size():
+    pipeline, cloudy = make_tiny(), cloudy_images()
+    noise = torch.randn(2, 3, 42, 68, generator=seeded(6))
+    found = pipeline(cloudy, enlarge=2, latents=noise, output_type="pt")
+    large = pipeline(enlarged(cloudy, 2), latents=noise, output_type="pt")
+    for made, expected in ((found.images, large.images), (found.weights, large.weights)):
+        assert made.shape == cloudy.shape
+        assert torch.allclose(made, torch.nn.functional.avg_pool2d(expected, 2), atol=1e-5)
+    with pytest.raises(OptionError, match=r"latents are \(2, 3, 21, 34\), the images \(2, 3, 42, 68\)"):
+        pipeline(cloudy, enlarge=2, latents=noise[..., :21, :34])
+
+
+def test_an_enlarged_image_that_is_left_as_it_is_comes_back_as_it_was():
+    pipeline, cloudy = make_tiny(), cloudy_images()
+    pipeline.reference = CompactNet(widths=(8, 16), blocks=(1, 1))  # a new one changes nothing
+    images = pipeline(cloudy, enlarge=3, num_inference_steps=0, output_type="pt").images
+    assert torch.allclose(images, cloudy, atol=1e-6)
+
+
 def test_the_painted_share_is_that_of_pixels_which_lost_their_texture():
     cloudy = torch.rand(2, 3, 40, 60, generator=seeded(7))
     reference = cloudy.clone()
@@ -222,6 +242,7 @@ def test_one_line_for_an_array(tmp_path):
     [
         ({"num_inference_steps": -1}, "-1 steps"),
         ({"least_painted": -0.1}, "least_painted is -0.1"),
+        ({"enlarge": 5}, "enlarge is 5"),
         ({"strength": 0.0}, "strength is 0"),
         ({"strength": 1.5}, "strength is 1.5"),
         ({"latents": torch.zeros(1, 3, 4, 4)}, "latents are (1, 3, 4, 4)"),

@@ -94,6 +94,24 @@ def test_nan_stays_and_does_not_spread(darker, tmp_path, rng):
     np.testing.assert_allclose(read_tif(tmp_path / "b.tif"), dn / 2, rtol=1e-5, atol=1e-6)
 
 
+def test_noise_of_an_enlarged_scene_belongs_to_places_of_the_finer_grid(tmp_path, rng):
+    drawn = []
+
+    class Larger(FakePipeline):
+        def __call__(self, cloudy, *, latents, enlarge, **_):
+            assert enlarge == 2 and latents.shape[-1] == 2 * cloudy.shape[-1]
+            drawn.append(latents[0].numpy())
+            return super().__call__(cloudy, latents=latents)
+
+    Image.fromarray(rng.integers(0, 256, (40, 100, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    options = replace(SMALL, enlarge=2, seed=4)
+    remove_from_scene(tmp_path / "a.png", tmp_path / "b.png", Larger(lambda c, _: c), options)
+    whole = scene_noise(4, Window(0, 0, 80, 200), 3)
+    first, last = drawn
+    np.testing.assert_array_equal(first, whole[:, :, :128])
+    np.testing.assert_array_equal(last, whole[:, :, -128:])
+
+
 def test_nodata_does_not_disturb_its_neighbours(tmp_path):
     # A pipeline that looks around, as a network does: the mean over flat ground is flat.
     blur = FakePipeline(lambda cloudy, _: F.avg_pool2d(cloudy, 9, 1, 4, count_include_pad=False))
@@ -240,6 +258,8 @@ def test_a_grey_image_is_refused_by_a_model_of_three_bands(identity, tmp_path):
     [
         ("steps", -1),
         ("least_painted", 1.5),
+        ("enlarge", 0),
+        ("enlarge", 5),
         ("seed", -1),
         ("window_px", 0),
         ("overlap_px", -1),

@@ -121,14 +121,14 @@ def test_the_outputs_tags_say_how_it_was_made_and_keep_what_was_there(blob, dark
     source = write_tif(tmp_path / "a.tif", np.full((3, 200, 300), 9, np.uint8))
     with rasterio.open(source, "r+") as dataset:
         dataset.update_tags(acquired="2020-01-01")
-    options = replace(SMALL, mask=MaskChoice(blob[0]), seed=3, steps=7, least_painted=0.25)
+    options = replace(SMALL, mask=MaskChoice(blob[0]), seed=3, steps=7, least_painted=0.25, enlarge=2)
     remove_from_scene(source, tmp_path / "b.tif", darker, options)
     with rasterio.open(tmp_path / "b.tif") as dataset:
         tags = dataset.tags()
     assert tags["acquired"] == "2020-01-01"
     assert "synthesised" in tags["DECLOUDER_NOTE"] and "under the cloud mask" in tags["DECLOUDER_NOTE"]
     assert (tags["DECLOUDER_SEED"], tags["DECLOUDER_STEPS"], tags["DECLOUDER_BANDS"]) == ("3", "7", "1,2,3")
-    assert tags["DECLOUDER_LEAST_PAINTED"] == "0.25"
+    assert (tags["DECLOUDER_LEAST_PAINTED"], tags["DECLOUDER_ENLARGE"]) == ("0.25", "2")
     assert tags["DECLOUDER_MODEL"].startswith("sha256:") and tags["DECLOUDER_VERSION"]
     assert str(tmp_path) not in "".join(tags.values())
 

@@ -77,13 +77,18 @@ def test_a_stopped_run_goes_on_without_repeating_windows_and_ends_with_the_same_
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"seed": 1}, "another seed"), ({"window_px": 80}, "another window"), ({"steps": 3}, "another steps")],
+    [
+        ({"seed": 1}, "another seed"),
+        ({"window_px": 80}, "another window"),
+        ({"steps": 3}, "another steps"),
+        ({"enlarge": 2}, "another enlarge"),
+    ],
 )
 def test_another_option_starts_anew_and_says_so(change, words, source, tmp_path, caplog):
     with pytest.raises(Killed):
         remove_from_scene(source, tmp_path / "b.tif", killed_at(3), SMALL)
     caplog.set_level("INFO", "declouder")
-    pipeline = FakePipeline(draws)
+    pipeline = FakePipeline(lambda cloudy, _: cloudy)
     report = remove_from_scene(source, tmp_path / "b.tif", pipeline, replace(SMALL, **change))
     assert len(pipeline.seen) == report.windows
     assert "started anew" in caplog.text and words in caplog.text

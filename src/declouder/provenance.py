@@ -69,6 +69,7 @@ def output_tags(key: Mapping[str, Any], *, masked: bool) -> dict[str, str]:
         "DECLOUDER_SAMPLER": "none" if key["sampler"] is None else str(key["sampler"]["name"]),
         "DECLOUDER_STEPS": "" if key["steps"] is None else str(key["steps"]),
         "DECLOUDER_LEAST_PAINTED": f"{key['least painted']:g}",
+        "DECLOUDER_ENLARGE": str(key["enlarge"]),
         "DECLOUDER_SEED": str(key["seed"]),
         "DECLOUDER_BANDS": ",".join(map(str, key["bands"])),
         "DECLOUDER_SCALE": ",".join(f"{value:.17g}" for value in key["scale"]),
