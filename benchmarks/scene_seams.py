@@ -1,6 +1,6 @@
 """Seams, batches and crops: three ways in which windows could show, measured on one scene.
 
-    python benchmarks/scene_seams.py SCENE [--model DIR] [--steps N] [--window PX] [--mirrored] > seams.json
+    python benchmarks/scene_seams.py SCENE [--model DIR] [--steps N] [--window PX] [--enlarge N] [--mirrored]
 
 SCENE is a file, or a scene without noise that is made here, float32, two and three quarters of a window wide:
 `smooth` (a slope under a haze that changes slowly: any seam would stand alone on it) or `terrain` (simulated ground
@@ -48,13 +48,19 @@ def main() -> int:
     parser.add_argument("--window", type=int, default=SceneOptions.window_px, metavar="PX")
     parser.add_argument("--mirrored", action="store_true", help="set mirror images of a file around it")
     parser.add_argument("--overlap", type=int, metavar="PX")
+    parser.add_argument("--enlarge", type=int, default=1, metavar="N")
     parser.add_argument("--unkeyed", action="store_true", help="each window has noise of its own, to compare with")
     arguments = parser.parse_args()
     if arguments.unkeyed:
         inference.scene_noise = own_noise
     pipeline = CloudRemovalPipeline.from_pretrained(arguments.model)
     pipeline.set_progress_bar_config(disable=True)
-    options = SceneOptions(window_px=arguments.window, overlap_px=arguments.overlap, steps=arguments.steps)
+    options = SceneOptions(
+        window_px=arguments.window,
+        overlap_px=arguments.overlap,
+        steps=arguments.steps,
+        enlarge=arguments.enlarge,
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         made = MADE_SCENES.get(arguments.scene)
