@@ -12,21 +12,15 @@ it is wiped out; mean and least. Test folders are never touched.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 from choose_sampling import restore, to_uint8
+from held_out import FloatArray, data_of, held_pairs, parser_of, pipeline_of
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, uniform_filter
 
-from declouder import CloudRemovalPipeline
-from declouder.config import load_config
-from declouder.data.samples import Sample, TrainingData
+from declouder.data.samples import Sample
 from declouder.data.transplant import move_cloud
 from declouder.metrics import psnr
-
-FloatArray = NDArray[np.float32]
 
 TOP = 0.92
 """Ground is cut off here: nothing but cloud is white."""
@@ -42,29 +36,16 @@ DETAIL_PX = 9
 
 def main() -> None:
     """Score every brightness and print the table."""
-    parser = argparse.ArgumentParser(description="Scores over ground of other brightness, on held-out pairs.")
-    parser.add_argument("config", type=Path)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--base", type=Path, required=True, help="the recipe's data.base")
-    parser.add_argument("--set", default="RICE2", help="the set whose clouds and ground are taken")
-    parser.add_argument("--steps", type=int, help="of sampling; the model's own if not given")
+    parser = parser_of("Scores over ground of other brightness, on held-out pairs.")
     parser.add_argument("--levels", type=float, nargs="+", default=[0.15, 0.3, 0.45, 0.6, 0.75])
     parser.add_argument("--images", type=int, default=12, help="for each brightness")
     arguments = parser.parse_args()
 
-    config = load_config(arguments.config, [f"data.base={arguments.base}"])
-    data = TrainingData(config.data, band_names=config.model.bands, seed=config.seed)
-    numbers = [
-        number
-        for number, pair in enumerate(data.held_pairs)
-        if pair.cloudy_path.relative_to(arguments.base).parts[0] == arguments.set
-    ]
-    pairs = [(data.held_cloudy.unit(number), data.held_clear.unit(number)) for number in numbers]
+    pairs = held_pairs(data_of(arguments), arguments)
     grounds = [clear for _, clear in pairs if float(clear.mean(axis=0).std()) > 0.02]
     if not grounds:
         raise SystemExit(f"no pair of {arguments.set} with more than flat ground is held out")
-    pipeline = CloudRemovalPipeline.from_pretrained(arguments.model)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = pipeline_of(arguments)
     settings = {"num_inference_steps": arguments.steps}
     print("| mean of the ground | cloudy | restored, least | texture, least | without cloud, least |")
     print("|---|---|---|---|---|")

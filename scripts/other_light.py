@@ -11,22 +11,16 @@ none may be held out: in another light they too are new. Test folders are never 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 from choose_sampling import restore, to_uint8
+from held_out import FloatArray, Images, data_of, held_pairs, parser_of, pipeline_of
 from numpy.typing import NDArray
 
 from declouder import CloudRemovalPipeline
-from declouder.config import load_config
-from declouder.data.samples import Sample, TrainingData
+from declouder.data.samples import Sample
 from declouder.metrics import psnr
-
-FloatArray = NDArray[np.float32]
-Images = tuple[FloatArray, FloatArray]
-"""Cloudy and clear, (C, H, W) in [0, 1]."""
 
 
 def gains(red: float, green: float, blue: float) -> Callable[[FloatArray], FloatArray]:
@@ -50,27 +44,12 @@ LIGHTS: dict[str, Callable[[FloatArray], FloatArray]] = {
 
 def main() -> None:
     """Score every light and print the table."""
-    parser = argparse.ArgumentParser(description="Scores of pairs in another light, on held-out pairs.")
-    parser.add_argument("config", type=Path)
-    parser.add_argument("model", help="a model folder, or shipped")
-    parser.add_argument("--base", type=Path, required=True, help="the recipe's data.base")
-    parser.add_argument("--set", default="RICE2", help="the set whose held-out pairs are taken")
-    parser.add_argument("--steps", type=int, help="of sampling; the model's own if not given")
-    arguments = parser.parse_args()
-
-    config = load_config(arguments.config, [f"data.base={arguments.base}"])
-    data = TrainingData(config.data, band_names=config.model.bands, seed=config.seed)
-    held = [
-        (data.held_cloudy.unit(number), data.held_clear.unit(number))
-        for number, pair in enumerate(data.held_pairs)
-        if pair.cloudy_path.relative_to(arguments.base).parts[0] == arguments.set
-    ]
-    if not held:
-        raise SystemExit(f"no pair of {arguments.set} is held out; set data.hold_out above 0 in the recipe")
+    arguments = parser_of("Scores of pairs in another light, on held-out pairs.").parse_args()
+    data = data_of(arguments)
+    held = held_pairs(data, arguments)
     once = {data.pairs[number].cloudy_path: number for number in data.dimmed}  # a set may be named twice
     dry = [data.real(number) for number in once.values()]
-    pipeline = CloudRemovalPipeline.from_pretrained(None if arguments.model == "shipped" else arguments.model)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = pipeline_of(arguments)
     settings = {"num_inference_steps": arguments.steps}
 
     def scores(pairs: Sequence[Images], *, without_cloud: bool = False) -> NDArray[np.float64]:

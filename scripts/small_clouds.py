@@ -9,42 +9,22 @@ is made of it, seen as it is and up to four times as large. Test folders are nev
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 from choose_sampling import restore, to_uint8
-from numpy.typing import NDArray
+from held_out import FloatArray, data_of, held_pairs, parser_of, pipeline_of
 
 from declouder import CloudRemovalPipeline
-from declouder.config import load_config
 from declouder.data.resize import resize_bicubic
-from declouder.data.samples import Sample, TrainingData
+from declouder.data.samples import Sample
 from declouder.metrics import psnr
 from declouder.mosaic import MOST_ENLARGED
 
 
 def main() -> None:
     """Score every size and print the table."""
-    parser = argparse.ArgumentParser(description="Scores of pairs made smaller, seen as they are and enlarged.")
-    parser.add_argument("config", type=Path)
-    parser.add_argument("model", help="a model folder, or shipped")
-    parser.add_argument("--base", type=Path, required=True, help="the recipe's data.base")
-    parser.add_argument("--set", default="RICE2", help="the set whose held-out pairs are taken")
-    parser.add_argument("--steps", type=int, help="of sampling; the model's own if not given")
-    arguments = parser.parse_args()
-
-    config = load_config(arguments.config, [f"data.base={arguments.base}"])
-    data = TrainingData(config.data, band_names=config.model.bands, seed=config.seed)
-    held = [
-        (data.held_cloudy.unit(number), data.held_clear.unit(number))
-        for number, pair in enumerate(data.held_pairs)
-        if pair.cloudy_path.relative_to(arguments.base).parts[0] == arguments.set
-    ]
-    if not held:
-        raise SystemExit(f"no pair of {arguments.set} is held out; set data.hold_out above 0 in the recipe")
-    pipeline = CloudRemovalPipeline.from_pretrained(None if arguments.model == "shipped" else arguments.model)
-    pipeline.set_progress_bar_config(disable=True)
+    arguments = parser_of("Scores of pairs made smaller, seen as they are and enlarged.").parse_args()
+    held = held_pairs(data_of(arguments), arguments)
+    pipeline = pipeline_of(arguments)
     factors = range(1, MOST_ENLARGED + 1)
     print("| size | cloudy | " + " | ".join("as it is" if f == 1 else f"`--enlarge {f}`" for f in factors) + " |")
     print("|---" * (len(factors) + 2) + "|")
@@ -57,7 +37,7 @@ def main() -> None:
         print(f"| 1/{part} | " + " | ".join(f"{cell:.2f}" for cell in cells) + " |", flush=True)
 
 
-def smaller(image: NDArray[np.float32], part: int) -> NDArray[np.float32]:
+def smaller(image: FloatArray, part: int) -> FloatArray:
     """Return an image, (C, H, W) in [0, 1], at a `part`-th of its size."""
     height, width = (side // part for side in image.shape[-2:])
     return np.clip(resize_bicubic(image, height, width), 0, 1)
@@ -66,8 +46,8 @@ def smaller(image: NDArray[np.float32], part: int) -> NDArray[np.float32]:
 def score(
     pipeline: CloudRemovalPipeline,
     settings: dict[str, object],
-    cloudy: NDArray[np.float32],
-    clear: NDArray[np.float32],
+    cloudy: FloatArray,
+    clear: FloatArray,
 ) -> float:
     """Return the PSNR of what is made of a cloudy image."""
     sample = Sample(cloudy=2 * cloudy - 1, clear=2 * clear - 1, seed=0)

@@ -1,0 +1,53 @@
+"""What the scripts share that score a model on held-out pairs of one set; test folders are never touched."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from declouder import CloudRemovalPipeline
+from declouder.config import load_config
+from declouder.data.samples import TrainingData
+
+FloatArray = NDArray[np.float32]
+Images = tuple[FloatArray, FloatArray]
+"""Cloudy and clear, (C, H, W) in [0, 1]."""
+
+
+def parser_of(description: str) -> argparse.ArgumentParser:
+    """Return a parser of what all of them ask for: CONFIG MODEL --base DATA [--set NAME] [--steps N]."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("model", help="a model folder, or shipped")
+    parser.add_argument("--base", type=Path, required=True, help="the recipe's data.base")
+    parser.add_argument("--set", default="RICE2", help="the set whose held-out pairs are taken")
+    parser.add_argument("--steps", type=int, help="of sampling; the model's own if not given")
+    return parser
+
+
+def data_of(arguments: argparse.Namespace) -> TrainingData:
+    """Return what the recipe learns from and holds out."""
+    config = load_config(arguments.config, [f"data.base={arguments.base}"])
+    return TrainingData(config.data, band_names=config.model.bands, seed=config.seed)
+
+
+def held_pairs(data: TrainingData, arguments: argparse.Namespace) -> list[Images]:
+    """Return the held-out pairs of the set; end the script where there are none."""
+    found = [
+        (data.held_cloudy.unit(number), data.held_clear.unit(number))
+        for number, pair in enumerate(data.held_pairs)
+        if pair.cloudy_path.relative_to(arguments.base).parts[0] == arguments.set
+    ]
+    if not found:
+        raise SystemExit(f"no pair of {arguments.set} is held out; set data.hold_out above 0 in the recipe")
+    return found
+
+
+def pipeline_of(arguments: argparse.Namespace) -> CloudRemovalPipeline:
+    """Return the model, without its progress bar."""
+    pipeline = CloudRemovalPipeline.from_pretrained(None if arguments.model == "shipped" else arguments.model)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
