@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from declouder.networks import CompactNet
-from declouder.networks.guided import AS_IS, MATRIX_REACH, USUAL_DARK, USUAL_WHITE, GuidedChoice, box_mean
+from declouder.networks.guided import AS_IS, MATRIX_REACH, USUAL_DARK, USUAL_WHITE, Choice, GuidedChoice, box_mean
 
 WIDTH, SIDE = 8, 5
 
@@ -28,9 +28,15 @@ def choice(first: int | None = None, second: int = 0) -> GuidedChoice:
     return block
 
 
+def last(choices: tuple[Choice, ...]) -> torch.Tensor:
+    """Return the last choice's mixture."""
+    return choices[-1].mixture()
+
+
 def run(block: GuidedChoice, cloudy: torch.Tensor, direct: torch.Tensor, gain: float = 1.0) -> torch.Tensor:
     height, width = cloudy.shape[-2:]
-    return block(random(1, WIDTH, height // 2, width // 2), cloudy, direct, torch.full_like(cloudy, gain))
+    features = random(1, WIDTH, height // 2, width // 2)
+    return last(block(features, cloudy, direct, torch.full_like(cloudy, gain)))
 
 
 @pytest.mark.parametrize("first", [DIRECT, EACH_BAND, ALL_BANDS, FROM_WHITE])
@@ -91,7 +97,7 @@ def test_pixels_of_little_weight_do_not_count_in_a_fit():
     errors = []
     for weight in (0.0, 2.0):  # of the features in the confidence: 16 clear, -16 cloudy
         block.decide.weight[:4, :, 1, 1] = weight
-        result = block(features, cloudy, direct, torch.full_like(cloudy, 2.0))
+        result = last(block(features, cloudy, direct, torch.full_like(cloudy, 2.0)))
         errors.append(float((result - clear)[..., 16:32].abs().mean()))
     assert errors[1] < errors[0] / 4
 
@@ -125,7 +131,7 @@ def test_what_is_clear_can_keep_its_texture_beside_thick_cloud(second):
         block.decide.bias.view(-1, 4)[8] = -5.0  # of the first mixture: the fits alone are hardly outweighed
         block.decide.bias.view(-1, 4)[2 + DIRECT : 4 + DIRECT] = 0.0
         block.decide.weight.view(-1, 4, WIDTH, 3, 3)[2 + AS_IS, :, :, 1, 1] = 4.0
-        result = block(features, cloudy, direct, torch.ones_like(cloudy))
+        result = last(block(features, cloudy, direct, torch.ones_like(cloudy)))
         kept.append(float(result[..., 24:30].std() / ground[..., 24:30].std()))
     assert abs(kept[0] - 1) > 0.3
     assert kept[1] == pytest.approx(1, abs=0.02)
@@ -160,7 +166,7 @@ def test_shares_are_of_a_pixel_and_those_around_it():
     features[..., 32:, 32:] = 1.0
     block.decide.weight[4 * (2 + DIRECT) : 4 * (3 + DIRECT), :, 1, 1] = 0.2
     cloudy = random(1, 3, 128, 128)
-    first, _ = block.choices(features, cloudy, cloudy, torch.ones_like(cloudy))
+    first, _ = block(features, cloudy, cloudy, torch.ones_like(cloudy))
     share = first.shares[0, DIRECT]
     assert share[8, 8] < share[56, 56] < share[72, 72] < share[120, 120]
     torch.testing.assert_close(first.shares.sum(1), torch.ones(1, 128, 128))
@@ -171,7 +177,7 @@ def test_shares_do_not_follow_the_grid_of_the_network():
     block = choice()
     block.decide.bias[4 * (2 + DIRECT)] += 6.0  # one pixel of each square of two
     cloudy = random(1, 3, 64, 64)
-    first, _ = block.choices(torch.zeros(1, WIDTH, 32, 32), cloudy, cloudy, torch.ones_like(cloudy))
+    first, _ = block(torch.zeros(1, WIDTH, 32, 32), cloudy, cloudy, torch.ones_like(cloudy))
     share = first.shares[0, DIRECT, 16:48, 16:48]
     assert 0.5 < share.mean() < 0.99
     assert share.max() - share.min() < 0.06
@@ -183,9 +189,9 @@ def test_sharpened_shares_go_to_the_best_image():
     block.decide.weight.normal_(0, 0.1)
     cloudy = random(1, 3, 32, 32)
     arguments = random(1, WIDTH, 16, 16), cloudy, cloudy + 0.1, torch.ones_like(cloudy)
-    before = block.choices(*arguments)
+    before = block(*arguments)
     block.sharpen(2.0, 1.0)
-    after = block.choices(*arguments)
+    after = block(*arguments)
     squares = before[0].shares.square()
     torch.testing.assert_close(after[0].shares, squares / squares.sum(1, keepdim=True), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(after[1].shares, before[1].shares)
@@ -197,9 +203,9 @@ def test_where_there_is_doubt_the_image_can_be_left_alone():
     block = choice()
     cloudy = random(1, 3, 32, 32)
     arguments = random(1, WIDTH, 16, 16), cloudy, cloudy + 0.1, torch.ones_like(cloudy)
-    before = block.choices(*arguments)[0].shares
+    before = block(*arguments)[0].shares
     block.sharpen(1.0, 1.0, as_is=0.5)
-    after = block.choices(*arguments)[0].shares
+    after = block(*arguments)[0].shares
     odds = [shares[:, AS_IS] / (1 - shares[:, AS_IS]) for shares in (before, after)]
     # Every pixel says it, and all around it say it again.
     torch.testing.assert_close(odds[1], odds[0] * torch.e, atol=0, rtol=1e-4)
@@ -229,12 +235,12 @@ def test_third_choice_is_of_each_pixel_alone():
     cloudy = random(1, 3, 128, 128)
     direct = cloudy - 0.2
     arguments = features, cloudy, direct, torch.ones_like(cloudy)
-    *_, second, third = block.choices(*arguments)
+    *_, second, third = block(*arguments)
     torch.testing.assert_close(third.shares.sum(1), torch.ones(1, 128, 128))
     assert (third.shares[:, as_is, 64:, 64:] > 0.999).all()
     assert (third.shares[:, as_is, :64] < 0.1).all()
     torch.testing.assert_close(third.images[0], second.mixture())
-    torch.testing.assert_close(block(*arguments)[..., 64:, 64:], cloudy[..., 64:, 64:], atol=1e-3, rtol=0)
+    torch.testing.assert_close(last(block(*arguments))[..., 64:, 64:], cloudy[..., 64:, 64:], atol=1e-3, rtol=0)
 
 
 def test_third_choice_changes_little_at_first():

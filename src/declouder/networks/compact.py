@@ -144,7 +144,7 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """Return all choices, each after the one that it is made of; none without `guided` and `filling`."""
         choices: tuple[Choice, ...] = ()
         if self.choice is not None:
-            choices = self.choice.choices(features, cloudy, direct, gain)
+            choices = self.choice(features, cloudy, direct, gain)
         if self.fill is not None:
             restored = choices[-1].mixture() if choices else direct
             as_it_is = choices[0].shares[:, AS_IS : AS_IS + 1] if choices else None

@@ -153,11 +153,7 @@ class GuidedChoice(nn.Module):
                 scores = torch.tensor(THIRD_SCORES).repeat_interleave(stem**2)
                 cast(Tensor, self.decide_third.bias).copy_(scores)
 
-    def forward(self, features: Tensor, cloudy: Tensor, direct: Tensor, gain: Tensor) -> Tensor:
-        """Return the last mixture, (B, bands, H, W); arguments as those of `choices`."""
-        return self.choices(features, cloudy, direct, gain)[-1].mixture()
-
-    def choices(self, features: Tensor, cloudy: Tensor, direct: Tensor, gain: Tensor) -> tuple[Choice, ...]:
+    def forward(self, features: Tensor, cloudy: Tensor, direct: Tensor, gain: Tensor) -> tuple[Choice, ...]:
         """Return the first and the second choice, and the third if there is one.
 
         Args:
