@@ -1,7 +1,7 @@
 """How sure a guided reference network should be of its fits: scores on the held-out part of train, and a model.
 
     python scripts/sharpen_choice.py CONFIG MODEL --base DATA [--backbone FILE] [--as-is 1] [--fill 1.5]
-        [-o OUT --by 2 2]
+        [--texture 1 0.7] [-o OUT --by 2 2]
 
 Prints a Markdown table: factors of the scores behind the first and the second choice's shares
 (declouder.networks.guided); PSNR, SSIM and LPIPS of the reference alone, for each set, and the PSNR of what becomes
@@ -39,6 +39,14 @@ def main() -> None:
     parser.add_argument("--second", type=float, nargs="*", default=[1.0, 2.0])
     parser.add_argument("--as-is", type=float, default=0.0, help="added to the score of the image as it is")
     parser.add_argument("--fill", type=float, default=1.0, help="factor for the shares of ground that flows in")
+    parser.add_argument(
+        "--texture",
+        type=float,
+        nargs=2,
+        default=[0.0, 1.0],
+        metavar=("SCORE", "TOLERANCE"),
+        help="added to the score of clear ground's own texture, and the factor for its tolerance",
+    )
     parser.add_argument("-o", "--output", type=Path, help="where the sharpened model goes")
     parser.add_argument("--by", type=float, nargs=2, help="its factors")
     arguments = parser.parse_args()
@@ -83,6 +91,7 @@ def sharpen(network: CompactNet, arguments: argparse.Namespace, first: float, se
     network.choice.sharpen(first, second, arguments.as_is)
     if network.fill is not None:
         network.fill.sharpen(arguments.fill)
+        network.fill.keep_texture(*arguments.texture)
 
 
 @torch.no_grad()

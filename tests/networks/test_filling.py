@@ -159,11 +159,39 @@ def test_a_network_keeps_clear_ground_free_of_the_fill():
 
 def test_a_haze_that_is_removed_is_not_clear():
     block, cloudy = filling(), random(1, 3, 16, 16) - 0.5
-    hazes = [float(block.log_clear(cloudy, cloudy - change).exp().mean()) for change in (0.0, 0.02, 0.04, 0.2)]
+    hazes = [float(block.log_clear(cloudy, cloudy - change).exp().mean()) for change in (0.0, 0.08, 0.16, 0.6)]
     assert hazes[0] == 1
-    assert hazes[1] == pytest.approx(math.exp(-0.25), abs=1e-4)  # half of the tolerance
+    assert hazes[1] == pytest.approx(math.exp(-0.25), abs=1e-4)  # half of what all around may change by
     assert hazes[2] == pytest.approx(math.exp(-1), abs=1e-4)
-    assert hazes[3] < 1e-9
+    assert hazes[3] < 1e-6
+
+
+def test_ground_in_another_light_is_clear_and_what_is_removed_from_it_is_not():
+    cloudy = random(1, 3, 64, 64) - 0.5
+    light = torch.tensor([-0.06, -0.03, 0.03]).view(1, 3, 1, 1)
+    own = cloudy + light
+    own[..., 28:36, 28:36] -= 0.12  # a thin cloud
+    clear = filling().log_clear(cloudy, own).exp()
+    assert clear[..., :12, :].min() > 0.85
+    assert clear[..., 30:34, 30:34].max() < 0.05
+
+
+def test_clear_ground_can_keep_more_of_its_texture_than_was_learnt():
+    cloudy = F.interpolate(random(1, 3, 16, 24), scale_factor=2)
+    patches = 0.06 * (F.interpolate(random(1, 1, 4, 6, seed=1), scale_factor=8) - 0.5)
+    block, features = filling(), random(1, FEATURES, 16, 24)
+
+    def odds(change: torch.Tensor) -> torch.Tensor:
+        share = block(features, cloudy, cloudy, cloudy + change).shares[:, OWN_TEXTURE]
+        return share / (1 - share)
+
+    changes = torch.zeros_like(patches), patches
+    before = [odds(change) for change in changes]
+    block.keep_texture(1.0, 0.5)
+    even, uneven = (odds(change) / odds_before for change, odds_before in zip(changes, before, strict=True))
+    torch.testing.assert_close(even, torch.full_like(even, math.e))
+    assert uneven.max() < math.e  # the tolerance is less
+    assert uneven.min() < 1
 
 
 def test_sharper_shares_lean_to_the_image_that_has_most():

@@ -16,9 +16,12 @@ and around the widest the mean of all, seen or not, with a very small lean. Mean
 a window of a scene begins, and reach no farther than `REACH_PX`, so that windows agree where they overlap.
 
 Clear ground can keep its own texture, for between thick clouds a network that removes haze as well flattens it. It
-is clear where the network's own image, which is fitted to nothing, hardly differs from the cloudy one:
+is clear where the network's own image, which is fitted to nothing, differs from the cloudy one by little, and by as
+much as around: the light that it learnt to give clear ground is another day's, far and wide.
 
-    clear = exp(-(change / tolerance)^2)      change: mean of |own - cloudy| over bands and a square
+    clear = exp(-(change / MOST_SHIFTED)^2 - (deviation / tolerance)^2)
+        change: mean of |own - cloudy| over bands and a square
+        deviation: the same of |own - cloudy - shift|; shift: mean of own - cloudy around, where the change is small
     own texture = cloudy + mean(clear (restored - cloudy)) / mean(clear)
 
 and ln clear adds to the last image's score, so that what is left to learn is how much of it each place takes. Where
@@ -55,7 +58,10 @@ DETAIL_SIDE = 9
 CLEAR_SIDE = 5
 """Of the squares over which a change is taken, and whose mean the texture of clear ground is what differs from."""
 TOLERANCE = 0.02
-"""At first: how much clear ground may change, in [0, 1]."""
+"""At first: by how much more or less than what is around clear ground may change, in [0, 1]."""
+MOST_SHIFTED, SHIFT_SIDE = 0.08, 9
+"""In [0, 1], how much clear ground may change with all around, as under another sun, and the side of the squares
+over which that is taken."""
 TEXTURED, TEXTURE_SIDE = 0.008, 31
 """Mean detail, in [0, 1], of clear ground that has texture to keep, and the side of the squares over which it is
 taken: on calm sea there is nothing to keep but specks of cloud."""
@@ -153,6 +159,17 @@ class Filling(nn.Module):
             return Choice([restored, fill, fill + texture, own_texture], scores.softmax(dim=1))
 
     @torch.no_grad()
+    def keep_texture(self, score: float, tolerance: float) -> None:
+        """Let clear ground keep more of its texture than was learnt: errors are least where it is smooth.
+
+        Args:
+            score: added to the last image's.
+            tolerance: factor for the tolerance.
+        """
+        cast(Tensor, self.decide.bias).view(len(SCORES), -1)[-1].add_(score)
+        self.log_tolerance.add_(math.log(tolerance))
+
+    @torch.no_grad()
     def sharpen(self, factor: float) -> None:
         """Multiply the scores behind the shares: above 1, seen ground has less of a fill that it does not need."""
         for head in (self.decide, self.decide_wide):
@@ -162,13 +179,17 @@ class Filling(nn.Module):
     def log_clear(self, cloudy: Tensor, own: Tensor) -> Tensor:
         """Return ln of how clear ground is: (B, 1, h, w), 0 where the network's own image changes nothing.
 
+        Where the change is slight and that of all around, it is near 0 as well.
+
         Args:
             cloudy: (B, bands, h, w) in [-1, 1], at a `REDUCTION`-th of the size.
             own: (B, bands, h, w).
         """
-        change = (own - cloudy).abs().mean(dim=1, keepdim=True) / 2  # [-1, 1] has twice the range of [0, 1]
-        change = torch.maximum(change, box_mean(change, CLEAR_SIDE))
-        return -(change / self.log_tolerance.float().exp()).square()
+        difference = own - cloudy
+        change = _mean_or_own(difference)
+        shift = _mean_where(difference, torch.exp(-(change / MOST_SHIFTED).square()) + FAINTEST, SHIFT_SIDE)
+        deviation = _mean_or_own(difference - shift)
+        return -(change / MOST_SHIFTED).square() - (deviation / self.log_tolerance.float().exp()).square()
 
     def flow(self, image: Tensor, seen: Tensor) -> Tensor:
         """Return the colours of what is seen of an image, flowed in from around.
@@ -185,6 +206,12 @@ class Filling(nn.Module):
             mean = _smooth(colours_and_seen, side)
             filled = (mean[:, :-1] + lean * filled) / (mean[:, -1:] + lean)
         return filled
+
+
+def _mean_or_own(difference: Tensor) -> Tensor:
+    """Return the size of a difference of two images, (B, 1, h, w) in [0, 1]: of the pixel or around, if more."""
+    size = difference.abs().mean(dim=1, keepdim=True) / 2  # [-1, 1] has twice the range of [0, 1]
+    return torch.maximum(size, box_mean(size, CLEAR_SIDE))
 
 
 def _log_textured(image: Tensor, clear: Tensor) -> Tensor:
