@@ -133,9 +133,9 @@ def test_ground_that_was_left_as_it_is_can_keep_free_of_the_fill():
     before = block(features, cloudy, restored, cloudy, as_it_is).shares
     assert torch.equal(before, block(features, cloudy, restored, cloudy).shares)
     assert before[:, RESTORED].max() < 0.6
-    block.keep_clear = 6.0
+    block.keep_clear = 16.0
     kept = block(features, cloudy, restored, cloudy, as_it_is).shares
-    assert kept[:, RESTORED, :, :24].min() > 0.98
+    assert kept[:, FILL, :, :24].max() < 0.005
     assert torch.equal(kept[..., 24:], before[..., 24:])
     thick = block(features, cloudy, restored, cloudy - 0.8, as_it_is).shares
     calm = block(features, torch.full_like(cloudy, -0.8), restored, torch.full_like(cloudy, -0.8), as_it_is).shares
@@ -155,6 +155,19 @@ def test_a_network_keeps_clear_ground_free_of_the_fill():
         made.append(network(cloudy))
     assert (made[0] - cloudy).abs().mean() > 0.05
     assert (made[1] - cloudy).abs().mean() < 0.02  # of the fits of the second choice
+
+
+def test_under_thick_cloud_ground_is_sure_to_flow_in_and_under_haze_it_is_not():
+    cloudy, restored, features = random(1, 3, 32, 48), random(1, 3, 32, 48, seed=1), random(1, FEATURES, 16, 24)
+    own = cloudy.clone()
+    own[..., :16] -= 1.0
+    own[..., 32:] -= 0.5  # a quarter of the range
+    block = filling()
+    before = block(features, cloudy, restored, own).shares
+    block.fill_thick = 6.0
+    after = block(features, cloudy, restored, own).shares
+    assert after[:, FILL, :, :8].min() > 0.85 > 0.2 > before[:, FILL].max()
+    assert torch.equal(after[..., 24:], before[..., 24:])
 
 
 def test_a_haze_that_is_removed_is_not_clear():

@@ -78,6 +78,7 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         keep_near_cloud: float = 0.0,
         filling: int = 0,
         keep_unfilled: float = 0.0,
+        fill_thick: float = 0.0,
     ) -> None:
         super().__init__()
         make = {"naf": NAFBlock, "residual": ResidualBlock}[block]
@@ -122,7 +123,15 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.fill = None
         if filling:
             layers = nn.Sequential(*(make(filling) for _ in range(FILLING_BLOCKS)))
-            self.fill = Filling(widths[0], bands, stem, filling, layers, keep_clear=keep_unfilled)
+            self.fill = Filling(
+                widths[0],
+                bands,
+                stem,
+                filling,
+                layers,
+                keep_clear=keep_unfilled,
+                fill_thick=fill_thick,
+            )
 
     def forward(self, cloudy: Tensor) -> Tensor:
         """Return the clear image: (B, bands, H, W) in [-1, 1] for `cloudy` of that shape and range."""

@@ -20,7 +20,7 @@ is clear where the network's own image, which is fitted to nothing, differs from
 much as around: the light that it learnt to give clear ground is another day's, far and wide.
 
     clear = exp(-(change / MOST_SHIFTED)^2 - (deviation / tolerance)^2)
-        change: mean of |own - cloudy| over bands and a square
+        change: mean of |own - cloudy| over bands
         deviation: the same of |own - cloudy - shift|; shift: mean of own - cloudy around, where the change is small
     own texture = cloudy + mean(clear (restored - cloudy)) / mean(clear)
 
@@ -31,7 +31,9 @@ adds as well:
     textured = (detail^2 / (detail^2 + TEXTURED^2))^2     detail: mean of clear |cloudy - its mean| in a wide square
 
 And `keep_clear` keeps free of the fill what the network's first choice left as it is, where there is texture and
-its own image hardly changes it: specks on a calm sea, and thick cloud, may be left for the fill to cover.
+its own image hardly changes it: specks on a calm sea, and thick cloud, may be left for the fill to cover. And what
+that image changes by more than an even haze hides is sure to be filled with `fill_thick`: over ground unlike all
+that was learnt, what is restored under thick cloud is grey, with the network's own grid in it.
 """
 
 from __future__ import annotations
@@ -55,20 +57,26 @@ LEAN = 0.03
 """At first: how much ground around must be seen before the wider squares are left out."""
 DETAIL_SIDE = 9
 """Of the squares whose mean the texture is what differs from."""
-CLEAR_SIDE = 5
-"""Of the squares over which a change is taken, and whose mean the texture of clear ground is what differs from."""
+FINE = 2
+"""At this much less than the image's size is said what is clear: gaps between clouds are narrow."""
+CLEAR_SIDE = 9
+"""Of the squares whose mean the texture of clear ground differs from, in pixels of a `FINE`-th of the size."""
 TOLERANCE = 0.02
 """At first: by how much more or less than what is around clear ground may change, in [0, 1]."""
-MOST_SHIFTED, SHIFT_SIDE = 0.08, 9
+MOST_SHIFTED, SHIFT_SIDE = 0.08, 19
 """In [0, 1], how much clear ground may change with all around, as under another sun, and the side of the squares
-over which that is taken."""
-TEXTURED, TEXTURE_SIDE = 0.008, 31
-"""Mean detail, in [0, 1], of clear ground that has texture to keep, and the side of the squares over which it is
-taken: on calm sea there is nothing to keep but specks of cloud."""
+over which that is taken, as `CLEAR_SIDE`."""
+TEXTURED, TEXTURE_SIDE, TEXTURE_DETAIL_SIDE = 0.016, 31, 5
+"""Mean detail, in [0, 1], of clear ground that has texture to keep; the sides of the squares over which it is
+taken, and whose mean it differs from: on calm sea there is nothing to keep but specks of cloud."""
 LEAST_TEXTURED = 1e-6
 """Keeps a logarithm finite."""
 FAINTEST = 0.001
 """Least part of a square that is clear, so that one without any has a mean as well."""
+HIDDEN, SURELY_HIDDEN = 0.3, 0.4
+"""In [0, 1], the change from which on what hides the ground is hardly, and is surely, more than an even haze."""
+HIDDEN_SIDE = 3
+"""Of the squares over which that is taken."""
 SCORES = (3.0, 0.0, 0.0, -1.0)
 """Of the images, at first: mostly what was restored before."""
 
@@ -84,6 +92,7 @@ class Filling(nn.Module):
         blocks: those layers, of `width` channels.
         keep_clear: added to the restored image's score, times how much of a pixel was left as it is, where there is
             texture that the network's own image hardly changes.
+        fill_thick: added to the fill's score where the network's own image changes more than an even haze would.
     """
 
     def __init__(
@@ -95,9 +104,11 @@ class Filling(nn.Module):
         blocks: nn.Sequential,
         *,
         keep_clear: float = 0.0,
+        fill_thick: float = 0.0,
     ) -> None:
         super().__init__()
         self.keep_clear = keep_clear
+        self.fill_thick = fill_thick
         if REDUCTION % stem:
             raise ValueError(f"a stem of {stem} is no part of {REDUCTION}, at which the filling works")
         self.step = REDUCTION // stem
@@ -134,9 +145,7 @@ class Filling(nn.Module):
             own: (B, bands, H, W), its own image, before any fit.
             as_it_is: (B, 1, H, W) in [0, 1], how much of a pixel was left as it is, for `keep_clear`.
         """
-        small_cloudy, small_restored, small_own = (
-            F.avg_pool2d(image.float(), REDUCTION) for image in (cloudy, restored, own)
-        )
+        small_cloudy, small_restored, small_own = (_reduced(image) for image in (cloudy, restored, own))
         coarse = F.avg_pool2d(features, self.step)
         images = torch.cat([small_cloudy, small_restored], dim=1).to(coarse.dtype)
         h = self.blocks(self.intro(torch.cat([coarse, images], dim=1)))
@@ -148,14 +157,19 @@ class Filling(nn.Module):
         with torch.autocast(cloudy.device.type, enabled=False):
             fill = _enlarged(self.flow(small_restored, seen))
             texture = restored.float() - _enlarged(_smooth(small_restored, DETAIL_SIDE))
-            log_clear = self.log_clear(small_cloudy, small_own)
+            fine_cloudy, fine_restored, fine_own = (_reduced(image, FINE) for image in (cloudy, restored, own))
+            log_clear = self.log_clear(fine_cloudy, fine_own)
             clear = log_clear.exp() + FAINTEST
-            own_texture = cloudy.float() + _enlarged(_mean_where(small_restored - small_cloudy, clear, CLEAR_SIDE))
-            log_textured = _log_textured(small_cloudy, clear)
-            scores[:, -1:] += _enlarged(log_clear + log_textured)
+            light = _mean_where(fine_restored - fine_cloudy, clear, CLEAR_SIDE)
+            own_texture = cloudy.float() + _enlarged(light, FINE)
+            log_textured = _log_textured(small_cloudy, _reduced(clear, REDUCTION // FINE))
+            scores[:, -1:] += _enlarged(log_clear, FINE) + _enlarged(log_textured)
             if self.keep_clear and as_it_is is not None:
                 surely = slightly_changed(small_cloudy, small_own) * log_textured.exp()
                 scores[:, :1] += self.keep_clear * as_it_is.float() * _enlarged(surely)
+            if self.fill_thick:
+                hidden = (_size(small_own - small_cloudy) - HIDDEN) / (SURELY_HIDDEN - HIDDEN)
+                scores[:, 1:2] += self.fill_thick * _enlarged(box_mean(hidden.clamp(0, 1), HIDDEN_SIDE))
             return Choice([restored, fill, fill + texture, own_texture], scores.softmax(dim=1))
 
     @torch.no_grad()
@@ -182,13 +196,13 @@ class Filling(nn.Module):
         Where the change is slight and that of all around, it is near 0 as well.
 
         Args:
-            cloudy: (B, bands, h, w) in [-1, 1], at a `REDUCTION`-th of the size.
+            cloudy: (B, bands, h, w) in [-1, 1], at a `FINE`-th of the size.
             own: (B, bands, h, w).
         """
         difference = own - cloudy
-        change = _mean_or_own(difference)
+        change = _size(difference)
         shift = _mean_where(difference, torch.exp(-(change / MOST_SHIFTED).square()) + FAINTEST, SHIFT_SIDE)
-        deviation = _mean_or_own(difference - shift)
+        deviation = _size(difference - shift)
         return -(change / MOST_SHIFTED).square() - (deviation / self.log_tolerance.float().exp()).square()
 
     def flow(self, image: Tensor, seen: Tensor) -> Tensor:
@@ -208,15 +222,14 @@ class Filling(nn.Module):
         return filled
 
 
-def _mean_or_own(difference: Tensor) -> Tensor:
-    """Return the size of a difference of two images, (B, 1, h, w) in [0, 1]: of the pixel or around, if more."""
-    size = difference.abs().mean(dim=1, keepdim=True) / 2  # [-1, 1] has twice the range of [0, 1]
-    return torch.maximum(size, box_mean(size, CLEAR_SIDE))
+def _size(difference: Tensor) -> Tensor:
+    """Return how large a difference of two images is: (B, 1, h, w) in [0, 1]."""
+    return difference.abs().mean(dim=1, keepdim=True) / 2  # [-1, 1] has twice the range of [0, 1]
 
 
 def _log_textured(image: Tensor, clear: Tensor) -> Tensor:
     """Return ln of how much texture clear ground around has: (B, 1, h, w), 0 where there is plenty."""
-    detail = (image - _mean_where(image, clear, CLEAR_SIDE)).abs().mean(dim=1, keepdim=True) / 2  # of a range of 2
+    detail = _size(image - _mean_where(image, clear, TEXTURE_DETAIL_SIDE))
     energy = _mean_where(detail, clear, TEXTURE_SIDE).square()
     return 2 * torch.log(energy / (energy + TEXTURED**2) + LEAST_TEXTURED)
 
@@ -231,5 +244,9 @@ def _smooth(x: Tensor, side: int) -> Tensor:
     return box_mean(box_mean(x, side), side)
 
 
-def _enlarged(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=REDUCTION, mode="bilinear", align_corners=False)
+def _reduced(x: Tensor, by: int = REDUCTION) -> Tensor:
+    return F.avg_pool2d(x.float(), by)
+
+
+def _enlarged(x: Tensor, by: int = REDUCTION) -> Tensor:
+    return F.interpolate(x, scale_factor=by, mode="bilinear", align_corners=False)
