@@ -45,7 +45,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from declouder.networks.guided import GRAIN_PX, REDUCTION, Choice, box_mean, slightly_changed
+from declouder.networks.guided import GRAIN_PX, REDUCTION, Choice, box_mean, size, slightly_changed
 
 SIDES = (3, 7, 15, 31, 63)
 """Of the squares, in pixels of a `REDUCTION`-th of the image's size; each mean is taken twice, so it fades out."""
@@ -157,18 +157,13 @@ class Filling(nn.Module):
         with torch.autocast(cloudy.device.type, enabled=False):
             fill = _enlarged(self.flow(small_restored, seen))
             texture = restored.float() - _enlarged(_smooth(small_restored, DETAIL_SIDE))
-            fine_cloudy, fine_restored, fine_own = (_reduced(image, FINE) for image in (cloudy, restored, own))
-            log_clear = self.log_clear(fine_cloudy, fine_own)
-            clear = log_clear.exp() + FAINTEST
-            light = _mean_where(fine_restored - fine_cloudy, clear, CLEAR_SIDE)
-            own_texture = cloudy.float() + _enlarged(light, FINE)
-            log_textured = _log_textured(small_cloudy, _reduced(clear, REDUCTION // FINE))
+            own_texture, log_clear, log_textured = self._texture_of_clear_ground(cloudy, restored, own)
             scores[:, -1:] += _enlarged(log_clear, FINE) + _enlarged(log_textured)
             if self.keep_clear and as_it_is is not None:
                 surely = slightly_changed(small_cloudy, small_own) * log_textured.exp()
                 scores[:, :1] += self.keep_clear * as_it_is.float() * _enlarged(surely)
             if self.fill_thick:
-                hidden = (_size(small_own - small_cloudy) - HIDDEN) / (SURELY_HIDDEN - HIDDEN)
+                hidden = (size(small_own - small_cloudy) - HIDDEN) / (SURELY_HIDDEN - HIDDEN)
                 scores[:, 1:2] += self.fill_thick * _enlarged(box_mean(hidden.clamp(0, 1), HIDDEN_SIDE))
             return Choice([restored, fill, fill + texture, own_texture], scores.softmax(dim=1))
 
@@ -200,10 +195,24 @@ class Filling(nn.Module):
             own: (B, bands, h, w).
         """
         difference = own - cloudy
-        change = _size(difference)
+        change = size(difference)
         shift = _mean_where(difference, torch.exp(-(change / MOST_SHIFTED).square()) + FAINTEST, SHIFT_SIDE)
-        deviation = _size(difference - shift)
+        deviation = size(difference - shift)
         return -(change / MOST_SHIFTED).square() - (deviation / self.log_tolerance.float().exp()).square()
+
+    def _texture_of_clear_ground(
+        self, cloudy: Tensor, restored: Tensor, own: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the cloudy image in the light of the restored one, ln of how clear and ln of how textured it is.
+
+        The first is of the images' size, the others are at a `FINE`-th and a `REDUCTION`-th of it.
+        """
+        fine_cloudy, fine_restored, fine_own = (_reduced(image, FINE) for image in (cloudy, restored, own))
+        log_clear = self.log_clear(fine_cloudy, fine_own)
+        clear = log_clear.exp() + FAINTEST
+        light = _mean_where(fine_restored - fine_cloudy, clear, CLEAR_SIDE)
+        log_textured = _log_textured(_reduced(cloudy), _reduced(clear, REDUCTION // FINE))
+        return cloudy.float() + _enlarged(light, FINE), log_clear, log_textured
 
     def flow(self, image: Tensor, seen: Tensor) -> Tensor:
         """Return the colours of what is seen of an image, flowed in from around.
@@ -222,14 +231,9 @@ class Filling(nn.Module):
         return filled
 
 
-def _size(difference: Tensor) -> Tensor:
-    """Return how large a difference of two images is: (B, 1, h, w) in [0, 1]."""
-    return difference.abs().mean(dim=1, keepdim=True) / 2  # [-1, 1] has twice the range of [0, 1]
-
-
 def _log_textured(image: Tensor, clear: Tensor) -> Tensor:
     """Return ln of how much texture clear ground around has: (B, 1, h, w), 0 where there is plenty."""
-    detail = _size(image - _mean_where(image, clear, TEXTURE_DETAIL_SIDE))
+    detail = size(image - _mean_where(image, clear, TEXTURE_DETAIL_SIDE))
     energy = _mean_where(detail, clear, TEXTURE_SIDE).square()
     return 2 * torch.log(energy / (energy + TEXTURED**2) + LEAST_TEXTURED)
 
