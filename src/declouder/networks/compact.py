@@ -60,6 +60,8 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             declouder.networks.filling.
         keep_unfilled: how strongly ground that the first choice leaves as it is keeps free of what flows in, or 0
             for not at all.
+        fill_thick: how surely ground flows in where cloud is thicker than any even haze, or 0 for no more than what
+            was learnt: declouder.networks.filling.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]

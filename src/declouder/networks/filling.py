@@ -31,9 +31,9 @@ adds as well:
     textured = (detail^2 / (detail^2 + TEXTURED^2))^2     detail: mean of clear |cloudy - its mean| in a wide square
 
 And `keep_clear` keeps free of the fill what the network's first choice left as it is, where there is texture and
-its own image hardly changes it: specks on a calm sea, and thick cloud, may be left for the fill to cover. And what
-that image changes by more than an even haze hides is sure to be filled with `fill_thick`: over ground unlike all
-that was learnt, what is restored under thick cloud is grey, with the network's own grid in it.
+its own image hardly changes it: specks on a calm sea, and thick cloud, may be left for the fill to cover. And with
+`fill_thick` the fill is sure to be taken where that image changes more than an even haze would make it: under thick
+cloud over ground unlike all that was learnt the restored image is grey, with the network's own grid in it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from declouder.networks.guided import GRAIN_PX, REDUCTION, Choice, box_mean, size, slightly_changed
+from declouder.networks.guided import GRAIN_PX, REDUCTION, Choice, box_mean, magnitude, slightly_changed
 
 SIDES = (3, 7, 15, 31, 63)
 """Of the squares, in pixels of a `REDUCTION`-th of the image's size; each mean is taken twice, so it fades out."""
@@ -74,7 +74,7 @@ LEAST_TEXTURED = 1e-6
 FAINTEST = 0.001
 """Least part of a square that is clear, so that one without any has a mean as well."""
 HIDDEN, SURELY_HIDDEN = 0.3, 0.4
-"""In [0, 1], the change from which on what hides the ground is hardly, and is surely, more than an even haze."""
+"""In [0, 1], changes: up to the first an even haze may be the cause, from the second on it is thick cloud."""
 HIDDEN_SIDE = 3
 """Of the squares over which that is taken."""
 SCORES = (3.0, 0.0, 0.0, -1.0)
@@ -163,7 +163,7 @@ class Filling(nn.Module):
                 surely = slightly_changed(small_cloudy, small_own) * log_textured.exp()
                 scores[:, :1] += self.keep_clear * as_it_is.float() * _enlarged(surely)
             if self.fill_thick:
-                hidden = (size(small_own - small_cloudy) - HIDDEN) / (SURELY_HIDDEN - HIDDEN)
+                hidden = (magnitude(small_own - small_cloudy) - HIDDEN) / (SURELY_HIDDEN - HIDDEN)
                 scores[:, 1:2] += self.fill_thick * _enlarged(box_mean(hidden.clamp(0, 1), HIDDEN_SIDE))
             return Choice([restored, fill, fill + texture, own_texture], scores.softmax(dim=1))
 
@@ -195,9 +195,9 @@ class Filling(nn.Module):
             own: (B, bands, h, w).
         """
         difference = own - cloudy
-        change = size(difference)
+        change = magnitude(difference)
         shift = _mean_where(difference, torch.exp(-(change / MOST_SHIFTED).square()) + FAINTEST, SHIFT_SIDE)
-        deviation = size(difference - shift)
+        deviation = magnitude(difference - shift)
         return -(change / MOST_SHIFTED).square() - (deviation / self.log_tolerance.float().exp()).square()
 
     def _texture_of_clear_ground(
@@ -205,7 +205,8 @@ class Filling(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the cloudy image in the light of the restored one, ln of how clear and ln of how textured it is.
 
-        The first is of the images' size, the others are at a `FINE`-th and a `REDUCTION`-th of it.
+        The first is (B, bands, H, W) as all three that are given, in [-1, 1]; the others are (B, 1, h, w), at a
+        `FINE`-th and a `REDUCTION`-th of that size, and at most 0.
         """
         fine_cloudy, fine_restored, fine_own = (_reduced(image, FINE) for image in (cloudy, restored, own))
         log_clear = self.log_clear(fine_cloudy, fine_own)
@@ -233,7 +234,7 @@ class Filling(nn.Module):
 
 def _log_textured(image: Tensor, clear: Tensor) -> Tensor:
     """Return ln of how much texture clear ground around has: (B, 1, h, w), 0 where there is plenty."""
-    detail = size(image - _mean_where(image, clear, TEXTURE_DETAIL_SIDE))
+    detail = magnitude(image - _mean_where(image, clear, TEXTURE_DETAIL_SIDE))
     energy = _mean_where(detail, clear, TEXTURE_SIDE).square()
     return 2 * torch.log(energy / (energy + TEXTURED**2) + LEAST_TEXTURED)
 

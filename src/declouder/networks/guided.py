@@ -226,10 +226,10 @@ def slightly_changed(cloudy: Tensor, own: Tensor) -> Tensor:
         cloudy: (B, bands, h, w) in [-1, 1], at a `REDUCTION`-th of the size.
         own: (B, bands, h, w).
     """
-    return _slight(size(own - cloudy))
+    return _slight(magnitude(own - cloudy))
 
 
-def size(difference: Tensor) -> Tensor:
+def magnitude(difference: Tensor) -> Tensor:
     """Return how large a difference of two images is, the mean over bands: (B, 1, H, W) in [0, 1].
 
     Args:
@@ -249,7 +249,7 @@ def _clear_near_cloud(cloudy: Tensor, own: Tensor) -> Tensor:
         cloudy: (B, bands, H, W) in [-1, 1].
         own: (B, bands, H, W), the network's own image.
     """
-    change = _reduced(size(own - cloudy))
+    change = _reduced(magnitude(own - cloudy))
     thick = box_mean(box_mean((change > THICK).to(change.dtype), THICK_SIDE), THICK_SIDE)
     clear = (thick / ENOUGH_THICK).clamp(max=1) * _slight(change)
     return F.interpolate(clear, scale_factor=REDUCTION, mode="bilinear", align_corners=False)[:, 0]
