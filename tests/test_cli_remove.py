@@ -21,6 +21,7 @@ from conftest import names_in, read_tif, write_tif
 from declouder import CloudRemovalPipeline, cli
 from declouder.cli.jobs import jobs_folder, planned_jobs
 from declouder.scene import SceneOptions
+from declouder.small_clouds import SmallClouds
 
 
 def run(*arguments: object) -> int:
@@ -97,6 +98,28 @@ def test_quiet_prints_nothing(scene, model_folder, tmp_path, capfd):
     options = ("--model", model_folder, "--steps", 0, "--sampler", "ddim-trailing", "--quiet")
     assert run("remove", scene, "-o", tmp_path / "b.tif", *options) == 0
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        ((), "small clouds seem to be left in {}: look at it, and try --enlarge 2\n"),
+        (("--enlarge", 2), "small clouds seem to be left in {}: look at it, and try --enlarge 3\n"),
+        (("--enlarge", 4), ""),
+        (("--quiet",), None),
+    ],
+)
+def test_where_small_clouds_are_left_a_last_line_says_what_to_try(
+    options, hint, scene, model_folder, tmp_path, capfd, monkeypatch
+):
+    monkeypatch.setattr(SmallClouds, "are_left", True)
+    output = tmp_path / "clear.tif"
+    assert run("remove", scene, "-o", output, "--model", model_folder, "--steps", 0, *options) == 0
+    out = capfd.readouterr().out
+    if hint is None:
+        assert out == ""
+    else:
+        assert out.startswith("wrote ") and out[out.index("\n") + 1 :] == hint.format(output)
 
 
 def test_a_folder_goes_to_an_output_folder_under_the_same_names_with_jpeg_as_png(model_folder, tmp_path, rng):

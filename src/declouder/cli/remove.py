@@ -199,6 +199,9 @@ def remove(
             )
         if not quiet:
             typer.echo(_summary(jobs, reports))
+            hint = _hint(reports, enlarge)
+            if hint is not None:
+                typer.echo(hint)
         if jobs.todo and run.failed:
             raise run.failure()
 
@@ -318,6 +321,19 @@ def _summary(jobs: Jobs, reports: Sequence[SceneReport]) -> str:
     seconds = max(report.ended for report in reports) - min(report.ended - report.seconds for report in reports)
     what = f"{len(reports)} images to {jobs.folder}" if jobs.many else str(reports[0].output)
     return f"wrote {what}{existed}: {pixels:.2f} megapixels in {seconds:.1f} s, {pixels / seconds:.3g} MP/s"
+
+
+def _hint(reports: Sequence[SceneReport], enlarge: int) -> str | None:
+    """Return what a user may do about small clouds that seem to be left; None if there is nothing to do."""
+    from declouder.mosaic import MOST_ENLARGED
+
+    left = [report for report in reports if report.small_clouds_left]
+    if not left or enlarge >= MOST_ENLARGED:
+        return None
+    where = str(left[0].output)
+    if len(left) > 1:
+        where += f" and {len(left) - 1} more"
+    return f"small clouds seem to be left in {where}: look at it, and try --enlarge {enlarge + 1}"
 
 
 def _parsed_numbers(option: str, text: str | None) -> tuple[int, ...] | None:

@@ -101,7 +101,9 @@ class SceneOptions:
 class SceneReport:
     """What was done to a scene; `skipped` windows held no data or no cloud and went past the model.
 
-    `seconds` is the time it took, `ended` when that was on the clock of `time.perf_counter`.
+    `seconds` is the time it took, `ended` when that was on the clock of `time.perf_counter`. `small_clouds_left`:
+    many clouds of a few pixels seem to be left (`declouder.small_clouds`), so that `enlarge` may help; windows that
+    an earlier run had finished do not count.
     """
 
     source: Path
@@ -114,6 +116,7 @@ class SceneReport:
     skipped: int
     seconds: float
     ended: float
+    small_clouds_left: bool
 
     @property
     def megapixels(self) -> float:

@@ -29,11 +29,12 @@ from declouder.raster import (
 from declouder.scaling import Scaling
 from declouder.scene.bands import BandChoice, choose_bands, listed
 from declouder.scene.engine import Engine, Group, Here, MakeEngine, Part
-from declouder.scene.inference import Layers, Progress, layers_of, steps_of, threads_of
+from declouder.scene.inference import Layers, Progress, layers_of, steps_of, threads_of, unpacked
 from declouder.scene.inputs import auto_scale, fill_invalid, grid_origin
 from declouder.scene.options import SceneOptions, SceneReport
 from declouder.scene.outputs import Restoration, write_scene
 from declouder.scene.planning import Plan
+from declouder.small_clouds import SmallClouds
 from declouder.version import __version__
 
 log = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ def remove_from_scene(
             )
         )
         found = Restoration(reader, mosaic, journal, bands.numbers, scale, mask)
-        _restore(found, origin, at_work, progress or (lambda done, total: None))
+        small_clouds = _restore(found, origin, at_work, progress or (lambda done, total: None))
         _write(found, output, options, key, layers)
         restored = journal.restored
     if restored == 0:
@@ -125,6 +126,7 @@ def remove_from_scene(
         skipped=len(mosaic.windows) - restored,
         seconds=ended - started,
         ended=ended,
+        small_clouds_left=small_clouds.are_left,
     )
 
 
@@ -167,25 +169,32 @@ def _check_apart(inputs: Sequence[Path], *outputs: Path | None) -> None:
             check_output(output, sources=inputs, overwrite=True)
 
 
-def _restore(found: Restoration, origin: Origin, engine: Engine, progress: Progress) -> None:
-    """Send every window with cloud through the model, into the journal; those that are there already are left."""
+def _restore(found: Restoration, origin: Origin, engine: Engine, progress: Progress) -> SmallClouds:
+    """Send every window with cloud through the model, into the journal; those that are there already are left.
+
+    What is returned counts the windows that went through the model now.
+    """
     journal, windows = found.journal, found.mosaic.windows
     plan = Plan(windows, context_px=CONTEXT_PX)
-    places: dict[int, Window] = {}  # of the parts that are at work
-    for group in engine.finish(_groups(found, plan, origin, engine, places)):
-        journal.add(
-            {
-                index: _whole(layers, windows[index], places.pop(index, None), journal.height, journal.width)
-                for index, layers in group.items()
-            }
-        )
+    parts: dict[int, Part] = {}  # that are at work
+    small_clouds = SmallClouds()
+    for group in engine.finish(_groups(found, plan, origin, engine, parts)):
+        finished: dict[int, Layers | None] = {}
+        for index, layers in group.items():
+            part = parts.pop(index, None)
+            if part is not None and layers is not None:
+                small_clouds.add(part.x, unpacked(layers["image"]))
+                layers = _whole(layers, windows[index], part.place, journal.height, journal.width)
+            finished[index] = layers
+        journal.add(finished)
         progress(len(journal), len(windows))
+    return small_clouds
 
 
 def _groups(
-    found: Restoration, plan: Plan, origin: Origin, engine: Engine, places: dict[int, Window]
+    found: Restoration, plan: Plan, origin: Origin, engine: Engine, parts: dict[int, Part]
 ) -> Iterator[Group]:
-    """Yield the unfinished windows, so many at once as go through the model together; note their places.
+    """Yield the unfinished windows, so many at once as go through the model together; note their parts.
 
     Each group is a run of windows that ends with one that is restored, so that the groups of a continued run are
     those of an uninterrupted one, whichever of them were finished.
@@ -194,7 +203,7 @@ def _groups(
     for index in [index for index in range(len(plan.windows)) if index not in found.journal]:
         part = group[index] = _model_input(found, plan, origin, index)
         if part is not None:
-            places[index] = part.place
+            parts[index] = part
         todo = sum(part is not None for part in group.values())
         if todo >= engine.batch or (todo == 0 and len(group) >= _SKIPS_AT_ONCE):
             yield group
@@ -225,10 +234,8 @@ def _model_input(found: Restoration, plan: Plan, origin: Origin, index: int) -> 
     return Part(aligned, np.pad(x, beyond, mode="symmetric"), origin)
 
 
-def _whole(layers: Layers | None, window: Window, place: Window | None, height: int, width: int) -> Layers | None:
+def _whole(layers: Layers, window: Window, place: Window, height: int, width: int) -> Layers:
     """Return the layers of a part in a window as large as the largest, 0 around it; nobody will look there."""
-    if layers is None or place is None:
-        return layers
     top, left = place.row - window.row, place.col - window.col
     inside = np.s_[:, max(-top, 0) :, max(-left, 0) :]
     bottom, right = height - place.height - top, width - place.width - left
