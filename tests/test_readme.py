@@ -1,5 +1,7 @@
 """The README's commands and code, run as they are written there."""
 
+import csv
+import json
 import re
 import shlex
 import subprocess
@@ -55,6 +57,24 @@ def test_the_readmes_commands_run_as_written(command, folder):
     assert done.returncode == 0, done.stderr
     if "-o" in words:
         assert (folder / words[words.index("-o") + 1]).exists()
+
+
+def scored(file: str) -> str:
+    mean = json.loads((ROOT / "benchmarks" / "scores" / file).read_text(encoding="utf-8"))["mean"]
+    return f"{mean['psnr']:.2f}, {mean['ssim']:.3f}, {mean['lpips']:.3f}"
+
+
+@pytest.mark.parametrize(("row", "file"), [("the cloudy images", "cloudy"), ("declouder, 16 MB", "model")])
+def test_the_readmes_scores_are_those_of_the_benchmark(row, file):
+    cells = [scored(f"{name}-{file}.json") for name in ("RICE1", "RICE2")]
+    assert f"| {row} | {' | '.join(cells)} |\n" in README
+
+
+def test_the_readmes_scores_of_others_are_those_given():
+    with (ROOT / "benchmarks" / "given.csv").open(encoding="utf-8", newline="") as lines:
+        given = [row for row in csv.DictReader(lines) if row["method"].startswith("pix2pix")]
+    cells = [f"{float(row['psnr']):.2f}, {float(row['ssim']):.3f}, {float(row['lpips']):.3f}" for row in given]
+    assert len(cells) == 2 and f"| pix2pix | {' | '.join(cells)} |\n" in README
 
 
 def test_the_readmes_python_runs_as_written(folder):
