@@ -128,11 +128,6 @@ class AugmentConfig(_Strict):
         (1.0, 1.0),
         description="images are enlarged by a factor drawn from this range; below 1 they are mirrored at the edges",
     )
-    own_texture: bool = Field(
-        False,
-        description="clear ground between clouds has the cloudy image's texture in the clear one too, for ground of"
-        " two days differs; pairs under an even haze aside",
-    )
     dim: float = Field(
         0.0,
         ge=0,

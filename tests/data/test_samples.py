@@ -201,27 +201,6 @@ def test_samples_under_an_even_haze_keep_to_its_law(tmp_path):
         assert all(cloudless[number]["ambiguous"] == expected for number in range(20))
 
 
-def test_clear_ground_of_a_pair_keeps_its_own_texture_unless_it_lies_under_an_even_haze(tmp_path):
-    write_pairs(tmp_path, count=2, size=(64, 64))
-    clear = 60 + 20 * np.random.default_rng(0).random((64, 64, 3))
-    other_day = 60 + 20 * np.random.default_rng(1).random((64, 64, 3))
-    hazy = 0.75 * 255 - 0.5 * (255 - clear)
-    for name, cloudy in (("0", other_day), ("1", hazy)):
-        for kind, image in (("label", clear), ("cloud", cloudy)):
-            Image.fromarray(image.round().astype(np.uint8)).save(tmp_path / "set" / "train" / kind / f"{name}.png")
-    data = data_of(tmp_path, hold_out=0)
-    assert [pair.cloudy_path.stem for pair in data.pairs] == ["0", "1"]
-    augment = {"flips": "none", "even_haze": True, "haze_color": 0.0}
-    plain, own = (
-        StageSamples(data, stage(augment={**augment, "own_texture": own}), seed=0) for own in (False, True)
-    )
-    changed = {bool(np.abs(own[n]["clear"] - plain[n]["clear"]).max() > 0.02): own[n] for n in range(2)}
-    assert set(changed) == {False, True}, "one of the two pairs, and not the other"
-    ambiguous, clear_ground = changed[False], changed[True]
-    assert ambiguous["ambiguous"] and not clear_ground["ambiguous"]
-    assert np.corrcoef(clear_ground["clear"].ravel(), clear_ground["cloudy"].ravel())[0, 1] > 0.5
-
-
 def test_pairs_of_a_cloud_that_darkens_give_dry_ground_with_it_and_without(tmp_path):
     write_pairs(tmp_path, size=(64, 64))
     for path in (tmp_path / "set" / "train" / "label").iterdir():

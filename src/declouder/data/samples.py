@@ -31,7 +31,6 @@ from declouder.data.augment import (
 )
 from declouder.data.catalog import set_pairs
 from declouder.data.clouds import simulate_clouds
-from declouder.data.ground import with_own_texture
 from declouder.data.pairs import Pair, find_images, fingerprint, hold_out, read_bands, scaling_of
 from declouder.data.resize import resize_bicubic, resize_stored
 from declouder.data.terrain import make_terrain
@@ -320,8 +319,6 @@ class StageSamples:
         augment = self.stage.augment
         cloudy, clear = self._cut(list(self.data.real(pair)), generator)
         haze = EvenHaze.of_pair(cloudy, clear) if augment.even_haze else None
-        if augment.own_texture and haze is None:
-            clear = with_own_texture(cloudy, clear)
         ground, moved = self._ground_of(clear, generator)
         if haze is not None:
             relit = _happens(augment.haze_relight, generator)
