@@ -107,7 +107,9 @@ def seam_score(image: np.ndarray, options: SceneOptions, origin: Origin) -> floa
     for axis, first in zip((1, 2), origin, strict=True):
         length = image.shape[axis]
         steps = np.abs(np.diff(image, axis=axis)).mean(axis=(0, 3 - axis))  # one value a line
-        windows = plan_windows(length, 1, options.window_px, options.overlap, (first, 0))
+        windows = plan_windows(
+            length, 1, options.window_px, options.overlap, (first, 0), least_cut_px=options.least_cut_px
+        )
         is_seam = np.zeros(length - 1, bool)
         for window, following in itertools.pairwise(windows):
             is_seam[following.row : window.row + window.height] = True

@@ -78,6 +78,19 @@ def test_large_windows_end_with_the_scene_and_keep_half_their_size(length, origi
     np.testing.assert_allclose(total, 1, atol=1e-6)
 
 
+@pytest.mark.parametrize("origin", [0, 1, 300, 440, -7])
+@pytest.mark.parametrize("length", [513, 718, 900, 2000])
+def test_windows_may_end_with_the_scene_at_a_smaller_size(length, origin):
+    windows = plan_windows(length, 1, 512, 64, (origin, 0), least_cut_px=256)
+    assert windows[0].row == 0 and windows[-1].rows.stop == length
+    assert all(256 <= w.height <= 512 for w in windows)
+    assert all(a.rows.stop - b.row >= 64 and a.row < b.row for a, b in pairwise(windows))
+    total = np.zeros(length)
+    for window, weight in zip(windows, axis_weights(length, 512, 64, origin, least_cut_px=256), strict=True):
+        total[window.rows] += weight
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+
+
 @pytest.mark.parametrize("origin", range(0, 896, 64))
 def test_a_scene_somewhat_larger_than_a_window_does_not_cost_many(origin):
     windows = plan_windows(2048, 2048, 1024, 128, (origin, origin))

@@ -112,6 +112,17 @@ def test_noise_of_an_enlarged_scene_belongs_to_places_of_the_finer_grid(tmp_path
     np.testing.assert_array_equal(last, whole[:, :, -128:])
 
 
+def test_windows_at_the_edge_of_an_enlarged_scene_are_as_large_as_ever_to_the_networks(tmp_path, rng):
+    source = write_tif(tmp_path / "scene.tif", rng.integers(0, 256, (3, 718, 40), dtype=np.uint8))
+    seen = {}
+    for enlarge in (1, 2):
+        pipeline = FakePipeline(lambda cloudy, latents: cloudy)
+        options = SceneOptions(steps=0, enlarge=enlarge, window_px=512, overlap_px=64)
+        remove_from_scene(source, tmp_path / f"{enlarge}.tif", pipeline, options)
+        seen[enlarge] = min(cloudy.shape[-2] for cloudy in pipeline.seen)
+    assert seen[1] >= 512 > seen[2] >= 256
+
+
 def test_nodata_does_not_disturb_its_neighbours(tmp_path):
     # A pipeline that looks around, as a network does: the mean over flat ground is flat.
     blur = FakePipeline(lambda cloudy, _: F.avg_pool2d(cloudy, 9, 1, 4, count_include_pad=False))

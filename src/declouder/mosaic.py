@@ -59,13 +59,22 @@ Load = Callable[[int, slice, slice], "NDArray[np.float32] | None"]
 """Gives part of a window's image, (C, rows, cols), of the window's number; the slices count from its corner."""
 
 
-def plan_windows(height: int, width: int, window_px: int, overlap_px: int, origin: Origin = (0, 0)) -> list[Window]:
+def plan_windows(
+    height: int,
+    width: int,
+    window_px: int,
+    overlap_px: int,
+    origin: Origin = (0, 0),
+    *,
+    least_cut_px: int = LEAST_CUT_PX,
+) -> list[Window]:
     """Return the windows that cover a scene, row by row, from left to right.
 
-    Their sides are `window_px`, or less at the scene's edge, and neighbours overlap by at least `overlap_px`.
+    Their sides are `window_px`, or less at the scene's edge, there not less than `least_cut_px`, and neighbours
+    overlap by at least `overlap_px`.
     """
-    rows = _spans(height, window_px, overlap_px, origin[0])
-    cols = _spans(width, window_px, overlap_px, origin[1])
+    rows = _spans(height, window_px, overlap_px, origin[0], least_cut_px)
+    cols = _spans(width, window_px, overlap_px, origin[1], least_cut_px)
     return [
         Window(row.start, col.start, row.stop - row.start, col.stop - col.start) for row in rows for col in cols
     ]
@@ -103,14 +112,21 @@ class Mosaic:
     """
 
     def __init__(
-        self, height: int, width: int, *, window_px: int, overlap_px: int, origin: Origin = (0, 0)
+        self,
+        height: int,
+        width: int,
+        *,
+        window_px: int,
+        overlap_px: int,
+        origin: Origin = (0, 0),
+        least_cut_px: int = LEAST_CUT_PX,
     ) -> None:
         self.height, self.width = height, width
-        self.windows = plan_windows(height, width, window_px, overlap_px, origin)
-        self._row_weights = axis_weights(height, window_px, overlap_px, origin[0])
-        self._col_weights = axis_weights(width, window_px, overlap_px, origin[1])
-        self._rows = _spans(height, window_px, overlap_px, origin[0])
-        self._cols = _spans(width, window_px, overlap_px, origin[1])
+        self.windows = plan_windows(height, width, window_px, overlap_px, origin, least_cut_px=least_cut_px)
+        self._row_weights = axis_weights(height, window_px, overlap_px, origin[0], least_cut_px=least_cut_px)
+        self._col_weights = axis_weights(width, window_px, overlap_px, origin[1], least_cut_px=least_cut_px)
+        self._rows = _spans(height, window_px, overlap_px, origin[0], least_cut_px)
+        self._cols = _spans(width, window_px, overlap_px, origin[1], least_cut_px)
 
     def reaching(self, area: Window) -> list[int]:
         """Return the numbers of the windows that have a share in an area, in order."""
@@ -152,9 +168,11 @@ def _shifted(span: slice, by: int) -> slice:
     return slice(span.start + by, span.stop + by)
 
 
-def axis_weights(length: int, window_px: int, overlap_px: int, origin: int = 0) -> list[NDArray[np.float32]]:
+def axis_weights(
+    length: int, window_px: int, overlap_px: int, origin: int = 0, *, least_cut_px: int = LEAST_CUT_PX
+) -> list[NDArray[np.float32]]:
     """Return each window's weights along one axis, (window size,) in [0, 1]; they sum to one everywhere."""
-    spans = _spans(length, window_px, overlap_px, origin)
+    spans = _spans(length, window_px, overlap_px, origin, least_cut_px)
     ramps = [np.ones(span.stop - span.start) for span in spans]
     for (before, ramp_before), (after, ramp_after) in pairwise(zip(spans, ramps, strict=True)):
         shared = before.stop - after.start
@@ -167,7 +185,7 @@ def axis_weights(length: int, window_px: int, overlap_px: int, origin: int = 0) 
     return [(ramp / total[span]).astype(np.float32) for span, ramp in zip(spans, ramps, strict=True)]
 
 
-def _spans(length: int, window_px: int, overlap_px: int, origin: int) -> list[slice]:
+def _spans(length: int, window_px: int, overlap_px: int, origin: int, least_cut_px: int) -> list[slice]:
     """Return the windows along one axis of a scene whose first pixel is number `origin` of the grid."""
     if not (length > 0 and window_px > 0 and 0 <= overlap_px < window_px):
         raise ValueError(f"no windows of {window_px} px with overlap {overlap_px} over {length} px")
@@ -176,7 +194,7 @@ def _spans(length: int, window_px: int, overlap_px: int, origin: int) -> list[sl
     stride = window_px - overlap_px
     if window_px >= SMALLEST_ALIGNED_PX and stride >= GRID_PX:
         stride -= stride % GRID_PX
-    least = min(window_px, LEAST_CUT_PX)
+    least = min(window_px, least_cut_px)
     spans: list[slice] = []
     # From the last window that begins at the scene's edge or before it, to the first that reaches the other edge.
     start = -(origin % stride)

@@ -113,7 +113,8 @@ def is_done(job: Job, *, skip_existing: bool) -> bool:
 
 def window_count(job: Job, options: SceneOptions) -> int:
     """Return how many windows a scene has."""
-    return len(plan_windows(job.height, job.width, options.window_px, options.overlap))
+    least = options.least_cut_px
+    return len(plan_windows(job.height, job.width, options.window_px, options.overlap, least_cut_px=least))
 
 
 def listed_in(path: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from declouder.errors import OptionError
 from declouder.masks import MaskChoice
-from declouder.mosaic import check_enlarge
+from declouder.mosaic import LEAST_CUT_PX, check_enlarge
 from declouder.raster import MOST_PIXELS
 from declouder.scaling import Scaling
 from declouder.scene.bands import BandChoice, listed
@@ -95,6 +95,11 @@ class SceneOptions:
     def overlap(self) -> int:
         """The overlap in pixels, with its default filled in."""
         return self.window_px // 8 if self.overlap_px is None else self.overlap_px
+
+    @property
+    def least_cut_px(self) -> int:
+        """What windows at the scene's edge keep of their size: as much as ever, as the networks see it."""
+        return LEAST_CUT_PX // self.enlarge
 
 
 @dataclass(frozen=True)

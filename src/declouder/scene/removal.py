@@ -93,7 +93,12 @@ def remove_from_scene(
             _check_apart(mask.files, output, options.provenance)
         origin = grid_origin(info)
         mosaic = Mosaic(
-            info.height, info.width, window_px=options.window_px, overlap_px=options.overlap, origin=origin
+            info.height,
+            info.width,
+            window_px=options.window_px,
+            overlap_px=options.overlap,
+            origin=origin,
+            least_cut_px=options.least_cut_px,
         )
         layers = layers_of(options, bands=len(bands.numbers), dtype=info.dtype)
         at_work: Engine = Here(pipeline, options, layers) if engine is None else engine(options, layers)
