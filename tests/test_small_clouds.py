@@ -46,7 +46,7 @@ HAZE = (0.5 * image(white=dots()) + 0.3).astype(np.float32)
     [
         pytest.param(image(white=dots()), image(white=ONE_IN_FOUR), True, id="one-in-four-is-left"),
         pytest.param(image(white=dots()), image(white=dots()), False, id="roofs-of-which-none-goes"),
-        pytest.param(image(white=dots()), image(white=dots() & False), False, id="all-are-gone"),
+        pytest.param(image(white=dots()), image(white=np.zeros((256, 256), bool)), False, id="all-are-gone"),
         pytest.param(HAZE, image(white=dots()), False, id="roofs-under-haze"),
         pytest.param(
             image(white=dots(), cloud=(CLOUD, 0.3, 0.3)),
@@ -85,8 +85,8 @@ def test_the_report_of_a_scene_says_it(white, expected, tmp_path):
     restored = torch.from_numpy((image(white=white) + 1) / 2)
 
     def by_heart(cloudy: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-        above, left = cloudy.shape[2] - 256, cloudy.shape[3] - 256  # windows begin on a grid
-        return F.pad(restored[None], (left, 0, above, 0), mode="replicate")
+        above, before = cloudy.shape[2] - 256, cloudy.shape[3] - 256  # windows begin on a grid
+        return F.pad(restored[None], (before, 0, above, 0), mode="replicate")
 
     report = remove_from_scene(source, tmp_path / "clear.tif", FakePipeline(by_heart), SceneOptions())
     assert report.small_clouds_left is expected

@@ -75,9 +75,7 @@ def plan_windows(
     """
     rows = _spans(height, window_px, overlap_px, origin[0], least_cut_px)
     cols = _spans(width, window_px, overlap_px, origin[1], least_cut_px)
-    return [
-        Window(row.start, col.start, row.stop - row.start, col.stop - col.start) for row in rows for col in cols
-    ]
+    return _crossed(rows, cols)
 
 
 def moved(window: Window, origin: Origin) -> Window:
@@ -122,11 +120,12 @@ class Mosaic:
         least_cut_px: int = LEAST_CUT_PX,
     ) -> None:
         self.height, self.width = height, width
-        self.windows = plan_windows(height, width, window_px, overlap_px, origin, least_cut_px=least_cut_px)
-        self._row_weights = axis_weights(height, window_px, overlap_px, origin[0], least_cut_px=least_cut_px)
-        self._col_weights = axis_weights(width, window_px, overlap_px, origin[1], least_cut_px=least_cut_px)
-        self._rows = _spans(height, window_px, overlap_px, origin[0], least_cut_px)
-        self._cols = _spans(width, window_px, overlap_px, origin[1], least_cut_px)
+        self._rows, self._cols = (
+            _spans(length, window_px, overlap_px, first, least_cut_px)
+            for length, first in zip((height, width), origin, strict=True)
+        )
+        self.windows = _crossed(self._rows, self._cols)
+        self._row_weights, self._col_weights = _weights(self._rows), _weights(self._cols)
 
     def reaching(self, area: Window) -> list[int]:
         """Return the numbers of the windows that have a share in an area, in order."""
@@ -172,14 +171,23 @@ def axis_weights(
     length: int, window_px: int, overlap_px: int, origin: int = 0, *, least_cut_px: int = LEAST_CUT_PX
 ) -> list[NDArray[np.float32]]:
     """Return each window's weights along one axis, (window size,) in [0, 1]; they sum to one everywhere."""
-    spans = _spans(length, window_px, overlap_px, origin, least_cut_px)
+    return _weights(_spans(length, window_px, overlap_px, origin, least_cut_px))
+
+
+def _crossed(rows: list[slice], cols: list[slice]) -> list[Window]:
+    return [
+        Window(row.start, col.start, row.stop - row.start, col.stop - col.start) for row in rows for col in cols
+    ]
+
+
+def _weights(spans: list[slice]) -> list[NDArray[np.float32]]:
     ramps = [np.ones(span.stop - span.start) for span in spans]
     for (before, ramp_before), (after, ramp_after) in pairwise(zip(spans, ramps, strict=True)):
         shared = before.stop - after.start
         ramp_before[len(ramp_before) - shared :] *= _rise(shared)[::-1]
         ramp_after[:shared] *= _rise(shared)
     # sin^2 + cos^2 = 1 already; more than two windows share a place only near the scene's edge.
-    total = np.zeros(length)
+    total = np.zeros(spans[-1].stop)
     for span, ramp in zip(spans, ramps, strict=True):
         total[span] += ramp
     return [(ramp / total[span]).astype(np.float32) for span, ramp in zip(spans, ramps, strict=True)]
