@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from declouder.data.pairs import find_pairs
+from declouder.data.catalog import set_pairs
 from declouder.data.transplant import EvenHaze
 from declouder.scaling import Scaling
 
@@ -28,7 +28,7 @@ SHADE = 0.25
 def main() -> None:
     """Print two lines and a small table for each set."""
     for root in map(Path, sys.argv[1:]):
-        pairs = find_pairs(root, "train")
+        pairs = set_pairs(root, "train")
         found = [EvenHaze.of_pair(unit(pair.read_cloudy()), unit(pair.read_clear())) for pair in pairs]
         hazes = [haze for haze in found if haze is not None]
         print(f"{root.name}: {len(hazes)} of {len(pairs)} pairs under an even haze")

@@ -35,7 +35,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor
 from torch.utils.flop_counter import FlopCounterMode
 
 from declouder.cli.app import FAST_LEAST_PAINTED, FAST_STEPS, keep_freed_memory
-from declouder.data.pairs import find_pairs
+from declouder.data.catalog import set_pairs
 from declouder.lpips import Lpips
 from declouder.metrics import load_lpips, psnr, ssim
 from declouder.metrics import lpips as lpips_of
@@ -245,7 +245,7 @@ def shipped(model: str | None, repeats: int, clock: Clock, folders: Sequence[Pat
 def fast(pipeline: Any, folder: Path, clock: Clock) -> dict[str, float]:
     """Return seconds a megapixel of `--fast` on a folder's test images, and the share of them that took a step."""
     seconds, pixels, stepped = 0.0, 0, []
-    for pair in find_pairs(folder, "test"):
+    for pair in set_pairs(folder, "test"):
         cloudy = torch.from_numpy(pair.read_cloudy()).permute(2, 0, 1)[None] / 255
         run = partial(pipeline, cloudy, num_inference_steps=FAST_STEPS, least_painted=FAST_LEAST_PAINTED)
         seconds += least(partial(run, output_type="pt"), 1, clock)
@@ -368,7 +368,7 @@ def best_batch(pipeline: Any) -> tuple[float, int]:
 def scores(pipeline: Any, folder: Path, lpips: Lpips | None) -> dict[str, float]:
     """Return mean PSNR, dB, SSIM and, with its network, LPIPS on the test pairs of a folder."""
     rows = []
-    for number, pair in enumerate(find_pairs(folder, "test")):
+    for number, pair in enumerate(set_pairs(folder, "test")):
         generator = torch.Generator().manual_seed(number)
         cloudy = torch.from_numpy(pair.read_cloudy()).permute(2, 0, 1)[None] / 255
         restored = pipeline(cloudy, generator=generator, output_type="np").images[0]

@@ -13,7 +13,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from declouder import CloudRemovalPipeline
-from declouder.data.pairs import Pair, find_pairs, read_image
+from declouder.data.catalog import set_pairs
+from declouder.data.pairs import Pair, read_image
 
 TILE_PX = 168
 GAP_PX = 6
@@ -32,7 +33,7 @@ def main() -> None:
     pipeline = CloudRemovalPipeline.from_pretrained(arguments.model)
     pipeline.set_progress_bar_config(disable=True)
     share = arguments.count // len(arguments.data)
-    chosen = [pair for root in arguments.data for pair in spread(find_pairs(root, "test"), share)]
+    chosen = [pair for root in arguments.data for pair in spread(set_pairs(root, "test"), share)]
     rows = (len(chosen) + 1) // 2
     size = (6 * TILE_PX + 7 * GAP_PX, HEAD_PX + rows * (TILE_PX + GAP_PX) + GAP_PX)
     sheet = Image.new("RGB", size, "white")

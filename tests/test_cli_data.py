@@ -12,8 +12,9 @@ from PIL import Image
 from conftest import read_tif, write_tif
 from declouder.cli import main
 from declouder.config import load_config
+from declouder.data.catalog import set_pairs
 from declouder.data.lists import read_exclude_list
-from declouder.data.pairs import find_pairs, hold_out
+from declouder.data.pairs import hold_out
 from declouder.data.split import split_by_blocks
 from declouder.data.terrain import make_terrain
 from declouder.errors import DataError
@@ -159,7 +160,7 @@ def test_split_is_reproducible_and_makes_train_and_test_findable(capsys, tmp_pat
     assert run(capsys, "data", "split", root, "--block", 3)[0] == 2
     run(capsys, "data", "split", root, "--block", 3, "--share", 0.25, "--overwrite")
     assert (root / "split.txt").read_text() == first
-    test = [int(pair.name) for pair in find_pairs(root, "test")]
+    test = [int(pair.name) for pair in set_pairs(root, "test")]
     assert len(test) == 3
     assert len({number // 3 for number in test}) == 1
     assert "test   3 pairs" in run(capsys, "data", "check", root, "-q")[1]
@@ -192,7 +193,7 @@ def test_simulate_makes_a_paired_set_with_masks(capsys, tmp_path):
         ground(number).save(clear / "fields" / f"v1.0-{number}.png")
     words = ("data", "simulate", clear, "--per-image", 2, "--kind", "broken", "-q")
     assert run(capsys, *words, "-o", out)[0] == 0
-    pairs = find_pairs(out, "train")
+    pairs = set_pairs(out, "train")
     assert [pair.name for pair in pairs] == [f"fields/{k}-v1.0-{n}" for n in range(3) for k in (1, 2)]
     # The number that tells grounds apart stays the last: none is on both sides of a split.
     training, held = hold_out(pairs, share=0.3, block=1)
@@ -205,7 +206,7 @@ def test_simulate_makes_a_paired_set_with_masks(capsys, tmp_path):
         changed = np.abs(cloudy.astype(int) - label).max(axis=2)
         assert (changed[mask > 0] > 0).mean() > 0.9
     run(capsys, *words, "-o", tmp_path / "again")
-    for pair, again in zip(pairs, find_pairs(tmp_path / "again", "train"), strict=True):
+    for pair, again in zip(pairs, set_pairs(tmp_path / "again", "train"), strict=True):
         assert pair.cloudy_path.read_bytes() == again.cloudy_path.read_bytes()
     code, _, err = run(capsys, *words, "-o", out)
     assert (code, "exists; give another folder" in err) == (2, True)
@@ -226,9 +227,12 @@ def test_simulate_leaves_a_whole_set_or_nothing(capsys, tmp_path, monkeypatch, w
         words = "would be among the clear images"
     else:
         words = "No space left"
-        monkeypatch.setattr(
-            "declouder.data.simulate._write_png", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
-        )
+
+        def full(_, path, **options):
+            Path(path).write_bytes(b"torn")
+            raise OSError(28, "No space left")
+
+        monkeypatch.setattr(Image.Image, "save", full)
     before = sorted(tmp_path.rglob("*"))
     code, _, err = run(capsys, "data", "simulate", clear, "-o", out, "--split", "test", "-q")
     assert code == 2 and words in err

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -217,6 +218,51 @@ def test_a_run_with_other_settings_does_not_go_on_from_a_partial_one(data: Path,
         evaluate(data, Counting(fail_at=2), out=tmp_path / "a.json")
     with pytest.raises(OutputError, match=r"a\.json\.partial"):
         evaluate(data, Counting(name="another"), out=tmp_path / "a.json")
+
+
+def test_neither_another_noise_schedule_nor_other_band_names_go_on_from_a_partial_run(
+    data: Path, tmp_path: Path, pipeline: CloudRemovalPipeline
+) -> None:
+    out = tmp_path / "a.json"
+
+    def stop(done: int, total: int, running: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(data, ModelMethod(pipeline), out=out, band_names=["red", "green", "blue"], on_image=stop)
+    steeper = CloudRemovalPipeline(**pipeline.components, num_inference_steps=2)
+    steeper.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, beta_end=0.005)
+    for other, names in ((steeper, ["red", "green", "blue"]), (pipeline, ["x", "y", "z"])):
+        with pytest.raises(OutputError, match="is from a run with other data, model or settings"):
+            evaluate(data, ModelMethod(other), out=out, band_names=names)
+    found = evaluate(data, ModelMethod(pipeline), out=out, band_names=["red", "green", "blue"])
+    assert found["method"]["sampler_settings"]["beta_end"] == 0.02
+
+
+@pytest.mark.parametrize("damage", ["no json\n", '{"half": 1}\n[3]\n', "\xff\xfe\n"])
+def test_a_damaged_journal_is_named(data: Path, tmp_path: Path, damage: str) -> None:
+    (tmp_path / "a.json.partial").write_bytes(damage.encode("latin-1"))
+    with pytest.raises(OutputError, match=r"a\.json\.partial is damaged .* remove it to begin anew"):
+        evaluate(data, CloudyMethod(), out=tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("suffix", [".json", ".csv", ".md"])
+def test_no_file_is_replaced_unasked(data: Path, tmp_path: Path, suffix: str) -> None:
+    mine = tmp_path / f"a{suffix}"
+    mine.write_text("mine")
+    with pytest.raises(OutputError, match=rf"a\{suffix} exists; give --overwrite"):
+        evaluate(data, CloudyMethod(), out=tmp_path / "a.json")
+    assert mine.read_text() == "mine" and list(tmp_path.glob("a*")) == [mine]
+    evaluate(data, CloudyMethod(), out=tmp_path / "a.json", overwrite=True)
+    assert mine.read_text() != "mine"
+
+
+def test_numbers_of_numpy_are_numbers(data: Path, tmp_path: Path, pipeline: CloudRemovalPipeline) -> None:
+    method = ModelMethod(pipeline, enlarge=np.int64(2), seed=np.uint8(3))  # type: ignore[arg-type]
+    found = evaluate(data, method, out=tmp_path / "a.json")
+    assert found["method"]["enlarge"] == 2 and read_scores(tmp_path / "a.json")["method"]["seed"] == 3
+    with pytest.raises(OptionError, match=r"samples is 1\.5; give a whole number"):
+        ModelMethod(pipeline, samples=1.5)  # type: ignore[arg-type]
 
 
 def test_excluded_images_are_left_out(data: Path, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from declouder import metrics
-from declouder.data.pairs import find_pairs, read_image
+from declouder.data.catalog import set_pairs
+from declouder.data.pairs import read_image
 from declouder.errors import DataError, OptionError
 
 
@@ -230,7 +231,7 @@ def test_the_cloudy_images_of_rice_have_the_scores_that_others_measured(name: st
         pytest.skip(reason)
     rows = [
         metrics.score(read_image(p.cloudy_path), read_image(p.clear_path), lpips=network).overall
-        for p in find_pairs(Path(data) / name, "test")
+        for p in set_pairs(Path(data) / name, "test")
     ]
     names = ("psnr", "ssim", "lpips", "paper_psnr", "paper_ssim", "paper_lpips")
     means = [float(np.mean([row[score] or math.nan for row in rows])) for score in names]

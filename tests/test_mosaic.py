@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from declouder.mosaic import Mosaic, Window, areas, axis_weights, on_grid, plan_windows
+from declouder.mosaic import Mosaic, Window, areas, on_grid, plan_windows
 
 SIZES = [(1, 1, 1, 0), (1, 9, 4, 1), (64, 64, 64, 8), (65, 63, 64, 32), (130, 77, 32, 16), (200, 500, 64, 0)]
 SIZES += [(127, 129, 64, 8), (1000, 31, 64, 20), (97, 101, 10, 5), (3, 4, 1, 0)]
@@ -27,6 +27,20 @@ def test_windows_are_full_size_cover_the_scene_and_overlap_enough(height, width,
     assert windows == sorted(windows, key=lambda w: (w.row, w.col))
 
 
+def weights_of(length: int, window_px: int, overlap_px: int, origin: int = 0, **options: int) -> list[np.ndarray]:
+    """Return each window's weights along a scene of one row."""
+    mosaic = Mosaic(1, length, window_px=window_px, overlap_px=overlap_px, origin=(0, origin), **options)
+    whole = Window(0, 0, 1, length)
+
+    def alone(number: int) -> np.ndarray:
+        def load(index, rows, cols):
+            return np.ones((1, rows.stop - rows.start, cols.stop - cols.start)) if index == number else None
+
+        return mosaic.blended(whole, 1, load)[0, 0]
+
+    return [alone(number)[window.cols] for number, window in enumerate(mosaic.windows)]
+
+
 def test_a_scene_smaller_than_a_window_is_one_window_of_its_own_size():
     (window,) = plan_windows(30, 40, 64, 8)
     assert (window.row, window.col, window.height, window.width) == (0, 0, 30, 40)
@@ -36,14 +50,14 @@ def test_a_scene_smaller_than_a_window_is_one_window_of_its_own_size():
 def test_blend_weights_sum_to_one_at_every_place(length, window, overlap):
     starts = [w.row for w in plan_windows(length, 1, window, overlap)] if window > 1 else list(range(length))
     total = np.zeros(length)
-    for start, weight in zip(starts, axis_weights(length, window, overlap), strict=True):
+    for start, weight in zip(starts, weights_of(length, window, overlap), strict=True):
         assert weight.min() >= 0
         total[start : start + len(weight)] += weight
     np.testing.assert_allclose(total, 1, atol=1e-6)
 
 
 def test_blend_weights_have_no_ramp_at_the_scenes_own_edge():
-    first, *_, last = axis_weights(300, 64, 16)
+    first, *_, last = weights_of(300, 64, 16)
     assert first[0] == 1 and last[-1] == 1
 
 
@@ -52,7 +66,7 @@ def test_blend_weights_have_no_ramp_at_the_scenes_own_edge():
 def test_windows_of_a_scene_that_starts_elsewhere_cover_it_and_their_weights_sum_to_one(length, origin):
     windows = plan_windows(length, 1, 512, 96, (origin, 0))
     total = np.zeros(length)
-    for window, weight in zip(windows, axis_weights(length, 512, 96, origin), strict=True):
+    for window, weight in zip(windows, weights_of(length, 512, 96, origin), strict=True):
         assert weight.min() >= 0
         total[window.rows] += weight
     np.testing.assert_allclose(total, 1, atol=1e-6)
@@ -72,7 +86,7 @@ def test_large_windows_end_with_the_scene_and_keep_half_their_size(length, origi
     grid = {row for row in range(-(origin % 896), length, 896) if 0 <= row <= length - 1024}
     assert grid <= {w.row for w in windows if w.height == 1024}
     total = np.zeros(length)
-    for window, weight in zip(windows, axis_weights(length, 1024, 128, origin), strict=True):
+    for window, weight in zip(windows, weights_of(length, 1024, 128, origin), strict=True):
         assert weight.min() >= 0 and weight.max() <= 1 and len(weight) == window.height
         total[window.rows] += weight
     np.testing.assert_allclose(total, 1, atol=1e-6)
@@ -86,7 +100,7 @@ def test_windows_may_end_with_the_scene_at_a_smaller_size(length, origin):
     assert all(256 <= w.height <= 512 for w in windows)
     assert all(a.rows.stop - b.row >= 64 and a.row < b.row for a, b in pairwise(windows))
     total = np.zeros(length)
-    for window, weight in zip(windows, axis_weights(length, 512, 64, origin, least_cut_px=256), strict=True):
+    for window, weight in zip(windows, weights_of(length, 512, 64, origin, least_cut_px=256), strict=True):
         total[window.rows] += weight
     np.testing.assert_allclose(total, 1, atol=1e-6)
 
@@ -115,13 +129,13 @@ def test_a_window_off_the_grid_reaches_up_and_left_to_it():
 
 
 def test_the_ramp_takes_all_of_an_overlap_and_no_more():
-    first, second, *_ = axis_weights(3000, 512, 128)
+    first, second, *_ = weights_of(3000, 512, 128)
     assert (first[-128:] < 1).all() and (second[:128] > 0).all() and first[-129] == second[128] == 1
     assert np.abs(np.diff(first)).max() == pytest.approx(np.pi / 2 / 128, rel=0.01)  # as flat as it can be
 
 
 def test_blend_weights_change_smoothly():
-    weights = axis_weights(300, 64, 16)
+    weights = weights_of(300, 64, 16)
     assert max(np.abs(np.diff(w)).max() for w in weights) < 0.2
 
 

@@ -297,6 +297,10 @@ def damage(folder, how: str) -> None:
         values = json.loads(index.read_text())
         values["denoiser"] = ["os", "system"]
         index.write_text(json.dumps(values))
+    elif how == "foreign scheduler":
+        values = json.loads(index.read_text())
+        values["scheduler"] = ["os", "system"]
+        index.write_text(json.dumps(values))
     elif how == "no weights":
         (folder / "weight_net" / "diffusion_pytorch_model.safetensors").unlink()
     elif how == "no config":
@@ -318,6 +322,7 @@ def damage(folder, how: str) -> None:
         "broken index",
         "foreign class",
         "foreign code",
+        "foreign scheduler",
         "no weights",
         "no config",
         "no scheduler",

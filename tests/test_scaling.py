@@ -19,6 +19,15 @@ def test_every_number_of_an_integer_dtype_comes_back_from_the_model_range(dtype)
     np.testing.assert_array_equal(scale.to_dn(x, dtype), dn)
 
 
+@pytest.mark.parametrize(("dtype", "low"), [("uint32", 4e9), ("int32", -2e9), ("float64", 1e12)])
+def test_numbers_far_from_zero_keep_apart(dtype, low):
+    dn = (low + np.arange(1001)).astype(dtype)
+    scale = Scaling(low, low + 1000)
+    x = scale.to_model(dn)
+    assert x.dtype == np.float32
+    np.testing.assert_allclose(scale.to_dn(x, dtype).astype(np.float64), dn.astype(np.float64), rtol=0, atol=1e-3)
+
+
 def test_full_range_of_a_dtype_starts_at_zero():
     assert Scaling.of_dtype("uint8") == Scaling(0, 255)
     assert Scaling.of_dtype("uint16") == Scaling(0, 65535)

@@ -137,6 +137,7 @@ def test_time_that_runs_out_leaves_a_checkpoint_to_go_on_from(tmp_path):
         (["--nodes", "0"], "--nodes is 0; give 1 or more"),
         (["--max-time", "soon"], "--max-time is 'soon'; give a time such as 90s, 45m, 1h30m or 1:30:00"),
         (["--max-time", "0s"], "--max-time is '0s'; give more than nothing"),
+        (["--max-time", "1h30"], "--max-time is '1h30'; give a time such as 90s, 45m, 1h30m or 1:30:00"),
     ],
 )
 def test_options_of_train_that_mean_nothing_are_told(options, told, tmp_path, capfd):
@@ -156,6 +157,18 @@ def test_two_runs_are_not_mixed(toy_run):
         train_quietly(toy(), toy_run)
 
 
+def test_a_stage_of_another_recipe_does_not_join_a_run(tmp_path):
+    train_quietly(toy(), tmp_path, stages=["reference"])
+    recipe = (tmp_path / "config.yaml").read_text()
+    for resume in (False, True):
+        with pytest.raises(ConfigError, match=r"seed was 0 when .* was begun, and is 7 now"):
+            train_quietly(toy("seed=7"), tmp_path, stages=["denoiser"], resume=resume)
+    assert (tmp_path / "config.yaml").read_text() == recipe
+    (tmp_path / "config.yaml").write_text(recipe[:100])
+    with pytest.raises(ConfigError, match="so the recipe cannot be compared with it"):
+        train_quietly(toy(), tmp_path, stages=["reference"], resume=True)
+
+
 def test_a_stage_without_the_earlier_ones_says_so(tmp_path):
     with pytest.raises(ModelError, match="run the earlier stages first"):
         train_quietly(toy(), tmp_path, stages=["weights"])
@@ -172,6 +185,9 @@ def test_other_networks_than_the_earlier_stage_left_are_refused(tmp_path):
     train_quietly(toy(), tmp_path, stages=["reference"])
     train_quietly(toy(), tmp_path, stages=["denoiser"])
     other = toy("model.denoiser.widths=[16,32]")
+    with pytest.raises(ConfigError, match=r"model\.denoiser\.widths was \[8, 16\]"):
+        train_quietly(other, tmp_path, stages=["weights"])
+    (tmp_path / "config.yaml").unlink()  # then the networks tell
     with pytest.raises(ModelError, match="is not the network of this recipe"):
         train_quietly(other, tmp_path, stages=["weights"])
 
@@ -528,7 +544,7 @@ def test_a_full_disk_is_named_and_leaves_the_previous_checkpoint(tmp_path):
     path = tmp_path / "last.ckpt"
     checkpoints = callbacks_module.AtomicCheckpointIO()
     checkpoints.save_checkpoint({"step": 1}, path)
-    (tmp_path / "last.unfinished").symlink_to("/dev/full")
+    (tmp_path / f".last.ckpt.{os.getpid()}.part").symlink_to("/dev/full")
     with pytest.raises(OutputError, match=r"last\.ckpt cannot be written .* free some room"):
         checkpoints.save_checkpoint({"step": torch.zeros(100_000)}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}

@@ -39,10 +39,11 @@ from declouder.evaluation import (
     evaluate,
     read_scores,
 )
-from declouder.evaluation.files import make_folder, write_atomically
+from declouder.evaluation.files import make_folder
 from declouder.metrics import load_lpips
 from declouder.pipeline import SAMPLERS, make_scheduler
 from declouder.provenance import model_digest, sampler_of
+from declouder.whole_files import whole_file, write_text
 
 if TYPE_CHECKING:
     from declouder.pipeline import CloudRemovalPipeline
@@ -217,9 +218,9 @@ def ablate(
         "answer": None if fused is None else answer(results[Path(fused["scores"]).stem], reference),
         "best": best,
     }
-    write_atomically(out / "ablation.json", json.dumps(found, indent=1) + "\n")
-    write_atomically(out / "ablation.csv", _csv(table))
-    write_atomically(out / "ablation.md", to_markdown(found))
+    write_text(out / "ablation.json", json.dumps(found, indent=1) + "\n")
+    write_text(out / "ablation.csv", _csv(table))
+    write_text(out / "ablation.md", to_markdown(found))
     plot(found, out)
     return found
 
@@ -312,12 +313,9 @@ def plot(found: Mapping[str, Any], out: Path) -> None:
         axes.set_xticks([1, 2, 4, 10, 25, 50], ["1", "2", "4", "10", "25", "50"])
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=8)
     for suffix in ("png", "svg"):
-        path = out / f"ablation.{suffix}"
-        try:
+        with whole_file(out / f"ablation.{suffix}", mend="choose another -o") as part:
             # Without a date the same table gives the same file.
-            figure.savefig(path, dpi=130, metadata={"Date": None} if suffix == "svg" else None)
-        except OSError as error:
-            raise OutputError(f"{path} cannot be written ({error}); choose another -o") from error
+            figure.savefig(part, format=suffix, dpi=130, metadata={"Date": None} if suffix == "svg" else None)
 
 
 def _differences(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -421,7 +419,7 @@ def _check_same(path: Path, selection: Selection, pipeline: CloudRemovalPipeline
         "sampler": sampler_of(pipeline),
     }
     if not path.exists():
-        write_atomically(path, json.dumps(now, indent=1) + "\n")
+        write_text(path, json.dumps(now, indent=1) + "\n")
     elif json.loads(path.read_text(encoding="utf-8")) != now:
         raise OutputError(f"{path.parent} holds the ablation of another model or of other data; choose another -o")
 

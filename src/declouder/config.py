@@ -168,10 +168,17 @@ class AugmentConfig(_Strict):
     )
 
     @model_validator(mode="after")
-    def _zoom_is_a_range(self) -> AugmentConfig:
-        low, high = self.zoom
-        if not 0 < low <= high:
-            raise ValueError(f"zoom is [{low:g}, {high:g}], not [least, most] with 0 < least <= most")
+    def _ranges_go_up(self) -> AugmentConfig:
+        for name, least in (("zoom", 0.01), ("cloud_strength", 0.0), ("haze_strength", 0.01)):
+            low, high = getattr(self, name)
+            if not least <= low <= high:
+                raise ValueError(
+                    f"{name} is [{low:g}, {high:g}], not [least, most] with {least:g} <= least <= most"
+                )
+        if self.color_most is not None and self.color_most < self.color:
+            raise ValueError(
+                f"color_most is {self.color_most:g}, below color, {self.color:g}; give as much or more"
+            )
         return self
 
 

@@ -27,7 +27,8 @@ GRID_PX = 32
 MOST_ENLARGED = 4
 """How many times as large networks may see a scene: beyond, there is nothing to see but pixels."""
 LEAST_CUT_PX = 512
-"""Windows that the scene's edge cuts keep at least so much of their size, for the sake of their surroundings."""
+"""Windows that the scene's edge cuts keep at least so much of their size, for the sake of their surroundings; those
+that are no larger are not cut."""
 SMALLEST_ALIGNED_PX = 4 * GRID_PX
 """Smaller windows keep away from the grid: too much of them would be filling."""
 
@@ -76,6 +77,13 @@ def plan_windows(
     rows = _spans(height, window_px, overlap_px, origin[0], least_cut_px)
     cols = _spans(width, window_px, overlap_px, origin[1], least_cut_px)
     return _crossed(rows, cols)
+
+
+def areas(height: int, width: int, *, rows_px: int, cols_px: int) -> Iterator[Window]:
+    """Yield areas of at most `rows_px` x `cols_px` that tile a scene, row by row."""
+    for row in range(0, height, rows_px):
+        for col in range(0, width, cols_px):
+            yield Window(row, col, min(rows_px, height - row), min(cols_px, width - col))
 
 
 def moved(window: Window, origin: Origin) -> Window:
@@ -156,24 +164,6 @@ class Mosaic:
         return total
 
 
-def areas(height: int, width: int, *, rows_px: int, cols_px: int) -> Iterator[Window]:
-    """Yield areas of at most `rows_px` x `cols_px` that tile a scene, row by row."""
-    for row in range(0, height, rows_px):
-        for col in range(0, width, cols_px):
-            yield Window(row, col, min(rows_px, height - row), min(cols_px, width - col))
-
-
-def _shifted(span: slice, by: int) -> slice:
-    return slice(span.start + by, span.stop + by)
-
-
-def axis_weights(
-    length: int, window_px: int, overlap_px: int, origin: int = 0, *, least_cut_px: int = LEAST_CUT_PX
-) -> list[NDArray[np.float32]]:
-    """Return each window's weights along one axis, (window size,) in [0, 1]; they sum to one everywhere."""
-    return _weights(_spans(length, window_px, overlap_px, origin, least_cut_px))
-
-
 def _crossed(rows: list[slice], cols: list[slice]) -> list[Window]:
     return [
         Window(row.start, col.start, row.stop - row.start, col.stop - col.start) for row in rows for col in cols
@@ -186,7 +176,8 @@ def _weights(spans: list[slice]) -> list[NDArray[np.float32]]:
         shared = before.stop - after.start
         ramp_before[len(ramp_before) - shared :] *= _rise(shared)[::-1]
         ramp_after[:shared] *= _rise(shared)
-    # sin^2 + cos^2 = 1 already; more than two windows share a place only near the scene's edge.
+    # sin^2 + cos^2 = 1 already; but more than two share a place near the scene's edge, and where the stride, which
+    # keeps to the grid, leaves an overlap of more than half a window.
     total = np.zeros(spans[-1].stop)
     for span, ramp in zip(spans, ramps, strict=True):
         total[span] += ramp
@@ -218,3 +209,7 @@ def _spans(length: int, window_px: int, overlap_px: int, origin: int, least_cut_
 def _rise(size: int) -> NDArray[np.float64]:
     """Return a smooth rise from 0 to 1, (size,), such that it and its mirror image sum to one."""
     return np.asarray(np.sin((np.arange(size) + 0.5) / size * (np.pi / 2)) ** 2)
+
+
+def _shifted(span: slice, by: int) -> slice:
+    return slice(span.start + by, span.stop + by)

@@ -449,10 +449,12 @@ def _check_folder(folder: Path) -> None:
         kind = index.get(name)
         if not isinstance(kind, list) or len(kind) != 2:
             raise ModelError(f"{folder / 'model_index.json'} names no {name}; save the model anew")
+        # Only our own classes and diffusers' schedulers are loaded: a folder cannot name other code to run.
         if name == "scheduler":
+            if str(kind[0]).split(".")[0] != "diffusers":
+                raise ModelError(f"{folder}: the scheduler is a {kind[0]}.{kind[1]}; give one of diffusers")
             _read_json(folder / name / "scheduler_config.json", folder)
             continue
-        # Only our own classes are loaded: a folder cannot name code to run.
         if kind[1] not in known or not str(kind[0]).startswith("declouder.networks."):
             raise ModelError(f"{folder}: the {name} is a {kind[1]}, which this version of declouder does not know")
         _read_json(folder / name / "config.json", folder)

@@ -29,6 +29,8 @@ class Scaling:
     high: float
 
     def __post_init__(self) -> None:
+        for name in ("low", "high"):  # numpy's numbers are no JSON
+            object.__setattr__(self, name, float(getattr(self, name)))
         if not (np.isfinite(self.low) and np.isfinite(self.high)):
             raise OptionError(
                 f"scale {self.low:g},{self.high:g} is not finite; give LOW,HIGH in the image's own numbers"
@@ -48,8 +50,13 @@ class Scaling:
 
     def to_model(self, dn: NDArray[Any]) -> NDArray[np.float32]:
         """Map DN of any shape and dtype to float32 in [-1, 1]; values outside [low, high] are clipped."""
-        x = (dn.astype(np.float32) - np.float32(self.low)) * np.float32(2.0 / (self.high - self.low)) - 1
-        return np.clip(x, -1, 1, out=x)
+        # Numbers of 32 bits and more can lie so far from 0 that float32 does not tell neighbours apart.
+        wide = dn.dtype.itemsize > 2 and dn.dtype != np.float32
+        x: NDArray[Any] = dn.astype(np.float64 if wide else np.float32)
+        x -= self.low
+        x *= 2.0 / (self.high - self.low)
+        x -= 1
+        return np.asarray(np.clip(x, -1, 1), np.float32)
 
     def to_dn(self, x: NDArray[np.floating[Any]], dtype: DTypeLike) -> NDArray[Any]:
         """Map [-1, 1] of any shape back to DN of `dtype`; integers are rounded to the nearest and clipped."""

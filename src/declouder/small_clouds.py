@@ -20,7 +20,7 @@ FloatArray = NDArray[np.float32]
 
 HALF = 2
 """Spots are looked for at this much less than the images' size: it takes a quarter of the time."""
-SPOT_PX = 13
+SPOT_PX = 12
 """What holds a square of this side is no spot, in pixels of the image."""
 SPOT_FROM, GREY_TO = 0.12, 0.12
 """In [0, 1]: by how much a spot is brighter than around in its darkest band, and by how much others differ."""

@@ -12,7 +12,7 @@ from conftest import write_tif
 from declouder.config import DataConfig, StageConfig
 from declouder.data.catalog import CATALOG, GENERIC, all_pairs, locate, set_pairs
 from declouder.data.lists import read_split_list, write_split_list
-from declouder.data.pairs import find_pairs, fingerprint, read_image
+from declouder.data.pairs import fingerprint, read_image
 from declouder.data.samples import StageSamples, TrainingData
 from declouder.errors import DataError
 
@@ -129,7 +129,7 @@ def test_the_original_rice_layout_wants_a_split_and_then_has_one(tmp_path):
     write_split_list(root / "split.txt", {"1": "train", "2": "test", "3": "train"}, heading="made by a test")
     assert read_split_list(root / "split.txt") == {"1": "train", "2": "test", "3": "train"}
     assert [pair.name for pair in set_pairs(root, "train")] == ["1", "3"]
-    assert [pair.name for pair in find_pairs(root, "test")] == ["2"]
+    assert [pair.name for pair in set_pairs(root, "test")] == ["2"]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 import rasterio
 from PIL import Image
 
-from declouder.data.pairs import Pair, find_pairs, hold_out, read_image
+from declouder.data.pairs import Pair, find_images, hold_out, pair_up, read_image
 from declouder.errors import DataError
 
 
@@ -21,17 +21,30 @@ def make_tree(root: Path, names: list[str], suffix: str = ".png") -> None:
             write(root / "train" / kind / f"{name}{suffix}")
 
 
+def pairs_in(root: Path) -> list[Pair]:
+    return pair_up(root / "train" / "cloud", root / "train" / "label")
+
+
+def test_what_macos_leaves_beside_images_and_folders_named_like_them_are_no_images(tmp_path):
+    make_tree(tmp_path, ["1"])
+    folder = tmp_path / "train" / "cloud"
+    (folder / "._1.png").write_bytes(b"no image")
+    (folder / "2.png").mkdir()
+    assert find_images(folder) == [folder / "1.png"]
+    assert [pair.name for pair in pairs_in(tmp_path)] == ["1"]
+
+
 def test_pairs_come_by_number_whatever_their_format(tmp_path):
     make_tree(tmp_path, ["10", "9"])
     make_tree(tmp_path, ["1"], suffix=".webp")
-    assert [pair.name for pair in find_pairs(tmp_path, "train")] == ["1", "9", "10"]
+    assert [pair.name for pair in pairs_in(tmp_path)] == ["1", "9", "10"]
 
 
 def test_twins_may_differ_in_format_and_the_path_may_hold_the_word_cloud(tmp_path):
     root = tmp_path / "cloud-removal"
     write(root / "train" / "cloud" / "a.png")
     write(root / "train" / "label" / "a.jpg")
-    (pair,) = find_pairs(root, "train")
+    (pair,) = pairs_in(root)
     assert (pair.cloudy_path.name, pair.clear_path.name) == ("a.png", "a.jpg")
 
 
@@ -40,22 +53,22 @@ def test_a_missing_twin_is_named(tmp_path, lonely):
     make_tree(tmp_path, ["1"])
     write(tmp_path / "train" / lonely / "2.png")
     with pytest.raises(DataError, match=r"2\.png has no twin"):
-        find_pairs(tmp_path, "train")
+        pairs_in(tmp_path)
 
 
 def test_a_missing_or_empty_folder_is_an_error(tmp_path):
     with pytest.raises(DataError, match="is not a folder"):
-        find_pairs(tmp_path, "train")
+        pairs_in(tmp_path)
     (tmp_path / "train" / "cloud").mkdir(parents=True)
     with pytest.raises(DataError, match="holds no image"):
-        find_pairs(tmp_path, "train")
+        pairs_in(tmp_path)
 
 
 def test_two_images_of_one_name_are_an_error(tmp_path):
     make_tree(tmp_path, ["1"])
     make_tree(tmp_path, ["1"], suffix=".webp")
     with pytest.raises(DataError, match="have one name"):
-        find_pairs(tmp_path, "train")
+        pairs_in(tmp_path)
 
 
 def numbered(numbers: range) -> list[Pair]:

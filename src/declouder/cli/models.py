@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 
 from declouder.cli.app import DebugOption, OverwriteOption, app
 from declouder.errors import ModelError, OutputError
+from declouder.whole_files import whole_folder
 
 
 @app.command()
@@ -42,17 +42,8 @@ def convert(
     from declouder.authors import convert_checkpoints
 
     pipeline = convert_checkpoints(denoiser, reference)
-    place = output.resolve()  # "." has no name
-    unfinished = place.with_name(f".{place.name}.unfinished")
-    try:
-        pipeline.save_pretrained(unfinished)
-        if output.exists():
-            shutil.rmtree(place)
-        unfinished.rename(place)
-    except OSError as error:
-        raise OutputError(f"{output} cannot be written ({error}); choose another place") from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with whole_folder(output) as part:
+        pipeline.save_pretrained(part)
     kind = type(pipeline.reference).__name__
     typer.echo(f"wrote {output}: {kind}, {len(pipeline.config.bands)} bands ({', '.join(pipeline.config.bands)})")
 

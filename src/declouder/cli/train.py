@@ -104,12 +104,12 @@ def _parsed_recipe(words: list[str]) -> tuple[Path, list[StageName]]:
 
 def _parsed_seconds(text: str) -> float:
     clock = re.fullmatch(r"(?:(\d+):)?(\d+):(\d+)", text)
-    spoken = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text)
+    spoken = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?|(\d+)", text)
     match = clock or spoken
     if not text or match is None:
         raise OptionError(f"--max-time is {text!r}; give a time such as 90s, 45m, 1h30m or 1:30:00")
-    hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    total = 3600.0 * hours + 60 * minutes + seconds
+    hours, minutes, seconds, *bare = (int(part or 0) for part in match.groups())
+    total = 3600.0 * hours + 60 * minutes + seconds + sum(bare)
     if total <= 0:
         raise OptionError(f"--max-time is {text!r}; give more than nothing")
     return total

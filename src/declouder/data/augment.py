@@ -1,4 +1,4 @@
-"""How a training sample is varied; numpy only, everything random comes from the generator.
+"""How a training sample is varied; no torch, everything random comes from the generator.
 
 Arrays are (C, H, W) float32 in [0, 1]. Cloudy and clear change alike, save for the cloud's
 strength.

@@ -11,7 +11,7 @@ tau_c = tau (lambda_c / 0.55 um)^-alpha); thick cloud is neutral. The haze's str
 follow the hazy images of RICE1's training part: T 0.25 to 0.6, A 0.4 to 0.7 and darker where T is high, tau
 even within a few per cent.
 
-Numpy only; everything random comes from the generator.
+No torch; everything random comes from the generator.
 """
 
 from __future__ import annotations

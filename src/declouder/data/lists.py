@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from declouder.errors import DataError, OutputError
+from declouder.errors import DataError
+from declouder.whole_files import write_text
 
 SPLITS = ("train", "test")
 
@@ -72,7 +73,4 @@ def _entries(path: Path) -> list[tuple[str, int]]:
 
 def _write(path: Path, heading: str, lines: Iterable[str]) -> None:
     text = "".join(f"# {line}\n" for line in heading.splitlines()) + "".join(f"{line}\n" for line in lines)
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written ({error}); choose another place") from None
+    write_text(path, text)

@@ -50,21 +50,6 @@ class Pair:
         return read_bands(self.clear_path, self.clear_nir_path)
 
 
-def find_pairs(root: Path, split: str) -> list[Pair]:
-    """Return the pairs of `root/split/{cloud,label}`, sorted by number, then by name.
-
-    A set without such folders is parted by its `root/split.txt`, if it has one.
-
-    Raises:
-        DataError: if a folder is missing or empty, or an image has no twin.
-    """
-    if not (root / split).is_dir() and (root / "split.txt").is_file():
-        from declouder.data.catalog import set_pairs  # which is built on this module
-
-        return set_pairs(root, split)
-    return pair_up(root / split / "cloud", root / split / "label")
-
-
 def pair_up(
     cloudy_folder: Path,
     clear_folder: Path,
@@ -112,7 +97,7 @@ def pair_up(
 
 def holds_images(folder: Path) -> bool:
     """Return whether there is a folder with an image in it or its subfolders."""
-    return folder.is_dir() and any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.rglob("*"))
+    return folder.is_dir() and any(map(_is_image, folder.rglob("*")))
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -123,10 +108,15 @@ def find_images(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; give a folder of images")
-    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    images = sorted(filter(_is_image, folder.rglob("*")))
     if not images:
         raise DataError(f"{folder} holds no image; wanted {', '.join(sorted(IMAGE_SUFFIXES))}")
     return images
+
+
+def _is_image(path: Path) -> bool:
+    # ._1.png, which macOS leaves on other file systems, is no image.
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def hold_out(pairs: Sequence[Pair], *, share: float, block: int) -> tuple[list[Pair], list[Pair]]:

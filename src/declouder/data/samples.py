@@ -365,7 +365,7 @@ class StageSamples:
         return [np.clip(resize_bicubic(image, height // factor, width // factor), 0, 1) for image in images]
 
     def _pair_of(self, number: int) -> int:
-        """Every pair comes once before one comes again, in an order that changes each round."""
+        """Return the pair of a sample: numbers go through all pairs in rounds, each in an order of its own."""
         round_, position = divmod(number, len(self.data.cloudy))
         order = np.random.default_rng([self.seed, round_]).permutation(len(self.data.cloudy))
         return int(order[position])

@@ -7,8 +7,6 @@ can be made again to the bit.
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from declouder.data.clouds import CloudKind, simulate_clouds
 from declouder.data.lists import SPLITS
 from declouder.data.pairs import images_by_name, number_first, read_image, scaling_of
 from declouder.errors import DataError, OutputError
+from declouder.whole_files import whole_file, whole_folder
 
 
 def simulate_set(
@@ -63,7 +62,7 @@ def simulate_set(
     if own:
         raise OutputError(f"{own[0]} would be among the clear images; give another folder with -o")
     written = 0
-    with _appearing_whole(target) as unfinished:
+    with _new_set(target) as unfinished:
         for place, name in enumerate(sorted(images, key=number_first)):
             path = images[name]
             dn = read_image(path)
@@ -92,17 +91,13 @@ def simulate_set(
 
 
 @contextlib.contextmanager
-def _appearing_whole(target: Path) -> Iterator[Path]:
+def _new_set(target: Path) -> Iterator[Path]:
     """Yield a folder to fill that becomes `target` if the block ends well; else nothing is left of it."""
     is_new = not target.parent.exists()
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        yield unfinished
-        unfinished.rename(target)
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written ({error}); choose another -o") from None
+        with whole_folder(target, mend="choose another -o") as unfinished:
+            yield unfinished
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
         if is_new:
             with contextlib.suppress(OSError):  # it holds the set
                 target.parent.rmdir()
@@ -113,24 +108,12 @@ def _write(path: Path, dn: NDArray[Any], source: Path, *, as_png: bool = False) 
     # A name may hold dots; with_suffix would take the part after the last one for an ending.
     png = as_png or (dn.dtype == np.uint8 and dn.shape[2] in (1, 3) and not _is_tiff(source))
     target = path.with_name(path.name + (".png" if png else ".tif"))
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if png:
-            _write_png(target, dn)
-            return
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written ({error}); free some room or choose another -o") from None
-    _write_tiff(target, dn, source)
-
-
-def _write_png(target: Path, dn: NDArray[np.uint8]) -> None:
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not png:
+        _write_tiff(target, dn, source)
+        return
+    with whole_file(target, mend="free some room or choose another -o") as part:
         Image.fromarray(dn[:, :, 0] if dn.shape[2] == 1 else dn).save(part, format="PNG")
-        part.replace(target)
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def _write_tiff(target: Path, dn: NDArray[Any], source: Path) -> None:

@@ -34,7 +34,6 @@ from declouder.evaluation.files import (
     make_folder,
     read_scores,
     versions,
-    write_atomically,
 )
 from declouder.evaluation.methods import (
     CloudyMethod,
@@ -57,6 +56,7 @@ from declouder.evaluation.summary import (
     to_markdown,
 )
 from declouder.kept import LEGEND
+from declouder.whole_files import write_text
 
 __all__ = [
     "BAND_SCORES",
@@ -106,7 +106,7 @@ def evaluate(
         lpips_backbone: AlexNet for LPIPS; see `metrics.load_lpips`.
         download_backbone: fetch the backbone if it is nowhere on this machine.
         band_lpips: take LPIPS of each band too, about 25 ms of CPU a band of 256 px.
-        overwrite: replace an existing `out`.
+        overwrite: replace existing files.
         on_image: called after each image with images done, images in all and the running means.
 
     Returns:
@@ -115,12 +115,14 @@ def evaluate(
     Raises:
         DataError: if pairs, outputs, masks or sizes do not fit.
         OptionError: if an option has no meaning here.
-        OutputError: if `out` exists or cannot be written, or OUT.partial belongs to another run.
+        OutputError: if one of the files exists or cannot be written, or OUT.partial belongs to another run.
     """
     if out.suffix != ".json":
         raise OptionError(f"{out} does not end in .json; the table and the list go beside it as .md and .csv")
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out} exists; give --overwrite or another name")
+    beside = {suffix: out.with_suffix(suffix) for suffix in (".csv", ".md")}
+    for path in (out, *beside.values()):
+        if path.exists() and not overwrite:
+            raise OutputError(f"{path} exists; give --overwrite or another name")
     make_folder(out.parent)
     selection = data if isinstance(data, Selection) else Selection(data)
     pairs = selection.pairs()
@@ -133,6 +135,7 @@ def evaluate(
         "data": {
             **selection.describe(pairs),
             "data_range": data_range,
+            "band_names": None if band_names is None else list(band_names),
             "masks": None if not mask_of else files_fingerprint(sorted(mask_of.items())),
         },
         "method": described,
@@ -184,8 +187,8 @@ def evaluate(
             partial.unlink(missing_ok=True)  # nothing to go on with: it would only stand in the way
     samples, averaged = described.get("samples", 1), described.get("averaged", False)
     result = {**head, **summary(rows, samples=samples, averaged=averaged), "images": rows}
-    write_atomically(out, json.dumps(result, indent=1) + "\n")
-    write_atomically(out.with_suffix(".csv"), to_csv(rows))
-    write_atomically(out.with_suffix(".md"), to_markdown([result]) + "\n" + breakdown_markdown(result))
+    write_text(beside[".csv"], to_csv(rows))
+    write_text(beside[".md"], to_markdown([result]) + "\n" + breakdown_markdown(result))
+    write_text(out, json.dumps(result, indent=1) + "\n")
     partial.unlink(missing_ok=True)
     return result

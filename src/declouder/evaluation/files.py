@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from declouder.errors import DataError, OutputError
+from declouder.whole_files import write_text
 
 FORMAT = "declouder scores"
 FORMAT_VERSION = 1
@@ -40,24 +41,33 @@ def read_scores(path: Path) -> dict[str, Any]:
 
 
 def begin_journal(partial: Path, head: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the rows of an interrupted run by name, or begin a new journal whose first line is `head`."""
+    """Return the rows of an interrupted run by name, or begin a new journal whose first line is `head`.
+
+    Raises:
+        OutputError: if the journal is of another run, or damaged.
+    """
     if not partial.exists():
         partial.write_text(json.dumps(head) + "\n", encoding="utf-8")
         return {}
-    text = partial.read_text(encoding="utf-8")
+    text = partial.read_text(encoding="utf-8", errors="replace")
     # A killed run may have left half a line at the end.
     whole = text[: text.rfind("\n") + 1]
     lines = whole.splitlines()
-    if lines and json.loads(lines[0]) != head:
+    try:
+        found = [json.loads(line) for line in lines]
+        rows = {row["name"]: row for row in found[1:]}
+    except (ValueError, TypeError, KeyError) as error:
+        raise OutputError(f"{partial} is damaged ({error}); remove it to begin anew") from None
+    if found and found[0] != head:
         raise OutputError(
             f"{partial} is from a run with other data, model or settings; remove it or choose another --out"
         )
-    if not lines:
+    if not found:
         partial.unlink()
         return begin_journal(partial, head)
     if whole != text:
-        partial.write_text(whole, encoding="utf-8")
-    return {row["name"]: row for row in map(json.loads, lines[1:])}
+        write_text(partial, whole)
+    return rows
 
 
 def files_fingerprint(files: Iterable[tuple[str, Path]]) -> str:
@@ -91,18 +101,3 @@ def make_folder(folder: Path) -> None:
         raise OutputError(f"the folder {folder} cannot be made ({error}); choose another place") from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"the folder {folder} may not be written; choose another place")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write beside the target and rename, so that a killed run leaves no half file.
-
-    Raises:
-        OutputError: if it cannot be written.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written ({error}); choose another place") from error

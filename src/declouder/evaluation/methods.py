@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from declouder.arguments import whole
 from declouder.data.pairs import Pair, images_by_name, read_image
 from declouder.errors import DataError, OptionError
 from declouder.evaluation.files import files_fingerprint
 from declouder.evaluation.selection import look
 from declouder.mosaic import Window, check_enlarge, enlarged_window
 from declouder.noise import scene_noise
-from declouder.provenance import model_digest
+from declouder.provenance import model_digest, sampler_of
 from declouder.scaling import Scaling
 
 if TYPE_CHECKING:
@@ -80,6 +81,10 @@ class ModelMethod:
     name: str = "model"
 
     def __post_init__(self) -> None:
+        for name in ("num_inference_steps", "enlarge", "seed", "samples"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, whole(value, name))
         if self.samples < 1:
             raise OptionError(f"{self.samples} samples asked for; give 1 or more")
         if not 0 <= self.seed < 2**64:
@@ -102,6 +107,7 @@ class ModelMethod:
             **({"enlarge": self.enlarge} if self.enlarge > 1 else {}),
             "sampler": type(self.pipeline.scheduler).__name__,
             "timestep_spacing": self.pipeline.scheduler.config.get("timestep_spacing"),
+            "sampler_settings": sampler_of(self.pipeline)["settings"],
             "seed": self.seed,
             "samples": self.samples,
             "averaged": self.average,

@@ -14,6 +14,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
+from rasterio.transform import xy
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as GdalWindow
 
@@ -102,11 +103,11 @@ def open_aligned(path: Path, like: RasterInfo, *, allow_outside: bool = False) -
 def _same_grid(info: RasterInfo, like: RasterInfo) -> bool:
     """Return whether two rasters of one size lie on each other within a hundredth of a pixel."""
     step = max(abs(like.transform.a), abs(like.transform.b))
-    corners = ((0, 0), (like.width, like.height))
+    corners = ((0, 0), (like.height, like.width))  # row, column
     return bool(info.crs == like.crs) and all(
         abs(a - b) <= step / 100
         for corner in corners
-        for a, b in zip(info.transform @ corner, like.transform @ corner, strict=True)
+        for a, b in zip(xy(info.transform, *corner), xy(like.transform, *corner), strict=True)
     )
 
 

@@ -25,6 +25,7 @@ from declouder.evaluation import BAND_SCORES, SCORES, read_scores
 from declouder.kept import MAPS, read_kept
 from declouder.report.plots import distribution, reliability
 from declouder.version import __version__
+from declouder.whole_files import write_text
 
 BUDGET_BYTES = 28_000_000
 """What the images may take; finer steps of `QUALITIES` are tried first."""
@@ -60,9 +61,9 @@ def write_report(scores: Sequence[Path], out: Path, *, overwrite: bool = False, 
     page = render([(path, result) for path, result in zip(scores, results, strict=True)], title=title)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"{out} cannot be written ({error}); choose another -o") from error
+        raise OutputError(f"folder {out.parent} cannot be made ({error}); choose another -o") from error
+    write_text(out, page, mend="choose another -o")
 
 
 def render(files: Sequence[tuple[Path, Mapping[str, Any]]], *, title: str | None = None) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from declouder.arguments import whole
 from declouder.errors import OptionError
 from declouder.masks import MaskChoice
 from declouder.mosaic import LEAST_CUT_PX, check_enlarge
 from declouder.raster import MOST_PIXELS
 from declouder.scaling import Scaling
 from declouder.scene.bands import BandChoice, listed
+
+_WHOLE = ("steps", "enlarge", "seed", "window_px", "overlap_px", "batch", "threads", "samples", "max_pixels")
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,13 @@ class SceneOptions:
     allow_outside: bool = False
 
     def __post_init__(self) -> None:
+        for name in _WHOLE:
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, whole(value, name.removesuffix("_px").replace("_", "-")))
+        if self.bands is not None:
+            object.__setattr__(self, "bands", tuple(whole(band, "a band") for band in self.bands))
+        object.__setattr__(self, "least_painted", float(self.least_painted))
         if self.steps is not None and self.steps < 0:
             raise OptionError(f"steps is {self.steps}; give 0 (the reference image) or more")
         if not 0 <= self.least_painted <= 1:

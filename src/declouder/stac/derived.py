@@ -15,6 +15,7 @@ from declouder.errors import OutputError
 from declouder.raster import RasterInfo, open_raster
 from declouder.stac.reading import SourceItem
 from declouder.version import __version__
+from declouder.whole_files import write_text
 
 _PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
 _PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
@@ -60,14 +61,7 @@ def write_derived(item: SourceItem, output: Path, *, max_pixels: int, overwrite:
         "assets": {"clear": _asset(info, output)},
     }
     fields = pystac.Item.from_dict(fields).to_dict(include_self_link=False, transform_hrefs=False)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written ({error.strerror}); is the folder read-only?") from error
-    finally:
-        part.unlink(missing_ok=True)
+    write_text(path, json.dumps(fields, indent=2) + "\n", mend="is the folder read-only?")
     return path
 
 

@@ -34,6 +34,7 @@ from declouder.training.record import commit_of_source, write_record
 from declouder.training.resuming import check_resumed
 from declouder.training.stages import STAGES
 from declouder.training.surroundings import (
+    MAKE_ROOM,
     check_nodes,
     is_first_process,
     lightning_precision,
@@ -41,6 +42,7 @@ from declouder.training.surroundings import (
     quiet_lightning,
     tensorboard_logger,
 )
+from declouder.whole_files import write_text
 
 __all__ = ["STAGES", "StageModule", "TrainingReport", "train"]
 
@@ -206,7 +208,7 @@ def _run_stage(
         about = {"steps": trainer.global_step, "seconds": round(seconds, 1), "scores": scores.best}
         about |= {"precision": trainer.precision, "devices": devices, "nodes": nodes}
         write_record(config, data, out / "model", name, about)
-        (folder / "finished").write_text(f"{trainer.global_step} steps\n", encoding="utf-8")
+        write_text(folder / "finished", f"{trainer.global_step} steps\n", mend=MAKE_ROOM)
     trainer.strategy.barrier()
     return TrainingReport(name, trainer.global_step, finished, scores.best, seconds)
 
@@ -216,15 +218,16 @@ def open_run(out: Path, config: TrainConfig, stages: Sequence[StageName], *, res
 
     Raises:
         OutputError: if the folder cannot be made, or a stage was begun there and `resume` is not set.
-        ConfigError: if a run is resumed with a recipe that its begun stages do not fit.
+        ConfigError: if stages have begun there, these or others, with a recipe that does not fit this one.
     """
-    begun = [name for name in stages if (out / name).exists()]
-    if begun and not resume:
-        raise OutputError(f"{out / begun[0]} exists; continue it with --resume, or choose another --out")
+    begun = [name for name in STAGE_NAMES if (out / name).exists()]
+    again = [name for name in begun if name in stages]
+    if again and not resume:
+        raise OutputError(f"{out / again[0]} exists; continue it with --resume, or choose another --out")
     if begun:
         check_resumed(out, config, begun)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"{out} cannot be written ({error}); choose another --out") from None
+        raise OutputError(f"{out} cannot be made ({error}); choose another --out") from None
+    write_text(out / "config.yaml", dump_config(config), mend="choose another --out")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from declouder.errors import OutputError
 from declouder.scaling import Scaling
 from declouder.training.module import StageModule
+from declouder.training.surroundings import MAKE_ROOM
+from declouder.whole_files import whole_file
 
 
 class ScoreLog(Callback):  # type: ignore[misc]
@@ -180,17 +180,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):  # type: ignore[misc]
         """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_suffix(".unfinished")
-        try:
-            with unfinished.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(target)
-        except (OSError, RuntimeError) as error:  # torch.save tells a full disk by a RuntimeError
-            unfinished.unlink(missing_ok=True)
-            reason = " ".join(str(error).split())
-            raise OutputError(f"checkpoint {target} cannot be written ({reason}); free some room") from error
+        with whole_file(target, mend=MAKE_ROOM) as part:
+            try:
+                torch.save(checkpoint, part)
+            except RuntimeError as error:  # a full disk, among others
+                raise OSError(" ".join(str(error).split())) from error
 
 
 def _append_row(path: Path, row: dict[str, float]) -> None:
@@ -200,13 +194,11 @@ def _append_row(path: Path, row: dict[str, float]) -> None:
         with path.open(newline="", encoding="utf-8") as file:
             # A run that was killed after its last checkpoint comes by some steps a second time.
             earlier = [old for old in csv.DictReader(file) if int(old["step"]) < row["step"]]
-    unfinished = path.with_suffix(".unfinished")
-    with unfinished.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path, mend=MAKE_ROOM) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(row))
         writer.writeheader()
         writer.writerows(earlier)
         writer.writerow({key: value if key == "step" else f"{value:.5f}" for key, value in row.items()})
-    unfinished.replace(path)
 
 
 def _sheet_of(rows: Sequence[Tensor]) -> NDArray[np.uint8]:

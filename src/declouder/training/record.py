@@ -13,6 +13,8 @@ from typing import Any
 
 from declouder.config import StageName, TrainConfig
 from declouder.data.samples import TrainingData
+from declouder.training.surroundings import MAKE_ROOM
+from declouder.whole_files import write_text
 
 RECORD = "training.json"
 """The file in a model's folder that says how it was trained."""
@@ -41,9 +43,7 @@ def write_record(
         "commit": commit_of_source(),
         "stages": {**earlier.get("stages", {}), stage: about},
     }
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    write_text(path, json.dumps(record, indent=1) + "\n", mend=MAKE_ROOM)
 
 
 def _versions() -> dict[str, str]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from declouder.config import StageName, TrainConfig, load_config
 from declouder.errors import ConfigError
-
-log = logging.getLogger(__name__)
 
 _MAY_CHANGE = ("data.base", "data.workers", "data.cache_gb")
 
@@ -23,10 +20,10 @@ def check_resumed(out: Path, config: TrainConfig, begun: Sequence[StageName]) ->
     Args:
         out: the run's folder.
         config: the recipe that is to go on.
-        begun: those of the stages asked for that have begun there.
+        begun: the stages that have begun there.
 
     Raises:
-        ConfigError: naming the first field that differs and may not.
+        ConfigError: naming the first field that differs and may not, or if what it was cannot be read.
     """
     path = out / "config.yaml"
     if not path.exists():
@@ -34,8 +31,9 @@ def check_resumed(out: Path, config: TrainConfig, begun: Sequence[StageName]) ->
     try:
         earlier = load_config(path).model_dump(mode="json")
     except ConfigError as error:
-        log.warning("%s, so it cannot be compared with the recipe", error)
-        return
+        raise ConfigError(
+            f"{error}, so the recipe cannot be compared with it; mend it, or choose another --out"
+        ) from None
     now = config.model_dump(mode="json")
     fixed: list[tuple[str, ...]] = [("seed",), ("model",), ("data",)]
     fixed += [("stages", name) for name in begun if (out / name / "finished").exists()]

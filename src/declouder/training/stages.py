@@ -26,7 +26,7 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Stage:
-    """One row of the table above."""
+    """What a stage learns, what it takes over from earlier ones, and its loss."""
 
     learns: tuple[str, ...]
     takes_over: tuple[str, ...]

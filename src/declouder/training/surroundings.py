@@ -17,6 +17,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from declouder.errors import ConfigError, DataError, OptionError, OutputError
 
+MAKE_ROOM = "free some room and go on with --resume"
+"""The mend where a run cannot write."""
+
 
 def check_nodes(nodes: int) -> None:
     """Refuse several machines that do not know of each other: each would wait for the rest for ever.
@@ -113,4 +116,4 @@ def one_line_errors(out: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        raise OutputError(f"{out}: no space is left; free some room and go on with --resume") from error
+        raise OutputError(f"{out}: no space is left; {MAKE_ROOM}") from error

@@ -1,0 +1,49 @@
+"""Files and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import pytest
+
+from declouder.errors import OutputError
+from declouder.whole_files import whole_file, whole_folder, write_text
+
+
+def test_a_file_has_its_name_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "a.txt"
+    with whole_file(path) as part:
+        part.write_text("new")
+        assert not path.exists() and part.parent == tmp_path
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), ValueError("ours")])
+def test_what_breaks_off_leaves_the_earlier_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    told = OutputError if isinstance(error, OSError) else type(error)
+    with pytest.raises(told) as caught, whole_file(path, mend="free some room") as part:
+        part.write_text("ne")
+        raise error
+    if told is OutputError:
+        assert str(caught.value) == f"{path} cannot be written (No space left on device); free some room"
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_takes_the_place_of_an_earlier_one_at_the_end(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "old").touch()
+    with pytest.raises(RuntimeError), whole_folder(folder) as part:
+        part.mkdir()
+        (part / "half").touch()
+        raise RuntimeError
+    assert [path.name for path in folder.iterdir()] == ["old"]
+    with whole_folder(folder) as part:
+        part.mkdir()
+        (part / "new").touch()
+    assert [path.name for path in folder.iterdir()] == ["new"] and list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(OutputError, match=r"none/a\.txt cannot be written \(No such file or directory\); choose"):
+        write_text(tmp_path / "none" / "a.txt", "text")
