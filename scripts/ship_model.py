@@ -17,6 +17,7 @@ import torch
 
 from declouder import CloudRemovalPipeline
 from declouder.training.record import RECORD
+from declouder.whole_files import whole_folder
 
 LARGEST_BYTES = 16_000_000
 
@@ -31,6 +32,8 @@ def main() -> None:
     parser.add_argument("--w-bounds", type=float, nargs=2)
     arguments = parser.parse_args()
 
+    if arguments.output.exists() and not (arguments.output / "model_index.json").exists():
+        parser.error(f"{arguments.output} is no model folder, so it is not replaced; give another name")
     pipeline = CloudRemovalPipeline.from_pretrained(arguments.model)
     pipeline.set_progress_bar_config(disable=True)
     chosen = {
@@ -40,15 +43,14 @@ def main() -> None:
     }
     pipeline.register_to_config(**{name: value for name, value in chosen.items() if value is not None})
     before = restored(pipeline)
-    shutil.rmtree(arguments.output, ignore_errors=True)
-    pipeline.to(torch.float16).save_pretrained(arguments.output)
-
-    if (arguments.model / RECORD).exists():
-        shutil.copyfile(arguments.model / RECORD, arguments.output / RECORD)
-    forget_origin(arguments.output)
-    size = sum(path.stat().st_size for path in arguments.output.rglob("*") if path.is_file())
-    if size > LARGEST_BYTES:
-        raise SystemExit(f"{arguments.output} has {size / 1e6:.1f} MB, more than {LARGEST_BYTES / 1e6:.0f} MB")
+    with whole_folder(arguments.output) as part:
+        pipeline.to(torch.float16).save_pretrained(part)
+        if (arguments.model / RECORD).exists():
+            shutil.copyfile(arguments.model / RECORD, part / RECORD)
+        forget_origin(part)
+        size = sum(path.stat().st_size for path in part.rglob("*") if path.is_file())
+        if size > LARGEST_BYTES:
+            raise SystemExit(f"the model has {size / 1e6:.1f} MB, more than {LARGEST_BYTES / 1e6:.0f} MB")
     shipped = CloudRemovalPipeline.from_pretrained(arguments.output)
     shipped.set_progress_bar_config(disable=True)
     change = float((restored(shipped) - before).abs().max())

@@ -30,7 +30,8 @@ class FakePipeline:
     def __call__(self, cloudy: torch.Tensor, *, latents: torch.Tensor, **_: Any) -> SimpleNamespace:
         assert torch.isfinite(cloudy).all() and cloudy.min() >= 0 and cloudy.max() <= 1
         self.seen.append(cloudy)
-        return SimpleNamespace(images=self.f(cloudy, latents))
+        images = self.f(cloudy, latents)
+        return SimpleNamespace(images=images, weights=torch.ones_like(images))
 
 
 @pytest.fixture

@@ -147,7 +147,8 @@ MISTAKES = [
     (["scene.tif", "-o", "scene.tif", "--overwrite"], "is the input"),
     (["scene.tif", "-o", "link.tif", "--overwrite"], "is the input"),
     (["scene.tif", "-o", "scene2.tif"], "exists already; give --overwrite"),
-    (["scene.tif", "-o", "nothing"], "no suffix"),
+    (["scene.tif", "-o", "nothing"], "nothing is a folder; give a file name in it"),
+    (["", "-o", "b.tif"], "an argument is empty"),
     (["scene.tif", "-o", "b.jpg"], "JPEG would lose detail"),
     (["scene.tif", "scene2.tif", "-o", "b.tif"], "do not go into one file"),
     (["scene.tif", "sub/scene.tif", "-o", "out"], "would both become"),
@@ -155,7 +156,7 @@ MISTAKES = [
     (["scene.tif", "-o", "b.tif", "--bands", "1,2,4"], "has 3 bands"),
     (["scene.tif", "-o", "b.tif", "--bands", "1,1,2"], "each band once"),
     (["scene.tif", "-o", "b.tif", "--bands", "red"], "--bands is 'red'"),
-    (["scene.tif", "-o", "b.tif", "--bands", ""], "--bands is ''"),
+    (["scene.tif", "-o", "b.tif", "--bands", "one"], "--bands is 'one'"),
     (["scene.tif", "-o", "b.tif", "--scale", "5,1"], "low 5 is not below high 1"),
     (["scene.tif", "-o", "b.tif", "--scale", "5"], "--scale is '5'"),
     (["scene.tif", "-o", "b.tif", "--scale", "nan,1"], "not finite"),
@@ -485,8 +486,37 @@ def test_a_damaged_scene_does_not_stop_the_others(scene, quick, tmp_path, rng, c
     assert "wrote 1 images" in told.out and "a.tif cannot be read" in told.err.splitlines()[-1]
 
 
+def test_an_image_of_a_folder_that_cannot_be_used_does_not_stop_the_others(scene, quick, tmp_path, rng, capfd):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.tif", "d.tif"):
+        shutil.copy(scene, folder / name)
+    (folder / "b.tif").write_bytes(scene.read_bytes()[:2000])
+    Image.fromarray(rng.integers(0, 9, (9, 9), dtype=np.uint8)).convert("P").save(folder / "c.tif")
+    assert run("remove", folder, "-o", tmp_path / "out", *quick) == 2
+    told = capfd.readouterr().err
+    assert names_in(tmp_path / "out") == ["a.tif", "d.tif"]
+    assert "b.tif" in told and "2 scenes failed, the others are finished" in told.splitlines()[-1]
+    # One that was named is looked at first.
+    assert run("remove", folder / "a.tif", folder / "c.tif", "-o", tmp_path / "named", *quick) == 2
+    assert not (tmp_path / "named").exists()
+
+
+@pytest.mark.parametrize("given", [("xx\udcff.tif", "b.tif"), ("scene.tif", "b\udcff.tif")])
+def test_a_name_that_is_no_utf_8_is_one_line_with_exit_2(given, scene, quick, tmp_path, capfd):
+    source, output = (tmp_path / name for name in given)
+    if not source.exists():
+        try:
+            shutil.copy(scene, source)
+        except OSError:
+            pytest.skip("the file system knows no such names")
+    assert run("remove", source, "-o", output, *quick) == 2
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1 and "is no UTF-8; rename" in err
+
+
 @pytest.mark.parametrize("where", ["finished", "at work"])
-def test_a_scene_that_another_run_took_meanwhile_is_passed_over(where, scene, quick, tmp_path, monkeypatch):
+def test_a_scene_that_another_run_took_meanwhile_is_passed_over(where, scene, quick, tmp_path, monkeypatch, capfd):
     from declouder import scene as scenes
     from declouder.errors import BusyError
 
@@ -504,7 +534,9 @@ def test_a_scene_that_another_run_took_meanwhile_is_passed_over(where, scene, qu
         return real(source, output, *arguments, **options)
 
     monkeypatch.setattr(scenes, "remove_from_scene", other_run)
-    assert run("remove", folder, "-o", tmp_path / "out", "--skip-existing", *quick) == 0
+    loud = [option for option in quick if option != "--quiet"]
+    assert run("remove", folder, "-o", tmp_path / "out", "--skip-existing", *loud) == 0
+    assert ", 1 left to another run: " in capfd.readouterr().out
     assert names_in(tmp_path / "out") == (["a.tif", "b.tif"] if where == "finished" else ["b.tif"])
 
 

@@ -153,8 +153,7 @@ def test_many_scenes_run_side_by_side_and_come_back_in_order(client, pipeline, t
 
 def test_the_groups_that_are_out_do_not_grow_with_the_scene(client, pipeline):
     from declouder.mosaic import plan_windows
-    from declouder.scene.engine import Part
-    from declouder.scene.inference import layers_of
+    from declouder.scene.inference import Part, layers_of
 
     both(client)
     windows = plan_windows(1000, 1000, 64, 16)
@@ -164,7 +163,7 @@ def test_the_groups_that_are_out_do_not_grow_with_the_scene(client, pipeline):
         nonlocal asked
         for index, window in enumerate(windows[:30]):
             asked += 1
-            yield {index: Part(window, np.zeros((3, window.height, window.width), np.float32))}
+            yield {index: Part(window, np.zeros((3, window.height, window.width), np.float32), window)}
 
     with with_model(client, pipeline) as cluster:
         engine = cluster.engine(replace(SMALL, steps=0), layers_of(SMALL, bands=3, dtype="uint16"))

@@ -301,7 +301,7 @@ def test_a_bad_source_is_refused_in_one_line_with_its_mend(kind, words, tmp_path
         ("sub/../a.tif", "is the input"),
         ("symlink.tif", "is the input"),
         ("hardlink.tif", "is the input"),
-        ("sub", "no suffix"),
+        ("sub", "is a folder"),
         ("sub.tif", "is a folder"),
         ("exists.tif", "--overwrite"),
         ("a.tif/b.tif", "not a folder"),

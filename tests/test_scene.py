@@ -15,6 +15,7 @@ from rasterio.transform import Affine
 
 from conftest import FakePipeline, read_tif, write_tif
 from declouder.errors import ModelError, OptionError, OutputError, RasterError
+from declouder.masks import MaskChoice
 from declouder.mosaic import Window
 from declouder.raster import open_raster
 from declouder.scaling import Scaling
@@ -219,7 +220,8 @@ def test_progress_counts_every_window_once(identity, tmp_path):
         (("Band 2 - Blue", "Band 3 - Green", "Band 4 - Red", "Band 5 - NIR"), FOUR, (3, 2, 1, 4)),
         (("blue", "green", "red", "nir08"), FOUR, (3, 2, 1, 4)),
         (("coastal blue", "blue", "green", "red edge", "red"), FOUR[:3], (5, 3, 2)),
-        (("nir", "red", "green", "short wave infra red"), FOUR, (2, 3, 4, 1)),
+        (("nir", "red", "green", None), FOUR, (2, 3, 4, 1)),
+        (("nir", "red", "green", None), FOUR[:3], (2, 3, 4)),
         # "B4" is red to one sensor and near infrared to another: the order counts.
         (("B1", "B2", "B3", "B4"), FOUR, (1, 2, 3, 4)),
         ((None, None, None, "red"), FOUR[:3], (4, 1, 2)),
@@ -234,6 +236,35 @@ def test_bands_are_found_by_what_descriptions_say(descriptions, names, expected,
                 dataset.set_band_description(band, text)
     with open_raster(path) as reader:
         assert choose_bands(reader.info, names).numbers == expected
+
+
+@pytest.mark.parametrize(
+    "descriptions",
+    [
+        ("nir", "red", "green"),
+        ("swir2", "nir", "red", "green"),
+        ("QA_PIXEL", "red", "green"),
+        ("red", "green", "pan"),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])  # GDAL calls three of uint8 red, green and blue
+def test_a_band_that_says_it_is_another_is_not_taken(descriptions, dtype, identity, tmp_path):
+    path = write_tif(tmp_path / "a.tif", np.ones((len(descriptions), 4, 4), dtype))
+    with rasterio.open(path, "r+") as dataset:
+        dataset.descriptions = descriptions
+    told = rf"bands \({', '.join(descriptions)}\), this model wants 3 .* by number with --bands"
+    with pytest.raises(RasterError, match=told):
+        remove_from_scene(path, tmp_path / "b.tif", identity)
+    assert not (tmp_path / "b.tif").exists()
+
+
+def test_names_that_tell_no_colour_are_doubted_aloud(identity, tmp_path, caplog):
+    path = write_tif(tmp_path / "a.tif", np.ones((3, 40, 40), np.uint16))
+    with rasterio.open(path, "r+") as dataset:
+        dataset.descriptions = ("SR_B2", "SR_B3", "SR_B4")
+    report = remove_from_scene(path, tmp_path / "b.tif", identity)
+    assert report.bands.numbers == (1, 2, 3) and report.bands.doubtful == ("SR_B2", "SR_B3", "SR_B4")
+    assert "give --bands if they are not these" in caplog.text
 
 
 def test_bands_are_found_by_colour_and_the_report_says_so(tmp_path):
@@ -284,6 +315,77 @@ def test_a_grey_image_is_refused_by_a_model_of_three_bands(identity, tmp_path):
 def test_options_outside_their_meaning_are_refused(field, value):
     with pytest.raises(OptionError, match=field.removesuffix("_px")):
         SceneOptions(**{field: value})
+
+
+def test_numbers_of_numpy_are_numbers_and_others_are_told(identity, tmp_path, rng):
+    scene = write_tif(tmp_path / "a.tif", rng.integers(0, 256, (3, 70, 70), dtype=np.uint8))
+    options = SceneOptions(
+        seed=np.uint8(3), window_px=np.int64(64), overlap_px=np.int16(8), bands=tuple(np.arange(3) + 1)
+    )
+    remove_from_scene(scene, tmp_path / "b.tif", identity, options)
+    assert read_tif(tmp_path / "b.tif").shape == (3, 70, 70)
+    with pytest.raises(OptionError, match=r"window is 64\.0; give a whole number"):
+        SceneOptions(window_px=64.0)
+
+
+def test_a_file_of_several_images_says_that_the_first_alone_is_taken(identity, tmp_path, caplog):
+    pages = [Image.fromarray(np.full((20, 20, 3), level, np.uint8)) for level in (10, 20, 30)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    remove_from_scene(tmp_path / "a.tif", tmp_path / "b.tif", identity)
+    assert "holds 3 images; the others than the first are left out" in caplog.text
+    assert (read_tif(tmp_path / "b.tif") == 10).all()
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png"])
+def test_a_transparent_colour_is_nodata_and_no_mask(suffix, darker, tmp_path, rng):
+    pixels = rng.integers(1, 256, (40, 50, 3), dtype=np.uint8)
+    pixels[:10, :10] = 0
+    Image.fromarray(pixels).save(tmp_path / "a.png", transparency=(0, 0, 0))
+    output = tmp_path / f"b{suffix}"
+    remove_from_scene(tmp_path / "a.png", output, darker)
+    with rasterio.open(output) as dataset:
+        assert dataset.nodata == 0
+        hidden = dataset.dataset_mask() == 0
+    assert hidden[:10, :10].all() and not hidden[10:, 10:].any()
+    again = tmp_path / f"c{suffix}"
+    remove_from_scene(output, again, darker)
+    assert (read_tif(again)[:, :10, :10] == 0).all() and (read_tif(again)[:, 10:, 10:] > 0).all()
+
+
+@pytest.mark.parametrize("name", ["s3:a.tif", "http:a.tif", "GTIFF_DIR:1:a.tif", "a:b.tif"])
+def test_a_file_whose_name_looks_like_an_address_is_that_file(name, darker, tmp_path, rng, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_tif(tmp_path / name, rng.integers(0, 256, (3, 20, 20), dtype=np.uint8))
+    write_tif(tmp_path / f"mask-{name}", np.ones((1, 20, 20), np.uint8))
+    options = SceneOptions(mask=MaskChoice(f"mask-{name}"))
+    remove_from_scene(Path(name), Path(f"out-{name}"), darker, options)
+    assert (tmp_path / f"out-{name}").stat().st_size > 0
+
+
+def test_tags_of_every_namespace_come_along_in_a_cloud_optimised_geotiff_too(identity, tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.ones((3, 20, 20), np.uint8))
+    with rasterio.open(source, "r+") as dataset:
+        dataset.update_tags(ns="MINE", cover="12")
+        dataset.update_tags(1, ns="MINE", gain="3")
+    remove_from_scene(source, tmp_path / "b.tif", identity, SceneOptions(cog=True))
+    with rasterio.open(tmp_path / "b.tif") as dataset:
+        assert dataset.tags(ns="MINE") == {"cover": "12"} and dataset.tags(1, ns="MINE") == {"gain": "3"}
+        assert dataset.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+
+
+def test_nodata_does_not_get_lost_in_a_webp(identity, tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.ones((3, 20, 20), np.uint8), nodata=0)
+    with pytest.raises(OutputError, match=r"cannot hold the nodata value of .*; write .*b\.tif instead"):
+        remove_from_scene(source, tmp_path / "b.webp", identity)
+
+
+def test_a_mask_of_several_bands_says_that_the_first_is_taken(darker, tmp_path, caplog):
+    source = write_tif(tmp_path / "a.tif", np.full((3, 20, 20), 100, np.uint8))
+    mask = write_tif(tmp_path / "m.tif", np.stack([np.eye(20), np.ones((20, 20))]).astype(np.uint8))
+    options = SceneOptions(mask=MaskChoice(mask, feather_px=0))
+    remove_from_scene(source, tmp_path / "b.tif", darker, options)
+    assert "has 2 bands; the first one is taken" in caplog.text
+    np.testing.assert_array_equal(read_tif(tmp_path / "b.tif")[0] != 100, np.eye(20, dtype=bool))
 
 
 def scale_of(path: Path, bands: tuple[int, ...] = (1, 2, 3)) -> Scaling:

@@ -44,7 +44,7 @@ def toy(*overrides: str) -> TrainConfig:
 
 
 def train_quietly(config: TrainConfig, out: Path, **options):
-    return train(config, out, quiet=True, device="cpu", **options)
+    return train(config, out, device="cpu", **options)
 
 
 def weights_of(folder: Path) -> dict[str, bytes]:
@@ -413,7 +413,7 @@ StageModule.on_before_optimizer_step = remember
 stages = ["reference", "denoiser"]
 reports = train(
     load_config(Path(config), settings), Path(out), stages=stages,
-    device="cpu", devices=int(devices), nodes=int(nodes), quiet=True,
+    device="cpu", devices=int(devices), nodes=int(nodes),
 )
 # In one write: two processes share this pipe.
 os.write(1, f"{[report.stage for report in reports]}\\n".encode())
@@ -510,6 +510,14 @@ def test_a_stage_whose_scores_stay_behind_stops_early_and_keeps_the_best(tmp_pat
     assert train_quietly(config, tmp_path, stages=["reference"], resume=True) == []
 
 
+def test_every_step_is_told_with_its_loss(tmp_path):
+    told: list[tuple[str, int, int, float | None]] = []
+    config = toy("stages.reference.steps=3")
+    train_quietly(config, tmp_path, stages=["reference"], on_step=lambda *step: told.append(step))
+    assert [step[:3] for step in told] == [("reference", done, 3) for done in range(4)]
+    assert told[0][3] is None and all(loss is not None and loss > 0 for *_, loss in told[1:])
+
+
 def write_four_pairs(root: Path) -> None:
     for kind in ("cloud", "label"):
         folder = root / "set" / "train" / kind
@@ -531,7 +539,9 @@ def test_with_nothing_held_out_the_last_weights_are_kept_as_no_score_can_choose(
 
 
 def test_the_bar_tells_steps_of_all_and_nothing_advertises(tmp_path, capfd):
-    train(toy("stages.reference.steps=3"), tmp_path, stages=["reference"], device="cpu")
+    words = ["--out", str(tmp_path / "run"), "--device", "cpu", "--set", "stages.reference.steps=3"]
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["train", "reference", str(TOY), *words])
     told = capfd.readouterr()
     assert "3/3" in told.err
     assert "reference" in told.err

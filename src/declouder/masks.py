@@ -155,6 +155,9 @@ def open_mask(
         yield SceneMask(source, height=height, width=width, feather_px=choice.feather_px)
     else:
         with open_aligned(Path(choice.source), reader.info, allow_outside=allow_outside) as aligned:
+            further = aligned.info.count - 1 - (aligned.info.alpha is not None)
+            if further > 0:
+                log.warning("mask %s has %d bands; the first one is taken", choice.source, aligned.info.count)
             mask = FileMask(aligned, _decoder(choice, aligned))
             yield SceneMask(
                 mask,

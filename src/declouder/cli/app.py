@@ -80,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # ignored, it stays so
         signal.signal(signal.SIGINT, _interrupt)
     with reporting_errors(debug="--debug" in arguments):
+        if "" in arguments:  # it would be taken for the current folder
+            raise OptionError("an argument is empty; is it a variable that was not set?")
         exit_code = app(args=arguments, prog_name="declouder", standalone_mode=False)
         if exit_code == INTERRUPTED:  # typer has swallowed the exception
             raise KeyboardInterrupt

@@ -1,17 +1,22 @@
-"""Progress on stderr: a bar for each scene at work and, of several, one for them all."""
+"""Progress on stderr, for every command: a bar for each scene, image set or stage at work."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from declouder.cli.app import logging_to, stop_if_interrupted
 
+SHOWN = ("psnr", "ssim", "lpips")
+"""Scores whose running means a bar shows."""
+
 
 class Bars:
-    """Progress bars; those of several scenes may be moved from several threads. `None` shows nothing.
+    """Bars of scenes at work and, of several, one for them all. `None` shows nothing.
+
+    They may be moved from several threads.
 
     Args:
         progress: of rich, or None.
@@ -48,25 +53,78 @@ class Bars:
 
 @contextlib.contextmanager
 def shown_progress(*, quiet: bool, scenes: int) -> Iterator[Bars]:
-    """Show bars and declouder's log on stderr, unless `quiet`."""
+    """Show bars of scenes and declouder's log, unless `quiet`."""
     if quiet:
         yield Bars(None, scenes)
         return
+    bar = _new_bar("{task.description}", after="{task.fields[unit]},", elapsed=True)
+    with logging_to(lambda line: bar.console.print(line, markup=False, soft_wrap=True)), bar:
+        yield Bars(bar, scenes)
+
+
+@contextlib.contextmanager
+def counting_bar(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar, unless `quiet`; yields a function of what is done and of all."""
+    with _new_bar(quiet=quiet) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class ImageBar:
+    """A bar of images with the running means of their scores; it is called as `evaluation.evaluate`'s on_image."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+        self._task = bar.add_task("", total=None, means="")
+        self._title = ""
+
+    def begin(self, title: str) -> None:
+        """Begin another run of images under a title."""
+        self._title = f"{title} "
+        self._bar.update(self._task, completed=0, total=None, means=title)
+
+    def __call__(self, done: int, total: int, means: Mapping[str, float | None]) -> None:
+        """Show how many images are done and their means so far."""
+        shown = [f"{name} {means[name]:.4g}" for name in SHOWN if means.get(name) is not None]
+        self._bar.update(self._task, completed=done, total=total, means=self._title + " ".join(shown))
+
+
+@contextlib.contextmanager
+def image_bar(*, quiet: bool) -> Iterator[ImageBar]:
+    """Show an `ImageBar`, unless `quiet`."""
+    with _new_bar(after="{task.fields[means]}", quiet=quiet) as bar:
+        yield ImageBar(bar)
+
+
+@contextlib.contextmanager
+def stage_bars(*, quiet: bool) -> Iterator[Callable[[str, int, int, float | None], None]]:
+    """Show a bar for each stage of a training, unless `quiet`; yields what `training.train` takes as on_step."""
+    bar = _new_bar("{task.description}", after="loss {task.fields[loss]}", elapsed=True, quiet=quiet)
+    tasks: dict[str, Any] = {}
+
+    def show(stage: str, done: int, total: int, loss: float | None) -> None:
+        bar.start()  # here, as of several processes that train one is called
+        if stage not in tasks:
+            # Done steps of an earlier run must not count as fast ones.
+            tasks[stage] = bar.add_task(stage, total=total, completed=done, loss="-")
+        bar.update(tasks[stage], completed=done, loss="-" if loss is None else f"{loss:.4g}")
+
+    try:
+        yield show
+    finally:
+        bar.stop()
+
+
+def _new_bar(before: str = "", *, after: str = "", elapsed: bool = False, quiet: bool = False) -> Any:
+    """Return a rich Progress on stderr: text, bar, numbers, text, time gone if asked for, and time left."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
     from rich.progress import TimeRemainingColumn as TimeLeftColumn
 
-    console = Console(stderr=True, highlight=False)
-    progress = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]},"),
-        TimeElapsedColumn(),
-        TextColumn("gone,"),
-        TimeLeftColumn(),
-        TextColumn("left"),
-        console=console,
-    )
-    with logging_to(lambda line: console.print(line, markup=False, soft_wrap=True)), progress:
-        yield Bars(progress, scenes)
+    columns: list[str | ProgressColumn] = [BarColumn(), MofNCompleteColumn()]
+    if before:
+        columns.insert(0, TextColumn(before, markup=False))
+    if after:
+        columns.append(TextColumn(after, markup=False))
+    columns += [TimeElapsedColumn(), "gone,", TimeLeftColumn(), "left"] if elapsed else [TimeLeftColumn()]
+    return Progress(*columns, console=Console(stderr=True, highlight=False), disable=quiet)

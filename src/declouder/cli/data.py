@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from declouder.cli.app import DebugOption, QuietOption, SetOption, app
+from declouder.cli.bars import counting_bar
 from declouder.errors import DataError, OptionError, OutputError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def check(
 
     from declouder.data.check import check_set
 
-    with _progress(quiet) as show:
+    with counting_bar(quiet=quiet) as show:
         report = check_set(
             folder,
             name=set_name,
@@ -150,7 +151,7 @@ def simulate(
 
     from declouder.data.simulate import simulate_set
 
-    with _progress(quiet) as show:
+    with counting_bar(quiet=quiet) as show:
         written = simulate_set(
             clear,
             output,
@@ -233,23 +234,3 @@ def _parsed_range(text: str, option: str) -> tuple[float, float]:
     except ValueError:
         raise OptionError(f"{option} is {text!r}; give LOW,HIGH such as 0,10000") from None
     return low, high
-
-
-class _progress:
-    """A bar on stderr; inside, a function of (done, total)."""
-
-    def __init__(self, quiet: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-        self._bar = Progress(
-            BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True), disable=quiet
-        )
-        self._task = self._bar.add_task("", total=None)
-
-    def __enter__(self) -> Any:
-        self._bar.start()
-        return lambda done, total: self._bar.update(self._task, completed=done, total=total)
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,9 +23,8 @@ from declouder.cli.app import (
     keep_freed_memory,
     loaded_pipeline,
 )
+from declouder.cli.bars import image_bar
 from declouder.errors import OptionError
-
-SHOWN = ("psnr", "ssim", "lpips")
 
 SplitOption = Annotated[str, typer.Option(help="Part of the data.", metavar="NAME")]
 BandsOption = Annotated[
@@ -137,9 +135,19 @@ def evaluate(
             samples=samples,
             name=name or model_name(model),
         )
-    with progress(quiet) as show:
+    selected = selection(
+        data,
+        split=split,
+        set_name=set_name,
+        bands=bands,
+        exclude=exclude,
+        limit=limit,
+        size_px=size,
+        split_list=split_list,
+    )
+    with image_bar(quiet=quiet) as show:
         result = evaluation.evaluate(
-            selection(data, split, set_name, bands, exclude, limit, size, split_list),
+            selected,
             method,
             out=out,
             masks=masks,
@@ -158,60 +166,15 @@ def evaluate(
         typer.echo(f"wrote {out}")
 
 
-def selection(
-    data: Path,
-    split: str,
-    set_name: str | None,
-    bands: str | None,
-    exclude: Path | None,
-    limit: int | None,
-    size: int | None,
-    split_list: Path | None,
-) -> Any:
-    """Return the `evaluation.Selection` of the options that say which images."""
+def selection(data: Path, *, bands: str | None, **options: Any) -> Any:
+    """Return the `evaluation.Selection` of the options that say which images; they are called as its fields."""
     from declouder.evaluation import Selection
 
     if bands not in (None, "rgb", "rgbn"):
         raise OptionError(f"--bands is {bands!r}; give rgb or rgbn")
-    return Selection(data, split, set_name, bands, exclude, limit, size, split_list)  # type: ignore[arg-type]
+    return Selection(data, bands=bands, **options)  # type: ignore[arg-type]
 
 
 def model_name(model: str | None) -> str:
     """Return how tables call a --model option: never a path, which means nothing elsewhere."""
     return "shipped model" if model is None else Path(model).resolve().name if Path(model).exists() else model
-
-
-class progress:
-    """A bar with running means on stderr; inside, it is called as `evaluation.evaluate`'s on_image."""
-
-    def __init__(self, quiet: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bar = Progress(
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.description}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=quiet,
-        )
-        self._task = self._bar.add_task("", total=None)
-        self._title = ""
-
-    def __enter__(self) -> progress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def begin(self, title: str) -> None:
-        """Begin another run of images under a title."""
-        self._title = f"{title} "
-        self._bar.update(self._task, completed=0, total=None, description=title)
-
-    def __call__(self, done: int, total: int, means: Mapping[str, float | None]) -> None:
-        """Show how many images are done and their means so far."""
-        shown = [f"{name} {means[name]:.4g}" for name in SHOWN if means.get(name) is not None]
-        self._bar.update(self._task, completed=done, total=total, description=self._title + " ".join(shown))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,12 +32,14 @@ class Jobs:
     Attributes:
         todo: scene by scene.
         existing: how many scenes are passed over because their output exists.
+        unusable: what is wrong with images found in a folder that cannot be read.
         folder: where several go, or None for one file.
         is_new: the folder is not there yet.
     """
 
     todo: tuple[Job, ...]
     existing: int
+    unusable: Mapping[Path, RasterError]
     folder: Path | None
     is_new: bool
 
@@ -60,7 +62,8 @@ def planned_jobs(
         skip_existing: pass over scenes whose output exists.
 
     Raises:
-        DeclouderError: if something cannot be read, written or fitted together.
+        DeclouderError: if something cannot be read, written or fitted together; an image found in a folder that
+            cannot be read does not stand in the way of the others there.
     """
     if skip_existing and options.overwrite:
         raise OptionError("--skip-existing and --overwrite exclude each other; give one of them")
@@ -85,8 +88,16 @@ def planned_jobs(
     todo = [(source, target) for source, target in pairs if not (skip_existing and target.is_file())]
     if not is_new:
         _check_outputs(todo, sources, options)
-    jobs = tuple(_opened(source, target, options, is_new=is_new) for source, target in todo)
-    return Jobs(jobs, len(pairs) - len(todo), output if many else None, is_new)
+    jobs: list[Job] = []
+    unusable: dict[Path, RasterError] = {}
+    for source, target in todo:
+        try:
+            jobs.append(_opened(source, target, options, is_new=is_new))
+        except RasterError as error:
+            if len(todo) == 1 or source in given:  # that one was named
+                raise
+            unusable[source] = error
+    return Jobs(tuple(jobs), len(pairs) - len(todo), unusable, output if many else None, is_new)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -184,6 +184,7 @@ def remove(
         jobs = planned_jobs(inputs or [], input_list, output, options, skip_existing=skip_existing)
         stack.enter_context(jobs_folder(jobs))
         reports: list[SceneReport] = []
+        run: _Run | None = None
         if jobs.todo:
             # Workers have devices of their own; what the client needs of the model are its settings and digest.
             pipeline = loaded_pipeline(model, sampler, device if cluster is None else "cpu")
@@ -198,12 +199,13 @@ def remove(
                 item, output, max_pixels=options.max_pixels, overwrite=options.overwrite
             )
         if not quiet:
-            typer.echo(_summary(jobs, reports))
+            typer.echo(_summary(jobs, reports, passed=run.passed if run else []))
             hint = _hint(reports, enlarge)
             if hint is not None:
                 typer.echo(hint)
-        if jobs.todo and run.failed:
-            raise run.failure()
+        failed = run.failed if run else dict(jobs.unusable)
+        if failed:
+            raise _failure(failed)
 
 
 @contextlib.contextmanager
@@ -228,6 +230,7 @@ class _Run:
 
     Attributes:
         failed: what went wrong with scenes of several, by source: the others are finished all the same.
+        passed: scenes that another run has finished, or is at, since this one began.
     """
 
     def __init__(
@@ -235,7 +238,10 @@ class _Run:
     ) -> None:
         self._jobs, self._pipeline, self._options, self._bars = jobs, pipeline, options, bars
         self._skip_existing = skip_existing
-        self.failed: dict[Path, DeclouderError] = {}
+        self.failed: dict[Path, DeclouderError] = dict(jobs.unusable)
+        self.passed: list[Path] = []
+        for error in jobs.unusable.values():
+            log.warning("%s", error)
 
     def here(self) -> list[SceneReport | None]:
         """Finish scene after scene in this process; None stands for one without a report."""
@@ -261,13 +267,6 @@ class _Run:
             )
             return found
 
-    def failure(self) -> DeclouderError:
-        """Return the first error, which says how many there are."""
-        first = next(iter(self.failed.values()))
-        if len(self.failed) == 1:
-            return first
-        return type(first)(f"{first}; so {len(self.failed)} scenes failed, the others are finished")
-
     def _finished(self, job: Job, engine: Any) -> SceneReport | None:
         from declouder.cli.jobs import is_done
         from declouder.scene import remove_from_scene
@@ -275,13 +274,14 @@ class _Run:
         try:
             with self._bars.scene(job.source) as progress:
                 if is_done(job, skip_existing=self._skip_existing):
+                    self.passed.append(job.source)
                     return None
                 return remove_from_scene(
                     job.source, job.output, self._pipeline, self._options, progress=progress, engine=engine
                 )
         except RasterError as error:
             # It is the scene's: it does not stand in the way of the others.
-            if len(self._jobs.todo) == 1:
+            if not self._jobs.many:
                 raise
             log.warning("%s", error)
             self.failed[job.source] = error
@@ -293,6 +293,7 @@ class _Run:
             if not (self._skip_existing and elsewhere):
                 raise
             log.warning("%s is passed over: %s", job.source, error)
+            self.passed.append(job.source)
         return None
 
 
@@ -312,8 +313,17 @@ def _extra(name: str, option: str, needed: str) -> Any:
         ) from error
 
 
-def _summary(jobs: Jobs, reports: Sequence[SceneReport]) -> str:
+def _failure(failed: Mapping[Path, DeclouderError]) -> DeclouderError:
+    """Return the first error, which says how many there are."""
+    first = next(iter(failed.values()))
+    if len(failed) == 1:
+        return first
+    return type(first)(f"{first}; so {len(failed)} scenes failed, the others are finished")
+
+
+def _summary(jobs: Jobs, reports: Sequence[SceneReport], *, passed: Sequence[Path]) -> str:
     existed = f", {jobs.existing} existed already" if jobs.existing else ""
+    existed += f", {len(passed)} left to another run" if passed else ""
     if not reports:
         return f"wrote nothing{existed}"
     pixels = sum(report.megapixels for report in reports)

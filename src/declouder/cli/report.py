@@ -18,6 +18,7 @@ from declouder.cli.app import (
     check_device_name,
     loaded_pipeline,
 )
+from declouder.cli.bars import image_bar
 from declouder.cli.evaluate import (
     BackboneOption,
     BandsOption,
@@ -27,7 +28,6 @@ from declouder.cli.evaluate import (
     SizeOption,
     SplitListOption,
     SplitOption,
-    progress,
     selection,
 )
 
@@ -87,9 +87,19 @@ def ablate(
     groups = [name.strip() for name in only.split(",")] if only else []
     ablation.rows(groups)  # a misspelt name is told before the model is loaded
     pipeline = loaded_pipeline(model, None, device)
-    with progress(quiet) as show:
+    selected = selection(
+        data,
+        split=split,
+        set_name=set_name,
+        bands=bands,
+        exclude=exclude,
+        limit=limit,
+        size_px=size,
+        split_list=split_list,
+    )
+    with image_bar(quiet=quiet) as show:
         found = ablation.ablate(
-            selection(data, split, set_name, bands, exclude, limit, size, split_list),
+            selected,
             pipeline,
             out=out,
             only=groups,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from declouder.cli.app import DebugOption, DeviceOption, QuietOption, app, check_device_name, resolved_device
+from declouder.cli.bars import stage_bars
 from declouder.errors import OptionError
 
 if TYPE_CHECKING:
@@ -60,17 +61,18 @@ def train(
 
     if device != "auto":
         resolved_device(device)
-    reports = run(
-        config,
-        folder,
-        stages=stages or [name for name in _all_stages() if name in config.stages],
-        resume=resume,
-        max_time_s=seconds,
-        device=device,
-        devices=devices,
-        nodes=nodes,
-        quiet=quiet,
-    )
+    with stage_bars(quiet=quiet) as show:
+        reports = run(
+            config,
+            folder,
+            stages=stages or [name for name in _all_stages() if name in config.stages],
+            resume=resume,
+            max_time_s=seconds,
+            device=device,
+            devices=devices,
+            nodes=nodes,
+            on_step=None if quiet else show,
+        )
     if quiet:
         return
     for report in reports:

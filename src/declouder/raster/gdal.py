@@ -15,7 +15,7 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.errors import RasterioError as GdalError
 
-from declouder.errors import RasterError
+from declouder.errors import DeclouderError, RasterError
 
 # Without a handler Python prints GDAL's messages to stderr; our errors repeat what matters of them.
 logging.getLogger("rasterio").addHandler(logging.NullHandler())
@@ -64,6 +64,14 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(reason).split()) or type(error).__name__
 
 
+def check_name(path: Path, error: type[DeclouderError]) -> None:
+    """Raise `error` if GDAL cannot be told the name of a file."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise error(f"the name {str(path)!r} is no UTF-8; rename the file or folder") from None
+
+
 def driver_of(path: Path) -> str:
     """Return GDAL's driver for a file by its first bytes; RasterError if it is none of ours."""
     with path.open("rb") as file:
@@ -71,4 +79,6 @@ def driver_of(path: Path) -> str:
     for magic, driver in INPUT_DRIVERS.items():
         if re.match(magic, start, re.DOTALL):
             return driver
-    raise RasterError(f"{path} is not an image by its first bytes; give a GeoTIFF, TIFF, PNG, JPEG or WebP file")
+    raise RasterError(
+        f"{path} is not an image by its first bytes; give a GeoTIFF, TIFF, PNG, JPEG, JPEG 2000, WebP or VRT file"
+    )

@@ -51,6 +51,7 @@ class RasterInfo:
     compression: str | None
     has_mask: bool  # a mask of its own, besides nodata and alpha
     icc_profile: str | None  # what its colours mean on a screen, in base 64
+    images: int = 1  # in the file; all but the first are left out
 
     @property
     def alpha(self) -> int | None:
@@ -87,8 +88,10 @@ def info_of(path: Path, dataset: Any, files: Sequence[Path] = ()) -> RasterInfo:
         tags=_tags_of(dataset, 0),
         band_tags=tuple(_tags_of(dataset, band) for band in dataset.indexes),
         compression=dataset.compression.value if dataset.compression else None,
-        has_mask=MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags,
+        # A transparent colour (the tag NODATA_VALUES) looks like a mask; it is nodata, and the tag is kept.
+        has_mask=MaskFlags.per_dataset in flags and not {MaskFlags.alpha, MaskFlags.nodata}.intersection(flags),
         icc_profile=dataset.tags(ns="COLOR_PROFILE").get("SOURCE_ICC_PROFILE"),
+        images=max(1, len(dataset.subdatasets)),
     )
 
 

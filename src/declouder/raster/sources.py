@@ -14,7 +14,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from declouder.errors import RasterError
-from declouder.raster.gdal import driver_of
+from declouder.raster.gdal import check_name, driver_of
 from declouder.raster.sentinel2 import files_of_safe, is_safe
 from declouder.raster.stack import vrt_of_bands
 from declouder.raster.xml import parsed_xml
@@ -42,6 +42,7 @@ _VRT_ELEMENTS = {
 
 def check_source(path: Path) -> None:
     """Raise RasterError unless `path` is a file that can be read, or a Sentinel-2 folder."""
+    check_name(path, RasterError)
     if path.is_dir():
         if is_safe(path):
             return
@@ -77,8 +78,13 @@ def opened_as(path: Path, *, allow_outside: bool) -> Source:
         return Source(vrt_of_bands(files), "VRT", tuple(band.path for band in files.values()))
     if path.suffix.lower() == ".vrt":
         named = _files_of_vrt(path, path.resolve().parent, allow_outside=allow_outside)
-        return Source(str(path), "VRT", (path, *named))
-    return Source(str(path), driver_of(path), (path,))
+        return Source(_plain(path), "VRT", (path, *named))
+    return Source(_plain(path), driver_of(path), (path,))
+
+
+def _plain(path: Path) -> str:
+    # From the root on, a name such as s3:a.tif is that of a file here.
+    return str(path.absolute())
 
 
 def _files_of_vrt(path: Path, folder: Path, *, allow_outside: bool) -> list[Path]:

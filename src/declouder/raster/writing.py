@@ -22,6 +22,7 @@ from declouder.raster.gdal import (
     DTYPES,
     GDAL_ERRORS,
     OUTPUT_DRIVERS,
+    check_name,
     gdal_settings,
     not_georeferenced_is_fine,
     one_line,
@@ -131,6 +132,7 @@ def _copy_options(driver: str, profile: dict[str, Any]) -> dict[str, Any]:
             "BIGTIFF": "IF_SAFER",
             "OVERVIEW_RESAMPLING": "AVERAGE",
             "STATISTICS": "NO",
+            "COPY_SRC_MDD": "YES",  # tags of every namespace
         }
     return {}
 
@@ -167,12 +169,13 @@ class RasterWriter:
 
 def check_output(output: Path, *, sources: Sequence[Path], overwrite: bool) -> None:
     """Raise OutputError unless `output` is a place for a new file that is none of `sources`."""
+    check_name(output, OutputError)
+    if output.is_dir():
+        raise OutputError(f"{output} is a folder; give a file name in it, such as {output / 'clear.tif'}")
     if output.suffix.lower() not in OUTPUT_DRIVERS:
         known = ", ".join(OUTPUT_DRIVERS)
         lossy = "JPEG would lose detail; " if output.suffix.lower() in {".jpg", ".jpeg"} else ""
         raise OutputError(f"{output} has no suffix that can be written; {lossy}use one of {known}")
-    if output.is_dir():
-        raise OutputError(f"{output} is a folder; give a file name in it, such as {output / 'clear.tif'}")
     check_folder(output.parent)
     for source in sources:
         if output.resolve() == source.resolve() or (
@@ -211,6 +214,10 @@ def check_fits(output: Path, info: RasterInfo, *, cog: bool = False) -> None:
         )
     if OUTPUT_DRIVERS[output.suffix.lower()] == "GTiff":
         return
+    if OUTPUT_DRIVERS[output.suffix.lower()] == "WEBP" and info.nodata is not None:
+        raise OutputError(
+            f"{output} cannot hold the nodata value of {info.path}; write {output.with_suffix('.tif')} instead"
+        )
     if info.has_mask:
         raise OutputError(
             f"{output} cannot hold the mask of {info.path}; write {output.with_suffix('.tif')} instead"

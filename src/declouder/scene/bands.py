@@ -18,15 +18,19 @@ class BandChoice:
         numbers: 1-based, in the model's order.
         names: the model's names for them.
         how: the reason, for the log.
+        doubtful: descriptions of bands taken in order that say nothing to us.
     """
 
     numbers: tuple[int, ...]
     names: tuple[str, ...]
     how: str
+    doubtful: tuple[str, ...] = ()
 
 
 def choose_bands(info: RasterInfo, names: Sequence[str], numbers: Sequence[int] | None = None) -> BandChoice:
     """Find the model's bands `names` in a raster: by number, else by description or colour, else in order.
+
+    A band that is described as another one, such as near infrared for a model of red, green and blue, is not taken.
 
     Raises:
         RasterError: if the raster has not got them.
@@ -44,17 +48,22 @@ def choose_bands(info: RasterInfo, names: Sequence[str], numbers: Sequence[int] 
             )
         return BandChoice(tuple(numbers), tuple(names), "as given")
 
-    by_description = _found(names, [_spoken(text or "") for text in info.descriptions])
-    by_color = _found(names, list(info.colors))
+    described = [text or "" for text in info.descriptions]
+    others = {number for number, text in enumerate(described, start=1) if _is_another(text, names)}
+    by_description = _found(names, [_spoken(text) for text in described])
+    by_color = {name: number for name, number in _found(names, list(info.colors)).items() if number not in others}
     found = by_color | by_description  # a description says more than a colour
     if len(set(found.values())) < len(found):
         found = by_description
-    free = [k for k in range(1, info.count + 1) if info.colors[k - 1] != "alpha" and k not in found.values()]
+    taken = {*found.values(), *others}
+    free = [number for number, color in enumerate(info.colors, start=1) if color != "alpha" and number not in taken]
     missing = [name for name in names if name not in found]
     if len(missing) > len(free):
+        called = f" ({', '.join(text or 'no name' for text in described)})" if any(described) else ""
+        mend = "name them by number with --bands" if info.count >= len(names) else "give an image that has them"
         raise RasterError(
-            f"{info.path} has {_count(info.count)}{_besides_alpha(info)}, {wanted}; "
-            "give an image that has them, or a model for these bands"
+            f"{info.path} has {_count(info.count)}{called or _besides_alpha(info)}, {wanted}; "
+            f"{mend}, or give a model for these bands"
         )
     in_order = dict(zip(missing, free, strict=False))
     hows = [
@@ -67,7 +76,8 @@ def choose_bands(info: RasterInfo, names: Sequence[str], numbers: Sequence[int] 
     ]
     told = [(how, which) for how, which in hows if which]
     how = told[0][0] if len(told) == 1 else "; ".join(f"{', '.join(which)} {how}" for how, which in told)
-    return BandChoice(tuple((found | in_order)[name] for name in names), tuple(names), how)
+    doubtful = tuple(described[number - 1] for number in in_order.values() if described[number - 1])
+    return BandChoice(tuple((found | in_order)[name] for name in names), tuple(names), how, doubtful)
 
 
 def _found(names: Sequence[str], said: Sequence[str]) -> dict[str, int]:
@@ -87,6 +97,17 @@ _SYNONYMS = {
 _COLOR_OF = {word: color for color, words in _SYNONYMS.items() for word in words}
 # "red edge", "coastal blue", "short wave infrared": neighbours of our bands, not they.
 _OTHER_BANDS = {"edge", "rededge", "coastal", "deep", "short", "shortwave", "mid", "thermal", "swir", "i"}
+# Bands that show no ground.
+_NO_GROUND = {"aerosol", "alpha", "aot", "cirrus", "cloud", "dem", "mask", "ndvi", "qa", "scl", "vh", "vv", "wvp"}
+
+
+def _is_another(text: str, names: Sequence[str]) -> bool:
+    """Return whether a description speaks of a band that is none of `names`."""
+    if (spoken := _spoken(text)) in _SYNONYMS:
+        return spoken not in names
+    # "SWIR2", "B8A" (which says nothing), "QA_PIXEL"
+    words = set(re.findall(r"[a-z]+", text.lower()))
+    return bool(words & (_OTHER_BANDS | _NO_GROUND | {"pan", "panchromatic"}))
 
 
 def _spoken(text: str) -> str:

@@ -8,32 +8,11 @@ pixels do not depend on who did it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from declouder.journal import Layer
-from declouder.mosaic import Origin, Window
-from declouder.scene.inference import Layers, WindowModel
+from declouder.scene.inference import Layers, Part, WindowModel
 from declouder.scene.options import SceneOptions
-
-
-@dataclass(frozen=True)
-class Part:
-    """What of a window goes through the model.
-
-    Attributes:
-        place: in the scene; it may reach up and left beyond it, to the grid.
-        x: (C, height, width) in [-1, 1].
-        origin: where the scene's first pixel lies on the grid that noise is keyed to.
-    """
-
-    place: Window
-    x: NDArray[np.float32]
-    origin: Origin = (0, 0)
-
 
 Group = Mapping[int, Part | None]
 """By number of the window; None for one that is passed by."""
@@ -89,6 +68,5 @@ class Here:
 def finished(model: WindowModel, group: Group) -> Finished:
     """Send the windows of a group through a model; those passed by stay None."""
     todo = [part for part in group.values() if part is not None]
-    places, inputs = [part.place for part in todo], [part.x for part in todo]
-    layers = iter(model.restore(places, inputs, origin=todo[0].origin) if todo else [])
+    layers = iter(model.restore(todo))
     return {index: None if part is None else next(layers) for index, part in group.items()}

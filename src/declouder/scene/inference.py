@@ -12,6 +12,8 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 
 from declouder.errors import ModelError, OptionError
 from declouder.journal import Layer
-from declouder.mosaic import Origin, Window, enlarged_window, moved
+from declouder.mosaic import Window, enlarged_window
 from declouder.noise import scene_noise
 from declouder.scene.options import SceneOptions
 
@@ -85,6 +87,21 @@ def unpacked(kept: NDArray[Any]) -> NDArray[np.float32]:
     return kept.astype(np.float32)
 
 
+@dataclass(frozen=True)
+class Part:
+    """What of a window goes through the model.
+
+    Attributes:
+        place: in the scene; it may reach up and left beyond it, to the grid.
+        x: (C, height, width) in [-1, 1].
+        on_grid: the same place on the grid that noise is keyed to.
+    """
+
+    place: Window
+    x: NDArray[np.float32]
+    on_grid: Window
+
+
 class WindowModel:
     """A pipeline as windows of one scene see it.
 
@@ -103,27 +120,21 @@ class WindowModel:
         self._options = options
         self._layers = layers
         self.steps = steps_of(pipeline, options)
-        self._origin: Origin = (0, 0)
 
-    def restore(
-        self, windows: Sequence[Window], inputs: Sequence[NDArray[np.float32]], *, origin: Origin = (0, 0)
-    ) -> list[Layers]:
-        """Return the layers of each window; `inputs` are (C, h, w) in [-1, 1], of any sizes.
-
-        Noise is that of the windows' places on the grid, on which the scene's first pixel lies at `origin`.
+    def restore(self, parts: Sequence[Part]) -> list[Layers]:
+        """Return the layers of each part; they may be of any sizes.
 
         Raises:
             ModelError: if the model fails, with the place.
             OptionError: if even one window does not fit into the device's memory.
         """
-        self._origin = origin
         done: list[Layers] = []
-        while len(done) < len(windows):
-            group = self._next(len(done), inputs)
+        while len(done) < len(parts):
+            group = self._next(parts[len(done) :])
             try:
-                done += self._restored(windows[group], inputs[group])
+                done += self._restored(group)
             except (RuntimeError, MemoryError) as error:
-                first, count = windows[group][0], len(windows[group])
+                first, count = group[0].place, len(group)
                 if not _is_out_of_memory(error):
                     raise ModelError(
                         f"the model failed at {_place(first)} ({' '.join(str(error).split())[:300]}); "
@@ -142,52 +153,44 @@ class WindowModel:
             log.warning("%d windows at once are too much for the device's memory; now %d", count, self.batch)
         return done
 
-    def _next(self, start: int, inputs: Sequence[NDArray[np.float32]]) -> slice:
-        """Return which inputs go at once: a batch of them, as far as they have one size."""
-        stop = start + 1
-        while stop < min(len(inputs), start + self.batch) and inputs[stop].shape == inputs[start].shape:
-            stop += 1
-        return slice(start, stop)
+    def _next(self, parts: Sequence[Part]) -> list[Part]:
+        """Return those that go at once: the first ones, a batch of them as far as they have one size."""
+        return list(takewhile(lambda part: part.x.shape == parts[0].x.shape, parts[: self.batch]))
 
-    def _restored(self, windows: Sequence[Window], inputs: Sequence[NDArray[np.float32]]) -> list[Layers]:
-        """Send some windows through the model at once, as often as there are samples."""
-        output, w = self._draw(windows, inputs, sample=0)
+    def _restored(self, parts: Sequence[Part]) -> list[Layers]:
+        """Send some parts through the model at once, as often as there are samples."""
+        output, w = self._draw(parts, sample=0)
         found: dict[str, NDArray[np.float32]] = {"image": output}
         if "w" in self._layers:
             found["w"] = w
         if "spread" in self._layers:
-            found["spread"] = self._spread(windows, inputs, output)
+            found["spread"] = self._spread(parts, output)
         return [
             {name: packed(name, values[k], self._layers[name]) for name, values in found.items()}
-            for k in range(len(windows))
+            for k in range(len(parts))
         ]
 
-    def _spread(
-        self, windows: Sequence[Window], inputs: Sequence[NDArray[np.float32]], first: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
+    def _spread(self, parts: Sequence[Part], first: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the standard deviation over all draws, mean over the bands: (B, 1, h, w)."""
         # Welford's sums, so that memory does not grow with the number of draws.
         mean, squares = first.astype(np.float64), np.zeros(first.shape)
         for sample in range(1, self._options.samples):
-            image, _ = self._draw(windows, inputs, sample=sample)
+            image, _ = self._draw(parts, sample=sample)
             change = image - mean
             mean += change / (sample + 1)
             squares += change * (image - mean)
         deviation = np.sqrt(squares / (self._options.samples - 1))
         return np.asarray(deviation.mean(axis=1, keepdims=True), np.float32)
 
-    def _draw(
-        self, windows: Sequence[Window], inputs: Sequence[NDArray[np.float32]], *, sample: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return one draw of restored images (B, C, h, w) in [-1, 1], and w (B, 1, h, w) if it is kept."""
+    def _draw(self, parts: Sequence[Part], *, sample: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return one draw of restored images (B, C, h, w) in [-1, 1], and its w (B, 1, h, w)."""
         import torch
 
         pipeline, seed = self._pipeline, self._options.seed
-        cloudy = torch.from_numpy(np.stack(inputs))
+        cloudy = torch.from_numpy(np.stack([part.x for part in parts]))
         latents = None
         if self.steps != 0:
-            factor = self._options.enlarge
-            places = [enlarged_window(moved(window, self._origin), factor) for window in windows]
+            places = [enlarged_window(part.on_grid, self._options.enlarge) for part in parts]
             noise = np.stack([scene_noise(seed, place, cloudy.shape[1], sample=sample) for place in places])
             latents = torch.from_numpy(noise).to(pipeline.device)
         with torch.inference_mode(), _threads(self._options.threads):
@@ -200,11 +203,11 @@ class WindowModel:
                 output_type="pt",
             )
             restored = (result.images * 2 - 1).float().cpu()
-            weights = result.weights.mean(1, keepdim=True).float().cpu() if "w" in self._layers else restored[:, :1]
-        for window, image in zip(windows, restored, strict=True):
+            weights = result.weights.mean(1, keepdim=True).float().cpu()
+        for part, image in zip(parts, restored, strict=True):
             if not torch.isfinite(image).all():
                 raise ModelError(
-                    f"the model gave NaN or infinity for the window at {_place(window)}; "
+                    f"the model gave NaN or infinity for the window at {_place(part.place)}; "
                     "its weights are damaged, or do not fit the device's precision"
                 )
         return restored.numpy(), weights.numpy()

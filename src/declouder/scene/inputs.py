@@ -47,7 +47,7 @@ def auto_scale(reader: RasterReader, bands: Sequence[int]) -> Scaling:
     factor, offset = _tagged(reader, bands)
     # Clouds and snow are brighter than a white plate; percentiles of a hazy scene reach well above 1.
     if factor is not None and low * factor + offset >= -0.05 and 0.1 <= high * factor + offset <= 2:
-        return Scaling(-offset / factor, (1 - offset) / factor)
+        return Scaling(0.0 - offset / factor, (1 - offset) / factor)
     # Percentiles again, as one hot pixel of 1.2 is still reflectance. A darker scene than 0.1 is in another
     # unit.
     if dn.dtype.kind == "f" and low >= -0.05 and 0.1 <= high <= 1.05:

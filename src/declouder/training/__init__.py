@@ -27,7 +27,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from declouder.config import STAGE_NAMES, StageName, TrainConfig, dump_config
 from declouder.data.samples import StageSamples, TrainingData
 from declouder.errors import ConfigError, OutputError
-from declouder.training.callbacks import AtomicCheckpointIO, RunTimer, ScoreLog, StepBar
+from declouder.training.callbacks import AtomicCheckpointIO, OnStep, RunTimer, ScoreLog, StepReport
 from declouder.training.module import StageModule
 from declouder.training.networks import begin_with, earlier_folder, export, start_folder, take_over
 from declouder.training.record import commit_of_source, write_record
@@ -70,7 +70,7 @@ def train(
     device: str = "auto",
     devices: int = 1,
     nodes: int = 1,
-    quiet: bool = False,
+    on_step: OnStep | None = None,
 ) -> list[TrainingReport]:
     """Run stages one after the other, and leave a pipeline folder in `out/model`.
 
@@ -83,7 +83,8 @@ def train(
         device: Lightning's accelerator: auto, cpu, cuda or mps.
         devices: how many of them on each machine.
         nodes: how many machines train together, each of which runs this with the same arguments and sees `out`.
-        quiet: no progress bar.
+        on_step: called in the first process with the stage, its steps done, its steps in all, and the loss, which
+            is None before the first step.
 
     Returns:
         A report for each stage that was run; none in the further processes of several devices.
@@ -107,6 +108,7 @@ def train(
     data = TrainingData(config.data, band_names=config.model.bands, seed=config.seed)
     for name in stages:
         StageSamples(data, config.stages[name], seed=0)  # what a later stage cannot cut patches from is found now
+    run = _Run(config, data, out, resume, device, devices, nodes, on_step)
     reports = []
     for name in stages:
         if resume and (out / name / "finished").exists():
@@ -117,32 +119,87 @@ def train(
         # Clocks of several processes differ a little; Lightning's timer stops them all at one step.
         remaining = None if remaining is None else max(remaining, 0.0)
         with one_line_errors(out):
-            report = _run_stage(
-                config, data, out, name, resume, remaining, device=device, devices=devices, nodes=nodes, quiet=quiet
-            )
+            report = _run_stage(run, name, max_time_s=remaining)
         reports.append(report)
         if not report.finished:
             break
     return reports if first_process else []
 
 
-def _run_stage(
-    config: TrainConfig,
-    data: TrainingData,
-    out: Path,
-    name: StageName,
-    resume: bool,
-    max_time_s: float | None,
-    *,
-    device: str,
-    devices: int,
-    nodes: int,
-    quiet: bool,
-) -> TrainingReport:
-    module = StageModule(name, config, data)
+@dataclass(frozen=True)
+class _Run:
+    """What all stages of a call of `train` share."""
+
+    config: TrainConfig
+    data: TrainingData
+    out: Path
+    resume: bool
+    device: str
+    devices: int
+    nodes: int
+    on_step: OnStep | None
+
+
+def _run_stage(run: _Run, name: StageName, *, max_time_s: float | None) -> TrainingReport:
+    config, folder = run.config, run.out / name
+    settings = config.stages[name]
+    module = _prepared_module(run, name)
+    timer = RunTimer(duration=None if max_time_s is None else timedelta(seconds=max_time_s), interval="step")
+    keeper = ModelCheckpoint(
+        dirpath=folder,
+        filename="last",
+        every_n_train_steps=min(settings.checkpoint_every, settings.steps),
+        save_top_k=1,
+        enable_version_counter=False,
+        save_on_train_epoch_end=False,
+    )
+    scores = ScoreLog(folder)
+    started = time.monotonic()
+    last = folder / "last.ckpt"
+    with quiet_lightning():
+        trainer = L.Trainer(
+            accelerator=run.device,
+            devices=run.devices,
+            num_nodes=run.nodes,
+            precision=lightning_precision(config.precision, run.device),
+            max_steps=settings.steps,
+            max_epochs=-1,
+            accumulate_grad_batches=settings.accumulate,
+            gradient_clip_val=settings.clip_norm,
+            use_distributed_sampler=False,
+            callbacks=[timer, keeper, scores, *([] if run.on_step is None else [StepReport(name, run.on_step)])],
+            plugins=[AtomicCheckpointIO()],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            logger=tensorboard_logger(folder),
+            default_root_dir=folder,
+            log_every_n_steps=20,
+        )
+        trainer.fit(module, ckpt_path=str(last) if run.resume and last.exists() else None, weights_only=False)
+    finished = trainer.global_step >= settings.steps or scores.stopped
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    seconds = time.monotonic() - started
+    if not finished:
+        trainer.save_checkpoint(last)  # by all processes: they wait for each other in it
+    elif trainer.is_global_zero:
+        best = scores.finish(trainer, module)
+        export(config, run.out, {part: best[part] for part in module.stage.learns})
+        about = {"steps": trainer.global_step, "seconds": round(seconds, 1), "scores": scores.best}
+        about |= {"precision": trainer.precision, "devices": run.devices, "nodes": run.nodes}
+        write_record(config, run.data, run.out / "model", name, about)
+        write_text(folder / "finished", f"{trainer.global_step} steps\n", mend=MAKE_ROOM)
+    trainer.strategy.barrier()
+    return TrainingReport(name, trainer.global_step, finished, scores.best, seconds)
+
+
+def _prepared_module(run: _Run, name: StageName) -> StageModule:
+    """Return what is to learn, with the weights that it begins with."""
+    config = run.config
+    module = StageModule(name, config, run.data)
     for part in (*module.stage.takes_over, *(module.stage.learns if name == "joint" else ())):
         learns = part in module.stage.learns
-        take_over(module.network(part), earlier_folder(config, out, part), stage=name, learns=learns)
+        take_over(module.network(part), earlier_folder(config, run.out, part), stage=name, learns=learns)
     if name != "joint" and config.model.start_from is not None:
         folder = start_folder(config.model.start_from)
         for part in module.stage.learns:
@@ -163,54 +220,7 @@ def _run_stage(
                 for way in ("supervised_outputs", "supervised_choices"):
                     if hasattr(network, way):
                         setattr(network, way, torch.compile(getattr(network, way)))
-    settings, folder = config.stages[name], out / name
-    timer = RunTimer(duration=None if max_time_s is None else timedelta(seconds=max_time_s), interval="step")
-    keeper = ModelCheckpoint(
-        dirpath=folder,
-        filename="last",
-        every_n_train_steps=min(settings.checkpoint_every, settings.steps),
-        save_top_k=1,
-        enable_version_counter=False,
-        save_on_train_epoch_end=False,
-    )
-    scores = ScoreLog(folder)
-    started = time.monotonic()
-    last = folder / "last.ckpt"
-    with quiet_lightning():
-        trainer = L.Trainer(
-            accelerator=device,
-            devices=devices,
-            num_nodes=nodes,
-            precision=lightning_precision(config.precision, device),
-            max_steps=settings.steps,
-            max_epochs=-1,
-            accumulate_grad_batches=settings.accumulate,
-            gradient_clip_val=settings.clip_norm,
-            use_distributed_sampler=False,
-            callbacks=[timer, keeper, scores, *([] if quiet else [StepBar(name)])],
-            plugins=[AtomicCheckpointIO()],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            logger=tensorboard_logger(folder),
-            default_root_dir=folder,
-            log_every_n_steps=20,
-        )
-        trainer.fit(module, ckpt_path=str(last) if resume and last.exists() else None, weights_only=False)
-    finished = trainer.global_step >= settings.steps or scores.stopped
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    seconds = time.monotonic() - started
-    if not finished:
-        trainer.save_checkpoint(last)  # by all processes: they wait for each other in it
-    elif trainer.is_global_zero:
-        best = scores.finish(trainer, module)
-        export(config, out, {part: best[part] for part in module.stage.learns})
-        about = {"steps": trainer.global_step, "seconds": round(seconds, 1), "scores": scores.best}
-        about |= {"precision": trainer.precision, "devices": devices, "nodes": nodes}
-        write_record(config, data, out / "model", name, about)
-        write_text(folder / "finished", f"{trainer.global_step} steps\n", mend=MAKE_ROOM)
-    trainer.strategy.barrier()
-    return TrainingReport(name, trainer.global_step, finished, scores.best, seconds)
+    return module
 
 
 def open_run(out: Path, config: TrainConfig, stages: Sequence[StageName], *, resume: bool) -> None:

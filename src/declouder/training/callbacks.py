@@ -1,9 +1,9 @@
-"""What goes on beside the steps: scores and pictures, the bar, checkpoints that no kill can spoil."""
+"""What goes on beside the steps: scores and pictures, reports, checkpoints that no kill can spoil."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from declouder.scaling import Scaling
 from declouder.training.module import StageModule
 from declouder.training.surroundings import MAKE_ROOM
 from declouder.whole_files import whole_file
+
+OnStep = Callable[[str, int, int, "float | None"], None]
+"""Called with a stage, its steps done, its steps in all, and the loss."""
 
 
 class ScoreLog(Callback):  # type: ignore[misc]
@@ -104,51 +107,26 @@ class ScoreLog(Callback):  # type: ignore[misc]
                 trainer.logger.experiment.add_image(tag, sheet, trainer.global_step, dataformats="HWC")
 
 
-class StepBar(Callback):  # type: ignore[misc]
-    """A bar on stderr: stage, steps done of all, loss, time gone and left."""
+class StepReport(Callback):  # type: ignore[misc]
+    """Tells `on_step` of each step: stage, steps done, steps of all, and the loss, None before the first."""
 
-    def __init__(self, stage: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeElapsedColumn as TimeGoneColumn
-        from rich.progress import TimeRemainingColumn as TimeLeftColumn
-
+    def __init__(self, stage: str, on_step: OnStep) -> None:
         self._stage = stage
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}"),
-            TimeGoneColumn(),
-            TextColumn("gone,"),
-            TimeLeftColumn(),
-            TextColumn("left"),
-            console=Console(stderr=True),
-        )
-        self._task: Any = None
+        self._on_step = on_step
 
     def on_train_start(self, trainer: L.Trainer, module: StageModule) -> None:
-        """Show the bar, of a resumed run from where it goes on."""
-        if trainer.is_global_zero:
-            # Done steps of an earlier run must not count as fast ones.
-            self._task = self._bar.add_task(self._stage, total=module.settings.steps, loss="-")
-            self._bar.update(self._task, completed=trainer.global_step)
-            self._bar.start()
+        """Tell where a resumed run goes on."""
+        self._tell(trainer, module)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: StageModule, *_: Any) -> None:
-        """Move it on."""
-        if self._task is not None:
+        """Tell of the step."""
+        self._tell(trainer, module)
+
+    def _tell(self, trainer: L.Trainer, module: StageModule) -> None:
+        if trainer.is_global_zero:
             loss = trainer.progress_bar_metrics.get("loss")
-            shown = "-" if loss is None else f"{float(loss):.4g}"
-            self._bar.update(self._task, completed=trainer.global_step, loss=shown)
-
-    def on_train_end(self, trainer: L.Trainer, module: StageModule) -> None:
-        """Leave it as it is."""
-        self._bar.stop()
-
-    def on_exception(self, trainer: L.Trainer, module: StageModule, exception: BaseException) -> None:
-        """Leave it as it is; the error is told below it."""
-        self._bar.stop()
+            steps = module.settings.steps
+            self._on_step(self._stage, trainer.global_step, steps, None if loss is None else float(loss))
 
 
 class RunTimer(Timer):  # type: ignore[misc]
