@@ -102,6 +102,13 @@ def test_check_tells_everything_that_is_wrong_and_goes_on(capsys, leaky):
     assert err.strip().endswith("has 4 problems, told above")
 
 
+def test_check_names_images_of_another_number_of_bands(capsys, leaky):
+    for kind in ("cloud", "label"):
+        Image.open(leaky / "train" / kind / "1.png").convert("L").save(leaky / "train" / kind / "1.png")
+    code, out, _ = run(capsys, "data", "check", leaky, "-q")
+    assert code == 2 and "1.png: 1 band, most of the set have 3; a set has one number of bands" in out
+
+
 def test_check_compares_with_what_was_published(capsys, leaky):
     code, out, _ = run(capsys, "data", "check", leaky, "-q", "--set", "CUHK-CR2")
     assert code == 0

@@ -50,6 +50,8 @@ def test_set_wins_over_the_file_and_reads_numbers_as_people_write_them():
         ("stages.joint.augment.haze_strength=[0, 0]", "haze_strength is [0, 0], not [least, most]"),
         ("stages.joint.augment={color: 0.5, color_most: 0.4}", "color_most is 0.4, below color, 0.5"),
         ("data.synthetic_share=0.5", "data.pairs is empty"),
+        ("model.bands=[red, red, blue]", "model.bands is [red, red, blue]; name each band once"),
+        ("stages.joint={steps: 1, patch_px: 32, fused_px: 64}", "fused_px is 64, above its patch_px, 32"),
         ("stages.joint.lr", "not of the form a.b=value"),
         ("name.x=1", "holds a value, not fields"),
     ],

@@ -265,6 +265,42 @@ def test_numbers_of_numpy_are_numbers(data: Path, tmp_path: Path, pipeline: Clou
         ModelMethod(pipeline, samples=1.5)  # type: ignore[arg-type]
 
 
+def test_two_evaluations_do_not_share_a_folder_of_kept_images(data: Path, tmp_path: Path) -> None:
+    keep = tmp_path / "images"
+    evaluate(data, CloudyMethod(), out=tmp_path / "a.json", keep=keep)
+    before = (keep / "3" / "restored.png").read_bytes()
+    other = OutputsMethod(data / "test" / "label")
+    with pytest.raises(OutputError, match="holds the images of another evaluation"):
+        evaluate(data, other, out=tmp_path / "b.json", keep=keep)
+    assert (keep / "3" / "restored.png").read_bytes() == before
+    evaluate(data, CloudyMethod(), out=tmp_path / "a.json", keep=keep, overwrite=True)  # its own
+    evaluate(data, other, out=tmp_path / "b.json", keep=keep, overwrite=True)
+    assert (keep / "3" / "restored.png").read_bytes() != before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    with pytest.raises(OutputError, match="holds other files"):
+        evaluate(data, other, out=tmp_path / "c.json", keep=tmp_path / "mine", overwrite=True)
+
+
+def test_a_range_that_is_hardly_used_is_told(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in NAMES:
+        for kind in ("cloud", "label"):
+            path = data / "test" / kind / f"{name}.png"
+            pixels = np.asarray(Image.open(path))[..., 0].astype(np.uint16) * 16
+            Image.fromarray(pixels).save(path)
+    evaluate(data, CloudyMethod(), out=tmp_path / "a.json")
+    assert "of their data type's range" in caplog.text and "--data-range SPAN" in caplog.text
+    caplog.clear()
+    evaluate(data, CloudyMethod(), out=tmp_path / "b.json", data_range=4080)
+    assert caplog.text == ""
+
+
+def test_a_set_is_called_by_its_name_in_the_catalog_where_that_is_given(data: Path, tmp_path: Path) -> None:
+    found = evaluate(Selection(data, set_name="RICE1"), CloudyMethod(), out=tmp_path / "a.json")
+    assert found["data"]["name"] == "RICE1"
+    assert evaluate(data, CloudyMethod(), out=tmp_path / "b.json")["data"]["name"] == "FAKE"
+
+
 def test_excluded_images_are_left_out(data: Path, tmp_path: Path) -> None:
     listed = tmp_path / "exclude.txt"
     listed.write_text("# in train too\n12\n")
@@ -478,8 +514,16 @@ def test_input_that_does_not_fit_is_an_error(data: Path, tmp_path: Path, pipelin
         run(out="c.json")
     for kind in ("cloud", "label"):
         _break(data, kind, np.zeros((40, 48, 4), np.uint8))
-    with pytest.raises(DataError, match="4 bands, this model wants 3"):
-        run(ModelMethod(pipeline), out="d.json")
+    with pytest.raises(DataError, match="has an alpha channel, which is no band"):
+        run(out="d.json")
+    for kind in ("cloud", "label"):
+        _break(data, kind, np.zeros((40, 48), np.uint8))
+    with pytest.raises(DataError, match="1 bands, this model wants 3"):
+        run(ModelMethod(pipeline), out="g.json")
+    with pytest.raises(DataError, match=r"12\.png has 1 bands, the images before it 3"):
+        run(out="e.json")
+    with pytest.raises(OptionError, match="--data-range is 0; give the span"):
+        evaluate(data, CloudyMethod(), out=tmp_path / "f.json", data_range=0)
 
 
 def test_a_run_that_scored_nothing_stands_in_no_ones_way(data: Path, tmp_path: Path) -> None:

@@ -253,9 +253,20 @@ def test_a_report_does_not_take_the_place_of_scores(report: Path, tmp_path: Path
 
 
 def test_kept_images_that_are_gone_are_an_error(report: Path, tmp_path: Path) -> None:
-    shutil.copy(report.parent / "model.json", tmp_path / "model.json")
+    scores = tmp_path / "model.json"
+    shutil.copy(report.parent / "model.json", scores)
+    with pytest.raises(DataError, match="does not hold the images of"):
+        write_report([scores], tmp_path / "a.html")
+    shutil.copytree(report.parent / "model-images", tmp_path / "model-images")
+    next((tmp_path / "model-images").rglob("restored.png")).unlink()
     with pytest.raises(DataError, match="keep the images beside their scores"):
-        write_report([tmp_path / "model.json"], tmp_path / "a.html")
+        write_report([scores], tmp_path / "a.html")
+    (tmp_path / "model-images" / "evaluation.txt").write_text("another\n")
+    with pytest.raises(DataError, match="does not hold the images of"):
+        write_report([scores], tmp_path / "a.html")
+    scores.write_text('{"format": "declouder scores", "version": 1, "data": {}}')
+    with pytest.raises(DataError, match=r"lacks method, .*images; evaluate again"):
+        write_report([scores], tmp_path / "a.html")
 
 
 def test_images_are_made_coarser_until_they_fit(

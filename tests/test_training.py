@@ -169,6 +169,55 @@ def test_a_stage_of_another_recipe_does_not_join_a_run(tmp_path):
         train_quietly(toy(), tmp_path, stages=["reference"], resume=True)
 
 
+def test_a_run_that_goes_on_learns_from_the_data_it_was_begun_with(tmp_path):
+    write_four_pairs(tmp_path)
+    fields = [f"data.base={tmp_path}", "data.pairs=[set]", "data.hold_out=0", "data.procedural=0"]
+    fields += ["data.synthetic_share=0", "stages.reference.steps=1000"]
+    train_quietly(toy(*fields), tmp_path / "run", stages=["reference"], max_time_s=0.5)
+    for kind in ("cloud", "label"):
+        (tmp_path / "set" / "train" / kind / "2.png").unlink()
+    with pytest.raises(
+        DataError, match=r"the data \(3 pairs\) are not those that .*reference was begun with \(4 pairs\)"
+    ):
+        train_quietly(toy(*fields), tmp_path / "run", stages=["reference"], resume=True, max_time_s=0.5)
+
+
+@pytest.mark.parametrize("left", [0, 2000])
+def test_a_damaged_checkpoint_is_named(tmp_path, left):
+    config = toy("stages.reference.steps=1000")
+    train_quietly(config, tmp_path, stages=["reference"], max_time_s=0.5)
+    checkpoint = tmp_path / "reference" / "last.ckpt"
+    os.truncate(checkpoint, left)
+    with pytest.raises(DataError, match=r"last\.ckpt is damaged .* remove it to begin the stage anew"):
+        train_quietly(config, tmp_path, stages=["reference"], resume=True)
+    checkpoint.unlink()
+    assert train_quietly(config, tmp_path, stages=["reference"], resume=True, max_time_s=0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing", "error", "told"),
+    [
+        ([], "weights", ModelError, "the recipe has no stage weights"),
+        (["stages.joint.only=[foo]"], None, ConfigError, "foo"),
+        (
+            ["stages.joint.perceptual_weight=0.1", "stages.joint.patch_px=40"],
+            None,
+            ConfigError,
+            "DECLOUDER_LPIPS_BACKBONE",
+        ),
+    ],
+)
+def test_what_a_later_stage_lacks_is_found_before_the_first(changes, missing, error, told, tmp_path, monkeypatch):
+    monkeypatch.delenv("DECLOUDER_LPIPS_BACKBONE", raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    config = toy(*changes)
+    stages = {name: stage for name, stage in config.stages.items() if name != missing}
+    config = config.model_copy(update={"stages": stages})
+    with pytest.raises(error, match=told):
+        train_quietly(config, tmp_path / "run", stages=list(stages))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_stage_without_the_earlier_ones_says_so(tmp_path):
     with pytest.raises(ModelError, match="run the earlier stages first"):
         train_quietly(toy(), tmp_path, stages=["weights"])
@@ -275,6 +324,7 @@ ONE_STEP = [
     for field in (
         "batch=1",
         "patch_px=16",
+        "fused_px=null",
         "downscale=1",
         "ssim_weight=0",
         "perceptual_weight=0",

@@ -418,9 +418,9 @@ def _check_same(path: Path, selection: Selection, pipeline: CloudRemovalPipeline
         "model": model_digest(pipeline),
         "sampler": sampler_of(pipeline),
     }
-    if not path.exists():
+    if not any((path.parent / "scores").glob("*.json")):  # nothing was scored of what it may name
         write_text(path, json.dumps(now, indent=1) + "\n")
-    elif json.loads(path.read_text(encoding="utf-8")) != now:
+    elif not path.exists() or json.loads(path.read_text(encoding="utf-8")) != now:
         raise OutputError(f"{path.parent} holds the ablation of another model or of other data; choose another -o")
 
 

@@ -255,6 +255,9 @@ class TrainConfig(_Strict):
 
     @model_validator(mode="after")
     def _something_to_learn_from(self) -> TrainConfig:
+        bands = self.model.bands
+        if len(set(bands)) < len(bands):
+            raise ValueError(f"model.bands is [{', '.join(bands)}]; name each band once")
         if not (self.data.pairs or self.data.clear or self.data.procedural):
             raise ValueError("data names no pairs, no clear images and no procedural ones: nothing to learn from")
         if not self.data.pairs and self.data.synthetic_share < 1:
@@ -267,6 +270,10 @@ class TrainConfig(_Strict):
         for name, stage in self.stages.items():
             if stage.fused_px is not None and name in ("reference", "denoiser"):
                 raise ValueError(f"stages.{name}.fused_px does nothing: that stage fuses nothing; leave it out")
+            if stage.fused_px is not None and stage.patch_px is not None and stage.fused_px > stage.patch_px:
+                raise ValueError(
+                    f"stages.{name}.fused_px is {stage.fused_px}, above its patch_px, {stage.patch_px}; give less"
+                )
         for name, stage in self.stages.items():
             _check_patch(name, stage)
         reference = self.stages.get("reference")
@@ -386,7 +393,8 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{where} is missing; every recipe gives it"
     # What the whole recipe was found to be says nothing.
-    return f"{where}: {first['msg']}, found {_short(first['input'])}" if where else first["msg"]
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}, found {_short(first['input'])}" if where else message
 
 
 def _short(value: object) -> str:

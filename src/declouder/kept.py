@@ -8,6 +8,7 @@ They are for looking only: every score comes from the full data.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from declouder.errors import DataError, OutputError
+from declouder.whole_files import write_text
 
+OWNER = "evaluation.txt"
+"""The file in a folder of kept images that says whose they are."""
 PICTURES = ("cloudy", "reference", "restored", "clear")
 MAPS = ("error", "w", "spread")
 FULL_SCALE: Mapping[str, float] = {"error": 0.2, "w": 1.0, "spread": 0.1}
@@ -26,6 +30,43 @@ LEGEND = (
     f"error from 0 to {FULL_SCALE['error']:g} of the range and spread from 0 to {FULL_SCALE['spread']:g}, both by"
     " their square root so that small ones show; w from 0 to 1"
 )
+
+
+def claim(folder: Path, owner: str, *, overwrite: bool) -> None:
+    """Make the folder of an evaluation's kept images, or see that it is its own.
+
+    Args:
+        folder: of all kept images of one evaluation.
+        owner: what tells the evaluation from others, one line; it is written to `folder/OWNER`.
+        overwrite: take it over from another one, whose images are removed.
+
+    Raises:
+        OutputError: if it holds images of another evaluation, or other files, or cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        holds_files = any(folder.iterdir())
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written ({error}); choose another --keep-images") from error
+    found = owner_of(folder)
+    if holds_files and found is None:
+        raise OutputError(f"{folder} holds other files; choose another --keep-images")
+    if found not in (None, owner):
+        if not overwrite:
+            raise OutputError(
+                f"{folder} holds the images of another evaluation; choose another --keep-images or --overwrite"
+            )
+        shutil.rmtree(folder)
+        folder.mkdir()
+    write_text(folder / OWNER, f"{owner}\n")
+
+
+def owner_of(folder: Path) -> str | None:
+    """Return what `claim` wrote there; None if nothing."""
+    try:
+        return (folder / OWNER).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def keep_images(

@@ -55,8 +55,9 @@ class PerceptualLoss(nn.Module):
                 self.register_buffer(f"{name}{layer}", tensor.clone(), persistent=False)
         self.register_buffer("mean", torch.from_numpy(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.from_numpy(DEVIATION).view(1, 3, 1, 1), persistent=False)
-        named = {"red", "green", "blue"} <= set(band_names)
-        self._rgb = [list(band_names).index(name) for name in ("red", "green", "blue")] if named else None
+        names = [name.lower() for name in band_names]
+        named = {"red", "green", "blue"} <= set(names)
+        self._rgb = [names.index(name) for name in ("red", "green", "blue")] if named else None
 
     def forward(self, image: Tensor, clear: Tensor) -> Tensor:
         """Return the distance of each image, (B,)."""

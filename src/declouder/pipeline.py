@@ -165,7 +165,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
             loaded = cast(Self, super().from_pretrained(str(source), **kwargs))
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())[:300]
-            raise ModelError(f"{source} cannot be loaded as a model: {reason}") from error
+            raise ModelError(f"{source} cannot be loaded as a model ({reason}); copy the folder anew") from error
         _check_whole(loaded, str(source))
         return loaded
 
@@ -438,6 +438,8 @@ def _check_folder(folder: Path) -> None:
     """Say what is wrong with a model folder before anything of it is loaded."""
     if not folder.is_dir():
         raise ModelError(f"model folder {folder} does not exist; give a folder that `declouder train` wrote")
+    if not (folder / "model_index.json").exists() and (folder / "model" / "model_index.json").exists():
+        raise ModelError(f"{folder} is the folder of a training; give its model, {folder / 'model'}")
     index = _read_json(folder / "model_index.json", folder)
     if index.get("_class_name") != CloudRemovalPipeline.__name__:
         raise ModelError(

@@ -40,6 +40,7 @@ class Bars:
 
         def show(done: int, total: int) -> None:
             stop_if_interrupted()
+            progress.start()
             progress.update(task, completed=done, total=total)
 
         try:
@@ -58,16 +59,21 @@ def shown_progress(*, quiet: bool, scenes: int) -> Iterator[Bars]:
         yield Bars(None, scenes)
         return
     bar = _new_bar("{task.description}", after="{task.fields[unit]},", elapsed=True)
-    with logging_to(lambda line: bar.console.print(line, markup=False, soft_wrap=True)), bar:
+    with logging_to(lambda line: bar.console.print(line, markup=False, soft_wrap=True)), _stopping(bar):
         yield Bars(bar, scenes)
 
 
 @contextlib.contextmanager
 def counting_bar(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """Show a bar, unless `quiet`; yields a function of what is done and of all."""
-    with _new_bar(quiet=quiet) as bar:
+    with _stopping(_new_bar(quiet=quiet)) as bar:
         task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def show(done: int, total: int) -> None:
+            bar.start()
+            bar.update(task, completed=done, total=total)
+
+        yield show
 
 
 class ImageBar:
@@ -85,6 +91,7 @@ class ImageBar:
 
     def __call__(self, done: int, total: int, means: Mapping[str, float | None]) -> None:
         """Show how many images are done and their means so far."""
+        self._bar.start()
         shown = [f"{name} {means[name]:.4g}" for name in SHOWN if means.get(name) is not None]
         self._bar.update(self._task, completed=done, total=total, means=self._title + " ".join(shown))
 
@@ -92,25 +99,33 @@ class ImageBar:
 @contextlib.contextmanager
 def image_bar(*, quiet: bool) -> Iterator[ImageBar]:
     """Show an `ImageBar`, unless `quiet`."""
-    with _new_bar(after="{task.fields[means]}", quiet=quiet) as bar:
+    with _stopping(_new_bar(after="{task.fields[means]}", quiet=quiet)) as bar:
         yield ImageBar(bar)
 
 
 @contextlib.contextmanager
 def stage_bars(*, quiet: bool) -> Iterator[Callable[[str, int, int, float | None], None]]:
     """Show a bar for each stage of a training, unless `quiet`; yields what `training.train` takes as on_step."""
-    bar = _new_bar("{task.description}", after="loss {task.fields[loss]}", elapsed=True, quiet=quiet)
     tasks: dict[str, Any] = {}
+    with _stopping(
+        _new_bar("{task.description}", after="loss {task.fields[loss]}", elapsed=True, quiet=quiet)
+    ) as bar:
 
-    def show(stage: str, done: int, total: int, loss: float | None) -> None:
-        bar.start()  # here, as of several processes that train one is called
-        if stage not in tasks:
-            # Done steps of an earlier run must not count as fast ones.
-            tasks[stage] = bar.add_task(stage, total=total, completed=done, loss="-")
-        bar.update(tasks[stage], completed=done, loss="-" if loss is None else f"{loss:.4g}")
+        def show(stage: str, done: int, total: int, loss: float | None) -> None:
+            bar.start()
+            if stage not in tasks:
+                # Done steps of an earlier run must not count as fast ones.
+                tasks[stage] = bar.add_task(stage, total=total, completed=done, loss="-")
+            bar.update(tasks[stage], completed=done, loss="-" if loss is None else f"{loss:.4g}")
 
-    try:
         yield show
+
+
+@contextlib.contextmanager
+def _stopping(bar: Any) -> Iterator[Any]:
+    """Stop a bar at the end; it starts with the first thing that is done, so that an early error stands alone."""
+    try:
+        yield bar
     finally:
         bar.stop()
 

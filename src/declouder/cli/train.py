@@ -58,6 +58,7 @@ def train(
     folder = Path("runs") / config.name if out is None else out
 
     from declouder.training import train as run
+    from declouder.training.surroundings import is_first_process
 
     if device != "auto":
         resolved_device(device)
@@ -79,7 +80,7 @@ def train(
         scores = ", ".join(f"{name} {value:.4g}" for name, value in report.scores.items() if name != "score")
         state = "finished" if report.finished else "stopped; continue with --resume"
         typer.echo(f"{report.stage}: {state} at step {report.steps} in {report.seconds:.0f} s ({scores})")
-    if (folder / "model" / "model_index.json").exists():
+    if is_first_process() and (folder / "model" / "model_index.json").exists():
         typer.echo(f"model: {folder / 'model'}")
 
 

@@ -251,6 +251,8 @@ def _pairs_of(found: Located, split: str, bands: BandChoice | None) -> list[Pair
 
 def _listed_pairs(found: Located, split: str, bands: BandChoice | None, split_list: Path | None) -> list[Pair]:
     path = split_list or found.root / "split.txt"
+    if split_list is None and not path.exists() and found.root.name in SPLITS:
+        raise DataError(f"{found.root} is one part of a set; give {found.root.parent}")
     if split_list is None and not path.exists():
         raise DataError(
             f"{found.root} has no train and test folders and no split.txt; make one with: declouder data split"

@@ -16,13 +16,20 @@ from declouder.breakdown import THIN_FROM, cloud_distance
 from declouder.data.catalog import BandChoice, Located, locate
 from declouder.data.duplicates import Duplicate, Look, find_duplicates, look_of
 from declouder.data.lists import SPLITS, read_split_list
-from declouder.data.pairs import Pair, holds_images, images_by_name, number_first, read_image, scaling_of
+from declouder.data.pairs import (
+    LEAST_USED,
+    Pair,
+    holds_images,
+    images_by_name,
+    number_first,
+    read_image,
+    scaling_of,
+)
 from declouder.errors import DataError
 from declouder.scaling import Scaling
 
 ALL = "all"
 """Name of the one part of a set without a split."""
-_LEAST_USED = 0.25
 """Share of a data type's range; where the numbers reach no further, another range is meant."""
 
 
@@ -34,6 +41,8 @@ class PartReport:
     sizes: Counter[str] = field(default_factory=Counter)
     """Such as "512 x 512", and how many pairs have it."""
     bands: Counter[int] = field(default_factory=Counter)
+    first_of_bands: dict[int, Path] = field(default_factory=dict)
+    """An image of each number of bands."""
     dtypes: Counter[str] = field(default_factory=Counter)
     low: float = float("inf")
     """Smallest DN of all images."""
@@ -121,6 +130,7 @@ def check_set(
             done += 1
             if on_pair is not None:
                 on_pair(done, total)
+    _tell_odd_bands(report)
     report.duplicates = find_duplicates(looks)
     _compare_with_published(report)
     if dn_range is None:
@@ -195,8 +205,8 @@ def _check_pair(
         if cloudy.shape != clear.shape or cloudy.dtype != clear.dtype:
             shapes = [f"{i.shape[0]} x {i.shape[1]} x {i.shape[2]} {i.dtype}" for i in (cloudy, clear)]
             raise DataError(f"{pair.cloudy_path} is {shapes[0]}, its twin {pair.clear_path} {shapes[1]}")
-        for path, image in ((pair.cloudy_path, cloudy), (pair.clear_path, clear)):
-            scaling = scaling_of(image, path, dn_range, mend="--range LOW,HIGH")
+        scaling_of(cloudy, pair.cloudy_path, dn_range, mend="--range LOW,HIGH")  # looks whether it is in the range
+        scaling = scaling_of(clear, pair.clear_path, dn_range, mend="--range LOW,HIGH")
         if pair.mask_path is None:
             cloud_share = float((cloud_distance(cloudy, clear, scaling.high - scaling.low) >= THIN_FROM).mean())
         else:
@@ -207,6 +217,7 @@ def _check_pair(
     part.pairs += 1
     part.sizes[f"{clear.shape[0]} x {clear.shape[1]}"] += 1
     part.bands[clear.shape[2]] += 1
+    part.first_of_bands.setdefault(clear.shape[2], pair.clear_path)
     part.dtypes[str(clear.dtype)] += 1
     part.low = min(part.low, float(cloudy.min()), float(clear.min()))
     part.high = max(part.high, float(cloudy.max()), float(clear.max()))
@@ -219,11 +230,27 @@ def _mask_share(path: Path) -> float:
     return float((read_image(path)[:, :, 0] > 0).mean())
 
 
+def _tell_odd_bands(report: SetReport) -> None:
+    """Name an image of each number of bands that most images have not."""
+    counts: Counter[int] = sum((part.bands for part in report.parts.values()), Counter())
+    if len(counts) < 2:
+        return
+    usual = counts.most_common(1)[0][0]
+    for part in report.parts.values():
+        for bands, path in part.first_of_bands.items():
+            if bands != usual:
+                more = f" and {part.bands[bands] - 1} more" if part.bands[bands] > 1 else ""
+                report.problems.append(
+                    f"{path}{more}: {bands} band{'s' * (bands > 1)}, most of the set have {usual}; a set has one"
+                    f" number of bands"
+                )
+
+
 def _tell_unused_range(report: SetReport) -> None:
     """Note where the numbers fill little of their data type's range, as 12 bits in 16: all looks dark and alike."""
     for name, part in report.parts.items():
         ends = [Scaling.of_dtype(dtype).high for dtype in part.dtypes]
-        if ends and part.high < _LEAST_USED * max(ends):
+        if ends and part.high < LEAST_USED * max(ends):
             report.notes.append(
                 f"{name} uses {part.high:g} of {max(ends):g}, by which cloud and duplicates are judged; give the"
                 f" range that counts with --range LOW,HIGH"

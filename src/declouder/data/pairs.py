@@ -24,6 +24,9 @@ from declouder.scaling import Scaling
 _FAR_BEYOND_UNIT = 5.0
 """Floats below are clipped to 0 and 1: reflectance of cloud and glint goes beyond. Above they are other numbers."""
 
+LEAST_USED = 0.25
+"""Images that use less of their data type's range all look dark and alike, as 12 bits in 16 do."""
+
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 
 
@@ -162,9 +165,11 @@ def read_bands(path: Path, nir_path: Path | None = None) -> NDArray[Any]:
     """Return an image, and as its last band the first channel of another: (H, W, C) in its own dtype and DN.
 
     Raises:
-        DataError: if a file cannot be read, or the two differ in size or type.
+        DataError: if a file cannot be read or has an alpha channel, or the two differ in size or type.
     """
     image = read_image(path)
+    if _has_alpha(path):
+        raise DataError(f"{path} has an alpha channel, which is no band; save it as grey or RGB")
     if nir_path is None:
         return image
     nir = read_image(nir_path)[:, :, :1]
@@ -246,6 +251,14 @@ def images_by_name(folder: Path) -> dict[str, Path]:
             raise DataError(f"{by_name[name]} and {path} have one name; keep one of them")
         by_name[name] = path
     return by_name
+
+
+def _has_alpha(path: Path) -> bool:
+    """Return whether Pillow finds an alpha channel; in a GeoTIFF a fourth band is often called so that is none."""
+    if path.suffix.lower() in (".tif", ".tiff"):
+        return False
+    with Image.open(path) as image:
+        return image.mode in ("RGBA", "LA", "PA")
 
 
 def _is_deep_png(path: Path) -> bool:

@@ -18,14 +18,17 @@ are known.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from declouder import breakdown, metrics
-from declouder.errors import OptionError, OutputError
+from declouder.data.pairs import LEAST_USED
+from declouder.errors import DataError, OptionError, OutputError
 from declouder.evaluation.files import (
     FORMAT,
     FORMAT_VERSION,
@@ -55,7 +58,7 @@ from declouder.evaluation.summary import (
     to_csv,
     to_markdown,
 )
-from declouder.kept import LEGEND
+from declouder.kept import LEGEND, claim
 from declouder.whole_files import write_text
 
 __all__ = [
@@ -75,6 +78,9 @@ __all__ = [
     "summary",
     "to_markdown",
 ]
+
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -123,6 +129,8 @@ def evaluate(
     for path in (out, *beside.values()):
         if path.exists() and not overwrite:
             raise OutputError(f"{path} exists; give --overwrite or another name")
+    if data_range is not None and not data_range > 0:
+        raise OptionError(f"--data-range is {data_range:g}; give the span of the data's numbers, such as 4095")
     make_folder(out.parent)
     selection = data if isinstance(data, Selection) else Selection(data)
     pairs = selection.pairs()
@@ -158,6 +166,11 @@ def evaluate(
         },
         "versions": versions(),
     }
+    if keep is not None:
+        # The same for a run that goes on, wherever its results lie.
+        owner = hashlib.sha256(json.dumps([head["data"], described], sort_keys=True).encode()).hexdigest()
+        claim(keep, owner, overwrite=overwrite)
+        head["kept"]["owner"] = owner
     partial = out.with_name(out.name + ".partial")
     done = begin_journal(partial, head)
     rows: list[dict[str, Any]] = []
@@ -177,6 +190,11 @@ def evaluate(
                 row = done.get(pair.name)
                 if row is None:
                     row = scorer.row(pair)
+                    if rows and len(row["bands"]) != len(rows[0]["bands"]):
+                        raise DataError(
+                            f"{pair.clear_path} has {len(row['bands'])} bands, the images before it"
+                            f" {len(rows[0]['bands'])}; a set has one number of bands"
+                        )
                     journal.write(json.dumps(row) + "\n")
                     journal.flush()
                 rows.append(row)
@@ -185,6 +203,12 @@ def evaluate(
     finally:
         if not (rows or done):
             partial.unlink(missing_ok=True)  # nothing to go on with: it would only stand in the way
+    if scorer.most_used < LEAST_USED:
+        log.warning(
+            "the images use %.2g of their data type's range, so errors look small; give the range that counts:"
+            " --data-range SPAN",
+            scorer.most_used,
+        )
     samples, averaged = described.get("samples", 1), described.get("averaged", False)
     result = {**head, **summary(rows, samples=samples, averaged=averaged), "images": rows}
     write_text(beside[".csv"], to_csv(rows))

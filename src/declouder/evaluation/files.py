@@ -37,6 +37,9 @@ def read_scores(path: Path) -> dict[str, Any]:
         raise DataError(
             f"{path} is of version {found.get('version')}, this declouder reads {FORMAT_VERSION}; evaluate again"
         )
+    missing = [key for key in ("data", "method", "lpips", "kept", "mean", "images") if key not in found]
+    if missing:
+        raise DataError(f"{path} lacks {', '.join(missing)}; evaluate again")
     return found
 
 

@@ -25,7 +25,7 @@ DEFAULT_BANDS: Mapping[int, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Scorer:
     """One image at a time to one row of the file's "images".
 
@@ -38,6 +38,7 @@ class Scorer:
         data_range: span of the data's numbers; None takes the dtype's.
         mask_of: cloud masks by name of the pair.
         keep: folder for the images to look at; None keeps none.
+        most_used: the largest share of the data type's range that an image used; 1 where a range is given.
     """
 
     selection: Selection
@@ -48,6 +49,7 @@ class Scorer:
     data_range: float | None
     mask_of: Mapping[str, Path]
     keep: Path | None
+    most_used: float = 0.0
 
     def row(self, pair: Pair) -> dict[str, Any]:
         """Read, restore and score one pair.
@@ -58,9 +60,11 @@ class Scorer:
         """
         cloudy, clear = self.selection.read(pair)
         given = None if self.data_range is None else (0.0, self.data_range)
-        for path, image in ((pair.cloudy_path, cloudy), (pair.clear_path, clear)):
-            scaling = scaling_of(image, path, given, mend="--data-range SPAN")
+        scaling_of(cloudy, pair.cloudy_path, given, mend="--data-range SPAN")  # looks whether it is in the range
+        scaling = scaling_of(clear, pair.clear_path, given, mend="--data-range SPAN")
         span = scaling.high
+        used = 1.0 if given else float(max(cloudy.max(), clear.max())) / span
+        self.most_used = max(self.most_used, used)
         mask = self.selection.read_mask(self.mask_of[pair.name]) if pair.name in self.mask_of else None
         parts = breakdown.regions(cloudy, clear, span, mask)
         restored = self.method.restore(pair, cloudy, scaling)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from declouder.data.catalog import BandChoice, set_pairs
+from declouder.data.catalog import GENERIC, BandChoice, set_pairs
 from declouder.data.pairs import Pair, fingerprint, images_by_name, read_image
 from declouder.data.resize import resize_nearest, resize_stored
 from declouder.errors import DataError, OptionError
@@ -91,7 +91,7 @@ class Selection:
     def describe(self, pairs: Sequence[Pair]) -> dict[str, Any]:
         """Return what tells the data apart, wherever it lies."""
         return {
-            "name": self.data.resolve().name,
+            "name": self.set_name if self.set_name not in (None, GENERIC) else self.data.resolve().name,
             "split": self.split,
             "images": len(pairs),
             "limit": self.limit,

@@ -83,6 +83,8 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         fill_thick: float = 0.0,
     ) -> None:
         super().__init__()
+        if len(widths) != len(blocks):
+            raise ValueError(f"{len(widths)} widths for {len(blocks)} numbers of blocks; give one of each a level")
         make = {"naf": NAFBlock, "residual": ResidualBlock}[block]
         coarsest = stem * 2 ** (len(widths) - 1)
         self.multiple = math.lcm(coarsest, REDUCTION) if guided or filling else coarsest

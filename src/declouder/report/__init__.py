@@ -22,7 +22,7 @@ from PIL import Image
 
 from declouder.errors import DataError, OptionError, OutputError
 from declouder.evaluation import BAND_SCORES, SCORES, read_scores
-from declouder.kept import MAPS, read_kept
+from declouder.kept import MAPS, owner_of, read_kept
 from declouder.report.plots import distribution, reliability
 from declouder.version import __version__
 from declouder.whole_files import write_text
@@ -112,8 +112,11 @@ def _methods(files: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[dict[str, 
     """Return what the tables show of each file, with labels that differ."""
     methods: list[dict[str, Any]] = []
     many_sets = len({result["data"]["sha256"] for _, result in files}) > 1
+    called: dict[str, str] = {}  # fingerprints by name: two sets may be called alike
     for path, result in files:
-        data = f"{result['data']['name']}/{result['data']['split']}"
+        data, print_ = f"{result['data']['name']}/{result['data']['split']}", result["data"]["sha256"]
+        if called.setdefault(data, print_) != print_:
+            data += f" ({print_[:8]})"
         label = result["method"]["name"] + (f", {data}" if many_sets else "")
         taken = {method["label"] for method in methods}
         if label in taken:
@@ -163,6 +166,11 @@ def _cards(
     sources: dict[str, tuple[Path, str, str]] = {}
     for index, ((path, result), method) in enumerate(zip(files, methods, strict=True)):
         kept = result["kept"]
+        if kept and kept.get("owner") not in (None, owner_of(path.parent / kept["folder"])):
+            raise DataError(
+                f"{path.parent / kept['folder']} does not hold the images of {path}; evaluate again, with a"
+                f" --keep-images for each method"
+            )
         for row in result["images"]:
             # Images are the same if their data set is, by its fingerprint and not by its name, and their size.
             key = (result["data"]["sha256"], result["data"].get("size_px"), row["name"])

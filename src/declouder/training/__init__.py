@@ -24,14 +24,14 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from declouder.config import STAGE_NAMES, StageName, TrainConfig, dump_config
-from declouder.data.samples import StageSamples, TrainingData
-from declouder.errors import ConfigError, OutputError
+from declouder.config import STAGE_NAMES, StageName, TrainConfig
+from declouder.data.samples import TrainingData
+from declouder.errors import ConfigError
 from declouder.training.callbacks import AtomicCheckpointIO, OnStep, RunTimer, ScoreLog, StepReport
 from declouder.training.module import StageModule
 from declouder.training.networks import begin_with, earlier_folder, export, start_folder, take_over
 from declouder.training.record import commit_of_source, write_record
-from declouder.training.resuming import check_resumed
+from declouder.training.resuming import begin_run, begin_stage, check_checkpoint, check_order, check_run
 from declouder.training.stages import STAGES
 from declouder.training.surroundings import (
     MAKE_ROOM,
@@ -91,23 +91,26 @@ def train(
 
     Raises:
         ConfigError: if the recipe lacks a stage.
-        DataError: if the data do not fit.
+        DataError: if the data do not fit, are others than when a stage was begun, or a checkpoint is damaged.
         OutputError: if `out` holds a run already and `resume` is not set.
-        ModelError: if a stage needs a network that no earlier stage has left.
+        ModelError: if a stage needs a network that no earlier stage leaves or has left.
         OptionError: if there are several nodes and nothing tells this one about the others.
     """
     check_nodes(nodes)
     for name in stages:
         if name not in config.stages:
             raise ConfigError(f"the recipe has no stage {name!r}; it has {', '.join(config.stages)}")
+    check_order(config, out, stages)
     first_process = is_first_process()
     commit_of_source()
     if first_process:
-        open_run(out, config, stages, resume=resume)
+        check_run(out, config, stages, resume=resume)
     deadline = None if max_time_s is None else time.monotonic() + max_time_s
     data = TrainingData(config.data, band_names=config.model.bands, seed=config.seed)
     for name in stages:
-        StageSamples(data, config.stages[name], seed=0)  # what a later stage cannot cut patches from is found now
+        StageModule(name, config, data)  # what a later stage lacks is found now, not after days
+    if first_process:
+        begin_run(out, config)
     run = _Run(config, data, out, resume, device, devices, nodes, on_step)
     reports = []
     for name in stages:
@@ -144,6 +147,8 @@ def _run_stage(run: _Run, name: StageName, *, max_time_s: float | None) -> Train
     config, folder = run.config, run.out / name
     settings = config.stages[name]
     module = _prepared_module(run, name)
+    if is_first_process():
+        begin_stage(folder, run.data)
     timer = RunTimer(duration=None if max_time_s is None else timedelta(seconds=max_time_s), interval="step")
     keeper = ModelCheckpoint(
         dirpath=folder,
@@ -175,13 +180,17 @@ def _run_stage(run: _Run, name: StageName, *, max_time_s: float | None) -> Train
             default_root_dir=folder,
             log_every_n_steps=20,
         )
-        trainer.fit(module, ckpt_path=str(last) if run.resume and last.exists() else None, weights_only=False)
+        goes_on = run.resume and last.exists()
+        if goes_on:
+            check_checkpoint(last)
+        trainer.fit(module, ckpt_path=str(last) if goes_on else None, weights_only=False)
     finished = trainer.global_step >= settings.steps or scores.stopped
     if trainer.interrupted:
         raise KeyboardInterrupt
     seconds = time.monotonic() - started
     if not finished:
-        trainer.save_checkpoint(last)  # by all processes: they wait for each other in it
+        with quiet_lightning():
+            trainer.save_checkpoint(last)  # by all processes: they wait for each other in it
     elif trainer.is_global_zero:
         best = scores.finish(trainer, module)
         export(config, run.out, {part: best[part] for part in module.stage.learns})
@@ -221,23 +230,3 @@ def _prepared_module(run: _Run, name: StageName) -> StageModule:
                     if hasattr(network, way):
                         setattr(network, way, torch.compile(getattr(network, way)))
     return module
-
-
-def open_run(out: Path, config: TrainConfig, stages: Sequence[StageName], *, resume: bool) -> None:
-    """Make the run's folder; refuse to mix two runs in one.
-
-    Raises:
-        OutputError: if the folder cannot be made, or a stage was begun there and `resume` is not set.
-        ConfigError: if stages have begun there, these or others, with a recipe that does not fit this one.
-    """
-    begun = [name for name in STAGE_NAMES if (out / name).exists()]
-    again = [name for name in begun if name in stages]
-    if again and not resume:
-        raise OutputError(f"{out / again[0]} exists; continue it with --resume, or choose another --out")
-    if begun:
-        check_resumed(out, config, begun)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be made ({error}); choose another --out") from None
-    write_text(out / "config.yaml", dump_config(config), mend="choose another --out")

@@ -76,7 +76,7 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         loss = self.stage.loss(self, batch)
         if not torch.isfinite(loss):
             raise DataError(
-                f"the loss is {float(loss)} at step {self.global_step}; lower the stage's lr or set clip_norm, and"
+                f"the loss is {loss.item()} at step {self.global_step}; lower the stage's lr or set clip_norm, and"
                 f" check the images for NaN"
             )
         self.log("loss", loss.detach(), prog_bar=True, on_step=True, on_epoch=False)

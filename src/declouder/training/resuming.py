@@ -1,18 +1,98 @@
-"""Whether a recipe goes on with the run that it is given, or would make another one of it."""
+"""A run's folder: whether a recipe goes on with the run that is there, or would make another one of it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from declouder.config import StageName, TrainConfig, load_config
-from declouder.errors import ConfigError
+import torch
+
+from declouder.config import STAGE_NAMES, StageName, TrainConfig, dump_config, load_config
+from declouder.data.samples import TrainingData
+from declouder.errors import ConfigError, DataError, ModelError, OutputError
+from declouder.training.networks import earlier_folder
+from declouder.training.stages import STAGES
+from declouder.training.surroundings import MAKE_ROOM
+from declouder.whole_files import write_text
 
 _MAY_CHANGE = ("data.base", "data.workers", "data.cache_gb")
 
 
-def check_resumed(out: Path, config: TrainConfig, begun: Sequence[StageName]) -> None:
+def check_order(config: TrainConfig, out: Path, stages: Sequence[StageName]) -> None:
+    """Raise ModelError if a stage takes over a network that no stage before it leaves, or has left."""
+    learnt: set[str] = set()
+    for name in stages:
+        stage = STAGES[name]
+        for part in stage.takes_over if name != "joint" else (*stage.takes_over, *stage.learns):
+            folder = earlier_folder(config, out, part)
+            if part in learnt or folder.is_dir():
+                continue
+            by = next(other for other in STAGE_NAMES if part in STAGES[other].learns)
+            mend = "run the earlier stages first" if by in config.stages else f"the recipe has no stage {by}"
+            raise ModelError(f"stage {name!r} takes over {folder}, which does not exist; {mend}")
+        learnt.update(stage.learns)
+
+
+def check_run(out: Path, config: TrainConfig, stages: Sequence[StageName], *, resume: bool) -> None:
+    """Refuse to mix two runs in one folder.
+
+    Raises:
+        OutputError: if one of the stages was begun there and `resume` is not set.
+        ConfigError: if stages have begun there, these or others, with a recipe that does not fit this one.
+    """
+    begun = [name for name in STAGE_NAMES if (out / name).exists()]
+    again = [name for name in begun if name in stages]
+    if again and not resume:
+        raise OutputError(f"{out / again[0]} exists; continue it with --resume, or choose another --out")
+    if begun:
+        _check_recipe(out, config, begun)
+
+
+def begin_run(out: Path, config: TrainConfig) -> None:
+    """Make the run's folder and write the recipe; OutputError if that cannot be."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be made ({error}); choose another --out") from None
+    write_text(out / "config.yaml", dump_config(config), mend="choose another --out")
+
+
+def begin_stage(folder: Path, data: TrainingData) -> None:
+    """Write what a stage learns from, or see that it is what it has learnt from.
+
+    Raises:
+        DataError: if the data have changed since it was begun.
+    """
+    now = {"sha256": data.fingerprint(), "pairs": len(data.pairs) + len(data.held_pairs)}
+    path = folder / "data.json"
+    if path.exists():
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        if earlier != now:
+            raise DataError(
+                f"the data ({now['pairs']} pairs) are not those that {folder} was begun with ({earlier['pairs']}"
+                f" pairs); put them back, or choose another --out"
+            )
+        return
+    if (folder / "last.ckpt").exists():  # of a version that did not write it
+        return
+    folder.mkdir(exist_ok=True)
+    write_text(path, json.dumps(now) + "\n", mend=MAKE_ROOM)
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raise DataError if a checkpoint cannot be read."""
+    try:
+        torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+    except Exception as error:  # torch and pickle know many
+        reason = " ".join(str(error).split())[:150]
+        raise DataError(
+            f"{path} is damaged ({reason or type(error).__name__}); remove it to begin the stage anew"
+        ) from None
+
+
+def _check_recipe(out: Path, config: TrainConfig, begun: Sequence[StageName]) -> None:
     """Refuse a recipe that would make another run of one that has begun.
 
     What a stage that is not finished does next may change: its steps, learning rate and samples.
