@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -276,6 +277,19 @@ def test_a_mistake_about_the_model_leaves_nothing_either(arguments, words, workp
     shutil.copytree(model_folder, "half-model")
     shutil.rmtree("half-model/denoiser")
     assert_refused(arguments, words, capfd)
+
+
+def test_the_help_begins_with_what_people_come_for_and_names_all_samplers(capfd):
+    from declouder.pipeline import SAMPLERS
+
+    run("--help")
+    commands = capfd.readouterr().out.split("Commands:")[1].split("\n")
+    listed = [line.split()[0] for line in commands if re.match(r"  \S", line)]
+    assert listed[:2] == ["remove", "evaluate"]
+    assert {"train", "report", "ablate", "data", "info", "convert"} < {*listed}
+    run("remove", "--help")
+    told = " ".join(capfd.readouterr().out.split())
+    assert all(name in told for name in SAMPLERS)
 
 
 def test_debug_shows_where_an_error_came_from(workplace, capfd):

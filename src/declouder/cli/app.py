@@ -17,12 +17,24 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from declouder.errors import DeclouderError, OptionError
 from declouder.version import __version__
 
+ORDER = ("remove", "evaluate", "report", "ablate", "train", "data", "info", "convert")
+"""Commands as the help lists them: what most people come for first."""
+
+
+class _Ordered(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        known = super().list_commands(ctx)
+        return sorted(known, key=ORDER.index)
+
+
 app = typer.Typer(
     name="declouder",
+    cls=_Ordered,
     help="Removes clouds from high-resolution optical satellite and aerial images.",
     no_args_is_help=True,
     add_completion=False,
@@ -39,6 +51,8 @@ Wanted was that held-out pairs lose less than 0.1 dB and 0.005 LPIPS on either s
 painted, they lose 0.11 dB with any share (docs/model-card.md).
 """
 
+OUTPUT_NAMES = ("-o", "--output", "--out")
+"""What every command calls the place of its result."""
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 # Click's base of usage errors; newer typers bring click along under a name of their own.
@@ -56,6 +70,24 @@ SetOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", metavar="NAME")]
 SeedOption = Annotated[int, typer.Option(help="Of the noise; the same seed gives the same image.", metavar="N")]
+StepsOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Steps of the diffusion; without it the model's own number, 1 for the one declouder brings. 0: the"
+        " reference network's image, the quickest way.",
+        metavar="N",
+    ),
+]
+FastOption = Annotated[
+    bool, typer.Option("--fast", help="One step, and none in windows with little to paint under thick cloud.")
+]
+SamplerOption = Annotated[
+    str | None,
+    typer.Option(
+        help="ddim (the paper's), ddim-trailing, dpmsolver++, unipc or euler; without it the model's own.",
+        metavar="NAME",
+    ),
+]
 EnlargeOption = Annotated[
     int,
     typer.Option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from declouder.cli.app import DebugOption, QuietOption, SetOption, app
+from declouder.cli.app import OUTPUT_NAMES, DebugOption, QuietOption, SetOption, app
 from declouder.cli.bars import counting_bar
 from declouder.errors import DataError, OptionError, OutputError
 
@@ -80,7 +80,8 @@ def check(
 def split(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A set whose images are in no train and test.")],
     out: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The list; DIR/split.txt without it.", metavar="LIST")
+        Path | None,
+        typer.Option(*OUTPUT_NAMES, help="The list; DIR/split.txt without it.", metavar="LIST"),
     ] = None,
     set_name: SetOption = None,
     share: Annotated[float, typer.Option(help="Share of the pairs that goes to test.")] = 0.2,
@@ -123,7 +124,7 @@ def split(
 @data_app.command()
 def simulate(
     clear: Annotated[Path, typer.Argument(metavar="CLEAR_DIR", help="Folder of clear images, subfolders too.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The paired set to make.", metavar="DIR")],
+    output: Annotated[Path, typer.Option(*OUTPUT_NAMES, help="The paired set to make.", metavar="DIR")],
     split: Annotated[str, typer.Option(help="train or test.", metavar="NAME")] = "train",
     per_image: Annotated[int, typer.Option(help="Cloudy images of each clear one.", metavar="N")] = 1,
     kind: Annotated[

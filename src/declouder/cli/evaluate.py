@@ -10,14 +10,18 @@ import typer
 from declouder.cli.app import (
     FAST_LEAST_PAINTED,
     FAST_STEPS,
+    OUTPUT_NAMES,
     DebugOption,
     DeviceOption,
     EnlargeOption,
+    FastOption,
     ModelOption,
     OverwriteOption,
     QuietOption,
+    SamplerOption,
     SeedOption,
     SetOption,
+    StepsOption,
     app,
     check_device_name,
     keep_freed_memory,
@@ -54,7 +58,10 @@ DownloadOption = Annotated[
 @app.command()
 def evaluate(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="The data set's folder: SPLIT/{cloud,label}.")],
-    out: Annotated[Path, typer.Option(help="Scores as JSON; .csv and .md go beside it.", metavar="FILE")],
+    out: Annotated[
+        Path,
+        typer.Option(*OUTPUT_NAMES, help="Scores as JSON; .csv and .md go beside it.", metavar="FILE"),
+    ],
     model: ModelOption = None,
     outputs: Annotated[
         Path | None, typer.Option(help="Score these finished images in place of a model.", metavar="DIR")
@@ -76,9 +83,9 @@ def evaluate(
         float | None,
         typer.Option(help="Span of the numbers, such as 10000; without it the data type's.", metavar="SPAN"),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="As for remove.", metavar="N")] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="As for remove.")] = False,
-    sampler: Annotated[str | None, typer.Option(help="As for remove.", metavar="NAME")] = None,
+    steps: StepsOption = None,
+    fast: FastOption = False,
+    sampler: SamplerOption = None,
     enlarge: EnlargeOption = 1,
     samples: Annotated[
         int, typer.Option(help="Draws an image; from 2 on their spread is held against the error.", metavar="N")
@@ -97,7 +104,10 @@ def evaluate(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Score a model on pairs of cloudy and clear images: PSNR, SSIM, LPIPS, MAE, SAM and the paper's variants."""
+    """Score a model, or finished images, on pairs.
+
+    PSNR, SSIM, LPIPS, MAE, SAM and the paper's variants of them, as JSON, CSV and a table.
+    """
     if sum((model is not None, outputs is not None, cloudy)) > 1:
         raise OptionError("--model, --outputs and --cloudy exclude each other; give one")
     if steps is not None and steps < 0:
@@ -110,6 +120,7 @@ def evaluate(
         "--fast": fast or None,
         "--samples": samples - 1 or None,
         "--enlarge": enlarge - 1 or None,
+        "--device": None if device == "auto" else device,
     }
     given = [option for option, value in sampling.items() if value is not None]
     if given and (outputs is not None or cloudy):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from declouder.cli.app import DebugOption, OverwriteOption, app
+from declouder.cli.app import OUTPUT_NAMES, DebugOption, OverwriteOption, app
 from declouder.errors import ModelError, OutputError
 from declouder.whole_files import whole_folder
 
@@ -21,11 +21,11 @@ def convert(
     reference: Annotated[
         Path, typer.Option(help="The authors' checkpoint of MSDA-CR or MemoryNet.", metavar="FILE")
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The model folder to make.", metavar="DIR")],
+    output: Annotated[Path, typer.Option(*OUTPUT_NAMES, help="The model folder to make.", metavar="DIR")],
     overwrite: OverwriteOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Make a model folder of the paper's authors' released checkpoints.
+    """Convert the paper's authors' checkpoints.
 
     Bands, size of the network and kind of reference are recognised from the tensors.
     """
@@ -56,7 +56,10 @@ def info(
     ] = None,
     debug: DebugOption = False,
 ) -> None:
-    """Tell what a model folder holds: bands, networks and their sizes, how it samples, how it was trained."""
+    """Tell what a model folder holds.
+
+    Its bands, networks and their sizes, how it samples and how it was trained.
+    """
     from diffusers.utils.logging import disable_progress_bar
 
     from declouder.pipeline import SHIPPED_MODEL, CloudRemovalPipeline

@@ -15,13 +15,17 @@ import typer
 from declouder.cli.app import (
     FAST_LEAST_PAINTED,
     FAST_STEPS,
+    OUTPUT_NAMES,
     DebugOption,
     DeviceOption,
     EnlargeOption,
+    FastOption,
     ModelOption,
     OverwriteOption,
     QuietOption,
+    SamplerOption,
     SeedOption,
+    StepsOption,
     app,
     check_device_name,
     loaded_pipeline,
@@ -41,7 +45,7 @@ log = logging.getLogger(__name__)
 @app.command()
 def remove(
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="A file, or a folder where there are several inputs.")
+        Path, typer.Option(*OUTPUT_NAMES, help="A file, or a folder where there are several inputs.")
     ],
     inputs: Annotated[
         list[Path] | None, typer.Argument(metavar="[INPUT...]", help="Images, or folders of them.")
@@ -55,18 +59,11 @@ def remove(
         typer.Option(help="A STAC item whose bands are the input; the output gets an item too.", metavar="ITEM"),
     ] = None,
     model: ModelOption = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            help="Steps of the diffusion; 0 is the quickest way: the reference network's image.", metavar="N"
-        ),
-    ] = None,
-    fast: Annotated[
-        bool, typer.Option("--fast", help="One step, and none in windows with little to paint under thick cloud.")
-    ] = False,
+    steps: StepsOption = None,
+    fast: FastOption = False,
     enlarge: EnlargeOption = 1,
     best: Annotated[bool, typer.Option("--best", help="Twice the steps that the model takes by itself.")] = False,
-    sampler: Annotated[str | None, typer.Option(help="Scheduler to sample with.", metavar="NAME")] = None,
+    sampler: SamplerOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     bands: Annotated[
@@ -118,7 +115,12 @@ def remove(
         Path | None,
         typer.Option(help="Raster to write of what was made up: changed, w, spread.", metavar="FILE"),
     ] = None,
-    samples: Annotated[int, typer.Option(help="Draws whose spread goes into the provenance.", metavar="N")] = 1,
+    samples: Annotated[
+        int,
+        typer.Option(
+            help="Draws whose spread goes into the provenance: where the noise matters, no error bar.", metavar="N"
+        ),
+    ] = 1,
     cog: Annotated[bool, typer.Option("--cog", help="Write a cloud-optimised GeoTIFF with overviews.")] = False,
     max_pixels: Annotated[
         int | None,

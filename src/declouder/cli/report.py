@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from declouder.cli.app import (
+    OUTPUT_NAMES,
     DebugOption,
     DeviceOption,
     ModelOption,
@@ -37,13 +38,16 @@ def report(
     scores: Annotated[
         list[Path], typer.Argument(metavar="SCORES...", help="Files that `declouder evaluate` wrote.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The page.", metavar="FILE.html")],
+    out: Annotated[Path, typer.Option(*OUTPUT_NAMES, help="The page.", metavar="FILE.html")],
     title: Annotated[str | None, typer.Option(help="Of the page.", metavar="TEXT")] = None,
     overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Make one HTML file of scores and images, which opens offline in any browser."""
+    """Make one HTML page of scores and images.
+
+    It opens offline in any browser.
+    """
     from declouder.report import write_report
 
     write_report(scores, out, overwrite=overwrite, title=title)
@@ -54,7 +58,7 @@ def report(
 @app.command()
 def ablate(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="The data set's folder: SPLIT/{cloud,label}.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for tables, plot and scores.", metavar="DIR")],
+    out: Annotated[Path, typer.Option(*OUTPUT_NAMES, help="Folder for tables, plot and scores.", metavar="DIR")],
     model: ModelOption = None,
     only: Annotated[
         str | None,
@@ -76,9 +80,9 @@ def ablate(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Score a model sampled in many ways: a table, a plot, and whether the paper's claim holds.
+    """Score a model sampled in many ways.
 
-    The same command goes on where it was stopped.
+    Leaves a table, a plot, and whether the paper's claim holds. The same command goes on where it was stopped.
     """
     check_device_name(device)
 

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from declouder.cli.app import DebugOption, DeviceOption, QuietOption, app, check_device_name, resolved_device
+from declouder.cli.app import (
+    OUTPUT_NAMES,
+    DebugOption,
+    DeviceOption,
+    QuietOption,
+    app,
+    check_device_name,
+    resolved_device,
+)
 from declouder.cli.bars import stage_bars
 from declouder.errors import OptionError
 
@@ -22,7 +30,10 @@ def train(
         list[str],
         typer.Argument(metavar="[STAGE] CONFIG", help="A recipe, and one of its stages; all without one."),
     ],
-    out: Annotated[Path | None, typer.Option(help="The run's folder; runs/NAME without it.", metavar="DIR")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(*OUTPUT_NAMES, help="The run's folder; runs/NAME without it.", metavar="DIR"),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoints.")] = False,
     max_time: Annotated[
         str | None,
@@ -41,7 +52,7 @@ def train(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Train the stages of a recipe: reference, denoiser, weights, joint.
+    """Train the stages of a recipe.
 
     Leaves checkpoints, scores and pictures in the run's folder, and in its folder model/ a pipeline for
     --model. Stages: reference, denoiser, weights, joint, or all.

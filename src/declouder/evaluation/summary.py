@@ -81,7 +81,7 @@ def to_markdown(results: Sequence[Mapping[str, Any]]) -> str:
     ]
     for result in results:
         data, method = result["data"], result["method"]
-        cells = [f"{data['name']}/{data['split']} ({data['images']})", method["name"]]
+        cells = [f"{data['name']}/{data['split']} ({data['images']})", method["name"].replace("|", r"\|")]
         for name in SCORES:
             mean, interval = result["mean"][name], result["interval"][name]
             if mean is None or interval is None:
