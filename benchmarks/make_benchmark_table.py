@@ -16,7 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from declouder.evaluation import SCORES, read_scores
+import numpy as np
+
+from declouder.ablation import answer
+from declouder.evaluation import SCORES, bootstrap_interval, read_scores
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmark.md"
@@ -76,6 +79,7 @@ def page(results: Sequence[Mapping[str, Any]], given: Sequence[Mapping[str, str]
         members = sorted(members, key=lambda member: (_rank(member), member["method"]["name"]))
         text.append(_scores_table(name, members, [row for row in given if row["data"] == name]))
         text.append(_breakdown_table(members))
+        text.append(_findings(members))
     lines = [
         f"- {result['data']['name']}, {_title(result)}: data `{result['data']['sha256'][:16]}`"
         + (f", model `{result['method']['sha256'][:16]}`" if "sha256" in result["method"] else "")
@@ -114,6 +118,52 @@ def _breakdown_table(members: Sequence[Mapping[str, Any]]) -> str:
         cells = ["–" if value is None else f"{value:.4f}" for value in values]
         lines.append(f"| {_title(member)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _findings(members: Sequence[Mapping[str, Any]]) -> str:
+    """Return what the images say one by one: fused against reference, worst images, and what the spread tells."""
+    cloudy = next((member for member in members if member["method"]["kind"] == "cloudy"), None)
+    lines = []
+    for member in members:
+        method = member["method"]
+        if method["kind"] != "model" or method["num_inference_steps"] == 0 or method.get("least_painted"):
+            continue
+        lines.append(f"{_title(member)}:\n")
+        for other in members:
+            same = other["method"].get("sha256") == method["sha256"]
+            if same and other["method"].get("num_inference_steps") == 0:
+                lines.append(f"- {answer(member, other)['sentence']} {_difference('ssim', member, other)}")
+        if cloudy is not None:
+            lines.append(f"- {_worse(member, cloudy)}")
+        lowest = sorted(member["images"], key=lambda row: row["psnr"])[:3]
+        told = [f"{row['name']} {row['psnr']:.1f} dB" for row in lowest]
+        lines.append(f"- Lowest PSNR: {', '.join(told)}.")
+        spread = member["spread"]
+        if spread:
+            lines.append(
+                f"- The spread of {method['samples']} draws has a mean of {spread['mean']:.4f} of the range, the"
+                f" error {member['mean']['mae']:.4f}; their correlation over pixels is {spread['correlation']:.2f}."
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _difference(score: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    before = {row["name"]: row[score] for row in theirs["images"]}
+    values = np.array([row[score] - before[row["name"]] for row in ours["images"]])
+    low, high = bootstrap_interval(values)
+    return f"{score.upper()} changes by {values.mean():+.4f} ({low:+.4f} to {high:+.4f})."
+
+
+def _worse(ours: Mapping[str, Any], cloudy: Mapping[str, Any]) -> str:
+    before = {row["name"]: row["psnr"] for row in cloudy["images"]}
+    rows = [row for row in ours["images"] if row["psnr"] < before[row["name"]]]
+    if not rows:
+        return "No image has a lower PSNR than its cloudy one."
+    told = [f"{row['name']} ({before[row['name']]:.1f} to {row['psnr']:.1f} dB)" for row in rows]
+    return (
+        f"{len(rows)} of {len(ours['images'])} images have a lower PSNR than their cloudy one: {', '.join(told)}."
+    )
 
 
 def _rank(result: Mapping[str, Any]) -> int:
