@@ -1,6 +1,6 @@
 """The scores on held-out pairs over the steps of one or more runs, as a figure: one panel a stage.
 
-python examples/training_curve.py runs/compact_start runs/compact_wide runs/compact -o docs/training_curve.png
+python examples/training_curve.py runs/compact_detail runs/compact_varied -o docs/training_curve.png
 """
 
 from __future__ import annotations

@@ -78,17 +78,32 @@ def test_the_readmes_scores_of_others_are_those_given():
 
 
 def test_the_readmes_python_runs_as_written(folder):
-    (code,) = blocks("python")
+    code, scene = blocks("python")
     check = "\nassert clear.shape == cloudy.shape and clear.min() >= 0 and clear.max() <= 1\n"
-    program = [sys.executable, "-c", code + check]
+    program = [sys.executable, "-c", code + check + scene]
     done = subprocess.run(program, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert (folder / "by_python.tif").exists()
 
 
-def test_the_readme_links_only_to_files_that_exist():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    assert links
-    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+def anchors(page: Path) -> set[str]:
+    """Return the places in a page that a link can name, as GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "page", [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.stem
+)
+def test_the_pages_link_only_to_what_exists(page):
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    for link in links:
+        path, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        target = page if not path else (page.parent / path).resolve()
+        assert target.exists(), f"{page.name}: {link}"
+        assert not anchor or anchor in anchors(target), f"{page.name}: {link}"
 
 
 @pytest.mark.parametrize("target", [*re.findall(r"^make (\w+)", README, flags=re.MULTILINE), "test"])

@@ -48,7 +48,7 @@ FAST_LEAST_PAINTED = 0.15
 """What `--fast` means: so many steps, in windows of which the reference network painted so large a share.
 
 Wanted was that held-out pairs lose less than 0.1 dB and 0.005 LPIPS on either set; of RICE1, where nothing is
-painted, they lose 0.11 dB with any share (docs/model-card.md).
+painted, they lose 0.06 dB with any share, those of another model 0.11 (docs/model-card.md, fusion settings).
 """
 
 OUTPUT_NAMES = ("-o", "--output", "--out")
