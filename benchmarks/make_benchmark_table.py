@@ -35,6 +35,9 @@ HEAD = """\
 All methods are scored by the same code on the same test images at 256 x 256 px, uint8. These are parts of the full
 sets, parted from the training images by blocks of 50 numbers because neighbouring numbers show the same ground:
 {counts}.
+Test images are numbers 100 to 149 and 250 to 299 of the full RICE1 and 50 to 99, 250 to 299 and 550 to 599 of
+RICE2; which of these, the rows of `benchmarks/scores/*-model.csv` say. They are lossless, the train images that the
+shipped model learnt from WebP of quality 96.
 Means over images; in brackets the 95 % bootstrap interval. Rows marked *given* were measured on these images by
 others, with the same definitions, and carry no interval. What each score means: [evaluate.md](evaluate.md).
 A `paper_` score follows the paper's evaluator, slips included, and is not comparable with a standard one.

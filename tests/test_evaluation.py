@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,14 @@ class Counting(CloudyMethod):
         if len(self.calls) == self.fail_at:
             raise KeyboardInterrupt
         return Restored(cloudy)
+
+
+def _stop_at(images: int) -> Callable[..., None]:
+    def stop(done: int, total: int, running: Any) -> None:
+        if done == images:
+            raise KeyboardInterrupt
+
+    return stop
 
 
 def test_the_file_holds_means_intervals_and_images(data: Path, tmp_path: Path) -> None:
@@ -225,11 +233,8 @@ def test_neither_another_noise_schedule_nor_other_band_names_go_on_from_a_partia
 ) -> None:
     out = tmp_path / "a.json"
 
-    def stop(done: int, total: int, running: Any) -> None:
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        evaluate(data, ModelMethod(pipeline), out=out, band_names=["red", "green", "blue"], on_image=stop)
+        evaluate(data, ModelMethod(pipeline), out=out, band_names=["red", "green", "blue"], on_image=_stop_at(1))
     steeper = CloudRemovalPipeline(**pipeline.components, num_inference_steps=2)
     steeper.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, beta_end=0.005)
     for other, names in ((steeper, ["red", "green", "blue"]), (pipeline, ["x", "y", "z"])):
@@ -276,6 +281,9 @@ def test_two_evaluations_do_not_share_a_folder_of_kept_images(data: Path, tmp_pa
     evaluate(data, CloudyMethod(), out=tmp_path / "a.json", keep=keep, overwrite=True)  # its own
     evaluate(data, other, out=tmp_path / "b.json", keep=keep, overwrite=True)
     assert (keep / "3" / "restored.png").read_bytes() != before
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(data, Counting(fail_at=1), out=tmp_path / "none.json", keep=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").touch()
     with pytest.raises(OutputError, match="holds other files"):
@@ -291,6 +299,9 @@ def test_a_range_that_is_hardly_used_is_told(data: Path, tmp_path: Path, caplog:
     evaluate(data, CloudyMethod(), out=tmp_path / "a.json")
     assert "of their data type's range" in caplog.text and "--data-range SPAN" in caplog.text
     caplog.clear()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(data, Counting(), out=tmp_path / "c.json", on_image=_stop_at(3), data_range=4080)
+    evaluate(data, Counting(), out=tmp_path / "c.json", data_range=4080)  # all of it out of the journal
     evaluate(data, CloudyMethod(), out=tmp_path / "b.json", data_range=4080)
     assert caplog.text == ""
 

@@ -1,6 +1,6 @@
 import torch
 
-from declouder.fusion import add_noise, fuse, predict_x0, x0_from_eps
+from declouder.fusion import add_noise, eps_from_x0, fuse, predict_x0, x0_from_eps
 
 
 def images(seed: int = 0, n: int = 4) -> list[torch.Tensor]:
@@ -20,6 +20,13 @@ def test_x0_from_the_true_noise_is_the_clean_image_at_every_step():
         alpha = torch.tensor(alpha_bar)
         x_t = add_noise(x0, noise, alpha)
         assert torch.allclose(x0_from_eps(x_t, noise, alpha), x0, atol=2e-5)
+
+
+def test_the_noise_between_an_image_and_its_noised_one_is_the_noise_that_was_added():
+    x0, noise, *_ = images()
+    for alpha_bar in (0.9, 0.5, 2.7e-4):
+        alpha = torch.tensor(alpha_bar)
+        assert torch.allclose(eps_from_x0(add_noise(x0, noise, alpha), x0, alpha), noise, atol=1e-5)
 
 
 def test_x0_is_clamped_to_the_image_range():

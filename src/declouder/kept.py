@@ -8,6 +8,7 @@ They are for looking only: every score comes from the full data.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -59,6 +60,13 @@ def claim(folder: Path, owner: str, *, overwrite: bool) -> None:
         shutil.rmtree(folder)
         folder.mkdir()
     write_text(folder / OWNER, f"{owner}\n")
+
+
+def give_up(folder: Path) -> None:
+    """Remove a folder that was claimed and into which nothing came."""
+    with contextlib.suppress(OSError):
+        if [path.name for path in folder.iterdir()] == [OWNER]:
+            shutil.rmtree(folder)
 
 
 def owner_of(folder: Path) -> str | None:

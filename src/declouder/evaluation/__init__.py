@@ -58,7 +58,7 @@ from declouder.evaluation.summary import (
     to_csv,
     to_markdown,
 )
-from declouder.kept import LEGEND, claim
+from declouder.kept import LEGEND, claim, give_up
 from declouder.whole_files import write_text
 
 __all__ = [
@@ -81,6 +81,13 @@ __all__ = [
 
 
 log = logging.getLogger(__name__)
+
+_DEFINITIONS = {
+    **metrics.DEFINITIONS,
+    "interval": "95 % percentile bootstrap of the mean over images, 10000 draws, seed 0",
+    "regions": dict(breakdown.DEFINITIONS),
+    "null": "psnr of equal images is infinite: null here, and left out of the mean",
+}
 
 
 def evaluate(
@@ -137,40 +144,26 @@ def evaluate(
     mask_of = masks_of(pairs, masks)
     lpips, lpips_reason = metrics.load_lpips(lpips_backbone, download=download_backbone)
     described = method.describe(pairs)
+    data_said = {
+        **selection.describe(pairs),
+        "data_range": data_range,
+        "band_names": None if band_names is None else list(band_names),
+        "masks": None if not mask_of else files_fingerprint(sorted(mask_of.items())),
+    }
     head: dict[str, Any] = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
-        "data": {
-            **selection.describe(pairs),
-            "data_range": data_range,
-            "band_names": None if band_names is None else list(band_names),
-            "masks": None if not mask_of else files_fingerprint(sorted(mask_of.items())),
-        },
+        "data": data_said,
         "method": described,
         "lpips": (
             {"available": False, "reason": lpips_reason}
             if lpips is None
             else {"available": True, "backbone_sha256": lpips.backbone_sha256, "by_band": band_lpips}
         ),
-        "kept": (
-            None
-            if keep is None
-            # Seen from the file of scores, so that both can be moved together.
-            else {"folder": Path(os.path.relpath(keep, out.parent)).as_posix(), "legend": LEGEND}
-        ),
-        "definitions": {
-            **metrics.DEFINITIONS,
-            "interval": "95 % percentile bootstrap of the mean over images, 10000 draws, seed 0",
-            "regions": dict(breakdown.DEFINITIONS),
-            "null": "psnr of equal images is infinite: null here, and left out of the mean",
-        },
+        "kept": None if keep is None else _claimed(keep, out, [data_said, described], overwrite=overwrite),
+        "definitions": _DEFINITIONS,
         "versions": versions(),
     }
-    if keep is not None:
-        # The same for a run that goes on, wherever its results lie.
-        owner = hashlib.sha256(json.dumps([head["data"], described], sort_keys=True).encode()).hexdigest()
-        claim(keep, owner, overwrite=overwrite)
-        head["kept"]["owner"] = owner
     partial = out.with_name(out.name + ".partial")
     done = begin_journal(partial, head)
     rows: list[dict[str, Any]] = []
@@ -203,12 +196,9 @@ def evaluate(
     finally:
         if not (rows or done):
             partial.unlink(missing_ok=True)  # nothing to go on with: it would only stand in the way
-    if scorer.most_used < LEAST_USED:
-        log.warning(
-            "the images use %.2g of their data type's range, so errors look small; give the range that counts:"
-            " --data-range SPAN",
-            scorer.most_used,
-        )
+            if keep is not None:
+                give_up(keep)
+    _tell_unused_range(scorer.most_used)
     samples, averaged = described.get("samples", 1), described.get("averaged", False)
     result = {**head, **summary(rows, samples=samples, averaged=averaged), "images": rows}
     write_text(beside[".csv"], to_csv(rows))
@@ -216,3 +206,21 @@ def evaluate(
     write_text(out, json.dumps(result, indent=1) + "\n")
     partial.unlink(missing_ok=True)
     return result
+
+
+def _claimed(keep: Path, out: Path, run: Sequence[Any], *, overwrite: bool) -> dict[str, str]:
+    """Make the folder of kept images this run's own; return what the file of scores says of it."""
+    owner = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
+    claim(keep, owner, overwrite=overwrite)
+    # Seen from the file of scores, so that both can be moved together.
+    folder = Path(os.path.relpath(keep, out.parent)).as_posix()
+    return {"folder": folder, "legend": LEGEND, "owner": owner}
+
+
+def _tell_unused_range(most_used: float | None) -> None:
+    if most_used is not None and most_used < LEAST_USED:
+        log.warning(
+            "the images use %.2g of their data type's range, so errors look small; give the range that counts:"
+            " --data-range SPAN",
+            most_used,
+        )

@@ -38,7 +38,8 @@ class Scorer:
         data_range: span of the data's numbers; None takes the dtype's.
         mask_of: cloud masks by name of the pair.
         keep: folder for the images to look at; None keeps none.
-        most_used: the largest share of the data type's range that an image used; 1 where a range is given.
+        most_used: the largest share of the data type's range that an image used; 1 where a range is given, None
+            before the first.
     """
 
     selection: Selection
@@ -49,7 +50,7 @@ class Scorer:
     data_range: float | None
     mask_of: Mapping[str, Path]
     keep: Path | None
-    most_used: float = 0.0
+    most_used: float | None = None
 
     def row(self, pair: Pair) -> dict[str, Any]:
         """Read, restore and score one pair.
@@ -64,7 +65,7 @@ class Scorer:
         scaling = scaling_of(clear, pair.clear_path, given, mend="--data-range SPAN")
         span = scaling.high
         used = 1.0 if given else float(max(cloudy.max(), clear.max())) / span
-        self.most_used = max(self.most_used, used)
+        self.most_used = max(self.most_used or 0.0, used)
         mask = self.selection.read_mask(self.mask_of[pair.name]) if pair.name in self.mask_of else None
         parts = breakdown.regions(cloudy, clear, span, mask)
         restored = self.method.restore(pair, cloudy, scaling)
