@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from held_out import held_out_of
 from numpy.typing import NDArray
 
 from declouder import CloudRemovalPipeline
@@ -46,7 +47,7 @@ def main() -> None:
 
     config = load_config(arguments.config, [f"data.base={arguments.base}"])
     data = TrainingData(config.data, band_names=config.model.bands, seed=config.seed)
-    held_out = data.held_out(config.seed)
+    held_out = held_out_of(data, config.seed)
     sets = [pair.cloudy_path.relative_to(arguments.base).parts[0] for pair in data.held_pairs]
     if arguments.limit:
         every = max(1, len(held_out) // arguments.limit)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from declouder import CloudRemovalPipeline
 from declouder.config import load_config
-from declouder.data.samples import TrainingData
+from declouder.data.samples import Sample, TrainingData
 
 FloatArray = NDArray[np.float32]
 Images = tuple[FloatArray, FloatArray]
@@ -32,6 +32,13 @@ def data_of(arguments: argparse.Namespace) -> TrainingData:
     """Return what the recipe learns from and holds out."""
     config = load_config(arguments.config, [f"data.base={arguments.base}"])
     return TrainingData(config.data, band_names=config.model.bands, seed=config.seed)
+
+
+def held_out_of(data: TrainingData, seed: int) -> list[Sample]:
+    """Return the held-out samples; end the script where no pair is: others would be those that were learnt from."""
+    if not data.held_pairs:
+        raise SystemExit("no pair is held out; set data.hold_out above 0 in the recipe")
+    return data.held_out(seed)
 
 
 def held_pairs(data: TrainingData, arguments: argparse.Namespace) -> list[Images]:

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from choose_sampling import to_uint8
+from held_out import held_out_of
 
 from declouder import CloudRemovalPipeline
 from declouder.config import load_config
@@ -67,7 +68,7 @@ def main() -> None:
         network = copy.deepcopy(pipeline.reference).eval()
         sharpen(network, arguments, first, second)
         rows = []
-        for sample in data.held_out(config.seed):
+        for sample in held_out_of(data, config.seed):
             clear = to_uint8(sample["clear"])
             restored, kept = (restore(network, sample[key]) for key in ("cloudy", "clear"))
             distance = np.nan if lpips is None else lpips_of(restored, clear, lpips)

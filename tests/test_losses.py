@@ -102,6 +102,12 @@ def test_losses_are_the_same_under_half_precision_autocast():
         assert float(reference_loss([flat], flat - 0.01, ssim_weight=1)) == pytest.approx(expected, rel=1e-4)
 
 
+def test_an_image_in_half_precision_is_compared_in_full():
+    y, target = image(0, (1, 3, 32, 32)).bfloat16(), image(1, (1, 3, 32, 32))
+    expected = float(reference_loss([y.float()], target, ssim_weight=1))
+    assert float(reference_loss([y], target, ssim_weight=1)) == pytest.approx(expected, rel=1e-6)
+
+
 def test_the_psnr_loss_falls_by_the_same_step_for_each_decibel_of_any_image():
     clear = torch.zeros(2, 3, 16, 16)
     errors = torch.tensor([0.2, 0.02]).view(2, 1, 1, 1)

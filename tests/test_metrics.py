@@ -236,3 +236,13 @@ def test_the_cloudy_images_of_rice_have_the_scores_that_others_measured(name: st
     names = ("psnr", "ssim", "lpips", "paper_psnr", "paper_ssim", "paper_lpips")
     means = [float(np.mean([row[score] or math.nan for row in rows])) for score in names]
     assert np.round(means, 4).tolist() == wanted
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_an_image_with_pixels_that_are_no_numbers_has_no_scores(bad):
+    clear = np.full((32, 32, 3), 0.5, np.float32)
+    restored = clear.copy()
+    restored[3, 4, 1] = bad
+    for score in (metrics.psnr, metrics.ssim, metrics.sam, metrics.paper_psnr, metrics.paper_ssim):
+        with pytest.raises(DataError, match="the restored image holds NaN or infinite values"):
+            score(restored, clear)

@@ -215,6 +215,31 @@ def test_a_saved_pipeline_comes_back_equal_and_holds_no_pickle(tmp_path):
     assert (loaded.config.strength, list(loaded.config.w_bounds)) == (0.5, [0.1, 0.9])
 
 
+def test_networks_in_half_precision_leave_the_samplers_sums_exact():
+    pipeline, cloudy = make_tiny(), cloudy_images()
+    options = {"num_inference_steps": 4, "strength": 0.2, "output_type": "pt"}
+    exact = pipeline(cloudy, generator=seeded(), **options)
+    half = pipeline.to(torch.bfloat16)(cloudy, generator=seeded(), **options)
+    assert half.images.dtype == half.reference.dtype == torch.float32
+    assert half.images.to(torch.bfloat16).float().ne(half.images).any()  # not rounded to what bfloat16 holds
+    torch.testing.assert_close(half.images, exact.images, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK", "RGBA", "LA"])
+def test_pil_images_of_other_modes_mean_the_same_colours(mode, pipeline):
+    grey = Image.fromarray(np.kron([[0, 255], [255, 0]], np.ones((16, 16))).astype(np.uint8))
+    expected = pipeline(grey.convert("RGB"), num_inference_steps=0, output_type="np").images
+    found = pipeline(grey.convert(mode), num_inference_steps=0, output_type="np").images
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_pil_image_that_is_transparent_in_part_is_refused(pipeline):
+    image = Image.new("RGBA", (32, 32), (9, 9, 9, 255))
+    image.putpixel((0, 0), (0, 0, 0, 0))
+    with pytest.raises(OptionError, match="is transparent in part"):
+        pipeline(image)
+
+
 def test_half_precision_weights_load_as_float32(tmp_path):
     make_tiny().to(torch.float16).save_pretrained(tmp_path)
     loaded = CloudRemovalPipeline.from_pretrained(tmp_path)

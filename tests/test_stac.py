@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from rasterio.transform import Affine
 
 from conftest import names_in, read_tif, write_tif
 from declouder import cli
@@ -74,6 +75,22 @@ def write(folder: Path, fields: Any, name: str = "item.json") -> Path:
     path = folder / name
     path.write_text(fields if isinstance(fields, str) else json.dumps(fields))
     return path
+
+
+def test_bands_whose_pixels_differ_in_size_by_a_little_are_not_one_grid(folder):
+    drifting = Affine(10.09, 0, 5e5, 0, -10.09, 4e6)  # a hundredth of a pixel a pixel: half a pixel at the far edge
+    write_tif(folder / "B03.tif", np.ones((1, 40, 50), np.uint16), transform=drifting)
+    path = write(folder, item(named_so("common name", "1.0.0")))
+    with pytest.raises(RasterError, match="give bands of one grid"), scene_of(read_item(path)):
+        pass
+
+
+def test_a_band_with_a_mask_of_its_own_is_an_error_not_a_loss(folder):
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(folder / "B04.tif", "r+") as dataset:
+        dataset.write_mask(np.eye(40, 50, dtype=np.uint8) * 255)
+    path = write(folder, item(named_so("common name", "1.0.0")))
+    with pytest.raises(RasterError, match="has a mask or alpha of its own"), scene_of(read_item(path)):
+        pass
 
 
 @pytest.mark.parametrize(("of", "version"), [("common name", "1.0.0"), ("common name", "1.1.0"), ("key", "1.0.0")])

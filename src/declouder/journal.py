@@ -212,10 +212,18 @@ class Journal:
         bands = []
         for band in range(self._layers[layer].bands):
             begin = offset + self._begin_of[layer] + (band * self.height + rows.start) * row_bytes
-            with _writing(self.path):
-                data = os.pread(self._file, (rows.stop - rows.start) * row_bytes, begin)
+            data = self._read_at((rows.stop - rows.start) * row_bytes, begin)
             bands.append(np.frombuffer(data, kind).reshape(-1, self.width)[:, cols])
         return np.stack(bands)
+
+    def _read_at(self, length: int, begin: int) -> bytes:
+        try:
+            data = os.pread(self._file, length, begin)
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be read ({error.strerror}); is its disk still there?") from error
+        if len(data) < length:
+            raise OutputError(f"{self.path} has become shorter; leave it alone while the run is at work")
+        return data
 
     def _packed(self, arrays: Mapping[str, NDArray[Any]]) -> bytes:
         for name, layer in self._layers.items():

@@ -113,7 +113,7 @@ def log_mse(y: Tensor, target: Tensor, *, floor: float = 1e-5) -> Tensor:
 
 def edge_loss(y: Tensor, target: Tensor) -> Tensor:
     """Return the Charbonnier distance of the Laplacians of Gaussian-blurred bands (Zamir et al. 2021)."""
-    return charbonnier(_laplacian(y), _laplacian(target))
+    return charbonnier(_laplacian(y.float()), _laplacian(target.float()))
 
 
 def ssim(y: Tensor, target: Tensor, *, value_range: float = 2.0) -> Tensor:
@@ -157,7 +157,7 @@ def _separable_filter(x: Tensor, kernel: Tensor) -> Tensor:
     Two products with band matrices: on a CPU many times faster than convolutions of a single channel.
     """
     rows, columns = (_band_matrix(kernel, length) for length in x.shape[-2:])
-    # Never in half precision: the variances of flat ground would vanish or turn negative.
+    # Never in half precision, nor may callers give it: the variances of flat ground would vanish or turn negative.
     with torch.autocast(x.device.type, enabled=False):
         return rows @ x.contiguous() @ columns.T
 

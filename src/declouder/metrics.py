@@ -317,6 +317,9 @@ def _checked_range(restored: Image, clear: Image, data_range: float | None) -> f
         raise DataError(
             f"restored is {restored.shape} and clear {clear.shape}; wanted one shape (height, width, bands)"
         )
+    for name, image in (("restored", restored), ("clear", clear)):
+        if image.dtype.kind == "f" and not np.isfinite(image).all():
+            raise DataError(f"the {name} image holds NaN or infinite values; fill or leave out such pixels")
     if data_range is not None:
         if not data_range > 0:
             raise OptionError(f"data range {data_range:g} is not above 0; for 8-bit images it is 255")

@@ -43,7 +43,6 @@ from declouder.networks.prepared import Prepared, can_prepare
 from declouder.painted import painted_share
 from declouder.scaling import Scaling
 
-UNIT = Scaling(0, 1)
 SHIPPED_MODEL = Path(__file__).parent / "weights" / "compact"
 _MOSTLY_IMAGE = 0.5
 """An alpha_bar: above it x_t is more image than noise."""
@@ -109,7 +108,8 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         w_bounds: bounds of w when sampling; the authors' are (0.3, 1).
         num_inference_steps: network evaluations by default; 0 gives the reference image.
         strength: 1 starts from pure noise; s < 1 from the reference, noised to a step near 1000 s, or, where more
-            steps than 1000 s are taken, to one that leaves room for them.
+            steps than 1000 s are taken, to one that leaves room for them. ("leading" samplers, such as "ddim", go
+            by whole numbers of t, so with hundreds of steps they begin earlier.)
     """
 
     model_cpu_offload_seq = "reference->denoiser->weight_net"
@@ -195,7 +195,8 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
                 `declouder.painted`) take no step; 0: every image takes all steps.
             enlarge: how many times as large the networks see the images, from 1 to 4: for clouds of a few pixels,
                 see `declouder.enlarging`. Time and memory grow with its square.
-            generator: the source of the starting noise, on the CPU or the pipeline's device.
+            generator: the source of the starting noise, on the CPU or the pipeline's device; all images of a batch
+                draw from it one after the other, so an image alone gets other noise than within a batch.
             latents: x_T, (B, C, enlarge H, enlarge W): the starting noise itself, in place of `generator`.
             output_type: "pt", "np" or "pil".
 
@@ -219,8 +220,9 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         _check_output_type(output_type, bands=len(self.config.bands))
         device = self._execution_device  # with offloading, not where the networks are now
         unit = enlarged(_to_tensor(cloudy, bands=len(self.config.bands)), enlarge).clamp(0, 1)
-        y = 2 * unit.to(device, self.denoiser.dtype) - 1
-        reference = self._network("reference", y)(y).to(y.dtype)  # fits are made in float32, whatever its own
+        # Networks may be of half precision; what the sampler adds and subtracts between them is not.
+        y = 2 * unit.to(device, torch.promote_types(torch.float32, self.denoiser.dtype)) - 1
+        reference = self._network("reference", y)(y)
         images, weights = reference, torch.ones_like(reference)
         if steps > 0:
             noise = _starting_noise(y, generator, latents)
@@ -278,14 +280,24 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         return prediction.x0.clamp(-1, 1), prediction.w
 
     def _network(self, name: str, y: Tensor) -> Callable[..., Tensor]:
-        """Return a component as it is to be called on images like `y`: prepared once, or as it is."""
+        """Return a component as it is to be called on images like `y`: prepared once, or as it is.
+
+        It sees images in its own precision and gives them in that of `y`.
+        """
         network = getattr(self, name)
-        if not self.quick or not can_prepare(network, y):
-            return cast("Callable[..., Tensor]", network)
-        kept = self._prepared.get(name)
-        if kept is None or not kept.is_of(network):  # another network may have taken its place
-            kept = self._prepared[name] = Prepared(network)
-        return kept
+        own: torch.dtype = network.dtype
+        compute = network
+        if self.quick and can_prepare(network, y.new_empty(0, dtype=own)):
+            kept = self._prepared.get(name)
+            if kept is None or not kept.is_of(network):  # another may have taken its place, or its weights changed
+                kept = self._prepared[name] = Prepared(network)
+            compute = kept
+
+        def computed(x: Tensor, *others: Any) -> Tensor:
+            result: Tensor = compute(x.to(own), *others)
+            return result.to(y.dtype)
+
+        return computed
 
     def _timesteps(self, steps: int, strength: float, device: torch.device) -> Tensor:
         """Return the last `steps` steps of a schedule so fine that they begin near 1000 * strength.
@@ -311,7 +323,7 @@ def remove_clouds(
     Args:
         image: (H, W, C) or (B, H, W, C) in [0, 1], C the model's bands.
         model: pipeline folder or hub id; None is the shipped model.
-        seed: of the starting noise.
+        seed: of the starting noise, which the images of a batch draw one after the other.
         options: further arguments of `CloudRemovalPipeline.__call__`.
 
     Returns:
@@ -375,7 +387,7 @@ def _to_tensor(cloudy: Any, *, bands: int) -> Tensor:
             raise OptionError(
                 f"a PIL image is of mode {strange[0]}, of more than 8 bits; give an array of floats in [0, 1]"
             )
-        arrays = [np.asarray(image.convert("RGB") if bands == 3 else image) for image in cloudy]
+        arrays = [_of_pil(image, bands=bands) for image in cloudy]
         unit = Scaling.of_dtype(np.uint8)
         cloudy = (unit.to_model(np.stack([a if a.ndim == 3 else a[..., None] for a in arrays])) + 1) / 2
     if isinstance(cloudy, np.ndarray):
@@ -399,6 +411,16 @@ def _to_tensor(cloudy: Any, *, bands: int) -> Tensor:
         )
     # One memory layout for all kinds of input: convolutions round differently in another.
     return cloudy.float().contiguous().clamp(0, 1)
+
+
+def _of_pil(image: Image.Image, *, bands: int) -> NDArray[np.uint8]:
+    """Return (H, W) or (H, W, C) of an 8-bit image; OptionError if some of it is transparent."""
+    has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    if bands != len("RGBA") and has_alpha and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+        raise OptionError("a PIL image is transparent in part, and nothing is known there; give an opaque one")
+    if bands == 1:
+        return np.asarray(image.convert("L") if image.mode in ("1", "LA") else image)
+    return np.asarray(image.convert("RGB") if bands == len("RGB") else image)
 
 
 def _output(images: Tensor, reference: Tensor, weights: Tensor, output_type: str) -> CloudRemovalOutput:

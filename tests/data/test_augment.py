@@ -94,7 +94,14 @@ def test_relit_ground_is_as_warm_as_sand_and_seldom_bluer(rng):
     ground[:, 0, 0] = 0
     dark = [relight(ground, np.random.default_rng(seed), lifts=0) for seed in range(60)]
     assert max(image[:, 0, 0].max() for image in dark) == 0
-    assert relight(ground[:1], np.random.default_rng(0)).shape == (1, 32, 32)
+    assert relight(ground[:1], np.random.default_rng(0), band_names=["grey"]).shape == (1, 32, 32)
+    # The tint is that of the bands, wherever they stand.
+    four = np.concatenate([ground, ground[:1]])
+    for seed in range(10):
+        rgb = relight(ground, np.random.default_rng(seed))
+        other = relight(four, np.random.default_rng(seed), band_names=["blue", "green", "red", "NIR"])
+        np.testing.assert_allclose(other[[2, 1, 0]].mean((1, 2)), rgb.mean((1, 2)), rtol=0.05)
+        np.testing.assert_allclose(other[3], other[2])
 
 
 def test_zoom_enlarges_a_part_and_shrinks_all_of_an_image_alike(rng):

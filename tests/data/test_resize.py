@@ -69,3 +69,12 @@ def test_a_mask_takes_the_pixels_of_its_middles_and_makes_up_no_level():
     mask = np.arange(36, dtype=np.uint8).reshape(6, 6, 1)
     assert resize_nearest(mask, 2)[..., 0].tolist() == [[7, 10], [25, 28]]
     assert set(resize_nearest(mask, 5).ravel()) <= set(mask.ravel())
+
+
+@pytest.mark.parametrize("dtype", ["uint32", "int32", "uint16", "float64"])
+def test_white_stays_white_and_an_image_of_the_size_stays_as_it_is(dtype):
+    white = np.iinfo(dtype).max if np.dtype(dtype).kind != "f" else 1.0
+    image = np.full((8, 8, 2), white, dtype)
+    image[0, 0, 0] = 3_000_000_001 if dtype == "uint32" else 1
+    np.testing.assert_array_equal(resize_stored(image, 8), image)
+    assert resize_stored(np.full((8, 8, 1), white, dtype), 5).min() == white

@@ -33,6 +33,14 @@ def stage(**fields) -> StageConfig:
     return StageConfig(**{"steps": 1, "batch": 1, **fields})
 
 
+def test_ground_of_held_out_pairs_is_no_clear_ground_to_learn_from(tmp_path):
+    write_pairs(tmp_path)
+    data = data_of(tmp_path, hold_out=0.25, clear=[Path("set/train/label")])
+    held = {pair.clear_path for pair in data.held_pairs}
+    assert len(held) == 2
+    assert {*data.cloudless.paths} == {*(tmp_path / "set" / "train" / "label").iterdir()} - held
+
+
 def test_sharp_edges_made_smaller_stay_in_range(tmp_path):
     (tmp_path / "clear").mkdir()
     for number in range(4):

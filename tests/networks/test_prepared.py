@@ -78,6 +78,22 @@ def test_changed_weights_are_seen() -> None:
     assert torch.allclose(quick(*given), network(*given), atol=1e-4)
 
 
+@pytest.mark.parametrize("change", ["past versions", "a setting"])
+def test_a_network_that_was_changed_in_any_way_is_prepared_anew(change: str) -> None:
+    network, given = awake(Denoiser(heads=4, **UNET)), inputs(6, (64, 64), 1)
+    quick = Prepared(network)
+    quick(*given)
+    assert quick.is_of(network)
+    if change == "past versions":
+        for parameter in network.parameters():
+            parameter.data.mul_(1.05)  # PyTorch counts no new version
+    else:
+        block = next(part for part in network.modules() if hasattr(part, "output_scale_factor"))
+        block.output_scale_factor = 2.0
+    assert not quick.is_of(network)
+    assert torch.allclose(Prepared(network)(*given), network(*given), atol=1e-4)
+
+
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (64, 9), (5, 300)])
 def test_a_convolution_by_tiles_is_the_convolution(size: tuple[int, int]) -> None:
     torch.manual_seed(0)

@@ -6,6 +6,7 @@ strength.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +28,8 @@ TINTED, SENSOR_TINT = 0.4, 0.45
 RELIT_LEVEL, RELIT_TOP = (0.1, 0.8), 0.92
 """Of ground in another light: its mean, and where its brightest part stays below."""
 RELIT_TINT = (-0.5, 1.0)
+WARMTH = {"nir": 1.0, "red": 1.0, "green": 0.0, "blue": -1.0}
+"""How warm ground shows in a band."""
 """How much redder and less blue it is, in units of `RELIT_HUE`."""
 RELIT_HUE = 0.12
 """ln red - ln green, as ln green - ln blue, at a tint of 1."""
@@ -143,14 +146,20 @@ def make_calm(ground: FloatArray, generator: np.random.Generator) -> FloatArray:
     return np.asarray(np.clip(level[:, None, None] + flat, 0, 1), np.float32)
 
 
-def relight(ground: FloatArray, generator: np.random.Generator, *, lifts: float = 0.0) -> FloatArray:
+def relight(
+    ground: FloatArray,
+    generator: np.random.Generator,
+    *,
+    band_names: Sequence[str] = ("red", "green", "blue"),
+    lifts: float = 0.0,
+) -> FloatArray:
     """Return ground, (C, H, W) in [0, 1], as bright as other ground is, from forest to sand, and of its tint.
 
     Where pairs are few, what is bright is mostly ground under haze. Black stays black, which haze never leaves;
     with the probability `lifts` the contrast falls as well, as that of sand, which is warm where haze is grey. Such
-    ground is what haze makes of a desert, and with no cloud to see nobody could tell.
+    ground is what haze makes of a desert, and with no cloud to see nobody could tell. The tint goes by the names of
+    the C bands; those that `WARMTH` does not know keep theirs.
     """
-    bands = ground.shape[0]
     grey = ground.mean(axis=0, keepdims=True)
     ground = grey + np.float32(generator.uniform(0.3, 1.1)) * (ground - grey)
     tint = generator.uniform(*RELIT_TINT)
@@ -160,7 +169,7 @@ def relight(ground: FloatArray, generator: np.random.Generator, *, lifts: float 
         tint = abs(tint)
     level = generator.uniform(*RELIT_LEVEL)
     gain = min(level / max(float(ground.mean()), 0.02), RELIT_TOP / max(float(np.quantile(ground, 0.98)), 0.02))
-    hue = np.exp(RELIT_HUE * tint * np.linspace(1, -1, bands)) if bands > 1 else np.ones(1)
+    hue = np.exp(RELIT_HUE * tint * np.array([WARMTH.get(name.lower(), 0.0) for name in band_names]))
     scale = np.asarray(gain * hue, np.float32)[:, None, None]
     return np.asarray(np.clip(scale * ground, 0, 1), np.float32)
 

@@ -30,7 +30,6 @@ from declouder.scaling import Scaling
 
 ALL = "all"
 """Name of the one part of a set without a split."""
-"""Share of a data type's range; where the numbers reach no further, another range is meant."""
 
 
 @dataclass
@@ -166,7 +165,7 @@ def _twins(report: SetReport, part: str, bands: BandChoice | None) -> list[Pair]
             )
     mask_folder = found.folder(part, "mask")
     try:
-        masks = images_by_name(mask_folder) if holds_images(mask_folder) else {}
+        masks = images_by_name(mask_folder) if found.row.has_mask and holds_images(mask_folder) else {}
     except DataError as error:
         report.problems.append(str(error))
         masks = {}

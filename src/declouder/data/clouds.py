@@ -240,12 +240,20 @@ def _tint(brightness: float, bands: int, generator: np.random.Generator, deviati
     return np.asarray(brightness * (1 + generator.normal(0, deviation, bands)), np.float32)
 
 
-@lru_cache(maxsize=64)
 def _squared_frequencies(height: int, width: int) -> FloatArray:
     """Return fy^2 + fx^2 in cycles per pixel, in the layout of a real transform, (height, width // 2 + 1)."""
+    # Those of training's patches come again and again; those of a scene would fill the memory.
+    return _kept_frequencies(height, width) if height * width <= _MOST_KEPT else _made_frequencies(height, width)
+
+
+def _made_frequencies(height: int, width: int) -> FloatArray:
     rows = fft.fftfreq(height).astype(np.float32)
     columns = fft.rfftfreq(width).astype(np.float32)
     return np.asarray(rows[:, None] ** 2 + columns[None, :] ** 2, np.float32)
+
+
+_MOST_KEPT = 1 << 20
+_kept_frequencies = lru_cache(maxsize=64)(_made_frequencies)
 
 
 def _check(

@@ -33,12 +33,15 @@ def resize_bicubic(image: NDArray[np.float32], height: int, width: int) -> NDArr
 
 def resize_stored(image: NDArray[Any], side_px: int) -> NDArray[Any]:
     """Return (side, side, C) for `image`: (H, W, C) of any dtype, which stays; integers are rounded and clipped."""
+    if image.shape[:2] == (side_px, side_px):
+        return np.ascontiguousarray(image)
     planes = np.asarray(image.transpose(2, 0, 1), np.float32)
     resized = resize_bicubic(planes, side_px, side_px).transpose(1, 2, 0)
     if image.dtype.kind == "f":
         return np.ascontiguousarray(resized, image.dtype)
     limits = np.iinfo(image.dtype)
-    return np.ascontiguousarray(np.clip(np.rint(resized), limits.min, limits.max), image.dtype)
+    # In float64: float32 would round the largest numbers of 32 bits up, beyond what they hold.
+    return np.ascontiguousarray(np.clip(np.rint(resized.astype(np.float64)), limits.min, limits.max), image.dtype)
 
 
 def resize_nearest(mask: NDArray[Any], side_px: int) -> NDArray[Any]:

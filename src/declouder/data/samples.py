@@ -7,6 +7,7 @@ resumed run end where an uninterrupted one does. Real pairs and synthetic clouds
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ from declouder.data.transplant import Dimming, EvenHaze, move_cloud
 from declouder.errors import DataError
 from declouder.scaling import Scaling
 
+log = logging.getLogger(__name__)
+
 PROCEDURAL_PX = 96
 """Side of a generated terrain image."""
 _SHOWN_PAIRS = 8
@@ -66,7 +69,7 @@ class _Draft:
     Attributes:
         cloudy: with cloud.
         clear: without.
-        made_up: whether no such pair was ever taken, so that it may look like another sensor's.
+        made_up: whether cloud and ground are of different images, so that it may look like another sensor's.
         relit: whether its ground is in another light.
         even_haze: whether it lies under an even haze and keeps to its law.
     """
@@ -187,11 +190,20 @@ class TrainingData:
         self._room = data.cache_gb * 1e9
         self.cloudy, self.clear = self._pools(self.pairs)
         self.held_cloudy, self.held_clear = self._pools(self.held_pairs)
-        self.cloudless = self._pool([p for folder in data.clear for p in find_images(data.base / folder)])
+        self.cloudless = self._pool(self._clear_images(data))
         self.terrain = [
             make_terrain(np.random.default_rng([seed, number]), PROCEDURAL_PX, PROCEDURAL_PX, bands=self._bands)
             for number in range(data.procedural)
         ]
+
+    def _clear_images(self, data: DataConfig) -> list[Path]:
+        """Return the images of the clear folders, without the ground of held-out pairs."""
+        found = [path for folder in data.clear for path in find_images(data.base / folder)]
+        held = {pair.clear_path.resolve() for pair in self.held_pairs}
+        kept = [path for path in found if path.resolve() not in held]
+        if len(kept) < len(found):
+            log.info("%d clear images are those of held-out pairs, and left out", len(found) - len(kept))
+        return kept
 
     def fingerprint(self) -> str:
         """Return the sha256 of all pairs and clear images, names and bytes."""
@@ -295,7 +307,7 @@ class StageSamples:
                 cloudy = clear = make_calm(clear, generator)
                 relit = False
             elif _happens(augment.relight, generator):
-                cloudy = clear = relight(clear, generator)
+                cloudy = clear = relight(clear, generator, band_names=self.data.band_names)
                 relit = True
         if draft.even_haze:  # other levels would be another law
             color, strength = 0.0, (1.0, 1.0)
@@ -323,13 +335,18 @@ class StageSamples:
         if haze is not None:
             relit = _happens(augment.haze_relight, generator)
             if relit:
-                ground = relight(ground, generator)
+                ground = relight(ground, generator, band_names=self.data.band_names)
             (clear,) = vary_color([ground], augment.haze_color, generator)
             cloudy = haze.over(clear, strength=generator.uniform(*augment.haze_strength))
             return _Draft(cloudy, clear, relit=relit, even_haze=True)
         relit = _happens(augment.relight, generator)
         if relit:
-            ground = relight(ground, generator, lifts=0.0 if cloudless else augment.relight_lifts)
+            ground = relight(
+                ground,
+                generator,
+                band_names=self.data.band_names,
+                lifts=0.0 if cloudless else augment.relight_lifts,
+            )
         if not (moved or relit):
             return _Draft(cloudy, clear)
         return _Draft(move_cloud(cloudy, clear, ground), ground, made_up=True, relit=relit)

@@ -346,6 +346,6 @@ def box_mean(x: Tensor, side: int) -> Tensor:
 
 def _band_of_means(length: int, side: int) -> Tensor:
     """Return the (length, length) matrix that takes a vector to its means over `side` around each place."""
-    places = torch.arange(length)
+    places = torch.arange(length, device="cpu")  # whatever the default device
     near = ((places[:, None] - places).abs() <= side // 2).float()
     return near / near.sum(dim=1, keepdim=True)

@@ -5,8 +5,8 @@
     in place           a residual block writes into the memory that it has just read
 
 What each of them gains is measured in docs/speed.md. The networks themselves stay as they are: their copies
-here share the weights, so what training or loading changes is seen at once; where other tensors take their place,
-`Prepared.is_of` tells. Hooks on parts of a network are not called: set the pipeline's `quick` to False for them.
+here share the weights. Where these, or other settings of a network, have changed, `Prepared.is_of` tells. Hooks
+on parts of a network are not called: set the pipeline's `quick` to False for them.
 """
 
 from __future__ import annotations
@@ -67,20 +67,40 @@ class Prepared:
         shared: dict[int, Any] = {id(parameter): parameter for parameter in self._shared}
         self._network = network
         self._quick = _replaced(copy.deepcopy(network, shared))
+        self._settings, self._sums = _settings(network), _sums_of_transformed(network)
 
     def is_of(self, network: nn.Module) -> bool:
-        """Return whether this is of that network as it is now: the same one, with the same parameters."""
+        """Return whether this is of that network as it is now: the same one, with the same weights and settings.
+
+        Of weights that are transformed it compares sums: not every way to change a tensor counts as a new version.
+        """
         now = list(network.parameters())
         return (
             network is self._network
             and len(now) == len(self._shared)
             and all(ours is theirs for ours, theirs in zip(now, self._shared, strict=True))
+            and _settings(network) == self._settings
+            and _sums_of_transformed(network) == self._sums
         )
 
     def __call__(self, x: Tensor, *others: Any) -> Tensor:
         """Return the network's output, in plain memory order."""
         result: Tensor = self._quick(x.contiguous(memory_format=torch.channels_last), *others)
         return result.contiguous()
+
+
+def _settings(network: nn.Module) -> list[dict[str, Any]]:
+    """Return the plain numbers and words that the parts of a network hold."""
+    return [
+        {name: value for name, value in vars(part).items() if isinstance(value, (bool, int, float, str))}
+        for part in network.modules()
+    ]
+
+
+def _sums_of_transformed(network: nn.Module) -> list[tuple[float, float]]:
+    """Return sum and squared sum of each weight that Winograd's convolution keeps in another form."""
+    weights = [part.weight for part in network.modules() if isinstance(part, nn.Conv2d) and _suits_winograd(part)]
+    return [(float(weight.sum()), float(weight.square().sum())) for weight in weights]
 
 
 def _replaced(module: nn.Module) -> nn.Module:

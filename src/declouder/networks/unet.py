@@ -33,7 +33,7 @@ class _ConditionedUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """Return the network's raw output.
 
         Args:
-            x: (B, k*bands, H, W) float in [-1, 1], of any height and width: the noisy image, then the
+            x: (B, k*bands, H, W) float, of any height and width: the noisy image, then, in [-1, 1], the
                 images it is conditioned on.
             t: time step in [0, 999]: one number, or (B,) for one a sample.
 

@@ -9,6 +9,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 import rasterio
+from rasterio.enums import MaskFlags
 
 from declouder.errors import RasterError
 from declouder.raster.gdal import GDAL_ERRORS, driver_of, one_line
@@ -68,12 +69,21 @@ class Grid:
     nodata: float | None = None
 
     def __eq__(self, other: object) -> bool:
-        """Compare all but nodata; places may differ by a hundredth of a pixel."""
+        """Compare all but nodata; corners may differ by a hundredth of a pixel."""
         if not isinstance(other, Grid):
             return NotImplemented
         ours, theirs = ((g.width, g.height, g.crs, g.dtype) for g in (self, other))
         far = max(abs(self.place[1]), abs(self.place[2])) / 100
-        return ours == theirs and all(abs(a - b) <= far for a, b in zip(self.place, other.place, strict=True))
+        corners = ((0, 0), (self.width, self.height))
+        return ours == theirs and all(
+            abs(a - b) <= far
+            for corner in corners
+            for a, b in zip(self._at(*corner), other._at(*corner), strict=True)
+        )
+
+    def _at(self, column: float, row: float) -> tuple[float, float]:
+        x, dx_column, dx_row, y, dy_column, dy_row = self.place
+        return x + column * dx_column + row * dx_row, y + column * dy_column + row * dy_row
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -92,6 +102,12 @@ def grid_of(band: BandFile) -> Grid:
             if not 1 <= band.number <= dataset.count:
                 raise RasterError(
                     f"{band.path} has {dataset.count} bands, band {band.number} is wanted; get it again"
+                )
+            flags = dataset.mask_flag_enums[band.number - 1]
+            if MaskFlags.per_dataset in flags and MaskFlags.nodata not in flags:
+                raise RasterError(
+                    f"{band.path} has a mask or alpha of its own, which would be lost beside other bands; make it"
+                    f" nodata: gdal_translate -mask none -a_nodata 0"
                 )
             return Grid(
                 dataset.width,
