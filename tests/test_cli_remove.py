@@ -510,7 +510,13 @@ def test_an_image_of_a_folder_that_cannot_be_used_does_not_stop_the_others(scene
     assert run("remove", folder, "-o", tmp_path / "out", *quick) == 2
     told = capfd.readouterr().err
     assert names_in(tmp_path / "out") == ["a.tif", "d.tif"]
-    assert "b.tif" in told and "2 scenes failed, the others are finished" in told.splitlines()[-1]
+    assert "b.tif" in told and "2 scenes failed in all, the others are finished" in told.splitlines()[-1]
+    for name in ("a.tif", "d.tif"):
+        (folder / name).unlink()
+    assert run("remove", folder, "-o", tmp_path / "none", *[word for word in quick if word != "--quiet"]) == 2
+    told = capfd.readouterr().err
+    assert "passed over: " in told and "2 scenes failed in all, no other was left to do" in told.splitlines()[-1]
+    shutil.copy(scene, folder / "a.tif")
     # One that was named is looked at first.
     assert run("remove", folder / "a.tif", folder / "c.tif", "-o", tmp_path / "named", *quick) == 2
     assert not (tmp_path / "named").exists()

@@ -284,10 +284,25 @@ def test_two_evaluations_do_not_share_a_folder_of_kept_images(data: Path, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         evaluate(data, Counting(fail_at=1), out=tmp_path / "none.json", keep=tmp_path / "none")
     assert not (tmp_path / "none").exists()
+    # Nothing else that lies there is touched, and what is called so is no claim.
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "notes.txt").touch()
-    with pytest.raises(OutputError, match="holds other files"):
-        evaluate(data, other, out=tmp_path / "c.json", keep=tmp_path / "mine", overwrite=True)
+    (tmp_path / "mine" / "evaluation.txt").write_text("my notes")
+    (tmp_path / "mine" / "thesis.tex").touch()
+    evaluate(data, other, out=tmp_path / "c.json", keep=tmp_path / "mine", overwrite=True)
+    assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
+def test_a_run_whose_kept_images_another_wrote_over_scores_them_again(data: Path, tmp_path: Path) -> None:
+    keep = tmp_path / "images"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(data, CloudyMethod(), out=tmp_path / "a.json", keep=keep, on_image=_stop_at(2))
+    other = OutputsMethod(data / "test" / "label")
+    (tmp_path / "few").mkdir()
+    with pytest.raises(DataError):  # one that comes to nothing leaves the images whose they are
+        evaluate(data, OutputsMethod(tmp_path / "few"), out=tmp_path / "b.json", keep=keep, overwrite=True)
+    evaluate(Selection(data, limit=1), other, out=tmp_path / "b.json", keep=keep, overwrite=True)
+    evaluate(data, CloudyMethod(), out=tmp_path / "a.json", keep=keep, overwrite=True)
+    assert (keep / "3" / "restored.png").read_bytes() == (keep / "3" / "cloudy.png").read_bytes()
 
 
 def test_a_range_that_is_hardly_used_is_told(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -182,6 +182,55 @@ def test_a_run_that_goes_on_learns_from_the_data_it_was_begun_with(tmp_path):
         train_quietly(toy(*fields), tmp_path / "run", stages=["reference"], resume=True, max_time_s=0.5)
 
 
+def test_a_later_stage_learns_from_the_data_of_the_earlier_ones_and_the_recipe_stays(tmp_path):
+    write_four_pairs(tmp_path)
+    fields = [f"data.base={tmp_path}", "data.pairs=[set]", "data.hold_out=0", "data.procedural=0"]
+    fields += ["data.synthetic_share=0"]
+    train_quietly(toy(*fields), tmp_path / "run", stages=["reference"])
+    recipe = (tmp_path / "run" / "config.yaml").read_text()
+    for kind in ("cloud", "label"):
+        (tmp_path / "set" / "train" / kind / "2.png").unlink()
+    with pytest.raises(DataError, match=r"are not those that .*reference was begun with"):
+        train_quietly(toy(*fields, "stages.denoiser.lr=0.5"), tmp_path / "run", stages=["denoiser"])
+    assert (tmp_path / "run" / "config.yaml").read_text() == recipe
+    (tmp_path / "run" / "reference" / "data.json").write_text("{")
+    with pytest.raises(DataError, match=r"data\.json is damaged"):
+        train_quietly(toy(*fields), tmp_path / "run", stages=["denoiser"])
+
+
+def test_finished_stages_ask_for_nothing_when_a_run_goes_on(tmp_path, monkeypatch):
+    asked = "stages.reference.perceptual_weight=0.1", "stages.reference.patch_px=40"
+    monkeypatch.setattr(
+        "declouder.training.module.PerceptualLoss", lambda bands: lambda a, b: (a - b).square().mean()
+    )
+    train_quietly(toy(*asked), tmp_path, stages=["reference"])
+    monkeypatch.undo()
+    monkeypatch.delenv("DECLOUDER_LPIPS_BACKBONE", raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    (report,) = train_quietly(toy(*asked), tmp_path, stages=["reference", "denoiser"], resume=True)
+    assert report.stage == "denoiser"
+
+
+def test_an_interrupted_training_is_no_bug(tmp_path):
+    program = "import sys; from declouder.cli import main; main(sys.argv[1:])"
+    words = [
+        "train",
+        "reference",
+        str(TOY),
+        "--out",
+        str(tmp_path / "run"),
+        "--set",
+        "stages.reference.steps=100000",
+    ]
+    run = subprocess.Popen([sys.executable, "-c", program, *words], stderr=subprocess.PIPE, text=True)
+    while not list((tmp_path / "run").rglob("data.json")):
+        time.sleep(0.1)
+    time.sleep(2)
+    run.send_signal(signal.SIGINT)
+    _, told = run.communicate(timeout=60)
+    assert run.returncode == 130 and told.splitlines()[-1] == "interrupted"
+
+
 @pytest.mark.parametrize("left", [0, 2000])
 def test_a_damaged_checkpoint_is_named(tmp_path, left):
     config = toy("stages.reference.steps=1000")
@@ -599,15 +648,22 @@ def test_the_bar_tells_steps_of_all_and_nothing_advertises(tmp_path, capfd):
         assert noise not in told.err + told.out
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_named_and_leaves_the_previous_checkpoint(tmp_path):
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("file write failed")]
+)
+def test_a_full_disk_is_named_and_leaves_the_previous_checkpoint(error, tmp_path, monkeypatch):
     path = tmp_path / "last.ckpt"
     checkpoints = callbacks_module.AtomicCheckpointIO()
     checkpoints.save_checkpoint({"step": 1}, path)
-    (tmp_path / f".last.ckpt.{os.getpid()}.part").symlink_to("/dev/full")
+
+    def full(_, part):
+        Path(part).write_bytes(b"torn")
+        raise error  # torch.save tells a full disk in either way
+
+    monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OutputError, match=r"last\.ckpt cannot be written .* free some room"):
-        checkpoints.save_checkpoint({"step": torch.zeros(100_000)}, path)
-    assert torch.load(path, weights_only=True) == {"step": 1}
+        checkpoints.save_checkpoint({"step": 2}, path)
+    assert torch.load(path, weights_only=True) == {"step": 1} and [*tmp_path.iterdir()] == [path]
 
 
 def test_no_space_left_elsewhere_in_a_run_is_one_line_too(tmp_path, monkeypatch):

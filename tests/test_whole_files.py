@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from declouder.errors import OutputError
-from declouder.whole_files import whole_file, whole_folder, write_text
+from declouder.whole_files import remove_stale_parts, whole_file, whole_folder, write_text
 
 
 def test_a_file_has_its_name_only_when_it_is_whole(tmp_path):
@@ -42,6 +45,36 @@ def test_a_folder_takes_the_place_of_an_earlier_one_at_the_end(tmp_path):
         part.mkdir()
         (part / "new").touch()
     assert [path.name for path in folder.iterdir()] == ["new"] and list(tmp_path.iterdir()) == [folder]
+
+
+def test_links_permissions_and_pipes_stay_what_they_are(tmp_path):
+    path, link = tmp_path / "real.txt", tmp_path / "link.txt"
+    path.write_text("old")
+    path.chmod(0o600)
+    link.symlink_to(path)
+    write_text(link, "new")
+    assert link.is_symlink() and path.read_text() == "new" and path.stat().st_mode & 0o777 == 0o600
+    write_text(tmp_path / ("x" * 245 + ".txt"), "long")
+    write_text(Path(os.devnull), "nothing is kept")
+    assert Path(os.devnull).is_char_device()
+
+
+def test_a_folder_stays_if_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "old").touch()
+    with pytest.raises(OutputError), whole_folder(folder):
+        pass  # nothing was made that could take its place
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "old"]
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
+    path = tmp_path / "last.ckpt"
+    path.touch()
+    (tmp_path / ".last.ckpt.123-4.part").touch()
+    (tmp_path / ".other.ckpt.123-4.part").touch()
+    remove_stale_parts(path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".other.ckpt.123-4.part", "last.ckpt"]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):

@@ -8,8 +8,6 @@ They are for looking only: every score comes from the full data.
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from declouder.whole_files import write_text
 
 OWNER = "evaluation.txt"
 """The file in a folder of kept images that says whose they are."""
+_HEADING = "Images kept by declouder evaluate, of the run"
 PICTURES = ("cloudy", "reference", "restored", "clear")
 MAPS = ("error", "w", "spread")
 FULL_SCALE: Mapping[str, float] = {"error": 0.2, "w": 1.0, "spread": 0.1}
@@ -33,48 +32,32 @@ LEGEND = (
 )
 
 
-def claim(folder: Path, owner: str, *, overwrite: bool) -> None:
-    """Make the folder of an evaluation's kept images, or see that it is its own.
+def check_owner(folder: Path, owner: str, *, overwrite: bool) -> None:
+    """See that a folder holds no images of another evaluation; with `overwrite` it may.
 
     Args:
-        folder: of all kept images of one evaluation.
-        owner: what tells the evaluation from others, one line; it is written to `folder/OWNER`.
-        overwrite: take it over from another one, whose images are removed.
+        folder: of all kept images of one evaluation; it need not exist.
+        owner: what tells the evaluation from others, one line.
+        overwrite: images of another one may be written over; what is not written over stays.
 
     Raises:
-        OutputError: if it holds images of another evaluation, or other files, or cannot be written.
+        OutputError: if it does.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        holds_files = any(folder.iterdir())
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written ({error}); choose another --keep-images") from error
     found = owner_of(folder)
-    if holds_files and found is None:
-        raise OutputError(f"{folder} holds other files; choose another --keep-images")
-    if found not in (None, owner):
-        if not overwrite:
-            raise OutputError(
-                f"{folder} holds the images of another evaluation; choose another --keep-images or --overwrite"
-            )
-        shutil.rmtree(folder)
-        folder.mkdir()
-    write_text(folder / OWNER, f"{owner}\n")
-
-
-def give_up(folder: Path) -> None:
-    """Remove a folder that was claimed and into which nothing came."""
-    with contextlib.suppress(OSError):
-        if [path.name for path in folder.iterdir()] == [OWNER]:
-            shutil.rmtree(folder)
+    kept = found is not None or any(folder.rglob("restored.png"))
+    if kept and found != owner and not overwrite:
+        raise OutputError(
+            f"{folder} holds the images of another evaluation; choose another --keep-images, or give --overwrite"
+        )
 
 
 def owner_of(folder: Path) -> str | None:
-    """Return what `claim` wrote there; None if nothing."""
+    """Return whose images a folder holds, as `keep_images` noted it; None if it holds none, or does not say."""
     try:
-        return (folder / OWNER).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
+        heading, owner = (folder / OWNER).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
         return None
+    return owner if heading == _HEADING else None
 
 
 def keep_images(
@@ -83,6 +66,8 @@ def keep_images(
     pictures: Mapping[str, NDArray[Any]],
     maps: Mapping[str, NDArray[np.float64]],
     band_names: Sequence[str],
+    *,
+    owner: str,
 ) -> list[str]:
     """Write the images of one pair and return the kinds that were written.
 
@@ -92,6 +77,7 @@ def keep_images(
         pictures: (H, W, C) each in the data's own numbers, among `PICTURES`; "clear" must be there.
         maps: (H, W) each, among `MAPS`.
         band_names: C names; they say where red, green and blue are.
+        owner: of the folder, see `check_owner`; it is noted there.
 
     Raises:
         OutputError: if they cannot be written.
@@ -100,6 +86,8 @@ def keep_images(
     low, high = _stretch(pictures["clear"])
     try:
         place.mkdir(parents=True, exist_ok=True)
+        if owner_of(folder) != owner:
+            write_text(folder / OWNER, f"{_HEADING}\n{owner}\n", mend="choose another --keep-images")
         for kind, image in pictures.items():
             unit = (_shown(image, band_names).astype(np.float32) - low) / (high - low)
             _save(place / f"{kind}.png", unit)

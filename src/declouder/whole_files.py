@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,22 +23,34 @@ from declouder.errors import OutputError
 
 ELSEWHERE = "choose another place"
 """The mend, where the caller knows none that says more."""
+_LONGEST = 100
+"""Characters of a name that its part's name begins with; all of a long one would be too long for a file system."""
 
 
 @contextmanager
 def whole_file(path: Path, *, mend: str = ELSEWHERE) -> Iterator[Path]:
     """Yield a name beside `path`; what the block writes there is called `path` once the block has ended well.
 
+    Of an existing file the permissions stay, a link goes on pointing where it does, and what is no regular file,
+    such as a pipe, is written to as it is.
+
     Raises:
         OutputError: if it cannot be written (`mend` ends the message); `path` stays as it was.
     """
-    part = _beside(path)
+    place = path.resolve()
+    if place.exists() and not place.is_file():
+        with _told(path, mend):
+            yield place
+        return
+    part = _beside(place)
     try:
         with _told(path, mend):
             yield part
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
-            part.replace(path)
+            if place.exists():
+                shutil.copymode(place, part)
+            part.replace(place)
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
@@ -60,18 +73,39 @@ def whole_folder(path: Path, *, mend: str = ELSEWHERE) -> Iterator[Path]:
     """
     place = path.resolve()  # "." has no name
     part = _beside(place)
+    old = part.with_suffix(".old")
     try:
         with _told(path, mend):
+            shutil.rmtree(part, ignore_errors=True)  # of a killed process of the same number
             yield part
             if place.exists():
-                shutil.rmtree(place)
-            part.rename(place)
+                place.rename(old)
+            try:
+                part.rename(place)
+            except OSError:
+                if old.exists():
+                    old.rename(place)
+                raise
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        for left in (part, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def remove_stale_parts(path: Path) -> None:
+    """Delete what killed processes left of an unfinished `path`; the caller knows that no other writes it."""
+    place = path.resolve()
+    name = _beginning(place)
+    for left in place.parent.iterdir():
+        if left.name.startswith(name) and left.suffix == ".part" and left.is_file():
+            left.unlink(missing_ok=True)
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
+    return path.with_name(f"{_beginning(path)}{os.getpid()}-{threading.get_ident()}.part")
+
+
+def _beginning(path: Path) -> str:
+    return f".{path.name[:_LONGEST]}."
 
 
 @contextmanager

@@ -112,8 +112,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # ignored, it stays so
         signal.signal(signal.SIGINT, _interrupt)
     with reporting_errors(debug="--debug" in arguments):
-        if "" in arguments:  # it would be taken for the current folder
-            raise OptionError("an argument is empty; is it a variable that was not set?")
+        for before, word in zip(["", *arguments], arguments, strict=False):
+            if word == "" and before not in ("--title", "--name"):  # it would be taken for the current folder
+                after = f" after {before}" if before.startswith("-") else ""
+                raise OptionError(f"an argument{after} is empty; is it a variable that was not set?")
         exit_code = app(args=arguments, prog_name="declouder", standalone_mode=False)
         if exit_code == INTERRUPTED:  # typer has swallowed the exception
             raise KeyboardInterrupt
@@ -249,19 +251,19 @@ def keep_freed_memory() -> None:
 
 
 @contextlib.contextmanager
-def logging_to(show: Callable[[str], None]) -> Iterator[None]:
-    """Show what the package logs, at level INFO."""
+def logging_to(show: Callable[[str], None], *, level: int = logging.INFO) -> Iterator[None]:
+    """Show what the package logs, from a level on."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             show(record.getMessage())
 
     logger, handler = logging.getLogger("declouder"), Handler()
-    level = logger.level
+    before = logger.level
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(level)
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.setLevel(level)
+        logger.setLevel(before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,18 +56,15 @@ class Bars:
 @contextlib.contextmanager
 def shown_progress(*, quiet: bool, scenes: int) -> Iterator[Bars]:
     """Show bars of scenes and declouder's log, unless `quiet`."""
-    if quiet:
-        yield Bars(None, scenes)
-        return
-    bar = _new_bar("{task.description}", after="{task.fields[unit]},", elapsed=True)
-    with logging_to(lambda line: bar.console.print(line, markup=False, soft_wrap=True)), _stopping(bar):
-        yield Bars(bar, scenes)
+    bar = _new_bar("{task.description}", after="{task.fields[unit]},", elapsed=True, quiet=quiet)
+    with _shown(bar, level=logging.INFO):
+        yield Bars(None if quiet else bar, scenes)
 
 
 @contextlib.contextmanager
 def counting_bar(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """Show a bar, unless `quiet`; yields a function of what is done and of all."""
-    with _stopping(_new_bar(quiet=quiet)) as bar:
+    with _shown(_new_bar(quiet=quiet)) as bar:
         task = bar.add_task("", total=None)
 
         def show(done: int, total: int) -> None:
@@ -99,7 +97,7 @@ class ImageBar:
 @contextlib.contextmanager
 def image_bar(*, quiet: bool) -> Iterator[ImageBar]:
     """Show an `ImageBar`, unless `quiet`."""
-    with _stopping(_new_bar(after="{task.fields[means]}", quiet=quiet)) as bar:
+    with _shown(_new_bar(after="{task.fields[means]}", quiet=quiet)) as bar:
         yield ImageBar(bar)
 
 
@@ -107,9 +105,7 @@ def image_bar(*, quiet: bool) -> Iterator[ImageBar]:
 def stage_bars(*, quiet: bool) -> Iterator[Callable[[str, int, int, float | None], None]]:
     """Show a bar for each stage of a training, unless `quiet`; yields what `training.train` takes as on_step."""
     tasks: dict[str, Any] = {}
-    with _stopping(
-        _new_bar("{task.description}", after="loss {task.fields[loss]}", elapsed=True, quiet=quiet)
-    ) as bar:
+    with _shown(_new_bar("{task.description}", after="loss {task.fields[loss]}", elapsed=True, quiet=quiet)) as bar:
 
         def show(stage: str, done: int, total: int, loss: float | None) -> None:
             bar.start()
@@ -122,12 +118,21 @@ def stage_bars(*, quiet: bool) -> Iterator[Callable[[str, int, int, float | None
 
 
 @contextlib.contextmanager
-def _stopping(bar: Any) -> Iterator[Any]:
-    """Stop a bar at the end; it starts with the first thing that is done, so that an early error stands alone."""
-    try:
-        yield bar
-    finally:
-        bar.stop()
+def _shown(bar: Any, *, level: int = logging.WARNING) -> Iterator[Any]:
+    """Show what is logged above a bar, and stop it at the end; nothing of either where it is disabled.
+
+    It starts with the first thing that is done, so that an early error stands alone.
+    """
+
+    def tell(line: str) -> None:
+        if not bar.disable:
+            bar.console.print(line, markup=False, soft_wrap=True)
+
+    with logging_to(tell, level=level):
+        try:
+            yield bar
+        finally:
+            bar.stop()
 
 
 def _new_bar(before: str = "", *, after: str = "", elapsed: bool = False, quiet: bool = False) -> Any:

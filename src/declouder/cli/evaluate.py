@@ -120,7 +120,6 @@ def evaluate(
         "--fast": fast or None,
         "--samples": samples - 1 or None,
         "--enlarge": enlarge - 1 or None,
-        "--device": None if device == "auto" else device,
     }
     given = [option for option, value in sampling.items() if value is not None]
     if given and (outputs is not None or cloudy):

@@ -184,6 +184,9 @@ def remove(
             inputs = [stack.enter_context(_scene_of(item, output, options))]
             options = replace(options, allow_outside=True)  # the item's files were looked at
         jobs = planned_jobs(inputs or [], input_list, output, options, skip_existing=skip_existing)
+        if not quiet:
+            for error in jobs.unusable.values():
+                typer.echo(f"passed over: {error}", err=True)
         stack.enter_context(jobs_folder(jobs))
         reports: list[SceneReport] = []
         run: _Run | None = None
@@ -207,7 +210,7 @@ def remove(
                 typer.echo(hint)
         failed = run.failed if run else dict(jobs.unusable)
         if failed:
-            raise _failure(failed)
+            raise _failure(failed, others=len(reports))
 
 
 @contextlib.contextmanager
@@ -242,8 +245,6 @@ class _Run:
         self._skip_existing = skip_existing
         self.failed: dict[Path, DeclouderError] = dict(jobs.unusable)
         self.passed: list[Path] = []
-        for error in jobs.unusable.values():
-            log.warning("%s", error)
 
     def here(self) -> list[SceneReport | None]:
         """Finish scene after scene in this process; None stands for one without a report."""
@@ -315,12 +316,13 @@ def _extra(name: str, option: str, needed: str) -> Any:
         ) from error
 
 
-def _failure(failed: Mapping[Path, DeclouderError]) -> DeclouderError:
+def _failure(failed: Mapping[Path, DeclouderError], *, others: int) -> DeclouderError:
     """Return the first error, which says how many there are."""
     first = next(iter(failed.values()))
     if len(failed) == 1:
         return first
-    return type(first)(f"{first}; so {len(failed)} scenes failed, the others are finished")
+    rest = "the others are finished" if others else "no other was left to do"
+    return type(first)(f"{first}; {len(failed)} scenes failed in all, {rest}")
 
 
 def _summary(jobs: Jobs, reports: Sequence[SceneReport], *, passed: Sequence[Path]) -> str:

@@ -257,6 +257,8 @@ def _has_alpha(path: Path) -> bool:
     """Return whether Pillow finds an alpha channel; in a GeoTIFF a fourth band is often called so that is none."""
     if path.suffix.lower() in (".tif", ".tiff"):
         return False
+    if _is_deep_png(path):
+        return _png_head(path)[25] in (4, 6)  # grey and alpha, RGB and alpha
     with Image.open(path) as image:
         return image.mode in ("RGBA", "LA", "PA")
 
@@ -266,11 +268,16 @@ def _is_deep_png(path: Path) -> bool:
     if path.suffix.lower() != ".png":
         return False
     try:
-        with path.open("rb") as file:
-            head = file.read(26)  # signature; length and name of IHDR; width, height, bit depth, kind of colour
+        head = _png_head(path)
     except OSError:
         return False
     return len(head) == 26 and head[12:16] == b"IHDR" and head[24] == 16 and head[25] != 0
+
+
+def _png_head(path: Path) -> bytes:
+    """Return signature; length and name of IHDR; width, height, bit depth, kind of colour: 26 bytes of a PNG."""
+    with path.open("rb") as file:
+        return file.read(26)
 
 
 def _read_raster(path: Path) -> NDArray[Any]:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -58,7 +59,7 @@ from declouder.evaluation.summary import (
     to_csv,
     to_markdown,
 )
-from declouder.kept import LEGEND, claim, give_up
+from declouder.kept import LEGEND, check_owner, owner_of
 from declouder.whole_files import write_text
 
 __all__ = [
@@ -133,10 +134,12 @@ def evaluate(
     if out.suffix != ".json":
         raise OptionError(f"{out} does not end in .json; the table and the list go beside it as .md and .csv")
     beside = {suffix: out.with_suffix(suffix) for suffix in (".csv", ".md")}
+    partial = out.with_name(out.name + ".partial")
     for path in (out, *beside.values()):
-        if path.exists() and not overwrite:
+        # Beside an unfinished run they are its own: it was stopped while it wrote the last of them.
+        if path.exists() and not overwrite and (path == out or not partial.exists()):
             raise OutputError(f"{path} exists; give --overwrite or another name")
-    if data_range is not None and not data_range > 0:
+    if data_range is not None and not 0 < data_range < math.inf:
         raise OptionError(f"--data-range is {data_range:g}; give the span of the data's numbers, such as 4095")
     make_folder(out.parent)
     selection = data if isinstance(data, Selection) else Selection(data)
@@ -160,12 +163,16 @@ def evaluate(
             if lpips is None
             else {"available": True, "backbone_sha256": lpips.backbone_sha256, "by_band": band_lpips}
         ),
-        "kept": None if keep is None else _claimed(keep, out, [data_said, described], overwrite=overwrite),
+        "kept": None if keep is None else _kept(keep, out, [data_said, described]),
         "definitions": _DEFINITIONS,
         "versions": versions(),
     }
-    partial = out.with_name(out.name + ".partial")
+    owner = "" if keep is None else head["kept"]["owner"]
+    if keep is not None:
+        check_owner(keep, owner, overwrite=overwrite)
     done = begin_journal(partial, head)
+    if keep is not None and owner_of(keep) != owner:
+        done = {}  # another evaluation has written over the images of these
     rows: list[dict[str, Any]] = []
     scorer = Scorer(
         selection=selection,
@@ -176,6 +183,7 @@ def evaluate(
         data_range=data_range,
         mask_of=mask_of,
         keep=keep,
+        owner=owner,
     )
     try:
         with partial.open("a", encoding="utf-8") as journal:
@@ -196,8 +204,6 @@ def evaluate(
     finally:
         if not (rows or done):
             partial.unlink(missing_ok=True)  # nothing to go on with: it would only stand in the way
-            if keep is not None:
-                give_up(keep)
     _tell_unused_range(scorer.most_used)
     samples, averaged = described.get("samples", 1), described.get("averaged", False)
     result = {**head, **summary(rows, samples=samples, averaged=averaged), "images": rows}
@@ -208,10 +214,9 @@ def evaluate(
     return result
 
 
-def _claimed(keep: Path, out: Path, run: Sequence[Any], *, overwrite: bool) -> dict[str, str]:
-    """Make the folder of kept images this run's own; return what the file of scores says of it."""
+def _kept(keep: Path, out: Path, run: Sequence[Any]) -> dict[str, str]:
+    """Return what the file of scores says of the folder of kept images."""
     owner = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
-    claim(keep, owner, overwrite=overwrite)
     # Seen from the file of scores, so that both can be moved together.
     folder = Path(os.path.relpath(keep, out.parent)).as_posix()
     return {"folder": folder, "legend": LEGEND, "owner": owner}

@@ -38,6 +38,7 @@ class Scorer:
         data_range: span of the data's numbers; None takes the dtype's.
         mask_of: cloud masks by name of the pair.
         keep: folder for the images to look at; None keeps none.
+        owner: of that folder, see `kept.check_owner`.
         most_used: the largest share of the data type's range that an image used; 1 where a range is given, None
             before the first.
     """
@@ -50,6 +51,7 @@ class Scorer:
     data_range: float | None
     mask_of: Mapping[str, Path]
     keep: Path | None
+    owner: str = ""
     most_used: float | None = None
 
     def row(self, pair: Pair) -> dict[str, Any]:
@@ -92,7 +94,9 @@ class Scorer:
         if self.keep is not None:
             pictures = {"cloudy": cloudy, "reference": restored.reference, "restored": image, "clear": clear}
             maps = {"error": error.mean(2), "w": restored.w, "spread": restored.spread}
-            found["kept"] = keep_images(self.keep, pair.name, _there(pictures), _there(maps), names)
+            found["kept"] = keep_images(
+                self.keep, pair.name, _there(pictures), _there(maps), names, owner=self.owner
+            )
         return found
 
     def _names(self, pair: Pair, bands: int) -> Sequence[str]:

@@ -97,17 +97,53 @@ _SYNONYMS = {
 _COLOR_OF = {word: color for color, words in _SYNONYMS.items() for word in words}
 # "red edge", "coastal blue", "short wave infrared": neighbours of our bands, not they.
 _OTHER_BANDS = {"edge", "rededge", "coastal", "deep", "short", "shortwave", "mid", "thermal", "swir", "i"}
-# Bands that show no ground.
-_NO_GROUND = {"aerosol", "alpha", "aot", "cirrus", "cloud", "dem", "mask", "ndvi", "qa", "scl", "vh", "vv", "wvp"}
+# Words of which the names of other bands are made: "SWIR2", "QA_PIXEL", "coastal aerosol", "panchromatic".
+_OF_OTHERS = {
+    "aerosol",
+    "alpha",
+    "aot",
+    "cirrus",
+    "cloud",
+    "coastal",
+    "dem",
+    "far",
+    "infrared",
+    "longwave",
+    "lwir",
+    "mask",
+    "mid",
+    "mir",
+    "ndvi",
+    "pan",
+    "panchromatic",
+    "pixel",
+    "qa",
+    "rededge",
+    "scl",
+    "short",
+    "shortwave",
+    "swir",
+    "thermal",
+    "tir",
+    "tirs",
+    "vh",
+    "vv",
+    "wave",
+    "wvp",
+}
+_NO_MATTER = {"band", "channel", "b", "nm", "um"}
 
 
 def _is_another(text: str, names: Sequence[str]) -> bool:
-    """Return whether a description speaks of a band that is none of `names`."""
+    """Return whether a description speaks of a band that is none of `names`, all of which must be known colours."""
+    wanted = {_spoken(name) for name in names}
+    if not wanted <= set(_SYNONYMS):
+        return False
     if (spoken := _spoken(text)) in _SYNONYMS:
-        return spoken not in names
-    # "SWIR2", "B8A" (which says nothing), "QA_PIXEL"
-    words = set(re.findall(r"[a-z]+", text.lower()))
-    return bool(words & (_OTHER_BANDS | _NO_GROUND | {"pan", "panchromatic"}))
+        return spoken not in wanted
+    words = [word for word in re.findall(r"[a-z]+", text.lower()) if word not in _NO_MATTER]
+    neighbour = words[:2] == ["red", "edge"] or words[:1] in (["coastal"], ["deep"])
+    return bool(words) and (neighbour or set(words) <= _OF_OTHERS)
 
 
 def _spoken(text: str) -> str:

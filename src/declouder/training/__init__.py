@@ -31,7 +31,7 @@ from declouder.training.callbacks import AtomicCheckpointIO, OnStep, RunTimer, S
 from declouder.training.module import StageModule
 from declouder.training.networks import begin_with, earlier_folder, export, start_folder, take_over
 from declouder.training.record import commit_of_source, write_record
-from declouder.training.resuming import begin_run, begin_stage, check_checkpoint, check_order, check_run
+from declouder.training.resuming import begin_run, begin_stage, check_begun, check_order, check_run
 from declouder.training.stages import STAGES
 from declouder.training.surroundings import (
     MAKE_ROOM,
@@ -107,15 +107,15 @@ def train(
         check_run(out, config, stages, resume=resume)
     deadline = None if max_time_s is None else time.monotonic() + max_time_s
     data = TrainingData(config.data, band_names=config.model.bands, seed=config.seed)
-    for name in stages:
+    left = [name for name in stages if not (resume and (out / name / "finished").exists())]
+    for name in left:
         StageModule(name, config, data)  # what a later stage lacks is found now, not after days
     if first_process:
+        check_begun(out, data, left)
         begin_run(out, config)
     run = _Run(config, data, out, resume, device, devices, nodes, on_step)
     reports = []
-    for name in stages:
-        if resume and (out / name / "finished").exists():
-            continue
+    for name in left:
         remaining = None if deadline is None else deadline - time.monotonic()
         if remaining is not None and remaining <= 0 and devices * nodes == 1:
             break
@@ -181,9 +181,11 @@ def _run_stage(run: _Run, name: StageName, *, max_time_s: float | None) -> Train
             log_every_n_steps=20,
         )
         goes_on = run.resume and last.exists()
-        if goes_on:
-            check_checkpoint(last)
-        trainer.fit(module, ckpt_path=str(last) if goes_on else None, weights_only=False)
+        try:
+            trainer.fit(module, ckpt_path=str(last) if goes_on else None, weights_only=False)
+        except SystemExit:  # Lightning ends the program where it was interrupted
+            if not trainer.interrupted:
+                raise
     finished = trainer.global_step >= settings.steps or scores.stopped
     if trainer.interrupted:
         raise KeyboardInterrupt

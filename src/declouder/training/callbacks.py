@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from declouder.scaling import Scaling
 from declouder.training.module import StageModule
 from declouder.training.surroundings import MAKE_ROOM
-from declouder.whole_files import whole_file
+from declouder.whole_files import remove_stale_parts, whole_file
 
 OnStep = Callable[[str, int, int, "float | None"], None]
 """Called with a stage, its steps done, its steps in all, and the loss."""
@@ -158,6 +158,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):  # type: ignore[misc]
         """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale_parts(target)
         with whole_file(target, mend=MAKE_ROOM) as part:
             try:
                 torch.save(checkpoint, part)

@@ -17,6 +17,7 @@ from declouder.training.stages import STAGES
 from declouder.training.surroundings import MAKE_ROOM
 from declouder.whole_files import write_text
 
+_DATA = "data.json"
 _MAY_CHANGE = ("data.base", "data.workers", "data.cache_gb")
 
 
@@ -59,30 +60,50 @@ def begin_run(out: Path, config: TrainConfig) -> None:
     write_text(out / "config.yaml", dump_config(config), mend="choose another --out")
 
 
-def begin_stage(folder: Path, data: TrainingData) -> None:
-    """Write what a stage learns from, or see that it is what it has learnt from.
+def check_begun(out: Path, data: TrainingData, stages: Sequence[StageName]) -> None:
+    """See that a run goes on with the data that its stages learnt from, and that its checkpoints are whole.
+
+    Args:
+        out: the run's folder.
+        data: what is learnt from now.
+        stages: those that are to go on.
 
     Raises:
-        DataError: if the data have changed since it was begun.
+        DataError: if a stage, finished or not, has learnt from other data, or a checkpoint or note is damaged.
     """
-    now = {"sha256": data.fingerprint(), "pairs": len(data.pairs) + len(data.held_pairs)}
-    path = folder / "data.json"
-    if path.exists():
-        earlier = json.loads(path.read_text(encoding="utf-8"))
+    now = None
+    for name in STAGE_NAMES:
+        path = out / name / _DATA
+        if not path.exists():  # not begun, or by a version that did not note it
+            continue
+        now = now or _noted(data)
+        try:
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+            count = int(earlier["pairs"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} is damaged ({error}); remove it if the data are the same as before") from None
         if earlier != now:
             raise DataError(
-                f"the data ({now['pairs']} pairs) are not those that {folder} was begun with ({earlier['pairs']}"
-                f" pairs); put them back, or choose another --out"
+                f"the data ({now['pairs']} pairs) are not those that {out / name} was begun with ({count} pairs);"
+                f" put them back, or choose another --out"
             )
-        return
-    if (folder / "last.ckpt").exists():  # of a version that did not write it
-        return
+    for name in stages:
+        if (out / name / "last.ckpt").exists():
+            _check_checkpoint(out / name / "last.ckpt")
+
+
+def begin_stage(folder: Path, data: TrainingData) -> None:
+    """Note what a stage learns from, for `check_begun`; OutputError if that cannot be written."""
     folder.mkdir(exist_ok=True)
-    write_text(path, json.dumps(now) + "\n", mend=MAKE_ROOM)
+    if not (folder / "last.ckpt").exists():
+        write_text(folder / _DATA, json.dumps(_noted(data)) + "\n", mend=MAKE_ROOM)
 
 
-def check_checkpoint(path: Path) -> None:
-    """Raise DataError if a checkpoint cannot be read."""
+def _noted(data: TrainingData) -> dict[str, Any]:
+    return {"sha256": data.fingerprint(), "pairs": len(data.pairs) + len(data.held_pairs)}
+
+
+def _check_checkpoint(path: Path) -> None:
     try:
         torch.load(path, map_location="cpu", mmap=True, weights_only=False)
     except Exception as error:  # torch and pickle know many
