@@ -1,10 +1,17 @@
 import copy
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, HeunDiscreteScheduler, ModelMixin
+from diffusers import (
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    HeunDiscreteScheduler,
+    ModelMixin,
+)
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -223,6 +230,36 @@ def test_networks_in_half_precision_leave_the_samplers_sums_exact():
     assert half.images.dtype == half.reference.dtype == torch.float32
     assert half.images.to(torch.bfloat16).float().ne(half.images).any()  # not rounded to what bfloat16 holds
     torch.testing.assert_close(half.images, exact.images, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"w_bounds": 0.5}, "w_bounds are 0.5"),
+        ({"w_bounds": (0, 0.5, 1)}, "w_bounds are"),
+        ({"strength": "a"}, "strength is 'a'"),
+        ({"least_painted": "a"}, "least_painted is 'a'"),
+        ({"generator": [seeded()]}, "generator is a list"),
+        ({"latents": np.zeros((1, 3, 16, 16))}, "latents are a ndarray"),
+    ],
+)
+def test_arguments_of_another_kind_are_told(options, told, pipeline):
+    with pytest.raises(OptionError, match=re.escape(told)):
+        pipeline(torch.zeros(1, 3, 16, 16), **options)
+
+
+def test_a_scheduler_that_cannot_do_it_is_told():
+    tiny = make_tiny()
+    with pytest.raises(ModelError, match="EDMEulerScheduler has no alphas_cumprod"):
+        CloudRemovalPipeline(tiny.reference, tiny.denoiser, tiny.weight_net, EDMEulerScheduler())
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 1.5, "x"])
+def test_a_seed_that_is_none_and_an_image_that_is_no_array_are_told(seed, tmp_path):
+    with pytest.raises(OptionError, match="seed is"):
+        remove_clouds(np.zeros((16, 16, 3), np.float32), seed=seed)
+    with pytest.raises(OptionError, match="the image is a Image"):
+        remove_clouds(Image.new("RGB", (16, 16)))
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK", "RGBA", "LA"])

@@ -60,6 +60,11 @@ def named_so(of: str, version: str) -> dict[str, Any]:
     }
 
 
+def coloured_assets() -> dict[str, Any]:
+    colors = {"B04": "red", "B03": "green", "B02": "blue"}
+    return {key: asset(f"./{key}.tif", **{"eo:bands": [{"common_name": color}]}) for key, color in colors.items()}
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with four bands of reflectance 0.05 to 0.45 as Sentinel-2 writes it, each a little brighter."""
@@ -75,6 +80,33 @@ def write(folder: Path, fields: Any, name: str = "item.json") -> Path:
     path = folder / name
     path.write_text(fields if isinstance(fields, str) else json.dumps(fields))
     return path
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
+def test_the_item_of_a_picture_says_its_colours_and_names_the_extensions_it_uses(
+    suffix, folder, tmp_path, model_folder
+):
+    for name in ("B04", "B03", "B02"):
+        write_tif(folder / f"{name}.tif", np.full((1, 40, 50), 90, np.uint8))
+    fields = item(coloured_assets())
+    output = tmp_path / f"clear{suffix}"
+    words = ["remove", "--stac", write(folder, fields), "-o", output, "--model", model_folder, "--steps", 0, "-q"]
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([str(word) for word in words])
+    found = json.loads((tmp_path / "clear.json").read_text())
+    bands = found["assets"]["clear"]["bands"]
+    assert [band["eo:common_name"] for band in bands] == ["red", "green", "blue"]
+    assert not any("raster/" in extension for extension in found["stac_extensions"])
+    assert "synthesised" in found["properties"]["processing:lineage"]
+
+
+def test_colours_of_different_nodata_are_named(folder):
+    for name, nodata in (("B04", 0), ("B03", 65535)):
+        with rasterio.open(folder / f"{name}.tif", "r+") as dataset:
+            dataset.nodata = nodata
+    path = write(folder, item(coloured_assets()))
+    with pytest.raises(RasterError, match=r"nodata differs \(red 0.*, green 65535"):
+        read_item(path)
 
 
 def test_bands_whose_pixels_differ_in_size_by_a_little_are_not_one_grid(folder):

@@ -317,6 +317,8 @@ def _checked_range(restored: Image, clear: Image, data_range: float | None) -> f
         raise DataError(
             f"restored is {restored.shape} and clear {clear.shape}; wanted one shape (height, width, bands)"
         )
+    if clear.size == 0:
+        raise DataError(f"the images are {clear.shape}, which holds no pixel; give at least one")
     for name, image in (("restored", restored), ("clear", clear)):
         if image.dtype.kind == "f" and not np.isfinite(image).all():
             raise DataError(f"the {name} image holds NaN or infinite values; fill or leave out such pixels")

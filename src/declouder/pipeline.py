@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from declouder.arguments import whole
 from declouder.enlarging import enlarged, shrunk
 from declouder.errors import ModelError, OptionError
 from declouder.fusion import predict_x0
@@ -209,13 +210,11 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         """
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         start = self.config.strength if strength is None else strength
-        bounds = cast("tuple[float, float]", tuple(self.config.w_bounds if w_bounds is None else w_bounds))
+        bounds = _checked_bounds(self.config.w_bounds if w_bounds is None else w_bounds)
         _check_sampling(steps, start)
         _check_scheduler(self.scheduler)
-        if not -math.inf < bounds[0] <= bounds[1] < math.inf:
-            raise OptionError(f"w_bounds are {bounds}; give (w_min, w_max) with w_min up to w_max")
-        if not 0 <= least_painted <= 1:
-            raise OptionError(f"least_painted is {least_painted:g}; give a share, from 0 to 1")
+        if not (isinstance(least_painted, (int, float)) and 0 <= least_painted <= 1):
+            raise OptionError(f"least_painted is {least_painted!r}; give a share, from 0 to 1")
         check_enlarge(enlarge)
         _check_output_type(output_type, bands=len(self.config.bands))
         device = self._execution_device  # with offloading, not where the networks are now
@@ -329,6 +328,11 @@ def remove_clouds(
     Returns:
         The restored image, float32 in [0, 1], of the shape of `image`.
     """
+    if not isinstance(image, np.ndarray):
+        raise OptionError(f"the image is a {type(image).__name__}; give an array (H, W, C) of floats in [0, 1]")
+    seed = whole(seed, "seed")
+    if not 0 <= seed < 2**64:
+        raise OptionError(f"seed is {seed}; give a number from 0 to 2^64 - 1")
     pipeline = CloudRemovalPipeline.from_pretrained(model)
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(seed)
@@ -341,11 +345,27 @@ def _check_sampling(steps: int, strength: float) -> None:
         raise OptionError(f"{steps!r} steps asked for; give a whole number")
     if steps < 0:
         raise OptionError(f"{steps} steps asked for; give 0 (reference image only) or more")
-    if not 0 < strength <= 1:
-        raise OptionError(f"strength is {strength:g}; give a number above 0 and up to 1")
+    if not (isinstance(strength, (int, float, np.floating)) and 0 < strength <= 1):
+        raise OptionError(f"strength is {strength!r}; give a number above 0 and up to 1")
+
+
+def _checked_bounds(bounds: Any) -> tuple[float, float]:
+    try:
+        low, high = (float(bound) for bound in bounds)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not -math.inf < low <= high < math.inf:
+        raise OptionError(f"w_bounds are {bounds!r}; give (w_min, w_max) with w_min up to w_max")
+    return low, high
 
 
 def _check_scheduler(scheduler: Any) -> None:
+    missing = [name for name in ("alphas_cumprod", "add_noise", "set_timesteps") if not hasattr(scheduler, name)]
+    if missing:
+        raise ModelError(
+            f"{type(scheduler).__name__} has no {missing[0]}, which the method asks for; give a scheduler such as"
+            f" DDIM, DPM-Solver, UniPC, Euler or Heun"
+        )
     if scheduler.config.prediction_type != "sample":
         raise ModelError(
             f"the scheduler expects {scheduler.config.prediction_type!r} predictions, fusion gives x0; make"
@@ -361,7 +381,11 @@ def _check_output_type(output_type: str, *, bands: int) -> None:
 
 
 def _starting_noise(y: Tensor, generator: torch.Generator | None, latents: Tensor | None) -> Tensor:
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise OptionError(f"generator is a {type(generator).__name__}; give one torch.Generator for all images")
     if latents is not None:
+        if not isinstance(latents, Tensor):
+            raise OptionError(f"latents are a {type(latents).__name__}; give a tensor")
         if latents.shape != y.shape:
             raise OptionError(f"latents are {tuple(latents.shape)}, the images {tuple(y.shape)}; give one shape")
         if not bool(torch.isfinite(latents).all()):
@@ -396,7 +420,9 @@ def _to_tensor(cloudy: Any, *, bands: int) -> Tensor:
         if cloudy.ndim not in (3, 4):
             raise OptionError(f"the array is {cloudy.shape}; give (H, W, C) or (B, H, W, C)")
         batch = cloudy if cloudy.ndim == 4 else cloudy[None]
-        cloudy = torch.from_numpy(np.ascontiguousarray(batch, dtype=np.float32)).permute(0, 3, 1, 2)
+        kept = np.ascontiguousarray(batch, dtype=np.float32)
+        # PyTorch warns of arrays that it may not write to; it does not write to this one either.
+        cloudy = torch.from_numpy(kept if kept.flags.writeable else kept.copy()).permute(0, 3, 1, 2)
     if not isinstance(cloudy, Tensor) or cloudy.ndim != 4:
         raise OptionError("cloudy must be a (B, C, H, W) tensor, an (H, W, C) or (B, H, W, C) array, or PIL images")
     if cloudy.shape[1] != bands:

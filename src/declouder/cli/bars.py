@@ -132,7 +132,8 @@ def _shown(bar: Any, *, level: int = logging.WARNING) -> Iterator[Any]:
         try:
             yield bar
         finally:
-            bar.stop()
+            if bar.live.is_started:  # else rich would print an empty line
+                bar.stop()
 
 
 def _new_bar(before: str = "", *, after: str = "", elapsed: bool = False, quiet: bool = False) -> Any:

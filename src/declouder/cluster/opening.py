@@ -106,6 +106,10 @@ def _local(count: int) -> Iterator[Client]:
 def _connected(address: str) -> Iterator[Client]:
     try:
         client = Client(address, timeout=CONNECT_S)
+    except TypeError as error:  # what dask says to tls:// without certificates
+        raise OptionError(
+            f"--cluster {address} cannot be used ({_short(error)}); for tls:// set dask's distributed.comm.tls"
+        ) from error
     except (OSError, TimeoutError, ValueError) as error:
         raise OptionError(
             f"--cluster {address} does not answer ({_short(error)}); "

@@ -31,7 +31,7 @@ _MEND = "get the product's metadata again"
 
 def is_safe(path: Path) -> bool:
     """Return whether a folder is a Sentinel-2 product as it is delivered."""
-    return path.is_dir() and path.suffix.upper() == ".SAFE"
+    return path.is_dir() and path.resolve().suffix.upper() == ".SAFE"
 
 
 def files_of_safe(folder: Path) -> dict[str, BandFile]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ _PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
 _PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
 _EO = "https://stac-extensions.github.io/eo/v2.0.0/schema.json"
 _RASTER = "https://stac-extensions.github.io/raster/v2.0.0/schema.json"
+SYNTHESISED = "Pixels under cloud are synthesised by a generative model; they were not observed."
 # Of the whole source, they are wrong of the result or about its files.
 _DROPPED = ("eo:cloud_cover", "eo:bands", "bands", "created", "updated", "proj:", "processing:", "raster:", "file:")
 
@@ -47,28 +49,34 @@ def write_derived(item: SourceItem, output: Path, *, max_pixels: int, overwrite:
     with open_raster(output, max_pixels=max_pixels) as reader:
         info = reader.info
     source = item.fields
-    fields = {
+    said = {key: value for key, value in info.tags.get(None, {}).items() if key.startswith("DECLOUDER_")}
+    # WebP holds no tags.
+    said.setdefault("DECLOUDER_NOTE", SYNTHESISED)
+    fields: dict[str, Any] = {
         "type": "Feature",
         "stac_version": pystac.get_stac_version(),
-        "stac_extensions": [_PROCESSING, _PROJECTION, _EO, _RASTER],
         "id": f"{source['id']}-declouder",
         "geometry": source.get("geometry"),
         "bbox": source.get("bbox"),
-        "properties": _properties(source["properties"], info),
+        "properties": _properties(source["properties"], info, said),
         "links": [
             {"rel": "derived_from", "href": _relative(item.path, path.parent), "type": "application/geo+json"}
         ],
-        "assets": {"clear": _asset(info, output)},
+        "assets": {"clear": _asset(info, output, list(item.bands))},
     }
+    # An extension that is named and not used makes an item invalid.
+    band_fields = {name for band in fields["assets"]["clear"]["bands"] for name in band}
+    used = {_PROCESSING: True, _PROJECTION: True, _EO: "eo:common_name" in band_fields}
+    used[_RASTER] = any(name.startswith("raster:") for name in band_fields)
+    fields["stac_extensions"] = [extension for extension, is_used in used.items() if is_used]
     fields = pystac.Item.from_dict(fields).to_dict(include_self_link=False, transform_hrefs=False)
     write_text(path, json.dumps(fields, indent=2) + "\n", mend="is the folder read-only?")
     return path
 
 
-def _properties(source: dict[str, Any], info: RasterInfo) -> dict[str, Any]:
+def _properties(source: dict[str, Any], info: RasterInfo, said: dict[str, str]) -> dict[str, Any]:
     """Return what still holds of the source, and what was done."""
     kept = {name: value for name, value in source.items() if not name.startswith(_DROPPED)}
-    said = {key: value for key, value in info.tags.get(None, {}).items() if key.startswith("DECLOUDER_")}
     place: dict[str, Any] = {"proj:shape": [info.height, info.width]}
     if not info.transform.is_identity:
         place["proj:transform"] = list(info.transform)[:6]
@@ -79,16 +87,18 @@ def _properties(source: dict[str, Any], info: RasterInfo) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "processing:software": {"declouder": __version__},
         "processing:level": "L4",  # output of a model
-        "processing:lineage": said.get("DECLOUDER_NOTE", ""),
+        "processing:lineage": said["DECLOUDER_NOTE"],
         "processing:expression": {"format": "declouder remove", "expression": said},
         **place,
     }
 
 
-def _asset(info: RasterInfo, output: Path) -> dict[str, Any]:
+def _asset(info: RasterInfo, output: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Return the asset of a file; where it does not say what its bands are, as a picture, they are `names`."""
     bands = []
-    for number, name in enumerate(info.descriptions, start=1):
-        band: dict[str, Any] = {"name": name or str(number), "data_type": info.dtype}
+    for number, described in enumerate(info.descriptions, start=1):
+        name = described or (names[number - 1] if number <= len(names) else str(number))
+        band: dict[str, Any] = {"name": name, "data_type": info.dtype}
         if name in {"red", "green", "blue", "nir"}:
             band["eo:common_name"] = name
         if info.nodata is not None:

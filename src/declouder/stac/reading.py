@@ -74,12 +74,16 @@ def read_item(path: Path, *, allow_outside: bool = False) -> SourceItem:
             f"{path} names no band {', '.join(missing)} (its assets: {', '.join(map(str, assets))[:200]}); "
             "give the item's files themselves with --bands"
         )
-    bands = {}
+    bands: dict[str, BandFile] = {}
     for color, choice in found.items():
         if choice is not None:
             file = _local_file(path, assets[choice.asset], choice.asset, allow_outside=allow_outside)
             # Earth Search has taken the offset off the numbers, and still names it.
             bands[color] = _meant(path, file, choice, assets[choice.asset], offset_applied=applied)
+    values = {color: _nodata(bands[color]) for color in COLORS}
+    if len({*values.values()} - {"None"}) > 1:
+        told = ", ".join(f"{color} {value}" for color, value in values.items())
+        raise RasterError(f"{path}: nodata differs ({told}); give files of one nodata: gdal_translate -a_nodata")
     if _FURTHER in bands and grid_of(bands[_FURTHER]) != grid_of(bands["red"]):
         log.info("nir of %s lies on another grid; left out", path)
         del bands[_FURTHER]
@@ -235,4 +239,6 @@ def _read_json(path: Path) -> Mapping[str, Any]:
         raise RasterError(f"{path} is no STAC item; {mend}")
     if not isinstance(fields.get("properties"), dict):
         raise RasterError(f"{path} has no properties; {mend}")
+    if not isinstance(fields.get("id"), str) or not fields["id"]:
+        raise RasterError(f"{path} is no STAC item, as it has no id; {mend}")
     return fields
