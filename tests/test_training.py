@@ -222,12 +222,15 @@ def test_an_interrupted_training_is_no_bug(tmp_path):
         "--set",
         "stages.reference.steps=100000",
     ]
-    run = subprocess.Popen([sys.executable, "-c", program, *words], stderr=subprocess.PIPE, text=True)
-    while not list((tmp_path / "run").rglob("data.json")):
-        time.sleep(0.1)
-    time.sleep(2)
-    run.send_signal(signal.SIGINT)
-    _, told = run.communicate(timeout=60)
+    with subprocess.Popen([sys.executable, "-c", program, *words], stderr=subprocess.PIPE, text=True) as run:
+        try:
+            while not list((tmp_path / "run").rglob("data.json")):
+                time.sleep(0.1)
+            time.sleep(2)
+            run.send_signal(signal.SIGINT)
+            _, told = run.communicate(timeout=60)
+        finally:
+            run.kill()
     assert run.returncode == 130 and told.splitlines()[-1] == "interrupted"
 
 
