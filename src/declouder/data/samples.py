@@ -188,6 +188,7 @@ class TrainingData:
         self._bands = len(self.band_names)
         self._data = data
         self._room = data.cache_gb * 1e9
+        self._fingerprint: str | None = None
         self.cloudy, self.clear = self._pools(self.pairs)
         self.held_cloudy, self.held_clear = self._pools(self.held_pairs)
         self.cloudless = self._pool(self._clear_images(data))
@@ -206,9 +207,11 @@ class TrainingData:
         return kept
 
     def fingerprint(self) -> str:
-        """Return the sha256 of all pairs and clear images, names and bytes."""
-        clear = [Pair(path.name, path, path) for path in self.cloudless.paths]
-        return fingerprint([*self.pairs, *self.held_pairs, *clear])
+        """Return the sha256 of all pairs and clear images, names and bytes, as they were when first asked for."""
+        if self._fingerprint is None:  # of large sets it takes minutes
+            clear = [Pair(path.name, path, path) for path in self.cloudless.paths]
+            self._fingerprint = fingerprint([*self.pairs, *self.held_pairs, *clear])
+        return self._fingerprint
 
     def _pools(self, pairs: Sequence[Pair]) -> tuple[ImagePool, ImagePool]:
         cloudy = self._pool([pair.cloudy_path for pair in pairs], [pair.cloudy_nir_path for pair in pairs])
