@@ -248,6 +248,12 @@ def test_arguments_of_another_kind_are_told(options, told, pipeline):
         pipeline(torch.zeros(1, 3, 16, 16), **options)
 
 
+def test_a_pipeline_of_another_ones_parts_shares_them():
+    pipeline = make_tiny(strength=0.5)
+    other = CloudRemovalPipeline.from_pipe(pipeline)
+    assert other.reference is pipeline.reference and other.config.strength == 0.5
+
+
 def test_a_scheduler_that_cannot_do_it_is_told():
     tiny = make_tiny()
     with pytest.raises(ModelError, match="EDMEulerScheduler has no alphas_cumprod"):

@@ -39,7 +39,7 @@ from declouder.enlarging import enlarged, shrunk
 from declouder.errors import ModelError, OptionError
 from declouder.fusion import predict_x0
 from declouder.mosaic import check_enlarge
-from declouder.networks import REFERENCES, Denoiser, WeightNet
+from declouder.networks import MSDA, REFERENCES, CompactNet, Denoiser, MemoryNet, WeightNet
 from declouder.networks.prepared import Prepared, can_prepare
 from declouder.painted import painted_share
 from declouder.scaling import Scaling
@@ -119,7 +119,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     def __init__(
         self,
-        reference: Any,
+        reference: CompactNet | MSDA | MemoryNet,
         denoiser: Denoiser,
         weight_net: WeightNet,
         scheduler: Any,
