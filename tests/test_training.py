@@ -212,7 +212,9 @@ def test_finished_stages_ask_for_nothing_when_a_run_goes_on(tmp_path, monkeypatc
 
 
 def test_an_interrupted_training_is_no_bug(tmp_path):
-    program = "import sys; from declouder.cli import main; main(sys.argv[1:])"
+    # Where the tests run in the background of a shell, Ctrl-C is ignored, and children inherit that.
+    program = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program += "; from declouder.cli import main; main(sys.argv[1:])"
     words = [
         "train",
         "reference",
