@@ -96,40 +96,14 @@ _SYNONYMS = {
 }
 _COLOR_OF = {word: color for color, words in _SYNONYMS.items() for word in words}
 # "red edge", "coastal blue", "short wave infrared": neighbours of our bands, not they.
-_OTHER_BANDS = {"edge", "rededge", "coastal", "deep", "short", "shortwave", "mid", "thermal", "swir", "i"}
+_NEIGHBOUR_WORDS = {"edge", "rededge", "coastal", "deep", "short", "shortwave", "mid", "thermal", "swir", "i"}
 # Words of which the names of other bands are made: "SWIR2", "QA_PIXEL", "coastal aerosol", "panchromatic".
-_OF_OTHERS = {
-    "aerosol",
-    "alpha",
-    "aot",
-    "cirrus",
-    "cloud",
-    "coastal",
-    "dem",
-    "far",
-    "infrared",
-    "longwave",
-    "lwir",
-    "mask",
-    "mid",
-    "mir",
-    "ndvi",
-    "pan",
-    "panchromatic",
-    "pixel",
-    "qa",
-    "rededge",
-    "scl",
-    "short",
-    "shortwave",
-    "swir",
-    "thermal",
-    "tir",
-    "tirs",
-    "vh",
-    "vv",
-    "wave",
-    "wvp",
+_WORDS_OF_OTHERS = {
+    *("coastal", "aerosol", "rededge", "cirrus", "pan", "panchromatic"),
+    *("short", "shortwave", "swir", "mid", "mir", "far", "infrared"),
+    *("wave", "longwave", "lwir", "thermal", "tir", "tirs"),
+    *("alpha", "mask", "qa", "pixel", "scl", "cloud", "aot", "wvp"),
+    *("ndvi", "dem", "vv", "vh"),
 }
 _NO_MATTER = {"band", "channel", "b", "nm", "um"}
 
@@ -143,14 +117,14 @@ def _is_another(text: str, names: Sequence[str]) -> bool:
         return spoken not in wanted
     words = [word for word in re.findall(r"[a-z]+", text.lower()) if word not in _NO_MATTER]
     neighbour = words[:2] == ["red", "edge"] or words[:1] in (["coastal"], ["deep"])
-    return bool(words) and (neighbour or set(words) <= _OF_OTHERS)
+    return bool(words) and (neighbour or set(words) <= _WORDS_OF_OTHERS)
 
 
 def _spoken(text: str) -> str:
     """Return the band a description speaks of: a colour of `_SYNONYMS`, else its letters in lower case."""
     words = re.findall(r"[a-z0-9]+", text.lower())
     whole = "".join(words)
-    if whole in _COLOR_OF or _OTHER_BANDS.intersection(words):
+    if whole in _COLOR_OF or _NEIGHBOUR_WORDS.intersection(words):
         return _COLOR_OF.get(whole, whole)
     if "infrared" in whole:
         return "nir" if "near" in whole else whole
