@@ -63,9 +63,6 @@ def forget_origin(folder: Path) -> None:
         values = json.loads(path.read_text(encoding="utf-8"))
         values.pop("_name_or_path", None)
         path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        path.chmod(0o644)
-    for path in folder.rglob("*.safetensors"):
-        path.chmod(0o644)
 
 
 def restored(pipeline: CloudRemovalPipeline) -> torch.Tensor:

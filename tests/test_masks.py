@@ -229,6 +229,19 @@ def test_the_estimate_wants_red_green_and_blue(scene):
         pass
 
 
+def test_the_estimate_finds_its_bands_whatever_their_order_and_case(tmp_path):
+    dn = np.full((3, 80, 100), 90, np.uint8)
+    dn[:, 20:60, 30:70] = 250
+    plain = share_of(write_tif(tmp_path / "rgb.tif", dn), MaskChoice("auto"))
+    assert 0 < plain.mean() < 1
+    names, scale = ("Blue", "RED", "green"), Scaling(0, 255)
+    with (
+        open_raster(write_tif(tmp_path / "brg.tif", dn[[2, 0, 1]])) as reader,
+        open_mask(MaskChoice("auto"), reader, bands=(1, 2, 3), names=names, scale=scale) as mask,
+    ):
+        np.testing.assert_array_equal(mask.share(slice(0, 80), slice(0, 100)), plain)
+
+
 def test_the_estimate_agrees_with_the_quality_band_of_a_real_landsat_scene():
     folder = Path(os.environ.get("DECLOUDER_TEST_DATA", "no-such-folder")) / "scenes"
     if not folder.is_dir():

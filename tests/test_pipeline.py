@@ -21,6 +21,7 @@ from declouder.errors import ModelError, OptionError
 from declouder.networks import CompactNet, Denoiser, WeightNet
 from declouder.painted import painted_share
 from declouder.pipeline import SAMPLERS, make_scheduler
+from declouder.provenance import sampler_of
 
 SMALL = {"widths": (8, 16), "attention_levels": (1,), "heads": 2, "layers": 1, "norm_groups": 4}
 
@@ -254,6 +255,14 @@ def test_a_pipeline_of_another_ones_parts_shares_them():
     assert other.reference is pipeline.reference and other.config.strength == 0.5
 
 
+def test_the_settings_of_every_sampler_are_json():
+    pipeline = make_tiny()
+    for sampler in SAMPLERS:
+        pipeline.scheduler = make_scheduler(sampler)
+        found = json.loads(json.dumps(sampler_of(pipeline), allow_nan=False))
+        assert found["settings"]["num_train_timesteps"] == 1000
+
+
 def test_a_scheduler_that_cannot_do_it_is_told():
     tiny = make_tiny()
     with pytest.raises(ModelError, match="EDMEulerScheduler has no alphas_cumprod"):
@@ -276,11 +285,24 @@ def test_pil_images_of_other_modes_mean_the_same_colours(mode, pipeline):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+def test_printing_inks_are_no_image_of_four_bands():
+    four = make_tiny(bands=4)
+    with pytest.raises(OptionError, match="a PIL image is CMYK"):
+        four(Image.new("CMYK", (16, 16)))
+    assert four(Image.new("RGBA", (16, 16)), num_inference_steps=0, output_type="pt").images.shape[1] == 4
+
+
 def test_a_pil_image_that_is_transparent_in_part_is_refused(pipeline):
     image = Image.new("RGBA", (32, 32), (9, 9, 9, 255))
     image.putpixel((0, 0), (0, 0, 0, 0))
     with pytest.raises(OptionError, match="is transparent in part"):
         pipeline(image)
+
+
+def test_a_share_may_be_of_numpy():
+    pipeline, cloudy = make_tiny(), cloudy_images()
+    ours = [pipeline(cloudy, generator=seeded(), least_painted=share).images for share in (0.5, np.float32(0.5))]
+    np.testing.assert_array_equal(*map(np.asarray, ours))
 
 
 def test_half_precision_weights_load_as_float32(tmp_path):

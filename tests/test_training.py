@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,12 +29,12 @@ from declouder.data.samples import TrainingData
 from declouder.errors import ConfigError, DataError, ModelError, OptionError, OutputError
 from declouder.fusion import predict_x0
 from declouder.losses import fidelity_loss
-from declouder.networks import CompactNet
+from declouder.networks import CompactNet, Denoiser
 from declouder.training import STAGES, StageModule, train
 from declouder.training import callbacks as callbacks_module
 from declouder.training import stages as stages_module
 from declouder.training.module import COLUMNS
-from declouder.training.networks import NETWORKS, build_networks, make_pipeline
+from declouder.training.networks import NETWORKS, build_networks, export, make_pipeline
 from declouder.training.surroundings import one_line_errors
 
 ROOT = Path(__file__).parent.parent
@@ -151,6 +152,55 @@ def test_options_of_train_that_mean_nothing_are_told(options, told, tmp_path, ca
 
 def test_a_finished_run_is_not_trained_again(toy_run):
     assert train_quietly(toy(), toy_run, resume=True) == []
+
+
+@pytest.mark.parametrize("broken", ["denoiser/config.json", "reference/diffusion_pytorch_model.safetensors"])
+def test_a_model_stays_whole_where_saving_it_breaks_off(toy_run, tmp_path, monkeypatch, broken):
+    run = tmp_path / "run"
+    shutil.copytree(toy_run, run)
+    before = {path: path.read_bytes() for path in (run / "model").rglob("*") if path.is_file()}
+    config = toy()
+
+    def break_off(self, folder, **_):
+        Path(folder).mkdir(parents=True)
+        (Path(folder) / Path(broken).name).write_text("")
+        raise KeyboardInterrupt
+
+    networks = build_networks(config)
+    monkeypatch.setattr(type(networks[Path(broken).parts[0]]), "save_pretrained", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        export(config, run, networks)
+    assert {path: path.read_bytes() for path in (run / "model").rglob("*") if path.is_file()} == before
+    assert not list(run.glob(".*"))
+
+
+def test_networks_are_built_without_waking_a_gpu(monkeypatch):
+    def woken(*_, **__):
+        raise AssertionError("a GPU was woken")
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    for name in ("get_rng_state", "set_rng_state", "manual_seed_all", "_lazy_init"):
+        monkeypatch.setattr(f"torch.cuda.{name}", woken)
+    state = torch.get_rng_state()
+    first, second = build_networks(toy()), build_networks(toy("seed=1"))
+    assert torch.equal(torch.get_rng_state(), state)
+    weights = [next(networks["reference"].parameters()) for networks in (first, second)]
+    assert not torch.equal(*weights)
+
+
+def test_the_held_out_loss_is_of_steps_that_the_stage_learns(tmp_path, monkeypatch):
+    asked = []
+
+    def forward(self, x, t, *, real=Denoiser.forward):
+        asked.append(t.tolist())
+        return real(self, x, t)
+
+    monkeypatch.setattr(Denoiser, "forward", forward)
+    train_quietly(toy(), tmp_path / "whole", stages=["reference"])
+    config = toy("stages.denoiser.max_t=60", "stages.denoiser.steps=1", "stages.denoiser.validate_every=1")
+    train_quietly(config, tmp_path / "whole", stages=["denoiser"])
+    scored = [t for t in asked if len(t) == 10]
+    assert scored and all(t == [3, 9, 15, 21, 27, 33, 39, 45, 51, 57] for t in scored)
 
 
 def test_two_runs_are_not_mixed(toy_run):

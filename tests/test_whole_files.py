@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from declouder.errors import OutputError
-from declouder.whole_files import remove_stale_parts, whole_file, whole_folder, write_text
+from declouder.whole_files import remove_stale_parts, whole_file, whole_files_of, whole_folder, write_text
 
 
 def test_a_file_has_its_name_only_when_it_is_whole(tmp_path):
@@ -66,6 +68,67 @@ def test_a_folder_stays_if_the_new_one_cannot_take_its_place(tmp_path, monkeypat
     with pytest.raises(OutputError), whole_folder(folder):
         pass  # nothing was made that could take its place
     assert [path.name for path in tmp_path.rglob("*")] == ["model", "old"]
+
+
+def test_a_folder_stays_where_ctrl_c_comes_while_it_is_replaced(tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "old").touch()
+    renames = []
+
+    def rename(self, target, *, real=Path.rename):
+        renames.append(self)
+        if len(renames) == 2:
+            raise KeyboardInterrupt
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(KeyboardInterrupt), whole_folder(folder) as part:
+        part.mkdir()
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "old"]
+
+
+def test_files_of_a_folder_take_the_place_of_their_namesakes_at_the_end(tmp_path):
+    folder = tmp_path / "model"
+    write = {"a/x": "old", "b": "stays"}
+    for name, text in write.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    with pytest.raises(RuntimeError), whole_files_of(folder) as part:
+        (part / "b").write_text("half")
+        raise RuntimeError
+    assert (folder / "b").read_text() == "stays"
+    with whole_files_of(folder) as part:
+        (part / "a").mkdir()
+        (part / "a" / "x").write_text("new")
+        (part / "c").write_text("new")
+        assert (folder / "a" / "x").read_text() == "old"
+    assert {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()} == {
+        "a/x": "new",
+        "b": "stays",
+        "c": "new",
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("fill", [whole_folder, whole_files_of])
+def test_weights_can_be_read_by_others_and_a_full_disk_is_told(tmp_path, fill):
+    (tmp_path / "new").touch()
+    with fill(tmp_path / "model") as part:
+        part.mkdir(exist_ok=True)
+        save_file({"x": np.zeros(4)}, part / "weights.safetensors")
+        (part / "weights.safetensors").chmod(0o600)  # as safetensors leaves it
+    assert (tmp_path / "model" / "weights.safetensors").stat().st_mode == (tmp_path / "new").stat().st_mode
+    refused = pytest.raises(OutputError, match=r"cannot be written \(.*\); free some room")
+    with refused, fill(tmp_path / "other", mend="free some room") as part:
+        save_file({"x": np.zeros(4)}, part / "none" / "weights.safetensors")
+    assert not (tmp_path / "other").exists()
+
+
+def test_long_names_in_any_script_can_be_written(tmp_path):
+    name = "云" * 80 + ".json"  # 245 bytes, of the 255 that a file system takes
+    write_text(tmp_path / name, "{}")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):

@@ -218,7 +218,7 @@ def ablate(
         "answer": None if fused is None else answer(results[Path(fused["scores"]).stem], reference),
         "best": best,
     }
-    write_text(out / "ablation.json", json.dumps(found, indent=1) + "\n")
+    write_text(out / "ablation.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
     write_text(out / "ablation.csv", _csv(table))
     write_text(out / "ablation.md", to_markdown(found))
     plot(found, out)
@@ -419,7 +419,7 @@ def _check_same(path: Path, selection: Selection, pipeline: CloudRemovalPipeline
         "sampler": sampler_of(pipeline),
     }
     if not any((path.parent / "scores").glob("*.json")):  # nothing was scored of what it may name
-        write_text(path, json.dumps(now, indent=1) + "\n")
+        write_text(path, json.dumps(now, indent=1, allow_nan=False) + "\n")
     elif not path.exists() or json.loads(path.read_text(encoding="utf-8")) != now:
         raise OutputError(f"{path.parent} holds the ablation of another model or of other data; choose another -o")
 

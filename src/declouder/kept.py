@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from declouder.errors import DataError, OutputError
+from declouder.rgb import rgb_places
 from declouder.whole_files import write_text
 
 OWNER = "evaluation.txt"
@@ -125,9 +126,8 @@ def _stretch(clear: NDArray[Any]) -> tuple[float, float]:
 
 
 def _shown(image: NDArray[Any], band_names: Sequence[str]) -> NDArray[Any]:
-    names = [name.lower() for name in band_names]
-    if {"red", "green", "blue"} <= set(names):
-        return image[..., [names.index("red"), names.index("green"), names.index("blue")]]
+    if rgb := rgb_places(band_names):
+        return image[..., rgb]
     return image[..., :3] if image.shape[2] >= 3 else image[..., 0]
 
 

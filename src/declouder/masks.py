@@ -37,6 +37,7 @@ from scipy import ndimage
 
 from declouder.errors import OptionError, RasterError
 from declouder.raster import AlignedReader, RasterReader, open_aligned
+from declouder.rgb import rgb_places
 from declouder.scaling import Scaling
 
 log = logging.getLogger(__name__)
@@ -185,14 +186,14 @@ class Cloudiness:
     """The estimate of `auto`; see the head of this file."""
 
     def __init__(self, reader: RasterReader, *, bands: Sequence[int], names: Sequence[str], scale: Scaling) -> None:
-        missing = [name for name in ("red", "green", "blue") if name not in names]
-        if missing:
+        places = rgb_places(names)
+        if places is None:
             raise OptionError(
                 f"the cloudiness estimate wants red, green and blue, this model has {', '.join(names)}; "
                 "give a mask file"
             )
         self._reader = reader
-        self._bands = [bands[list(names).index(name)] for name in ("red", "green", "blue")]
+        self._bands = [bands[place] for place in places]
         self._scale = scale
         dn, valid = reader.read_reduced(self._bands)
         everywhere = valid.all(axis=0)

@@ -33,6 +33,7 @@ from declouder.errors import DataError, OptionError
 from declouder.lpips import BACKBONE_VARIABLE as BACKBONE_VARIABLE
 from declouder.lpips import Lpips as Lpips
 from declouder.lpips import load_lpips as load_lpips
+from declouder.rgb import rgb_places
 
 Image = NDArray[Any]
 LPIPS_SMALLEST_PX = 31
@@ -298,10 +299,9 @@ def _to_unit(image: Image, data_range: float) -> NDArray[np.float32]:
 
 def _triples(image: Image, band_names: Sequence[str] | None) -> list[Image]:
     """Return (H, W, 3) images of an (H, W, C) one: its red, green and blue, or each band three times."""
-    names = [name.lower() for name in band_names] if band_names is not None else []
-    if {"red", "green", "blue"} <= set(names):
-        return [image[..., [names.index("red"), names.index("green"), names.index("blue")]]]
-    if image.shape[2] == 3 and not names:
+    if rgb := rgb_places(band_names or ()):
+        return [image[..., rgb]]
+    if image.shape[2] == 3 and not band_names:
         return [image]
     return _grey_triples(image)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from declouder.errors import ConfigError
 from declouder.lpips import DEVIATION, MEAN, load_lpips
+from declouder.rgb import rgb_places
 
 # (stride, padding, whether 3 x 3 maxima of every second pixel come first) of AlexNet's five convolutions
 _LAYERS = ((4, 2, False), (1, 2, True), (1, 1, True), (1, 1, False), (1, 1, False))
@@ -55,9 +56,7 @@ class PerceptualLoss(nn.Module):
                 self.register_buffer(f"{name}{layer}", tensor.clone(), persistent=False)
         self.register_buffer("mean", torch.from_numpy(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.from_numpy(DEVIATION).view(1, 3, 1, 1), persistent=False)
-        names = [name.lower() for name in band_names]
-        named = {"red", "green", "blue"} <= set(names)
-        self._rgb = [names.index(name) for name in ("red", "green", "blue")] if named else None
+        self._rgb = rgb_places(band_names)
 
     def forward(self, image: Tensor, clear: Tensor) -> Tensor:
         """Return the distance of each image, (B,)."""

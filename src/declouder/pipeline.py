@@ -166,7 +166,12 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
             loaded = cast(Self, super().from_pretrained(str(source), **kwargs))
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())[:300]
-            raise ModelError(f"{source} cannot be loaded as a model ({reason}); copy the folder anew") from error
+            mend = (
+                "copy the folder anew"
+                if Path(source).is_dir()
+                else "check the name and the network, or give a folder"
+            )
+            raise ModelError(f"{source} cannot be loaded as a model ({reason}); {mend}") from error
         _check_whole(loaded, str(source))
         return loaded
 
@@ -213,7 +218,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         bounds = _checked_bounds(self.config.w_bounds if w_bounds is None else w_bounds)
         _check_sampling(steps, start)
         _check_scheduler(self.scheduler)
-        if not (isinstance(least_painted, (int, float)) and 0 <= least_painted <= 1):
+        if not (isinstance(least_painted, (int, float, np.floating)) and 0 <= least_painted <= 1):
             raise OptionError(f"least_painted is {least_painted!r}; give a share, from 0 to 1")
         check_enlarge(enlarge)
         _check_output_type(output_type, bands=len(self.config.bands))
@@ -444,6 +449,8 @@ def _of_pil(image: Image.Image, *, bands: int) -> NDArray[np.uint8]:
     has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
     if bands != len("RGBA") and has_alpha and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
         raise OptionError("a PIL image is transparent in part, and nothing is known there; give an opaque one")
+    if bands == len("CMYK") == len(image.getbands()) and image.mode != "RGBA":
+        raise OptionError(f"a PIL image is {image.mode}, which is no image of four bands; give RGBA or an array")
     if bands == 1:
         return np.asarray(image.convert("L") if image.mode in ("1", "LA") else image)
     return np.asarray(image.convert("RGB") if bands == len("RGB") else image)

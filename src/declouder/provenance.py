@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Container, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -44,10 +45,10 @@ def provenance_info(like: RasterInfo, *, samples: int) -> RasterInfo:
     )
 
 
-def is_provenance(path: Path) -> bool:
-    """Return whether a file is a provenance raster that we have written."""
+def is_provenance(path: Path, *, max_pixels: int) -> bool:
+    """Return whether a file, of at most `max_pixels`, is a provenance raster that we have written."""
     try:
-        with open_raster(path) as reader:
+        with open_raster(path, max_pixels=max_pixels) as reader:
             info = reader.info
     except DeclouderError:
         return False
@@ -105,4 +106,6 @@ def _settings(config: Any, *, without: Container[str] = ()) -> str:
     # Private keys hold the folder it came from and the version of the library.
     values = config if isinstance(config, Mapping) else vars(config)
     public = {key: value for key, value in values.items() if not str(key).startswith("_") and key not in without}
-    return json.dumps(public, sort_keys=True, default=str)
+    # JSON knows no infinity, which DPM-Solver's settings hold.
+    finite = {k: v if not isinstance(v, float) or math.isfinite(v) else str(v) for k, v in public.items()}
+    return json.dumps(finite, sort_keys=True, default=str, allow_nan=False)

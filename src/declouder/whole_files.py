@@ -7,6 +7,8 @@ A killed run, a full disk or a reader that comes too early never meets half a re
     write_text(path, text)
     with whole_folder(folder) as part:
         pipeline.save_pretrained(part)
+    with whole_files_of(folder) as part:
+        network.save_pretrained(part / "reference")
 """
 
 from __future__ import annotations
@@ -19,12 +21,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from declouder.errors import OutputError
 
 ELSEWHERE = "choose another place"
 """The mend, where the caller knows none that says more."""
 _LONGEST = 100
-"""Characters of a name that its part's name begins with; all of a long one would be too long for a file system."""
+"""Bytes of a name that its part's name begins with; all of a long one would be too long for a file system."""
 
 
 @contextmanager
@@ -66,7 +70,7 @@ def write_text(path: Path, text: str, *, mend: str = ELSEWHERE) -> None:
 def whole_folder(path: Path, *, mend: str = ELSEWHERE) -> Iterator[Path]:
     """Yield a folder to fill that takes the place of `path`, and of what lies there, if the block ends well.
 
-    It is not made yet. An existing `path` stays until then.
+    It is not made yet. An existing `path` stays until then. All files get the permissions of new ones.
 
     Raises:
         OutputError: if it cannot be written (`mend` ends the message).
@@ -78,17 +82,43 @@ def whole_folder(path: Path, *, mend: str = ELSEWHERE) -> Iterator[Path]:
         with _told(path, mend):
             shutil.rmtree(part, ignore_errors=True)  # of a killed process of the same number
             yield part
+            _permit(part)
             if place.exists():
                 place.rename(old)
-            try:
-                part.rename(place)
-            except OSError:
-                if old.exists():
-                    old.rename(place)
-                raise
+            part.rename(place)
     finally:
-        for left in (part, old):
-            shutil.rmtree(left, ignore_errors=True)
+        if old.exists() and not place.exists():  # also where Ctrl-C came between the two renames
+            with contextlib.suppress(OSError):
+                old.rename(place)
+        shutil.rmtree(part, ignore_errors=True)
+        if place.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def whole_files_of(folder: Path, *, mend: str = ELSEWHERE) -> Iterator[Path]:
+    """Yield an empty folder; the files that the block writes in it move to `folder` if the block ends well.
+
+    One by one they take the place of those of the same names; all others in `folder` stay. All that move get the
+    permissions of new ones.
+
+    Raises:
+        OutputError: if one cannot be written (`mend` ends the message).
+    """
+    place = folder.resolve()
+    part = _beside(place)
+    try:
+        with _told(folder, mend):
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            yield part
+            _permit(part)
+            for file in sorted(path for path in part.rglob("*") if path.is_file()):
+                target = place / file.relative_to(part)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def remove_stale_parts(path: Path) -> None:
@@ -105,7 +135,20 @@ def _beside(path: Path) -> Path:
 
 
 def _beginning(path: Path) -> str:
-    return f".{path.name[:_LONGEST]}."
+    return f".{os.fsencode(path.name)[:_LONGEST].decode(errors='ignore')}."
+
+
+def _permit(folder: Path) -> None:
+    """Give the files in a folder the permissions of a new one; those of safetensors are for their owner alone."""
+    if not folder.is_dir():
+        return
+    new = folder / ".new"
+    new.touch()
+    mode = new.stat().st_mode
+    new.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 @contextmanager
@@ -115,3 +158,5 @@ def _told(path: Path, mend: str) -> Iterator[None]:
     except OSError as error:
         # Without the file's name that an OSError ends in: it is that of the part.
         raise OutputError(f"{path} cannot be written ({error.strerror or error}); {mend}") from error
+    except SafetensorError as error:  # it writes by itself, and a full disk is no OSError to it
+        raise OutputError(f"{path} cannot be written ({error}); {mend}") from error

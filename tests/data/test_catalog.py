@@ -222,3 +222,11 @@ def test_the_fingerprint_changes_with_any_byte_of_any_image(tmp_path):
     assert before == fingerprint(set_pairs(tmp_path, "train"))
     write(tmp_path / "train" / "label" / "2.png", 99)
     assert before != fingerprint(set_pairs(tmp_path, "train"))
+
+
+def test_names_with_a_number_sign_are_no_comments(tmp_path):
+    path = tmp_path / "split.txt"
+    write_split_list(path, {"tile#3": "test", "b": "train"}, heading="made # by hand")
+    assert read_split_list(path) == {"tile#3": "test", "b": "train"}
+    path.write_text("#a\ntest/x # a remark\ntrain/y#2\t# another\n")
+    assert read_split_list(path) == {"x": "test", "y#2": "train"}

@@ -244,10 +244,12 @@ def keep_freed_memory() -> None:
     import ctypes
 
     m_trim_threshold, m_mmap_threshold = -1, -3  # of malloc.h
+    most, most_of_old_glibc = 256 * 2**20, 32 * 2**20
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-        for parameter in (m_trim_threshold, m_mmap_threshold):
-            mallopt(parameter, 256 * 2**20)
+        # The first alone would make it worse: setting either ends that glibc raises the second by itself.
+        if mallopt(m_mmap_threshold, most) or mallopt(m_mmap_threshold, most_of_old_glibc):
+            mallopt(m_trim_threshold, most)
 
 
 @contextlib.contextmanager

@@ -28,13 +28,11 @@ TINTED, SENSOR_TINT = 0.4, 0.45
 RELIT_LEVEL, RELIT_TOP = (0.1, 0.8), 0.92
 """Of ground in another light: its mean, and where its brightest part stays below."""
 RELIT_TINT = (-0.5, 1.0)
+"""How much redder and less blue it is, in units of `RELIT_HUE`."""
 WARMTH = {"nir": 1.0, "red": 1.0, "green": 0.0, "blue": -1.0}
 """How warm ground shows in a band."""
-"""How much redder and less blue it is, in units of `RELIT_HUE`."""
 RELIT_HUE = 0.12
 """ln red - ln green, as ln green - ln blue, at a tint of 1."""
-
-
 ARID_LEVEL, ARID_CONTRAST, ARID_TINT = (-0.1, 0.45), (0.6, 1.6), 0.03
 """Of dry ground, against what it is like: ln of its mean, its contrast, and ln of each band's gain at most."""
 

@@ -8,6 +8,7 @@ Two kinds, both with one entry a line and # before comments, so that they can be
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -60,6 +61,10 @@ def write_split_list(path: Path, split_of: Mapping[str, str], *, heading: str) -
     _write(path, heading, (f"{split}/{name}" for name, split in split_of.items()))
 
 
+# Names may hold the sign, so white space is before it, or nothing.
+_COMMENT = re.compile(r"(?:^|\s)#")
+
+
 def _entries(path: Path) -> list[tuple[str, int]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -67,7 +72,7 @@ def _entries(path: Path) -> list[tuple[str, int]]:
         raise DataError(f"{path} does not exist; give a text file with one name a line") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as a list ({error}); give a text file") from None
-    stripped = ((line.split("#")[0].strip(), number) for number, line in enumerate(lines, start=1))
+    stripped = ((_COMMENT.split(line)[0].strip(), number) for number, line in enumerate(lines, start=1))
     return [(entry, number) for entry, number in stripped if entry]
 
 

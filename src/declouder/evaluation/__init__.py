@@ -209,7 +209,7 @@ def evaluate(
     result = {**head, **summary(rows, samples=samples, averaged=averaged), "images": rows}
     write_text(beside[".csv"], to_csv(rows))
     write_text(beside[".md"], to_markdown([result]) + "\n" + breakdown_markdown(result))
-    write_text(out, json.dumps(result, indent=1) + "\n")
+    write_text(out, json.dumps(result, indent=1, allow_nan=False) + "\n")
     partial.unlink(missing_ok=True)
     return result
 

@@ -33,8 +33,9 @@ def summary(rows: Sequence[Mapping[str, Any]], *, samples: int = 1, averaged: bo
 
     Args:
         rows: one a image, as in the file's "images".
-        samples: draws of the method, and whether their mean was scored: for the reliability of the spread.
-        averaged: see `samples`.
+        samples: how many draws the method made of each image.
+        averaged: whether their mean was scored, not the first of them: it decides what error a calibrated spread
+            would have.
     """
     bands = {
         band: {key: _mean(row["bands"][band][key] for row in rows if band in row["bands"]) for key in scores}
@@ -68,8 +69,10 @@ def bootstrap_interval(values: NDArray[np.float64]) -> list[float] | None:
     """Return the 95 % percentile bootstrap interval of the mean of (N,) values, or None where N is 0."""
     if not values.size:
         return None
-    draws = np.random.default_rng(0).integers(0, values.size, (10_000, values.size))
-    low, high = np.percentile(values[draws].mean(1), [2.5, 97.5])
+    generator = np.random.default_rng(0)
+    # A hundred draws at a time: those of a set of thousands of images would fill gigabytes.
+    means = [values[generator.integers(0, values.size, (100, values.size))].mean(1) for _ in range(100)]
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return [float(low), float(high)]
 
 

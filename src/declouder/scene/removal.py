@@ -170,7 +170,7 @@ def check_outputs(source: Path, output: Path, info: RasterInfo, options: SceneOp
     if options.provenance.resolve() == output.resolve():
         raise OutputError(f"--provenance {options.provenance} is the output itself; give another name")
     # A run that was killed between its two files may have left the first: then it is one of ours.
-    continued = journal_path(output).exists() and is_provenance(options.provenance)
+    continued = journal_path(output).exists() and is_provenance(options.provenance, max_pixels=options.max_pixels)
     check_output(options.provenance, sources=[*sources, output], overwrite=options.overwrite or continued)
     check_fits(options.provenance, provenance_info(info, samples=options.samples))
 

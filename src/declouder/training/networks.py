@@ -18,6 +18,8 @@ from declouder.config import TrainConfig
 from declouder.errors import ConfigError, ModelError
 from declouder.networks import REFERENCES, Denoiser, WeightNet
 from declouder.pipeline import SHIPPED_MODEL, CloudRemovalPipeline, make_scheduler
+from declouder.training.surroundings import MAKE_ROOM
+from declouder.whole_files import whole_files_of
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +46,8 @@ def build_networks(config: TrainConfig) -> dict[str, nn.Module]:
         "weight_net": (WeightNet, model.weight_net),
     }
     networks = {}
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
+    with torch.random.fork_rng(devices=[]):  # else every GPU of the machine is woken, and by every process
+        torch.default_generator.manual_seed(config.seed)
         for name, (maker, options) in makers.items():
             try:
                 networks[name] = maker(bands=len(model.bands), **options)
@@ -166,17 +168,18 @@ def export(config: TrainConfig, out: Path, learnt: dict[str, nn.Module]) -> None
     Those that no stage has learnt yet come from `model.start_from`, if they are the recipe's.
     """
     folder = out / "model"
-    for name, network in learnt.items():
-        cast(Any, network).save_pretrained(folder / name)
-    networks = build_networks(config)
-    for name, network in networks.items():
-        earlier = earlier_folder(config, out, name)
-        if not earlier.is_dir():
-            return
-        try:
-            take_over(network, earlier, stage="export")
-        except ModelError:
-            if earlier.parent == folder:
-                raise
-            return
-    make_pipeline(config, networks).save_pretrained(folder)
+    with whole_files_of(folder, mend=MAKE_ROOM) as part:
+        for name, network in learnt.items():
+            cast(Any, network).save_pretrained(part / name)
+        networks = build_networks(config)
+        for name, network in networks.items():
+            earlier = part / name if name in learnt else earlier_folder(config, out, name)
+            if not earlier.is_dir():
+                return
+            try:
+                take_over(network, earlier, stage="export")
+            except ModelError:
+                if earlier.parent in (part, folder):
+                    raise
+                return
+        make_pipeline(config, networks).save_pretrained(part)
