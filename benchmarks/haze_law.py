@@ -59,7 +59,7 @@ def error_of_darkest(haze: EvenHaze, white: float, dark: float) -> float:
 
 def unit(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return (C, H, W) in [0, 1] of an (H, W, C) image."""
-    return np.ascontiguousarray((Scaling.of_dtype(image.dtype).to_model(image) + 1) / 2).transpose(2, 0, 1)
+    return np.ascontiguousarray(Scaling.of_dtype(image.dtype).to_unit(image)).transpose(2, 0, 1)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 from declouder.errors import OptionError
 
 
-def whole(value: Any, name: str) -> int:
+def whole_number(value: Any, name: str) -> int:
     """Return a whole number as an int.
 
     Raises:

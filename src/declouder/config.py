@@ -230,9 +230,9 @@ class StageConfig(_Strict):
     )
     keep_to: str | None = Field(
         None,
-        description="reference stage: of ambiguous samples, an even haze over ground as it is or relit ground"
-        " without cloud, the network learns what the one in this model folder (or shipped) makes, not the clear"
-        " image; wants augment.even_haze",
+        description="reference stage: a model folder, or shipped; of ambiguous samples (an even haze over ground as"
+        " it is, relit ground without cloud) the network learns what that model makes of them, not the clear image;"
+        " wants augment.even_haze",
     )
     augment: AugmentConfig = AugmentConfig()
     validate_every: int = Field(500, ge=1, description="steps between scores and pictures on held-out pairs")

@@ -71,7 +71,8 @@ def open_journal(
 
     Args:
         path: see `journal_path`.
-        key: all that the result depends on, as JSON knows it. A journal with another key starts anew, said.
+        key: all that the result depends on, as JSON knows it. A journal with another key is begun
+            anew; the log tells.
         layers: what is kept of a window, by name.
         windows: how many there are.
         height: of what is kept of each window; one at the scene's edge may be smaller and is filled up.

@@ -34,15 +34,12 @@ LEGEND = (
 
 
 def check_owner(folder: Path, owner: str, *, overwrite: bool) -> None:
-    """See that a folder holds no images of another evaluation; with `overwrite` it may.
+    """Raise OutputError if a folder holds images of another evaluation, unless `overwrite`.
 
     Args:
         folder: of all kept images of one evaluation; it need not exist.
         owner: what tells the evaluation from others, one line.
         overwrite: images of another one may be written over; what is not written over stays.
-
-    Raises:
-        OutputError: if it does.
     """
     found = owner_of(folder)
     kept = found is not None or any(folder.rglob("restored.png"))

@@ -57,7 +57,8 @@ class Window:
 
 
 Load = Callable[[int, slice, slice], "NDArray[np.float32] | None"]
-"""Gives part of a window's image, (C, rows, cols), of the window's number; the slices count from its corner."""
+"""Is called with a window's number and slices of rows and columns, counted from the window's corner; returns that
+part of its image, (C, rows, cols), or None if nothing was made of the window."""
 
 
 def plan_windows(

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from declouder.arguments import whole
+from declouder.arguments import whole_number
 from declouder.enlarging import enlarged, shrunk
 from declouder.errors import ModelError, OptionError
 from declouder.fusion import predict_x0
@@ -335,7 +335,7 @@ def remove_clouds(
     """
     if not isinstance(image, np.ndarray):
         raise OptionError(f"the image is a {type(image).__name__}; give an array (H, W, C) of floats in [0, 1]")
-    seed = whole(seed, "seed")
+    seed = whole_number(seed, "seed")
     if not 0 <= seed < 2**64:
         raise OptionError(f"seed is {seed}; give a number from 0 to 2^64 - 1")
     pipeline = CloudRemovalPipeline.from_pretrained(model)
@@ -417,8 +417,8 @@ def _to_tensor(cloudy: Any, *, bands: int) -> Tensor:
                 f"a PIL image is of mode {strange[0]}, of more than 8 bits; give an array of floats in [0, 1]"
             )
         arrays = [_of_pil(image, bands=bands) for image in cloudy]
-        unit = Scaling.of_dtype(np.uint8)
-        cloudy = (unit.to_model(np.stack([a if a.ndim == 3 else a[..., None] for a in arrays])) + 1) / 2
+        dn = np.stack([a if a.ndim == 3 else a[..., None] for a in arrays])
+        cloudy = Scaling.of_dtype(np.uint8).to_unit(dn)
     if isinstance(cloudy, np.ndarray):
         if not np.issubdtype(cloudy.dtype, np.floating):
             raise OptionError(f"the array is {cloudy.dtype}; give floats in [0, 1] (8 bit: divide by 255)")
@@ -467,7 +467,7 @@ def _output(images: Tensor, reference: Tensor, weights: Tensor, output_type: str
 
 
 def _to_pil(images: NDArray[np.float32]) -> list[Image.Image]:
-    dn = Scaling.of_dtype(np.uint8).to_dn(images * 2 - 1, np.uint8)
+    dn = Scaling.of_dtype(np.uint8).unit_to_dn(images, np.uint8)
     return [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in dn]
 
 

@@ -66,3 +66,11 @@ class Scaling:
             limits = np.iinfo(kind)
             dn = np.clip(np.rint(dn), limits.min, limits.max)
         return dn.astype(kind)
+
+    def to_unit(self, dn: NDArray[Any]) -> NDArray[np.float32]:
+        """Map DN as `to_model` does, but to [0, 1], in which images are simulated, compared and given to users."""
+        return (self.to_model(dn) + np.float32(1)) / np.float32(2)
+
+    def unit_to_dn(self, unit: NDArray[np.floating[Any]], dtype: DTypeLike) -> NDArray[Any]:
+        """Map [0, 1] of any shape back to DN of `dtype`, as `to_dn` does."""
+        return self.to_dn(2 * unit - 1, dtype)

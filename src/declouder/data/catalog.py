@@ -21,8 +21,8 @@ from declouder.errors import DataError
 
 log = logging.getLogger(__name__)
 
-BandChoice = Literal["rgb", "rgbn"]
-BAND_NAMES: Mapping[BandChoice, tuple[str, ...]] = {
+BandSet = Literal["rgb", "rgbn"]
+BAND_NAMES: Mapping[BandSet, tuple[str, ...]] = {
     "rgb": ("red", "green", "blue"),
     "rgbn": ("red", "green", "blue", "nir"),
 }
@@ -63,7 +63,7 @@ class DataSet:
     about: str
     layouts: tuple[Layout, ...]
     source: str
-    bands: tuple[BandChoice, ...] = ("rgb",)
+    bands: tuple[BandSet, ...] = ("rgb",)
     counts: Mapping[str, int] = field(default_factory=dict)
     size_px: int | None = None
     has_mask: bool = False
@@ -163,7 +163,7 @@ _ROWS = (
 CATALOG: Mapping[str, DataSet] = {row.name: row for row in _ROWS}
 
 
-def locate(root: Path, name: str | None = None, *, bands: BandChoice | None = None) -> Located:
+def locate(root: Path, name: str | None = None, *, bands: BandSet | None = None) -> Located:
     """Find a data set's files below `root`.
 
     Args:
@@ -204,7 +204,7 @@ def set_pairs(
     split: str,
     *,
     name: str | None = None,
-    bands: BandChoice | None = None,
+    bands: BandSet | None = None,
     exclude: Path | None = None,
     split_list: Path | None = None,
 ) -> list[Pair]:
@@ -239,7 +239,7 @@ def all_pairs(root: Path, *, name: str | None = None) -> list[Pair]:
     return _pairs_of(found, "", None)
 
 
-def _pairs_of(found: Located, split: str, bands: BandChoice | None) -> list[Pair]:
+def _pairs_of(found: Located, split: str, bands: BandSet | None) -> list[Pair]:
     mask = found.folder(split, "mask")
     masks = images_by_name(mask) if found.row.has_mask and holds_images(mask) else None
     if bands == "rgbn":
@@ -249,7 +249,7 @@ def _pairs_of(found: Located, split: str, bands: BandChoice | None) -> list[Pair
     return pair_up(found.folder(split, "cloud"), found.folder(split, "label"), nir=nir, masks=masks)
 
 
-def _listed_pairs(found: Located, split: str, bands: BandChoice | None, split_list: Path | None) -> list[Pair]:
+def _listed_pairs(found: Located, split: str, bands: BandSet | None, split_list: Path | None) -> list[Pair]:
     path = split_list or found.root / "split.txt"
     if split_list is None and not path.exists() and found.root.name in SPLITS:
         raise DataError(f"{found.root} is one part of a set; give {found.root.parent}")

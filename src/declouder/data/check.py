@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from declouder.breakdown import THIN_FROM, cloud_distance
-from declouder.data.catalog import BandChoice, Located, locate
+from declouder.data.catalog import BandSet, Located, locate
 from declouder.data.duplicates import Duplicate, Look, find_duplicates, look_of
 from declouder.data.lists import SPLITS, read_split_list
 from declouder.data.pairs import (
@@ -102,7 +102,7 @@ def check_set(
     root: Path,
     *,
     name: str | None = None,
-    bands: BandChoice | None = None,
+    bands: BandSet | None = None,
     dn_range: tuple[float, float] | None = None,
     on_pair: Callable[[int, int], None] | None = None,
 ) -> SetReport:
@@ -141,7 +141,7 @@ def _parts(found: Located) -> tuple[str, ...]:
     return tuple(s for s in SPLITS if found.folder(s, "cloud").is_dir()) if found.is_split else (ALL,)
 
 
-def _twins(report: SetReport, part: str, bands: BandChoice | None) -> list[Pair]:
+def _twins(report: SetReport, part: str, bands: BandSet | None) -> list[Pair]:
     """Return the complete pairs of a part; what lacks a twin becomes a problem."""
     found = report.found
     kinds = {"cloudy": ("cloud", False), "clear": ("label", False)}

@@ -71,7 +71,7 @@ class Duplicate:
 def look_of(key: Any, image: NDArray[Any], scaling: Scaling | None = None) -> Look:
     """Return the look of an image (H, W, C) of any dtype, in its dtype's range or the given one."""
     scaling = scaling or Scaling.of_dtype(image.dtype)
-    unit = (scaling.to_model(image.transpose(2, 0, 1)) + np.float32(1)) / np.float32(2)
+    unit = scaling.to_unit(image.transpose(2, 0, 1))
     small = resize_bicubic(unit, CHECK_PX, CHECK_PX)
     grey = resize_bicubic(unit.mean(0, keepdims=True), HASH_PX, HASH_PX)[0]
     return Look(key, np.stack([_hash(_laid(grey, way)) for way in WAYS]), small)

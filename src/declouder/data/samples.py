@@ -133,7 +133,7 @@ class ImagePool:
         if image is None:
             image = self._read(index)
         scaling = Scaling.of_dtype(image.dtype) if self._dn_range is None else Scaling(*self._dn_range)
-        return (scaling.to_model(image) + np.float32(1)) / np.float32(2)
+        return scaling.to_unit(image)
 
     def shape(self, index: int) -> tuple[int, int]:
         """Return (height, width) of image `index`."""

@@ -73,11 +73,11 @@ def simulate_set(
             if dn.dtype.kind == "f" and not np.isfinite(dn).all():
                 raise DataError(f"{path} holds NaN or infinity; replace or remove the file")
             scaling = scaling_of(dn, path, dn_range, mend="--scale LOW,HIGH")
-            unit = (scaling.to_model(dn.transpose(2, 0, 1)) + np.float32(1)) / np.float32(2)
+            unit = scaling.to_unit(dn.transpose(2, 0, 1))
             for repeat in range(per_image):
                 generator = np.random.default_rng([seed, place, repeat])
                 made = simulate_clouds(unit, generator, kind=kind, band_names=band_names, cover=cover)
-                cloudy_dn = scaling.to_dn(2 * made.cloudy - 1, dn.dtype).transpose(1, 2, 0)
+                cloudy_dn = scaling.unit_to_dn(made.cloudy, dn.dtype).transpose(1, 2, 0)
                 place_of, _, last = name.rpartition("/")
                 called = name if per_image == 1 else str(Path(place_of) / f"{repeat + 1}-{last}")
                 for folder, image in (("cloud", cloudy_dn), ("label", dn)):

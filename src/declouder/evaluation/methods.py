@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from declouder.arguments import whole
+from declouder.arguments import whole_number
 from declouder.data.pairs import Pair, images_by_name, read_image
 from declouder.errors import DataError, OptionError
 from declouder.evaluation.files import files_fingerprint
-from declouder.evaluation.selection import look
+from declouder.evaluation.selection import described
 from declouder.mosaic import Window, check_enlarge, enlarged_window
 from declouder.noise import scene_noise
 from declouder.provenance import model_digest, sampler_of
@@ -84,7 +84,7 @@ class ModelMethod:
         for name in ("num_inference_steps", "enlarge", "seed", "samples"):
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, whole(value, name))
+                object.__setattr__(self, name, whole_number(value, name))
         if self.samples < 1:
             raise OptionError(f"{self.samples} samples asked for; give 1 or more")
         if not 0 <= self.seed < 2**64:
@@ -127,12 +127,12 @@ class ModelMethod:
         draws = np.stack([np.asarray(result.images[0], np.float64) for result in results])
         chosen = draws.mean(0) if self.average else draws[0]
         spread = np.sqrt(draws.var(0, ddof=1).mean(2)) if self.samples > 1 else None
-        restored = scaling.to_dn(2 * chosen - 1, cloudy.dtype)
+        restored = scaling.unit_to_dn(chosen, cloudy.dtype)
         if self._steps == 0:
             return Restored(restored, spread=spread)  # this is the reference; nothing was weighted
         reference = np.asarray(results[0].reference[0])
         w = np.asarray(results[0].weights[0], np.float64).mean(2)
-        return Restored(restored, scaling.to_dn(2 * reference - 1, cloudy.dtype), w, spread)
+        return Restored(restored, scaling.unit_to_dn(reference, cloudy.dtype), w, spread)
 
     @property
     def _steps(self) -> int:
@@ -143,7 +143,7 @@ class ModelMethod:
         import torch
 
         height, width, bands = cloudy.shape
-        unit = (scaling.to_model(cloudy) + 1) / 2
+        unit = scaling.to_unit(cloudy)
         place = enlarged_window(Window(0, 0, height, width), self.enlarge)
         noise = scene_noise(self.seed, place, bands, sample=sample)
         return self.pipeline(
@@ -187,7 +187,7 @@ class OutputsMethod:
         restored = read_image(path)
         if restored.shape != cloudy.shape or restored.dtype != cloudy.dtype:
             raise DataError(
-                f"{path} is {look(restored)}, its cloudy image {look(cloudy)}; give outputs"
+                f"{path} is {described(restored)}, its cloudy image {described(cloudy)}; give outputs"
                 f" of the same size, bands and type"
             )
         return Restored(restored)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from declouder.data.catalog import GENERIC, BandChoice, set_pairs
+from declouder.data.catalog import GENERIC, BandSet, set_pairs
 from declouder.data.pairs import Pair, fingerprint, images_by_name, read_image
 from declouder.data.resize import resize_nearest, resize_stored
 from declouder.errors import DataError, OptionError
@@ -35,7 +35,7 @@ class Selection:
     data: Path
     split: str = "test"
     set_name: str | None = None
-    bands: BandChoice | None = None
+    bands: BandSet | None = None
     exclude: Path | None = None
     limit: int | None = None
     size_px: int | None = None
@@ -73,7 +73,8 @@ class Selection:
         cloudy, clear = pair.read_cloudy(), pair.read_clear()
         if cloudy.shape != clear.shape or cloudy.dtype != clear.dtype:
             raise DataError(
-                f"{pair.cloudy_path} is {look(cloudy)}, its label {look(clear)}; both must be of one size and type"
+                f"{pair.cloudy_path} is {described(cloudy)}, its label {described(clear)};"
+                " both must be of one size and type"
             )
         if self.size_px is None:
             return cloudy, clear
@@ -126,6 +127,6 @@ def masks_of(pairs: Sequence[Pair], folder: Path | None) -> dict[str, Path]:
     return {pair.name: found[pair.name] for pair in pairs}
 
 
-def look(image: NDArray[Any]) -> str:
+def described(image: NDArray[Any]) -> str:
     """Return size, bands and type of an image (H, W, C), for messages."""
     return f"{image.shape[0]} x {image.shape[1]} px, {image.shape[2]} bands, {image.dtype}"

@@ -12,8 +12,8 @@ and Westin, CVPR 1993) over squares of several sides, from wide to narrow as in 
 
     fill_k = (mean_k(seen restored) + lean_k fill_(k+1)) / (mean_k(seen) + lean_k)
 
-and around the widest the mean of all, seen or not, with a very small lean. Means over squares do not hang on where
-a window of a scene begins, and reach no farther than `REACH_PX`, so that windows agree where they overlap.
+and around the widest the mean of all, seen or not, with a very small lean. Means over squares do not depend on
+where a window of a scene begins, and reach no farther than `REACH_PX`, so that windows agree where they overlap.
 
 Clear ground can keep its own texture, for between thick clouds a network that removes haze as well flattens it. It
 is clear where the network's own image, which is fitted to nothing, differs from the cloudy one by little, and by as
@@ -30,10 +30,11 @@ adds as well:
 
     textured = (detail^2 / (detail^2 + TEXTURED^2))^2     detail: mean of clear |cloudy - its mean| in a wide square
 
-And `keep_clear` keeps free of the fill what the network's first choice left as it is, where there is texture and
-its own image hardly changes it: specks on a calm sea, and thick cloud, may be left for the fill to cover. And with
-`fill_thick` the fill is sure to be taken where that image changes more than an even haze would make it: under thick
-cloud over ground unlike all that was learnt the restored image is grey, with the network's own grid in it.
+`keep_clear` keeps the fill away from what the network's first choice left as it is, but only where there is texture
+and the network's own image hardly changes it; elsewhere it may be specks of cloud on calm sea, or thick cloud,
+which the fill is to cover. With `fill_thick` the fill is sure to be taken where that image changes more than an
+even haze would make it: under thick cloud over ground unlike all that was learnt the restored image is grey, with
+the network's own grid in it.
 """
 
 from __future__ import annotations

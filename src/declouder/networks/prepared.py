@@ -38,7 +38,7 @@ TILES_AT_ONCE = 96
 """For a thread; so many tiles stay in a core's cache between the three parts of the convolution."""
 
 PREPARED = (CompactNet, Denoiser, MSDA, WeightNet)
-"""Not MemoryNet: its last stage can make much of rounding, so it keeps the layout in which it was compared with
+"""Not MemoryNet: its last stage can amplify rounding errors, so it keeps the layout in which it was compared with
 the authors'."""
 
 

@@ -250,7 +250,7 @@ def _skim_at_once(dataset: Any, bands: Sequence[int], shape: tuple[int, int]) ->
 
 
 def _skim_by_blocks(dataset: Any, bands: Sequence[int], shape: tuple[int, int]) -> NDArray[Any]:
-    """Return the same pixels, block by block.
+    """Return what `_skim_at_once` returns, but read each block once.
 
     GDAL goes line by line over the whole width. Where its cache does not hold a row of blocks, it decodes each
     block of the row anew for every line that it takes from there.

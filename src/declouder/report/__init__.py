@@ -114,9 +114,9 @@ def _methods(files: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[dict[str, 
     many_sets = len({result["data"]["sha256"] for _, result in files}) > 1
     called: dict[str, str] = {}  # fingerprints by name: two sets may be called alike
     for path, result in files:
-        data, print_ = f"{result['data']['name']}/{result['data']['split']}", result["data"]["sha256"]
-        if called.setdefault(data, print_) != print_:
-            data += f" ({print_[:8]})"
+        data, fingerprint = f"{result['data']['name']}/{result['data']['split']}", result["data"]["sha256"]
+        if called.setdefault(data, fingerprint) != fingerprint:
+            data += f" ({fingerprint[:8]})"
         label = result["method"]["name"] + (f", {data}" if many_sets else "")
         taken = {method["label"] for method in methods}
         if label in taken:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from declouder.arguments import whole
+from declouder.arguments import whole_number
 from declouder.errors import OptionError
 from declouder.masks import MaskChoice
 from declouder.mosaic import LEAST_CUT_PX, check_enlarge
@@ -36,7 +36,7 @@ class SceneOptions:
         overlap_px: of neighbouring windows; None is an eighth of the window.
         batch: windows that go through the model at once.
         threads: of the CPU that compute a window; None is as many as PyTorch takes. Sums are rounded differently
-            with another number, so the last bit of a pixel may hang on it.
+            with another number, so the last bit of a pixel may depend on it.
         overwrite: replace an output that exists.
         mask: where the cloud is; only there pixels change.
         provenance: where to write what was made up, or None; see `declouder.provenance`.
@@ -68,9 +68,9 @@ class SceneOptions:
         for name in _WHOLE:
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, whole(value, name.removesuffix("_px").replace("_", "-")))
+                object.__setattr__(self, name, whole_number(value, name.removesuffix("_px").replace("_", "-")))
         if self.bands is not None:
-            object.__setattr__(self, "bands", tuple(whole(band, "a band") for band in self.bands))
+            object.__setattr__(self, "bands", tuple(whole_number(band, "a band") for band in self.bands))
         object.__setattr__(self, "least_painted", float(self.least_painted))
         if self.steps is not None and self.steps < 0:
             raise OptionError(f"steps is {self.steps}; give 0 (the reference image) or more")

@@ -1,4 +1,7 @@
-"""From finished windows to the raster: blended, brought back to DN, mixed in where the cloud was, said."""
+"""From finished windows to the rasters: blended, brought back to DN, put into the scene where the cloud was.
+
+A second raster, the provenance, says where that is, and what the pixels come from.
+"""
 
 from __future__ import annotations
 
@@ -57,50 +60,50 @@ class Restoration:
 
 
 def write_scene(
-    found: Restoration, writer: RasterWriter, provenance: RasterWriter | None, layers: Sequence[str]
+    scene: Restoration, writer: RasterWriter, provenance: RasterWriter | None, layers: Sequence[str]
 ) -> None:
     """Write the whole scene: the source's pixels, the valid samples of the model's bands replaced under the mask.
 
     Area by area, each of whole blocks of the output: every block is compressed once.
     """
-    reader, info = found.reader, found.reader.info
+    reader, info = scene.reader, scene.reader.info
     # Fewer columns where there are many bands: about 16 MiB of float64.
     cols_px = BLOCK_PX * max(1, min(4, 32 // info.count))
     for area in areas(info.height, info.width, rows_px=BLOCK_PX, cols_px=cols_px):
         dn = reader.read(area.rows, area.cols)
         changed = np.zeros((1, area.height, area.width), np.float32)
-        if any(found.journal.has_image(index) for index in found.mosaic.reaching(area)):
-            changed[0] = _put_in(found, area, dn)
+        if any(scene.journal.has_image(index) for index in scene.mosaic.reaching(area)):
+            changed[0] = _replace_restored(scene, area, dn)
         writer.write(dn, area.rows, area.cols)
         if info.has_mask:
             writer.write_mask(reader.read_mask(area.rows, area.cols), area.rows, area.cols)
         if provenance is not None:
-            provenance.write(_said(found, area, changed, layers), area.rows, area.cols)
+            provenance.write(_provenance_of(scene, area, changed, layers), area.rows, area.cols)
 
 
-def _put_in(found: Restoration, area: Window, dn: NDArray[Any]) -> NDArray[np.float32]:
+def _replace_restored(scene: Restoration, area: Window, dn: NDArray[Any]) -> NDArray[np.float32]:
     """Replace what is restored in `dn`, (C, h, w) of all bands; return the share of it, (h, w) in [0, 1]."""
-    chosen = [number - 1 for number in found.bands]
-    valid = found.reader.read_valid(area.rows, area.cols, found.bands)
-    share = found.share(area)
+    chosen = [number - 1 for number in scene.bands]
+    valid = scene.reader.read_valid(area.rows, area.cols, scene.bands)
+    share = scene.share(area)
     changed = valid & (share > 0)
     if not changed.any():
         return np.zeros_like(share)
-    image = found.blended("image", area, len(chosen))
-    restored = restored_dn(dn[chosen], image, found.scale, found.reader.info.nodata, share)
+    image = scene.blended("image", area, len(chosen))
+    restored = restored_dn(dn[chosen], image, scene.scale, scene.reader.info.nodata, share)
     dn[chosen] = np.where(changed, restored, dn[chosen])
     return np.where(changed.any(axis=0), share, np.float32(0))
 
 
-def _said(
-    found: Restoration, area: Window, changed: NDArray[np.float32], layers: Sequence[str]
+def _provenance_of(
+    scene: Restoration, area: Window, changed: NDArray[np.float32], layers: Sequence[str]
 ) -> NDArray[np.float32]:
     """Return the provenance of an area, (1 + further layers, h, w); 0 where nothing was changed."""
     said = [changed]
     for layer in layers:
-        values = found.blended(layer, area, 1) if changed.any() else np.zeros_like(changed)
+        values = scene.blended(layer, area, 1) if changed.any() else np.zeros_like(changed)
         if layer == "spread":
-            values = values * np.float32((found.scale.high - found.scale.low) / 2)
+            values = values * np.float32((scene.scale.high - scene.scale.low) / 2)
         said.append(np.where(changed > 0, values, np.float32(0)))
     return np.concatenate(said)
 

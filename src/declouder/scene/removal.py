@@ -182,16 +182,16 @@ def _check_apart(inputs: Sequence[Path], *outputs: Path | None) -> None:
             check_output(output, sources=inputs, overwrite=True)
 
 
-def _restore(found: Restoration, origin: Origin, engine: Engine, progress: Progress) -> SmallClouds:
+def _restore(scene: Restoration, origin: Origin, engine: Engine, progress: Progress) -> SmallClouds:
     """Send every window with cloud through the model, into the journal; those that are there already are left.
 
     What is returned counts windows that went through the model now; of large scenes a part, as it takes time.
     """
-    journal, windows = found.journal, found.mosaic.windows
+    journal, windows = scene.journal, scene.mosaic.windows
     plan = Plan(windows, context_px=CONTEXT_PX)
     parts: dict[int, Part] = {}  # that are at work
     small_clouds, every = SmallClouds(), max(1, len(windows) // _LOOKED_AT)
-    for group in engine.finish(_groups(found, plan, origin, engine, parts)):
+    for group in engine.finish(_groups(scene, plan, origin, engine, parts)):
         finished: dict[int, Layers | None] = {}
         for index, layers in group.items():
             part = parts.pop(index, None)
@@ -199,7 +199,7 @@ def _restore(found: Restoration, origin: Origin, engine: Engine, progress: Progr
                 # By a hash: every so many windows in order could all lie in one column.
                 if zlib.crc32(index.to_bytes(8, "little")) % every == 0:
                     small_clouds.add(part.x, unpacked(layers["image"]))
-                layers = _whole(layers, windows[index], part.place, journal.height, journal.width)
+                layers = _padded_to_largest(layers, windows[index], part.place, journal.height, journal.width)
             finished[index] = layers
         journal.add(finished)
         progress(len(journal), len(windows))
@@ -207,7 +207,7 @@ def _restore(found: Restoration, origin: Origin, engine: Engine, progress: Progr
 
 
 def _groups(
-    found: Restoration, plan: Plan, origin: Origin, engine: Engine, parts: dict[int, Part]
+    scene: Restoration, plan: Plan, origin: Origin, engine: Engine, parts: dict[int, Part]
 ) -> Iterator[Group]:
     """Yield the unfinished windows, so many at once as go through the model together; note their parts.
 
@@ -215,8 +215,8 @@ def _groups(
     those of an uninterrupted one, whichever of them were finished.
     """
     group: dict[int, Part | None] = {}
-    for index in [index for index in range(len(plan.windows)) if index not in found.journal]:
-        part = group[index] = _model_input(found, plan, origin, index)
+    for index in [index for index in range(len(plan.windows)) if index not in scene.journal]:
+        part = group[index] = _model_input(scene, plan, origin, index)
         if part is not None:
             parts[index] = part
         todo = sum(part is not None for part in group.values())
@@ -227,29 +227,29 @@ def _groups(
         yield group
 
 
-def _model_input(found: Restoration, plan: Plan, origin: Origin, index: int) -> Part | None:
+def _model_input(scene: Restoration, plan: Plan, origin: Origin, index: int) -> Part | None:
     """Return what of a window the model sees, mirrored up and left as far as the grid; None if there is no cloud.
 
     That is, if its core holds none, or no data there.
     """
-    window = found.mosaic.windows[index]
-    cloudy = found.share(window) > 0
+    window = scene.mosaic.windows[index]
+    cloudy = scene.share(window) > 0
     if not cloudy[plan.core(index)].any():
         return None  # without a look at the scene
-    valid = found.reader.read_valid(window.rows, window.cols, found.bands)
-    place = plan.part(index, valid.any(axis=0) & cloudy, cut=found.mask is not None)
+    valid = scene.reader.read_valid(window.rows, window.cols, scene.bands)
+    place = plan.part(index, valid.any(axis=0) & cloudy, cut=scene.mask is not None)
     if place is None:
         return None
     inside = np.s_[:, place.row - window.row :, place.col - window.col :]
     valid = valid[inside][:, : place.height, : place.width]
-    dn = found.reader.read(place.rows, place.cols, found.bands)
-    x = fill_invalid(found.scale.to_model(np.where(valid, dn, 0)), valid)
+    dn = scene.reader.read(place.rows, place.cols, scene.bands)
+    x = fill_invalid(scene.scale.to_model(np.where(valid, dn, 0)), valid)
     aligned = on_grid(place, origin)
     beyond = (0, 0), (place.row - aligned.row, 0), (place.col - aligned.col, 0)
     return Part(aligned, np.pad(x, beyond, mode="symmetric"), moved(aligned, origin))
 
 
-def _whole(layers: Layers, window: Window, place: Window, height: int, width: int) -> Layers:
+def _padded_to_largest(layers: Layers, window: Window, place: Window, height: int, width: int) -> Layers:
     """Return the layers of a part in a window as large as the largest, 0 around it; nobody will look there."""
     top, left = place.row - window.row, place.col - window.col
     inside = np.s_[:, max(-top, 0) :, max(-left, 0) :]
@@ -259,22 +259,22 @@ def _whole(layers: Layers, window: Window, place: Window, height: int, width: in
 
 
 def _write(
-    found: Restoration, output: Path, options: SceneOptions, key: Mapping[str, Any], layers: Mapping[str, Layer]
+    scene: Restoration, output: Path, options: SceneOptions, key: Mapping[str, Any], layers: Mapping[str, Layer]
 ) -> None:
     """Write the output and, if it is wanted, the provenance."""
     for path in (output, options.provenance):
         if path is not None:
             # The journal's lock says that no other run writes here: what looks so was left by a killed one.
             remove_stale_parts(path)
-    like = found.reader.info
-    tags = output_tags(key, masked=found.mask is not None)
+    like = scene.reader.info
+    tags = output_tags(key, masked=scene.mask is not None)
     with create_raster(output, with_tags(like, tags), overwrite=options.overwrite, cog=options.cog) as writer:
         if options.provenance is None:
-            write_scene(found, writer, None, [])
+            write_scene(scene, writer, None, [])
             return
         said = with_tags(provenance_info(like, samples=options.samples), tags)
         with create_raster(options.provenance, said, overwrite=True) as provenance:
-            write_scene(found, writer, provenance, [name for name in layers if name != "image"])
+            write_scene(scene, writer, provenance, [name for name in layers if name != "image"])
             writer.finish()  # a cloud-optimised one takes its time: neither shall appear without the other
 
 

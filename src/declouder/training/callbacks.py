@@ -185,4 +185,4 @@ def _sheet_of(rows: Sequence[Tensor]) -> NDArray[np.uint8]:
     width = min(row.shape[-1] for row in rows)
     sheet = torch.cat([row[:3, :, :width] for row in rows], dim=1).permute(1, 2, 0).numpy()
     rgb = sheet if sheet.shape[2] == 3 else np.repeat(sheet[:, :, :1], 3, axis=2)
-    return Scaling.of_dtype(np.uint8).to_dn(rgb * 2 - 1, np.uint8)
+    return Scaling.of_dtype(np.uint8).unit_to_dn(rgb, np.uint8)
