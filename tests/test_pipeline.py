@@ -285,6 +285,14 @@ def test_pil_images_of_other_modes_mean_the_same_colours(mode, pipeline):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+def test_an_array_that_is_masked_in_part_is_refused(pipeline):
+    image = np.ma.MaskedArray(np.zeros((16, 16, 3)), mask=False)
+    assert pipeline(image, num_inference_steps=0, output_type="pt").images.shape == (1, 3, 16, 16)
+    image.mask[3, 4] = True
+    with pytest.raises(OptionError, match="some of the array is masked"):
+        pipeline(image)
+
+
 def test_printing_inks_are_no_image_of_four_bands():
     four = make_tiny(bands=4)
     with pytest.raises(OptionError, match="a PIL image is CMYK"):

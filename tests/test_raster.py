@@ -117,6 +117,42 @@ def test_a_scene_too_wide_for_the_cache_is_skimmed_block_by_block_to_the_same_pi
         by_blocks = reader.read_reduced([3, 1], max_px=70)
     for one, other in zip(at_once, by_blocks, strict=True):
         np.testing.assert_array_equal(one, other)
+    vrt = vrt_of(path, tmp_path / "a.vrt", bands=4, size=size)
+    monkeypatch.setattr("declouder.raster.reading._LEAST_VRT_BLOCK_PX", 48)
+    with open_raster(vrt) as reader:
+        np.testing.assert_array_equal(reader.read_reduced([3, 1], max_px=70)[0], at_once[0])
+
+
+def vrt_of(path: Path, vrt: Path, *, bands: int, size: tuple[int, int], mask: str = "") -> Path:
+    """Write a VRT of all of a uint16 image, `mask` in each band."""
+    height, width = size
+    band = (
+        '<VRTRasterBand dataType="UInt16" band="{0}">{1}<SimpleSource><SourceFilename relativeToVRT="1">{2}'
+        "</SourceFilename><SourceBand>{0}</SourceBand></SimpleSource></VRTRasterBand>"
+    )
+    inner = "".join(band.format(number, mask, path.name) for number in range(1, bands + 1))
+    vrt.write_text(f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{inner}</VRTDataset>')
+    return vrt
+
+
+def test_masks_of_single_bands_are_refused(tmp_path):
+    path = write_tif(tmp_path / "a.tif", np.ones((3, 9, 9), np.uint16))
+    mask = '<MaskBand><VRTRasterBand dataType="Byte"><SimpleSource><SourceFilename relativeToVRT="1">a.tif'
+    mask += "</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></MaskBand>"
+    vrt = vrt_of(path, tmp_path / "a.vrt", bands=3, size=(9, 9), mask=mask)
+    refused = pytest.raises(
+        RasterError, match=r"a\.vrt has a mask for each band; give all bands one: gdal_translate"
+    )
+    with refused, open_raster(vrt):
+        pass
+
+
+def test_a_link_to_a_vrt_is_that_vrt(tmp_path):
+    (tmp_path / "data").mkdir()
+    path = write_tif(tmp_path / "data" / "a.tif", np.full((3, 9, 9), 7, np.uint16))
+    (tmp_path / "link.vrt").symlink_to(vrt_of(path, tmp_path / "data" / "a.vrt", bands=3, size=(9, 9)))
+    with open_raster(tmp_path / "link.vrt") as reader:
+        assert (reader.read(slice(0, 9), slice(0, 9)) == 7).all()
 
 
 def test_valid_samples_are_neither_nodata_nor_nan_nor_infinite_nor_transparent(tmp_path):

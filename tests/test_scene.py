@@ -373,6 +373,22 @@ def test_tags_of_every_namespace_come_along_in_a_cloud_optimised_geotiff_too(ide
         assert dataset.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
 
 
+@pytest.mark.parametrize("namespaces", [False, True])
+def test_tags_of_bands_come_along_in_a_cloud_optimised_geotiff_or_it_is_said(
+    namespaces, identity, tmp_path, caplog
+):
+    source = write_tif(tmp_path / "a.tif", np.ones((3, 20, 20), np.uint8))
+    with rasterio.open(source, "r+") as dataset:
+        dataset.update_tags(2, wavelength="560")
+        if namespaces:
+            dataset.update_tags(ns="MINE", cover="12")
+    remove_from_scene(source, tmp_path / "b.tif", identity, SceneOptions(cog=True))
+    with rasterio.open(tmp_path / "b.tif") as dataset:
+        kept = dataset.tags(2).get("wavelength") == "560"
+    assert kept != ("cannot have the tags wavelength of bands; write it without --cog" in caplog.text)
+    assert kept or namespaces
+
+
 def test_nodata_does_not_get_lost_in_a_webp(identity, tmp_path):
     source = write_tif(tmp_path / "a.tif", np.ones((3, 20, 20), np.uint8), nodata=0)
     with pytest.raises(OutputError, match=r"cannot hold the nodata value of .*; write .*b\.tif instead"):

@@ -62,6 +62,23 @@ def test_a_cut_window_holds_its_cloud_and_lies_in_the_window(height, width, data
     assert part.height == height or part.height % 32 == 0
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 600), st.integers(1, 600), st.data())
+def test_a_window_without_a_mask_ends_where_data_end_but_is_not_tiny(height, width, data):
+    plan = Plan(plan_windows(height, width, 600, 0), context_px=20)
+    valid = np.zeros((height, width), bool)
+    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    bottom, right = data.draw(st.integers(top + 1, height)), data.draw(st.integers(left + 1, width))
+    valid[top:bottom, left:right] = True
+    part = plan.part(0, valid, cut=False)
+    for start, size, begin, end, length in (
+        (part.row, part.height, top, bottom, height),
+        (part.col, part.width, left, right, width),
+    ):
+        assert 0 <= start <= begin and end <= start + size <= length
+        assert size == max(end - begin, min(192, length))
+
+
 def disc(tmp_path: Path, px: int, share: float) -> tuple[Path, np.ndarray]:
     rows, cols = np.ogrid[:px, :px]
     radius = px * np.sqrt(share / np.pi)

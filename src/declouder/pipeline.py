@@ -422,6 +422,8 @@ def _to_tensor(cloudy: Any, *, bands: int) -> Tensor:
     if isinstance(cloudy, np.ndarray):
         if not np.issubdtype(cloudy.dtype, np.floating):
             raise OptionError(f"the array is {cloudy.dtype}; give floats in [0, 1] (8 bit: divide by 255)")
+        if np.ma.is_masked(cloudy):
+            raise OptionError("some of the array is masked, and nothing is known there; fill it first")
         if cloudy.ndim not in (3, 4):
             raise OptionError(f"the array is {cloudy.shape}; give (H, W, C) or (B, H, W, C)")
         batch = cloudy if cloudy.ndim == 4 else cloudy[None]

@@ -73,6 +73,10 @@ def remove(
     scale: Annotated[
         str, typer.Option(help="auto, or the DN that are black and white to the model.", metavar="LOW,HIGH")
     ] = "auto",
+    nodata: Annotated[
+        float | None,
+        typer.Option(help="The DN that holds no data, where the file does not say so.", metavar="DN"),
+    ] = None,
     window: Annotated[
         int | None,
         typer.Option(help="Size of the windows a scene is cut into; 1024 / --enlarge without it.", metavar="PX"),
@@ -155,6 +159,7 @@ def remove(
         seed=seed,
         bands=_parsed_numbers("--bands", bands),
         scale=_parsed_scale(scale),
+        nodata=nodata,
         window_px=SceneOptions.window_px // max(enlarge, 1) if window is None else window,
         overlap_px=overlap,
         batch=batch,

@@ -13,6 +13,7 @@ from declouder.raster.info import RasterInfo, files_identity, with_tags
 from declouder.raster.reading import MOST_PIXELS, AlignedReader, RasterReader, open_aligned, open_raster
 from declouder.raster.sentinel2 import is_safe
 from declouder.raster.stack import BandFile, grid_of, vrt_of_bands
+from declouder.raster.undeclared import Undeclared
 from declouder.raster.writing import (
     BLOCK_PX,
     RasterWriter,
@@ -36,6 +37,7 @@ __all__ = [
     "RasterInfo",
     "RasterReader",
     "RasterWriter",
+    "Undeclared",
     "check_fits",
     "check_folder",
     "check_output",

@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from declouder.raster.gdal import (
 )
 from declouder.raster.info import RasterInfo, info_of
 from declouder.raster.sources import check_source, opened_as
+from declouder.raster.undeclared import Undeclared, find_undeclared
 
 MOST_PIXELS = 10**10
 """A raster of more pixels (100,000 x 100,000) is refused unless more are asked for."""
@@ -36,6 +38,7 @@ MOST_BANDS = 1024
 # Formats without blocks are decoded as a whole, or up to the place that is read.
 _MOST_PIXELS_AT_ONCE = 2**28
 _MOST_BLOCK_BYTES = 2**29
+_LEAST_VRT_BLOCK_PX = 512
 
 
 @contextmanager
@@ -137,11 +140,44 @@ def _damaged(path: Path, error: BaseException) -> RasterError:
 
 
 class RasterReader:
-    """Pixels of an open raster; made by `open_raster`."""
+    """Pixels of an open raster; made by `open_raster`.
+
+    Attributes:
+        info: what the raster says of itself.
+        dataset: rasterio's.
+        undeclared: a number that means no data though the raster does not say so; see `look_for_undeclared`.
+    """
 
     def __init__(self, info: RasterInfo, dataset: Any) -> None:
         self.info = info
         self.dataset = dataset
+        self.undeclared: Undeclared | None = None
+        self._reduced: dict[tuple[Any, ...], tuple[NDArray[Any], list[NDArray[np.bool_]]]] = {}
+
+    def declare_nodata(self, value: float) -> None:
+        """Take a number for no data, whatever the raster says; `info` has it from now on.
+
+        Raises:
+            RasterError: if the raster's dtype cannot hold it.
+        """
+        kind = np.dtype(self.info.dtype)
+        if kind.kind in "iu":
+            limits = np.iinfo(kind)
+            if not (limits.min <= value <= limits.max and float(value).is_integer()):
+                raise RasterError(
+                    f"{self.info.path} is of {kind}, which is never {value:g}; give a nodata that it can be"
+                )
+        self.info = replace(self.info, nodata=float(value))
+
+    def look_for_undeclared(self, bands: Sequence[int]) -> None:
+        """Look whether pixels hold no data though nothing says so, and leave them out from now on.
+
+        Only where the raster has neither nodata, nor a mask, nor alpha.
+        """
+        info = self.info
+        if info.nodata is None and not info.has_mask and info.alpha is None:
+            dn, _ = self.read_reduced(bands)
+            self.undeclared = find_undeclared(dn, height=info.height, width=info.width)
 
     def read(self, rows: slice, cols: slice, bands: Sequence[int] | None = None) -> NDArray[Any]:
         """Return DN of the 1-based `bands` (all by default): (C, rows, cols) in the raster's dtype."""
@@ -157,7 +193,8 @@ class RasterReader:
             hidden.append(self.read_mask(rows, cols)[None] == 0)
         if self.info.alpha is not None:
             hidden.append(self.read(rows, cols, [self.info.alpha]) == 0)
-        return self._valid(self.read(rows, cols, bands), hidden)
+        dn = self.read(rows, cols, bands)
+        return self._valid(dn, hidden, np.arange(rows.start, rows.stop), np.arange(cols.start, cols.stop))
 
     def read_mask(self, rows: slice, cols: slice) -> NDArray[np.uint8]:
         """Return the raster's own mask, (rows, cols), 0 or 255."""
@@ -174,23 +211,35 @@ class RasterReader:
         info = self.info
         step = max(1.0, max(info.height, info.width) / max_px)
         shape = max(1, round(info.height / step)), max(1, round(info.width / step))
-        skim = _skim_by_blocks if _outgrows_cache(self.dataset) else _skim_at_once
-        with self._reading(slice(0, info.height), slice(0, info.width)):
-            dn = skim(self.dataset, list(bands), shape)
-            hidden = []
-            if info.has_mask:
-                hidden.append(self.dataset.dataset_mask(out_shape=shape)[None] == 0)
-            if info.alpha is not None:
-                hidden.append(skim(self.dataset, [info.alpha], shape) == 0)
-        return dn, self._valid(dn, hidden)
+        # Kept, for of a large scene it takes minutes, and more than one asks for it.
+        if (kept := (*bands, max_px)) not in self._reduced:
+            skim = _skim_by_blocks if _outgrows_cache(self.dataset) else _skim_at_once
+            with self._reading(slice(0, info.height), slice(0, info.width)):
+                dn = skim(self.dataset, list(bands), shape)
+                hidden = []
+                if info.has_mask:
+                    hidden.append(self.dataset.dataset_mask(out_shape=shape)[None] == 0)
+                if info.alpha is not None:
+                    hidden.append(skim(self.dataset, [info.alpha], shape) == 0)
+            self._reduced[kept] = dn, hidden
+        dn, hidden = self._reduced[kept]
+        return dn, self._valid(dn, hidden, *_looked_at(shape, info))
 
-    def _valid(self, dn: NDArray[Any], hidden: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
-        """Return where `dn` (C, H, W) holds data; each of `hidden` is (1, H, W)."""
+    def _valid(
+        self,
+        dn: NDArray[Any],
+        hidden: Sequence[NDArray[np.bool_]],
+        rows: NDArray[np.int_],
+        cols: NDArray[np.int_],
+    ) -> NDArray[np.bool_]:
+        """Return where `dn`, samples (C, h, w) at these rows and columns, holds data; `hidden` are (1, h, w)."""
         valid = np.ones(dn.shape, np.bool_)
         if self.info.nodata is not None:
             valid &= dn != self.info.nodata
         if dn.dtype.kind == "f":
             valid &= np.isfinite(dn)
+        if self.undeclared is not None:
+            valid &= ~self.undeclared.hides(dn, rows, cols)
         for mask in hidden:
             valid &= ~mask
         return valid
@@ -237,9 +286,9 @@ class AlignedReader:
 
 def _outgrows_cache(dataset: Any) -> bool:
     """Return whether GDAL could not keep a row of blocks in its cache, and has no smaller copy of the image."""
-    if dataset.driver != "GTiff" or dataset.overviews(1):
+    if dataset.driver not in {"GTiff", "VRT"} or dataset.overviews(1):
         return False
-    bytes_a_row = dataset.block_shapes[0][0] * dataset.width * dataset.count * np.dtype(dataset.dtypes[0]).itemsize
+    bytes_a_row = _skimmed_block(dataset)[0] * dataset.width * dataset.count * np.dtype(dataset.dtypes[0]).itemsize
     return bool(bytes_a_row > CACHE_BYTES // 2)
 
 
@@ -255,11 +304,8 @@ def _skim_by_blocks(dataset: Any, bands: Sequence[int], shape: tuple[int, int]) 
     GDAL goes line by line over the whole width. Where its cache does not hold a row of blocks, it decodes each
     block of the row anew for every line that it takes from there.
     """
-    rows, cols = (
-        np.floor((np.arange(count) + 0.5) * length / count).astype(int)
-        for count, length in zip(shape, (dataset.height, dataset.width), strict=True)
-    )
-    block = dataset.block_shapes[0]
+    rows, cols = _looked_at(shape, dataset)
+    block = _skimmed_block(dataset)
     values = np.empty((len(bands), *shape), np.dtype(dataset.dtypes[0]))
     for lines in _runs(rows // block[0]):
         for columns in _runs(cols // block[1]):
@@ -269,6 +315,22 @@ def _skim_by_blocks(dataset: Any, bands: Sequence[int], shape: tuple[int, int]) 
             part = dataset.read(bands, window=window)
             values[:, lines, columns] = part[:, own_rows - top][:, :, own_cols - left]
     return values
+
+
+def _skimmed_block(dataset: Any) -> tuple[int, int]:
+    height, width = dataset.block_shapes[0]
+    # A VRT's blocks say nothing of those of its files; of many small ones each would be read several times.
+    least = _LEAST_VRT_BLOCK_PX if dataset.driver == "VRT" else 1
+    return max(height, least), max(width, least)
+
+
+def _looked_at(shape: tuple[int, int], whole: Any) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
+    """Return the rows and columns of an image that are taken to show it at a smaller `shape`."""
+    rows, cols = (
+        np.floor((np.arange(count) + 0.5) * length / count).astype(int)
+        for count, length in zip(shape, (whole.height, whole.width), strict=True)
+    )
+    return rows, cols
 
 
 def _runs(numbers: NDArray[np.int_]) -> list[slice]:
@@ -323,6 +385,10 @@ def _check_scene(reader: RasterReader) -> None:
         raise RasterError(
             f"{info.path} is a palette image, its pixels are numbers of colours; "
             "expand it first: gdal_translate -expand rgb IN OUT.tif"
+        )
+    if not all(dataset.mask_flag_enums):
+        raise RasterError(
+            f"{info.path} has a mask for each band; give all bands one: gdal_translate -mask mask,1 IN OUT.tif"
         )
     if len(dtypes := set(dataset.dtypes)) > 1:
         raise RasterError(

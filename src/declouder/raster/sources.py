@@ -108,7 +108,8 @@ def _named(path: Path, folder: Path, element: ElementTree.Element, *, allow_outs
     """Return the image file that a VRT names, in its own folder or where that is allowed."""
     name = (element.text or "").strip()
     is_relative = element.get("relativeToVRT", element.get("relativetoVRT", "0")) == "1"
-    target = (path.parent / name if is_relative else Path(name)).resolve()
+    # GDAL follows a link to the VRT before it looks beside it.
+    target = (folder / name if is_relative else Path(name)).resolve()
     # A colon may make another driver's name of it (GTIFF_DIR:1:FILE), save where the name begins at the root.
     is_strange = ":" in name and not name.startswith("/")
     if is_strange or name.startswith("/vsi"):

@@ -58,6 +58,9 @@ def create_raster(
     driver = "COG" if cog else OUTPUT_DRIVERS[output.suffix.lower()]
     if driver in {"PNG", "WEBP"} and like.is_georeferenced:
         log.warning("%s cannot say where it lies on Earth; write a .tif to keep that", output)
+    lost = {tag for tags in like.band_tags for tag in tags.get(None, {})}
+    if cog and lost and _has_namespaces(like):
+        log.warning("%s cannot have the tags %s of bands; write it without --cog", output, ", ".join(sorted(lost)))
     part = output.with_name(f".{output.name}.{os.getpid()}.part")
     image = part.with_name(part.name + output.suffix.lower())
     profile = _profile(like, final=driver == "GTiff")
@@ -66,7 +69,8 @@ def create_raster(
         dataset.close()
         check_whole(part)
         if driver != "GTiff":
-            rasterio.shutil.copy(part, image, driver=driver, **_copy_options(driver, profile))
+            options = _copy_options(driver, profile, like)
+            rasterio.shutil.copy(part, image, driver=driver, **options)
             check_whole(image)
 
     def check_whole(path: Path) -> None:
@@ -116,7 +120,7 @@ def _overviews_in_the_making(image: Path) -> Iterator[Path]:
     yield from (image.with_name(image.name + end) for end in (".ovr.tmp", ".msk.ovr.tmp", ".tmp"))
 
 
-def _copy_options(driver: str, profile: dict[str, Any]) -> dict[str, Any]:
+def _copy_options(driver: str, profile: dict[str, Any], like: RasterInfo) -> dict[str, Any]:
     """Return GDAL's creation options for a copy of the GeoTIFF that `profile` made."""
     if driver == "WEBP":
         return {"LOSSLESS": "YES", "EXACT": "1"}  # colours too where it is transparent
@@ -132,9 +136,14 @@ def _copy_options(driver: str, profile: dict[str, Any]) -> dict[str, Any]:
             "BIGTIFF": "IF_SAFER",
             "OVERVIEW_RESAMPLING": "AVERAGE",
             "STATISTICS": "NO",
-            "COPY_SRC_MDD": "YES",  # tags of every namespace
+            # Tags of every namespace; but then GDAL leaves out those of bands that are in none.
+            "COPY_SRC_MDD": "YES" if _has_namespaces(like) else "AUTO",
         }
     return {}
+
+
+def _has_namespaces(info: RasterInfo) -> bool:
+    return any(namespace is not None for tags in (info.tags, *info.band_tags) for namespace in tags)
 
 
 class RasterWriter:

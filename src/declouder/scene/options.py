@@ -31,6 +31,8 @@ class SceneOptions:
         bands: 1-based numbers of the raster's bands that the model sees, in the model's order; None finds
             them.
         scale: the DN that are 0 and 1 to the model; None finds them.
+        nodata: the DN that holds no data, in place of what the file says; None takes the file's word, and where it
+            says nothing, looks for a frame of 0 and for a lowest number such as -9999.
         window_px: size of a window. With the default overlap 30 % of the pixels are computed twice, whatever the
             size; the larger, the less do neighbours differ in what they take for haze.
         overlap_px: of neighbouring windows; None is an eighth of the window.
@@ -52,6 +54,7 @@ class SceneOptions:
     seed: int = 0
     bands: tuple[int, ...] | None = None
     scale: Scaling | None = None
+    nodata: float | None = None
     window_px: int = 1024
     overlap_px: int | None = None
     batch: int = 1
@@ -72,6 +75,14 @@ class SceneOptions:
         if self.bands is not None:
             object.__setattr__(self, "bands", tuple(whole_number(band, "a band") for band in self.bands))
         object.__setattr__(self, "least_painted", float(self.least_painted))
+        for name, kind in (("mask", MaskChoice), ("scale", Scaling)):
+            value = getattr(self, name)
+            if not isinstance(value, kind) and (name, value) != ("scale", None):
+                raise OptionError(f"{name} is {value!r}; give a {kind.__name__}")
+        if self.provenance is not None:
+            object.__setattr__(self, "provenance", Path(self.provenance))
+        if self.nodata is not None:
+            object.__setattr__(self, "nodata", float(self.nodata))
         if self.steps is not None and self.steps < 0:
             raise OptionError(f"steps is {self.steps}; give 0 (the reference image) or more")
         if not 0 <= self.least_painted <= 1:

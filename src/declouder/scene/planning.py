@@ -2,7 +2,8 @@
 
 The windows' cores tile the scene: a core ends half way into the overlap with the next window. A window is restored
 if there is cloud (and data) in its core; so every cloudy pixel is, and cloud that only reaches into the rim of a
-window does not cost that window. Under a mask a window is cut to its cloud and some ground around it.
+window does not cost that window. Under a mask a window is cut to its cloud and some ground around it; else to what
+holds data: what would be filled in around that is seen by the networks, and is not there.
 """
 
 from __future__ import annotations
@@ -49,15 +50,13 @@ class Plan:
         Args:
             index: of the window.
             cloudy: (height, width), True where a pixel is to be restored.
-            cut: leave out what is far from its cloud.
+            cut: leave out what is far from its cloud; else what is beyond all of it.
         """
         if not cloudy[self.core(index)].any():
             return None
         window = self.windows[index]
-        if not cut:
-            return window
-        rows = _reach(np.asarray(cloudy.any(axis=1)), self.context_px)
-        cols = _reach(np.asarray(cloudy.any(axis=0)), self.context_px)
+        lines = np.asarray(cloudy.any(axis=1)), np.asarray(cloudy.any(axis=0))
+        rows, cols = (_reach(line, self.context_px) if cut else _extent(line) for line in lines)
         return Window(
             window.row + rows.start, window.col + cols.start, rows.stop - rows.start, cols.stop - cols.start
         )
@@ -69,6 +68,16 @@ def _core(spans: Sequence[slice], span: slice) -> slice:
     size = span.stop - span.start
     end = size if place == len(spans) - 1 else (spans[place + 1].start - span.start + size) // 2
     return slice(begin, end)
+
+
+def _extent(cloudy: NDArray[np.bool_]) -> slice:
+    """Return the part of a line, (length,), from its first to its last cloud, but no less than a cut window has."""
+    length = len(cloudy)
+    found = np.flatnonzero(cloudy)
+    begin, end = int(found[0]), int(found[-1]) + 1
+    missing = max(min(_LEAST_PX, length) - (end - begin), 0)
+    begin = min(max(begin - missing // 2, 0), length - (end - begin) - missing)
+    return slice(begin, max(end, begin + min(_LEAST_PX, length)))
 
 
 def _reach(cloudy: NDArray[np.bool_], context_px: int) -> slice:

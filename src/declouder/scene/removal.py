@@ -19,6 +19,7 @@ from declouder.mosaic import Mosaic, Origin, Window, moved, on_grid
 from declouder.provenance import is_provenance, model_digest, output_tags, provenance_info, sampler_of
 from declouder.raster import (
     RasterInfo,
+    Undeclared,
     check_fits,
     check_output,
     create_raster,
@@ -70,12 +71,15 @@ def remove_from_scene(
     Raises:
         DeclouderError: if something cannot be read, written or fitted together; then no output is left.
     """
+    source, output = Path(source), Path(output)
     options = options or SceneOptions()
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
         reader = stack.enter_context(
             open_raster(source, max_pixels=options.max_pixels, allow_outside=options.allow_outside)
         )
+        if options.nodata is not None:
+            reader.declare_nodata(options.nodata)
         info = reader.info
         check_outputs(source, output, info, options)
         if info.images > 1:
@@ -85,6 +89,9 @@ def remove_from_scene(
         if bands.doubtful:
             called = ", ".join(bands.doubtful)
             log.warning("what bands are called (%s) tells no colours; give --bands if they are not these", called)
+        reader.look_for_undeclared(bands.numbers)
+        if reader.undeclared is not None:
+            log.info("no data: %s; it is left out, though the file declares no nodata", reader.undeclared)
         scale = options.scale or auto_scale(reader, bands.numbers)
         log.info("scale: %.6g,%.6g %s", scale.low, scale.high, "as given" if options.scale else "found")
         mask = stack.enter_context(
@@ -110,7 +117,7 @@ def remove_from_scene(
         )
         layers = layers_of(options, bands=len(bands.numbers), dtype=info.dtype)
         at_work: Engine = Here(pipeline, options, layers) if engine is None else engine(options, layers)
-        key = _key(info, mask, pipeline, at_work.device, options, bands, scale)
+        key = _key(info, mask, pipeline, at_work.device, options, bands, scale, reader.undeclared)
         journal = stack.enter_context(
             open_journal(
                 journal_path(output),
@@ -286,6 +293,7 @@ def _key(
     options: SceneOptions,
     bands: BandChoice,
     scale: Scaling,
+    undeclared: Undeclared | None,
 ) -> dict[str, Any]:
     """Return all that the finished windows depend on, as JSON knows it."""
     choice = options.mask
@@ -302,6 +310,7 @@ def _key(
         "samples": options.samples,
         "bands": list(bands.numbers),
         "scale": [scale.low, scale.high],
+        "nodata": [str(info.nodata), undeclared and [undeclared.value, undeclared.share]],
         "window": options.window_px,
         "overlap": options.overlap,
         "mask": files_identity(mask.files) if mask is not None and mask.files else str(choice.source),

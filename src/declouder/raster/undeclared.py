@@ -1,0 +1,80 @@
+"""Pixels without data that a file does not declare: a frame of 0 around the ground, or a number such as -9999.
+
+Scenes that were warped or cropped often lie in a frame of 0, and nothing in the file says that this is no data.
+Taken for ground, it would be black ground, whose colour flows in under cloud, and it would stretch the scale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+_LEAST_FRAME = 0.002
+"""Share of the scene that a frame of 0 takes at least: a few black pixels at the edge may be shade or water."""
+_LEAST_LOW = 0.0005
+"""Share that has the lowest number at least, so that it is no outlier."""
+_ALL_AROUND = np.ones((3, 3), np.bool_)
+
+
+@dataclass(frozen=True)
+class Undeclared:
+    """A number that means no data, and where.
+
+    Attributes:
+        value: that all bands of such a pixel have.
+        share: of the scene's pixels, about.
+        height: of the scene.
+        width: of the scene.
+        cells: (h, w) in a grid over the scene, True where such pixels lie; None is anywhere.
+    """
+
+    value: float
+    share: float
+    height: int
+    width: int
+    cells: NDArray[np.bool_] | None
+
+    def __str__(self) -> str:
+        """Return what was found, for messages."""
+        where = "" if self.cells is None else ", at its edge,"
+        return f"{self.share:.1%} of the scene{where} is {self.value:g} in all bands"
+
+    def hides(self, dn: NDArray[Any], rows: NDArray[np.int_], cols: NDArray[np.int_]) -> NDArray[np.bool_]:
+        """Return where there is no data: (1, h, w) of `dn` (C, h, w), the samples at these rows and columns."""
+        hidden = np.asarray((dn == self.value).all(axis=0))
+        if self.cells is not None:
+            down, right = self.cells.shape
+            hidden &= self.cells[np.ix_(rows * down // self.height, cols * right // self.width)]
+        return hidden[None]
+
+
+def find_undeclared(dn: NDArray[Any], *, height: int, width: int) -> Undeclared | None:
+    """Look for it in a scene whose file declares no data by no means.
+
+    Args:
+        dn: (C, h, w), the scene of `height` x `width` px at a smaller size, by leaving out pixels.
+        height: of the scene.
+        width: of the scene.
+    """
+    low = dn.min()  # not a NaN, or there would be no end of what is below it
+    if low < 0 and np.isfinite(low):
+        lowest = np.asarray((dn == low).all(axis=0))
+        rest = dn[:, ~lowest]
+        rest = rest[np.isfinite(rest)]
+        if lowest.mean() >= _LEAST_LOW and rest.size:
+            dark, bright = (float(v) for v in np.percentile(rest, [0.5, 99.5]))
+            if low < dark - (bright - dark) / 2:
+                return Undeclared(float(low), float(lowest.mean()), height, width, None)
+    labels, _ = ndimage.label((dn == 0).all(axis=0), _ALL_AROUND)
+    at_edge = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    sizes = np.bincount(labels.ravel())
+    frame = np.isin(labels, [label for label in at_edge if label and sizes[label] >= _LEAST_FRAME * labels.size])
+    if not frame.any() or frame.all():
+        return None
+    # A cell more all around: between two pixels that were looked at lies where the frame ends.
+    cells = ndimage.binary_dilation(frame, _ALL_AROUND)
+    return Undeclared(0.0, float(frame.mean()), height, width, cells)

@@ -1,0 +1,138 @@
+"""Pixels without data that a file does not declare."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import FakePipeline, read_tif, write_tif
+from declouder.errors import OptionError, RasterError
+from declouder.raster import open_raster
+from declouder.scene import SceneOptions, auto_scale, remove_from_scene
+
+ROWS, COLS = slice(30, 90), slice(40, 140)
+"""Of the ground within a frame."""
+
+
+def ground(rng: np.random.Generator, dtype: str) -> np.ndarray:
+    dn = rng.uniform(0.2, 0.9, (3, 60, 100))
+    return dn.astype(dtype) if dtype == "float32" else (dn * 200).astype(dtype)
+
+
+def framed(dn: np.ndarray, value: float = 0) -> np.ndarray:
+    whole = np.full((3, 130, 170), value, dn.dtype)
+    whole[:, ROWS, COLS] = dn
+    return whole
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+def test_a_frame_of_zeros_is_neither_seen_nor_changed_and_the_log_tells(dtype, tmp_path, rng, caplog):
+    dn = ground(rng, dtype)
+    dn[:, 30, 50] = 0  # black ground is ground
+    pipeline = FakePipeline(lambda cloudy, latents: cloudy * 0.5 + 0.25)
+    with caplog.at_level(logging.INFO, logger="declouder"):
+        framed_tif = write_tif(tmp_path / "framed.tif", framed(dn))
+        found = remove_from_scene(framed_tif, tmp_path / "framed_out.tif", pipeline)
+    alone = remove_from_scene(write_tif(tmp_path / "a.tif", dn), tmp_path / "a_out.tif", pipeline)
+    out = read_tif(tmp_path / "framed_out.tif")
+    share = 1 - 60 * 100 / (130 * 170)
+    assert f"no data: {share:.1%} of the scene, at its edge, is 0 in all bands" in caplog.text
+    assert found.scale == alone.scale
+    np.testing.assert_array_equal(out[:, ROWS, COLS], read_tif(tmp_path / "a_out.tif"))
+    assert (out[:, 60, 90] != 0).all()  # the black ground, restored
+    out[:, ROWS, COLS] = 0
+    assert not out.any()
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_a_lowest_number_far_below_all_others_is_no_data_wherever_it_stands(dtype, tmp_path, rng, darker, caplog):
+    dn = ground(rng, dtype)
+    clean = dn.copy()
+    dn[:, 10:13, 20:30] = -9999
+    with caplog.at_level(logging.INFO, logger="declouder"):
+        report = remove_from_scene(write_tif(tmp_path / "a.tif", dn), tmp_path / "out.tif", darker)
+    assert "0.5% of the scene is -9999 in all bands" in caplog.text
+    out = read_tif(tmp_path / "out.tif")
+    assert (out[:, 10:13, 20:30] == -9999).all() and (out[:, 20:] != dn[:, 20:]).any()
+    with open_raster(write_tif(tmp_path / "b.tif", clean)) as reader:
+        scale = auto_scale(reader, (1, 2, 3))
+    assert report.scale.low == pytest.approx(scale.low, abs=2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda dn: dn,
+        lambda dn: np.where(np.arange(100) < 1, 0, dn),
+        lambda dn: np.where((np.arange(60) == 59)[:, None] & (np.arange(100) < 8), 0, dn),  # a share of 0.0013
+        lambda dn: np.where(np.arange(3)[:, None, None] < 2, 0, dn),  # dark in two of three bands
+        lambda dn: np.zeros_like(dn),  # all of it: then it says nothing
+    ],
+    ids=["plain", "a column", "a few pixels", "two bands", "all"],
+)
+def test_what_is_taken_for_a_frame(change, tmp_path, rng, request):
+    dn = change(ground(rng, "int16")).astype("int16")
+    with open_raster(write_tif(tmp_path / "a.tif", dn)) as reader:
+        reader.look_for_undeclared((1, 2, 3))
+        assert (reader.undeclared is not None) == ("a column" in request.node.name)
+
+
+def test_what_a_file_declares_is_its_word(tmp_path, rng):
+    with open_raster(write_tif(tmp_path / "a.tif", framed(ground(rng, "int16")), nodata=-1)) as reader:
+        reader.look_for_undeclared((1, 2, 3))
+        assert reader.undeclared is None
+
+
+def test_negative_ground_is_ground(tmp_path, rng):
+    dn = (rng.normal(0, 1, (3, 60, 100))).astype(np.float32)
+    dn[:, 5:8] = dn.min()
+    with open_raster(write_tif(tmp_path / "a.tif", dn)) as reader:
+        reader.look_for_undeclared((1, 2, 3))
+        assert reader.undeclared is None
+
+
+def test_a_frame_of_a_large_scene_is_found_on_a_skimmed_one_to_the_pixel(tmp_path):
+    dn = np.full((3, 500, 2900), 50, np.uint8)  # skimmed by 2900 / 1024
+    for row in range(500):
+        dn[:, row, : 3 * row // 2] = 0
+    dn[:, 40, 2000] = 0
+    with open_raster(write_tif(tmp_path / "a.tif", dn)) as reader:
+        reader.look_for_undeclared((1, 2, 3))
+        found = reader.read_valid(slice(0, 500), slice(0, 2900), (1, 2, 3))
+        expected = dn > 0
+        expected[:, 40, 2000] = True
+        np.testing.assert_array_equal(found, expected)
+        part = reader.read_valid(slice(100, 300), slice(50, 400), (1, 2, 3))
+        np.testing.assert_array_equal(part, expected[:, 100:300, 50:400])
+
+
+def test_nodata_that_is_given_counts_and_is_declared_in_the_output(tmp_path, rng, darker):
+    dn = framed(ground(rng, "uint8"), 255)
+    options = SceneOptions(nodata=255)
+    source = write_tif(tmp_path / "a.tif", dn)
+    remove_from_scene(source, tmp_path / "out.tif", darker, options)
+    with open_raster(tmp_path / "out.tif") as reader:
+        assert reader.info.nodata == 255
+    out = read_tif(tmp_path / "out.tif")
+    np.testing.assert_array_equal(out == 255, dn == 255)
+
+
+@pytest.mark.parametrize("value", [256, -1, 0.5, float("nan")])
+def test_nodata_that_the_pixels_cannot_be_is_refused(value, tmp_path, rng, darker):
+    source = write_tif(tmp_path / "a.tif", ground(rng, "uint8"))
+    with pytest.raises(RasterError, match=r"a\.tif is of uint8, which is never"):
+        remove_from_scene(source, tmp_path / "out.tif", darker, SceneOptions(nodata=value))
+    assert not (tmp_path / "out.tif").exists()
+
+
+def test_names_may_be_plain_strings_and_other_kinds_of_options_are_told(tmp_path, rng, darker):
+    source = write_tif(tmp_path / "a.tif", ground(rng, "uint8"))
+    options = SceneOptions(provenance=str(tmp_path / "p.tif"))  # type: ignore[arg-type]
+    remove_from_scene(str(source), str(tmp_path / "out.tif"), darker, options)  # type: ignore[arg-type]
+    assert (tmp_path / "out.tif").exists() and isinstance(options.provenance, Path)
+    for field, value in (("mask", "auto"), ("scale", (0, 1))):
+        with pytest.raises(OptionError, match=f"{field} is .*; give a "):
+            SceneOptions(**{field: value})
