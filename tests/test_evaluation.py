@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from diffusers import DDIMScheduler
 from numpy.typing import NDArray
@@ -19,6 +22,7 @@ from PIL import Image
 from conftest import write_tif
 from declouder import metrics
 from declouder.breakdown import pooled_spread, regions, spread_scores
+from declouder.cli import main
 from declouder.data.clouds import simulate_clouds
 from declouder.data.pairs import Pair
 from declouder.data.resize import resize_stored
@@ -629,3 +633,59 @@ def test_a_file_that_is_none_of_ours_is_an_error(tmp_path: Path, text: str, mess
         read_scores(path)
     with pytest.raises(DataError, match="does not exist"):
         read_scores(tmp_path / "none.json")
+
+
+def _deep(folder: Path, *, low: int) -> Path:
+    """Write pairs of 12 bits above `low`, in 16."""
+    rng = np.random.default_rng(0)
+    for kind in ("cloud", "label"):
+        (folder / "test" / kind).mkdir(parents=True)
+        for name in ("1", "2"):
+            dn = (low + rng.integers(0, 4096, (3, 40, 40))).astype(np.uint16)
+            write_tif(folder / "test" / kind / f"{name}.tif", dn)
+    return folder
+
+
+def test_a_range_that_does_not_begin_at_zero_counts_from_there(tmp_path, pipeline, backbone):
+    at_zero = evaluate(
+        _deep(tmp_path / "a", low=0), ModelMethod(pipeline), out=tmp_path / "a.json", data_range=4095,
+        lpips_backbone=backbone, keep=tmp_path / "kept_a",
+    )  # fmt: skip
+    above = evaluate(
+        _deep(tmp_path / "b", low=7000), ModelMethod(pipeline), out=tmp_path / "b.json", data_range=(7000, 11095),
+        lpips_backbone=backbone, keep=tmp_path / "kept_b",
+    )  # fmt: skip
+    assert above["data"]["data_range"] == [7000, 11095] and at_zero["data"]["data_range"] == 4095
+    for name in ("psnr", "ssim", "lpips", "mae", "sam", "paper_psnr", "paper_ssim", "paper_lpips"):
+        assert above["mean"][name] == pytest.approx(at_zero["mean"][name], rel=1e-4), name
+    for kept in sorted((tmp_path / "kept_a").rglob("*.png")):
+        twin = tmp_path / "kept_b" / kept.relative_to(tmp_path / "kept_a")
+        difference = np.asarray(Image.open(kept), int) - np.asarray(Image.open(twin), int)
+        assert abs(difference).max() <= 1, kept.name
+
+
+@pytest.mark.parametrize("given", ["9,5", "5,5", "a", "1,2,3", "0"])
+def test_a_range_that_is_none_is_refused(given, data, tmp_path, capfd):
+    with pytest.raises(SystemExit) as caught:
+        main(["evaluate", str(data), "--cloudy", "-o", str(tmp_path / "a.json"), "--data-range", given])
+    assert caught.value.code == 2 and capfd.readouterr().err.startswith("error: --data-range is ")
+
+
+def test_a_model_that_learnt_another_range_says_so(data, tmp_path, model_folder, caplog):
+    shutil.copytree(model_folder, tmp_path / "model")
+    record = {"recipe": {"data": {"range": [7000, 9600]}}}
+    (tmp_path / "model" / "training.json").write_text(json.dumps(record))
+    words = ["evaluate", str(data), "--model", str(tmp_path / "model"), "--steps", "0", "-q", "-o"]
+    for number, (options, told) in enumerate((([], True), (["--data-range", "7000,9600"], False))):
+        caplog.clear()
+        with contextlib.suppress(SystemExit):
+            main([*words, str(tmp_path / f"{number}.json"), *options])
+        assert ("learnt numbers from 7000 to 9600 (data.range); give --data-range 7000,9600" in caplog.text) == told
+
+
+def test_bands_that_a_file_names_in_another_order_are_no_colours_to_score(tmp_path):
+    folder = _deep(tmp_path / "a", low=0)
+    with rasterio.open(folder / "test" / "label" / "2.tif", "r+") as dataset:
+        dataset.descriptions = ("blue", "green", "red")
+    with pytest.raises(DataError, match=r"label/2\.tif says that its bands are blue, green, red"):
+        evaluate(folder, CloudyMethod(), out=tmp_path / "a.json", data_range=4095)

@@ -203,6 +203,41 @@ def test_the_held_out_loss_is_of_steps_that_the_stage_learns(tmp_path, monkeypat
     assert scored and all(t == [3, 9, 15, 21, 27, 33, 39, 45, 51, 57] for t in scored)
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("model.denoiser.heads=3", "model.denoiser cannot run: "),
+        ("model.denoiser.layers=0", "model.denoiser cannot"),
+        ("model.weight_net.stem=0", "model.weight_net cannot"),
+    ],
+)
+def test_networks_that_cannot_run_are_told_before_anything_is_learnt(change, told, tmp_path):
+    with pytest.raises(ConfigError, match=told):
+        train_quietly(toy(change), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_start_that_does_not_fit_is_told_before_anything_is_learnt(toy_run, tmp_path):
+    config = toy(f"model.start_from={toy_run / 'model'}", "model.weight_net.widths=[8, 24]")
+    with pytest.raises(ModelError, match=r"model\.start_from: .*weight_net.* is of another network"):
+        train_quietly(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_stage_whose_network_is_gone_says_so(toy_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(toy_run, run)
+    shutil.rmtree(run / "model" / "denoiser")
+    with pytest.raises(ModelError, match=r"stage 'denoiser' has finished, but .*denoiser is gone; .* or remove"):
+        train_quietly(toy(), run, resume=True)
+    (run / "denoiser" / "finished").unlink()
+    with pytest.raises(ModelError, match="stage 'joint' has finished, but"):
+        train_quietly(toy(), run, resume=True)
+    (run / "joint" / "finished").unlink()
+    train_quietly(toy(), run, resume=True)
+    assert weights_of(run / "model") == weights_of(toy_run / "model")
+
+
 def test_two_runs_are_not_mixed(toy_run):
     with pytest.raises(OutputError, match="continue it with --resume"):
         train_quietly(toy(), toy_run)

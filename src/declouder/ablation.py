@@ -129,6 +129,7 @@ def ablate(
     *,
     out: Path,
     only: Sequence[str] = (),
+    data_range: float | tuple[float, float] | None = None,
     lpips_backbone: Path | None = None,
     download_backbone: bool = False,
     on_row: Callable[[int, int, Row], None] | None = None,
@@ -144,6 +145,7 @@ def ablate(
         pipeline: the model; its sampler is put back afterwards.
         out: a folder; it is made.
         only: groups of rows, see `rows`.
+        data_range: as for `evaluate`.
         lpips_backbone, download_backbone: see `metrics.load_lpips`.
         on_row: called before each row with its place from 0, how many there are, and the row.
         on_image: as for `evaluate`.
@@ -159,7 +161,7 @@ def ablate(
     own = dict(pipeline.config)
     make_folder(out / "scores")
     has_lpips = load_lpips(lpips_backbone, download=download_backbone)[0] is not None
-    _check_same(out / "ablation-of.json", selection, pipeline)
+    _check_same(out / "ablation-of.json", selection, pipeline, data_range)
     saved = pipeline.scheduler
     table: list[dict[str, Any]] = []
     results: dict[str, dict[str, Any]] = {}
@@ -188,6 +190,7 @@ def ablate(
                     selection,
                     method,
                     out=path,
+                    data_range=data_range,
                     lpips_backbone=lpips_backbone,
                     download_backbone=download_backbone,
                     overwrite=True,
@@ -411,13 +414,20 @@ def _slug(settings: Mapping[str, Any]) -> str:
     )
 
 
-def _check_same(path: Path, selection: Selection, pipeline: CloudRemovalPipeline) -> None:
+def _check_same(
+    path: Path,
+    selection: Selection,
+    pipeline: CloudRemovalPipeline,
+    data_range: float | tuple[float, float] | None,
+) -> None:
     """Write what is ablated, or check that it is what was ablated before."""
-    now = {
+    now: dict[str, Any] = {
         "data": selection.describe(selection.pairs()),
         "model": model_digest(pipeline),
         "sampler": sampler_of(pipeline),
     }
+    if data_range is not None:
+        now["data_range"] = list(data_range) if isinstance(data_range, tuple) else data_range
     if not any((path.parent / "scores").glob("*.json")):  # nothing was scored of what it may name
         write_text(path, json.dumps(now, indent=1, allow_nan=False) + "\n")
     elif not path.exists() or json.loads(path.read_text(encoding="utf-8")) != now:

@@ -527,7 +527,10 @@ def _read_json(path: Path, folder: Path) -> Mapping[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(f"{folder} lacks {path.relative_to(folder)}; copy the whole model folder") from None
+        mend = "copy the whole model folder"
+        if path.parent == folder and (folder / "training.json").exists():
+            mend = "not all of its networks have been trained yet: run the other stages"
+        raise ModelError(f"{folder} lacks {path.relative_to(folder)}; {mend}") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read ({error}); copy the model folder anew") from None
     if not isinstance(values, dict):

@@ -230,3 +230,10 @@ def test_names_with_a_number_sign_are_no_comments(tmp_path):
     assert read_split_list(path) == {"tile#3": "test", "b": "train"}
     path.write_text("#a\ntest/x # a remark\ntrain/y#2\t# another\n")
     assert read_split_list(path) == {"x": "test", "y#2": "train"}
+
+
+def test_a_split_list_wants_names_of_which_there_is_one(tmp_path):
+    write_tree(tmp_path / "set", "{split}/{kind}")
+    write_split_list(tmp_path / "list.txt", {"1": "train", "3": "test"}, heading="")
+    with pytest.raises(DataError, match=r"names '1', which is in more than one part of .*set \(2 such names\)"):
+        set_pairs(tmp_path / "set", "test", split_list=tmp_path / "list.txt")

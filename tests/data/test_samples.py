@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 
 from conftest import write_tif
@@ -436,3 +437,51 @@ def test_with_nothing_held_out_all_pairs_are_learnt_from_and_some_are_shown(tmp_
     shown = data.held_out(seed=0)
     assert len(shown) == 7
     assert np.array_equal((shown[1]["clear"] + 1) / 2, data.real(3)[1])
+
+
+def write_tifs(root: Path, dtype: str, *, scale: float = 1, names: tuple[str, ...] = (), labels: str = "") -> Path:
+    generator = np.random.default_rng(0)
+    for kind in ("cloud", "label"):
+        (root / "set" / "train" / kind).mkdir(parents=True)
+        for number in range(4):
+            kept = labels or dtype if kind == "label" else dtype
+            dn = (generator.integers(0, 200, (3, 32, 32)) * scale).astype(kept)
+            path = write_tif(root / "set" / "train" / kind / f"{number}.tif", dn)
+            if names:
+                with rasterio.open(path, "r+") as dataset:
+                    dataset.descriptions = names
+    return root
+
+
+def test_twins_of_different_data_types_are_named(tmp_path):
+    told = r"cloud/\d\.tif is uint8, its twin .*label/\d\.tif uint16; twins must have one data type"
+    with pytest.raises(DataError, match=told):
+        data_of(write_tifs(tmp_path, "uint8", labels="uint16"), range=(0, 2600))
+
+
+def test_bands_that_a_file_names_in_another_order_are_refused(tmp_path):
+    told = r"\d\.tif says that its bands are blue, green, red, wanted are red, green, blue; .* -b 3 -b 2 -b 1 IN"
+    with pytest.raises(DataError, match=told):
+        data_of(write_tifs(tmp_path / "a", "uint8", names=("Blue", "green", "red")))
+    data_of(write_tifs(tmp_path / "b", "uint8", names=("red", "green", "blue")))
+    data_of(write_tifs(tmp_path / "c", "uint8", names=("B1", "B2", "B3")))
+
+
+def test_images_that_use_little_of_their_range_are_told_until_it_is_given(tmp_path, caplog):
+    data_of(write_tifs(tmp_path, "uint16"))
+    assert "the images use 0.003 of their data type's range" in caplog.text
+    caplog.clear()
+    data_of(tmp_path, range=(0, 200))
+    data_of(write_tifs(tmp_path / "full", "uint8"))
+    assert not caplog.text
+
+
+def test_held_out_images_smaller_than_a_patch_are_named_before_training(tmp_path):
+    write_pairs(tmp_path)
+    for kind in ("cloud", "label"):
+        Image.new("RGB", (8, 8)).save(tmp_path / "set" / "train" / kind / "100.png")
+    data = data_of(tmp_path, hold_out=0.1)
+    if not any(pair.name == "100" for pair in data.held_pairs):
+        data.held_pairs, data.pairs = data.pairs, data.held_pairs
+    with pytest.raises(DataError, match=r"100\.png is 8 x 8, patches of 16 px"):
+        StageSamples(data, stage(patch_px=16), seed=0)

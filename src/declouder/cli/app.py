@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import logging
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -233,6 +235,30 @@ def loaded_pipeline(model: str | None, sampler: str | None, device: str) -> Any:
     if sampler is not None:
         pipeline.scheduler = make_scheduler(sampler)
     return pipeline.to(resolved)
+
+
+def tell_trained_range(model: str | None, given: tuple[float, float] | None, *, option: str) -> None:
+    """Warn where a model learnt numbers between other ends than those that are given: its recipe's `data.range`."""
+    if model is None:
+        return
+    try:
+        record = json.loads((Path(model) / "training.json").read_text(encoding="utf-8"))
+        low, high = record["recipe"]["data"]["range"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # it learnt images in their data type's range, or does not say
+    if given != (low, high):
+        logging.getLogger(__name__).warning(
+            "%s learnt numbers from %g to %g (data.range); give %s %g,%g", model, low, high, option, low, high
+        )
+
+
+def parsed_ends(option: str, text: str) -> tuple[float, float]:
+    """Return the two numbers of LOW,HIGH."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise OptionError(f"{option} is {text!r}; give LOW,HIGH such as 0,10000") from None
+    return low, high
 
 
 def keep_freed_memory() -> None:

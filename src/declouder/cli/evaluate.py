@@ -26,6 +26,8 @@ from declouder.cli.app import (
     check_device_name,
     keep_freed_memory,
     loaded_pipeline,
+    parsed_ends,
+    tell_trained_range,
 )
 from declouder.cli.bars import image_bar
 from declouder.errors import OptionError
@@ -43,6 +45,13 @@ LimitOption = Annotated[int | None, typer.Option(help="So many images only, spre
 SizeOption = Annotated[
     int | None,
     typer.Option(help="Resize whole images to this side first; the paper scores at 256.", metavar="PX"),
+]
+DataRangeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Span of the numbers, such as 10000, or those that are black and white; without it the data type's.",
+        metavar="SPAN|LOW,HIGH",
+    ),
 ]
 BackboneOption = Annotated[
     Path | None,
@@ -79,10 +88,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Cloud masks named as the images, above 0 where cloud.", metavar="DIR"),
     ] = None,
-    data_range: Annotated[
-        float | None,
-        typer.Option(help="Span of the numbers, such as 10000; without it the data type's.", metavar="SPAN"),
-    ] = None,
+    data_range: DataRangeOption = None,
     steps: StepsOption = None,
     fast: FastOption = False,
     sampler: SamplerOption = None,
@@ -125,6 +131,7 @@ def evaluate(
     if given and (outputs is not None or cloudy):
         raise OptionError(f"{given[0]} is of a model, and none is scored; leave it out")
     check_device_name(device)
+    ends = parsed_range(data_range)
 
     from declouder import evaluation
 
@@ -136,6 +143,7 @@ def evaluate(
         method = evaluation.CloudyMethod(name=name or evaluation.CloudyMethod.name)
     else:
         pipeline = loaded_pipeline(model, sampler, device)
+        tell_trained_range(model, ends, option="--data-range")
         method = evaluation.ModelMethod(
             pipeline,
             num_inference_steps=FAST_STEPS if fast else steps,
@@ -162,7 +170,7 @@ def evaluate(
             out=out,
             masks=masks,
             keep=keep_images,
-            data_range=data_range,
+            data_range=ends,
             lpips_backbone=lpips_backbone,
             download_backbone=lpips_download,
             band_lpips=lpips_per_band,
@@ -183,6 +191,13 @@ def selection(data: Path, *, bands: str | None, **options: Any) -> Any:
     if bands not in (None, "rgb", "rgbn"):
         raise OptionError(f"--bands is {bands!r}; give rgb or rgbn")
     return Selection(data, bands=bands, **options)  # type: ignore[arg-type]
+
+
+def parsed_range(text: str | None) -> tuple[float, float] | None:
+    """Return the numbers that are black and white of a --data-range option; black is 0 where it is one number."""
+    if text is None:
+        return None
+    return parsed_ends("--data-range", text if "," in text else f"0,{text}")
 
 
 def model_name(model: str | None) -> str:

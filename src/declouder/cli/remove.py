@@ -29,6 +29,8 @@ from declouder.cli.app import (
     app,
     check_device_name,
     loaded_pipeline,
+    parsed_ends,
+    tell_trained_range,
 )
 from declouder.cli.bars import Bars, shown_progress
 from declouder.errors import BusyError, DeclouderError, ModelError, OptionError, OutputError, RasterError
@@ -198,6 +200,8 @@ def remove(
         if jobs.todo:
             # Workers have devices of their own; what the client needs of the model are its settings and digest.
             pipeline = loaded_pipeline(model, sampler, device if cluster is None else "cpu")
+            given = None if options.scale is None else (options.scale.low, options.scale.high)
+            tell_trained_range(model, given, option="--scale")
             if best:
                 options = replace(options, steps=2 * max(1, pipeline.config.num_inference_steps))
             with shown_progress(quiet=quiet, scenes=len(jobs.todo)) as bars:
@@ -369,8 +373,4 @@ def _parsed_scale(text: str) -> Scaling | None:
 
     if text == "auto":
         return None
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        raise OptionError(f"--scale is {text!r}; give auto, or LOW,HIGH such as 0,10000") from None
-    return Scaling(low, high)
+    return Scaling(*parsed_ends("--scale", text))

@@ -18,17 +18,20 @@ from declouder.cli.app import (
     app,
     check_device_name,
     loaded_pipeline,
+    tell_trained_range,
 )
 from declouder.cli.bars import image_bar
 from declouder.cli.evaluate import (
     BackboneOption,
     BandsOption,
+    DataRangeOption,
     DownloadOption,
     ExcludeOption,
     LimitOption,
     SizeOption,
     SplitListOption,
     SplitOption,
+    parsed_range,
     selection,
 )
 
@@ -74,6 +77,7 @@ def ablate(
     split_list: SplitListOption = None,
     limit: LimitOption = None,
     size: SizeOption = None,
+    data_range: DataRangeOption = None,
     device: DeviceOption = "auto",
     lpips_backbone: BackboneOption = None,
     lpips_download: DownloadOption = False,
@@ -85,12 +89,14 @@ def ablate(
     Leaves a table, a plot, and whether the paper's claim holds. The same command goes on where it was stopped.
     """
     check_device_name(device)
+    ends = parsed_range(data_range)
 
     from declouder import ablation
 
     groups = [name.strip() for name in only.split(",")] if only else []
     ablation.rows(groups)  # a misspelt name is told before the model is loaded
     pipeline = loaded_pipeline(model, None, device)
+    tell_trained_range(model, ends, option="--data-range")
     selected = selection(
         data,
         split=split,
@@ -107,6 +113,7 @@ def ablate(
             pipeline,
             out=out,
             only=groups,
+            data_range=ends,
             lpips_backbone=lpips_backbone,
             download_backbone=lpips_download,
             on_row=lambda place, total, row: show.begin(f"{place + 1}/{total} {row.group}: {row.label}"),

@@ -10,6 +10,7 @@ lies on the disk.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -261,6 +262,12 @@ def _listed_pairs(found: Located, split: str, bands: BandSet | None, split_list:
     split_of = read_split_list(path)
     parts = [part for part in SPLITS if found.folder(part, "cloud").is_dir()] if found.is_split else [""]
     pairs = [pair for part in parts for pair in _pairs_of(found, part, bands)]
+    twice = [name for name, count in Counter(pair.name for pair in pairs).items() if count > 1 and name in split_of]
+    if twice:
+        raise DataError(
+            f"{path} names {twice[0]!r}, which is in more than one part of {found.root} ({len(twice)} such names);"
+            " a split list wants names of which there is one"
+        )
     unknown = sorted(set(split_of) - {pair.name for pair in pairs})
     if unknown:
         raise DataError(

@@ -145,7 +145,7 @@ def hold_out(pairs: Sequence[Pair], *, share: float, block: int) -> tuple[list[P
     if len(blocks) < 2:
         raise DataError(
             f"{len(pairs)} pairs lie in one block of {block} numbers, so none can be held out;"
-            f" set data.hold_out_block lower"
+            f" {mend_of_one_block([pair.name for pair in pairs], 'data.hold_out_block')}"
         )
     order = sorted(blocks)
     # Walks the blocks in strides, so that the held-out ones do not all come from one end of the set.
@@ -159,6 +159,13 @@ def hold_out(pairs: Sequence[Pair], *, share: float, block: int) -> tuple[list[P
         held.append(number)
     training = [pair for number in order if number not in held for pair in blocks[number]]
     return training, [pair for number in sorted(held) for pair in blocks[number]]
+
+
+def mend_of_one_block(names: Sequence[str], option: str) -> str:
+    """Return what helps where all names lie in one block of numbers."""
+    if len({number_in(name) for name in names}) == 1:
+        return f"all end in one number ({names[0]}): let the number that tells images apart come last"
+    return f"give a lower {option}"
 
 
 def read_bands(path: Path, nir_path: Path | None = None) -> NDArray[Any]:
@@ -293,6 +300,24 @@ def _read_raster(path: Path) -> NDArray[Any]:
         share = 100 * (1 - float(valid.mean()))
         raise DataError(f"{path} has {share:.1f} % of its pixels without data (nodata, NaN or mask); cut them off")
     return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+
+
+def check_band_order(path: Path, names: Sequence[str]) -> None:
+    """Raise DataError if a GeoTIFF says that its bands are those of `names`, but in another order."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return
+    from declouder.raster import open_raster
+
+    with open_raster(path) as reader:
+        said = [(text or "").strip().lower() for text in reader.info.descriptions]
+    wanted = [name.lower() for name in names]
+    found = {name: said.index(name) for name in wanted if said.count(name) == 1}
+    if any(place != wanted.index(name) for name, place in found.items()):
+        order = " ".join(f"-b {found[name] + 1}" if name in found else "-b N" for name in wanted)
+        raise DataError(
+            f"{path} says that its bands are {', '.join(said)}, wanted are {', '.join(wanted)}; put them in that"
+            f" order: gdal_translate {order} IN OUT.tif"
+        )
 
 
 def number_in(name: str) -> int | None:

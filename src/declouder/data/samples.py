@@ -32,7 +32,16 @@ from declouder.data.augment import (
 )
 from declouder.data.catalog import set_pairs
 from declouder.data.clouds import simulate_clouds
-from declouder.data.pairs import Pair, find_images, fingerprint, hold_out, read_bands, scaling_of
+from declouder.data.pairs import (
+    LEAST_USED,
+    Pair,
+    check_band_order,
+    find_images,
+    fingerprint,
+    hold_out,
+    read_bands,
+    scaling_of,
+)
 from declouder.data.resize import resize_bicubic, resize_stored
 from declouder.data.terrain import make_terrain
 from declouder.data.transplant import Dimming, EvenHaze, move_cloud
@@ -93,6 +102,11 @@ class ImagePool:
         size_px: side that whole images are resized to; None leaves them as they are.
         dn_range: DN that are black and white; None takes the dtype's range.
         keep_bytes: images beyond this much memory are read anew each time.
+        band_names: of their bands, in order; a GeoTIFF that says otherwise is refused.
+
+    Attributes:
+        dtypes: of the images.
+        most_used: the largest share of its data type's range that an image uses.
 
     Raises:
         DataError: if an image cannot be read, is of another number of bands, or holds NaN.
@@ -107,6 +121,7 @@ class ImagePool:
         size_px: int | None = None,
         dn_range: tuple[float, float] | None = None,
         keep_bytes: float = float("inf"),
+        band_names: Sequence[str] = (),
     ) -> None:
         self.paths = list(paths)
         self._nir_paths = list(nir_paths) if nir_paths is not None else [None] * len(self.paths)
@@ -115,11 +130,16 @@ class ImagePool:
         self._dn_range = dn_range
         self._images: dict[int, NDArray[Any]] = {}
         self._shapes: list[tuple[int, int]] = []
+        self.dtypes: list[np.dtype[Any]] = []
+        self.most_used = 0.0
         self.bytes = 0
         # Every image is read once now: one that cannot be used is found before hours of training.
         for index in range(len(self.paths)):
             image = self._read(index)
+            check_band_order(self.paths[index], band_names)
             self._shapes.append((image.shape[1], image.shape[2]))
+            self.dtypes.append(image.dtype)
+            self.most_used = max(self.most_used, float(image.max()) / Scaling.of_dtype(image.dtype).high)
             if self.bytes + image.nbytes <= keep_bytes:
                 self._images[index] = image
                 self.bytes += image.nbytes
@@ -192,6 +212,13 @@ class TrainingData:
         self.cloudy, self.clear = self._pools(self.pairs)
         self.held_cloudy, self.held_clear = self._pools(self.held_pairs)
         self.cloudless = self._pool(self._clear_images(data))
+        used = max(pool.most_used for pool in (self.cloudy, self.clear, self.cloudless))
+        if data.range is None and 0 < used < LEAST_USED:
+            log.warning(
+                "the images use %.2g of their data type's range, so all are dark and scores look good; give"
+                " data.range: [LOW, HIGH]",
+                used,
+            )
         self.terrain = [
             make_terrain(np.random.default_rng([seed, number]), PROCEDURAL_PX, PROCEDURAL_PX, bands=self._bands)
             for number in range(data.procedural)
@@ -216,7 +243,7 @@ class TrainingData:
     def _pools(self, pairs: Sequence[Pair]) -> tuple[ImagePool, ImagePool]:
         cloudy = self._pool([pair.cloudy_path for pair in pairs], [pair.cloudy_nir_path for pair in pairs])
         clear = self._pool([pair.clear_path for pair in pairs], [pair.clear_nir_path for pair in pairs])
-        _check_twin_sizes(cloudy, clear)
+        _check_twins(cloudy, clear)
         return cloudy, clear
 
     def _pool(self, paths: Sequence[Path], nir_paths: Sequence[Path | None] | None = None) -> ImagePool:
@@ -227,6 +254,7 @@ class TrainingData:
             size_px=self._data.size,
             dn_range=self._data.range,
             keep_bytes=self._room,
+            band_names=self.band_names,
         )
         self._room -= pool.bytes
         return pool
@@ -419,6 +447,8 @@ class StageSamples:
         pools = [self.data.cloudy] if synthetic < 1 else []
         if synthetic > 0 or self.stage.augment.transplant > 0:
             pools.append(self.data.cloudless)
+        if self.stage.patch_px:  # they are scored in parts of that size
+            pools.append(self.data.held_cloudy)
         if synthetic > 0 and self.data.terrain:
             yield "a generated image (data.procedural)", (PROCEDURAL_PX, PROCEDURAL_PX)
         for pool in pools:
@@ -464,10 +494,15 @@ def _kind_of(bands: int) -> str:
     return {1: " (grey)", 2: " (grey and alpha)", 4: " (an alpha or near infrared)"}.get(bands, "")
 
 
-def _check_twin_sizes(cloudy: ImagePool, clear: ImagePool) -> None:
+def _check_twins(cloudy: ImagePool, clear: ImagePool) -> None:
     for index, path in enumerate(cloudy.paths):
         if cloudy.shape(index) != clear.shape(index):
             raise DataError(
                 f"{path} is {cloudy.shape(index)[0]} x {cloudy.shape(index)[1]}, its twin {clear.paths[index]} is"
                 f" {clear.shape(index)[0]} x {clear.shape(index)[1]}; twins must have one size"
+            )
+        if cloudy.dtypes[index] != clear.dtypes[index]:
+            raise DataError(
+                f"{path} is {cloudy.dtypes[index]}, its twin {clear.paths[index]} {clear.dtypes[index]}; twins must"
+                " have one data type"
             )

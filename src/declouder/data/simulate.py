@@ -7,6 +7,7 @@ can be made again to the bit.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from declouder.data.catalog import BAND_NAMES
 from declouder.data.clouds import CloudKind, simulate_clouds
 from declouder.data.lists import SPLITS
-from declouder.data.pairs import images_by_name, number_first, read_image, scaling_of
+from declouder.data.pairs import (
+    LEAST_USED,
+    check_band_order,
+    images_by_name,
+    number_first,
+    read_image,
+    scaling_of,
+)
 from declouder.errors import DataError, OutputError
 from declouder.whole_files import whole_file, whole_folder
+
+log = logging.getLogger(__name__)
+
+_BAND_NAMES = {len(names): names for names in BAND_NAMES.values()}
 
 
 def simulate_set(
@@ -61,7 +74,7 @@ def simulate_set(
     own = [path for path in images.values() if any(path.resolve().is_relative_to(part) for part in parts)]
     if own:
         raise OutputError(f"{own[0]} would be among the clear images; give another folder with -o")
-    written = 0
+    written, most_used = 0, 0.0
     with _new_set(target) as unfinished:
         for place, name in enumerate(sorted(images, key=number_first)):
             path = images[name]
@@ -72,7 +85,9 @@ def simulate_set(
                 )
             if dn.dtype.kind == "f" and not np.isfinite(dn).all():
                 raise DataError(f"{path} holds NaN or infinity; replace or remove the file")
+            check_band_order(path, band_names or _BAND_NAMES.get(dn.shape[2], ()))
             scaling = scaling_of(dn, path, dn_range, mend="--scale LOW,HIGH")
+            most_used = 1.0 if dn_range else max(most_used, float(dn.max()) / scaling.high)
             unit = scaling.to_unit(dn.transpose(2, 0, 1))
             for repeat in range(per_image):
                 generator = np.random.default_rng([seed, place, repeat])
@@ -87,6 +102,12 @@ def simulate_set(
                 written += 1
             if on_image is not None:
                 on_image(place + 1, len(images))
+    if most_used < LEAST_USED:
+        log.warning(
+            "the images use %.2g of their data type's range, so clouds are far brighter than they; give the range"
+            " that counts: --scale LOW,HIGH",
+            most_used,
+        )
     return written
 
 

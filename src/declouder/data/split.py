@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from declouder.data.pairs import number_first, number_in
+from declouder.data.pairs import mend_of_one_block, number_first, number_in
 from declouder.errors import DataError
 
 
@@ -32,7 +32,8 @@ def split_by_blocks(names: Sequence[str], *, share: float, block: int, seed: int
         number = number_in(name)
         blocks.setdefault((position if number is None else number) // block, []).append(name)
     if len(blocks) < 2:
-        raise DataError(f"{len(names)} pairs lie in one block of {block} numbers; give a smaller --block")
+        mend = mend_of_one_block(ordered, "--block")
+        raise DataError(f"{len(names)} pairs lie in one block of {block} numbers; {mend}")
     # PCG64's stream is fixed by numpy; permutation() of a Generator may change between its versions.
     drawn = np.random.PCG64(seed).random_raw(len(blocks))
     visit = [number for _, number in sorted(zip(drawn.tolist(), sorted(blocks), strict=True))]

@@ -99,7 +99,7 @@ def evaluate(
     masks: Path | None = None,
     keep: Path | None = None,
     band_names: Sequence[str] | None = None,
-    data_range: float | None = None,
+    data_range: float | tuple[float, float] | None = None,
     lpips_backbone: Path | None = None,
     download_backbone: bool = False,
     band_lpips: bool = False,
@@ -116,7 +116,7 @@ def evaluate(
             tells cloud from how far the pair differs.
         keep: folder for the images that `declouder report` shows; see `kept`.
         band_names: C names; None takes the model's, else grey, RGB or RGB + NIR by the number of bands.
-        data_range: span of the data's numbers; None takes the dtype's.
+        data_range: span of the data's numbers, or the two that are black and white; None takes the dtype's.
         lpips_backbone: AlexNet for LPIPS; see `metrics.load_lpips`.
         download_backbone: fetch the backbone if it is nowhere on this machine.
         band_lpips: take LPIPS of each band too, about 25 ms of CPU a band of 256 px.
@@ -139,8 +139,7 @@ def evaluate(
         # Beside an unfinished run they are its own: it was stopped while it wrote the last of them.
         if path.exists() and not overwrite and (path == out or not partial.exists()):
             raise OutputError(f"{path} exists; give --overwrite or another name")
-    if data_range is not None and not 0 < data_range < math.inf:
-        raise OptionError(f"--data-range is {data_range:g}; give the span of the data's numbers, such as 4095")
+    ends = _ends(data_range)
     make_folder(out.parent)
     selection = data if isinstance(data, Selection) else Selection(data)
     pairs = selection.pairs()
@@ -149,7 +148,7 @@ def evaluate(
     described = method.describe(pairs)
     data_said = {
         **selection.describe(pairs),
-        "data_range": data_range,
+        "data_range": None if ends is None else list(ends) if ends[0] else ends[1],
         "band_names": None if band_names is None else list(band_names),
         "masks": None if not mask_of else files_fingerprint(sorted(mask_of.items())),
     }
@@ -180,7 +179,7 @@ def evaluate(
         lpips=lpips,
         band_lpips=band_lpips,
         band_names=band_names or described.get("bands"),
-        data_range=data_range,
+        data_range=ends,
         mask_of=mask_of,
         keep=keep,
         owner=owner,
@@ -214,6 +213,19 @@ def evaluate(
     return result
 
 
+def _ends(data_range: float | tuple[float, float] | None) -> tuple[float, float] | None:
+    """Return the numbers that are black and white; a single one is the second, and black is 0."""
+    if data_range is None:
+        return None
+    low, high = data_range if isinstance(data_range, tuple) else (0.0, data_range)
+    if not -math.inf < low < high < math.inf:
+        given = f"{low:g},{high:g}" if isinstance(data_range, tuple) else f"{high:g}"
+        raise OptionError(
+            f"--data-range is {given}; give the span of the data's numbers, such as 4095, or LOW,HIGH"
+        )
+    return float(low), float(high)
+
+
 def _kept(keep: Path, out: Path, run: Sequence[Any]) -> dict[str, str]:
     """Return what the file of scores says of the folder of kept images."""
     owner = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
@@ -226,6 +238,6 @@ def _tell_unused_range(most_used: float | None) -> None:
     if most_used is not None and most_used < LEAST_USED:
         log.warning(
             "the images use %.2g of their data type's range, so errors look small; give the range that counts:"
-            " --data-range SPAN",
+            " --data-range SPAN, or LOW,HIGH",
             most_used,
         )

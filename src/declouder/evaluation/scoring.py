@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declouder import breakdown, metrics
-from declouder.data.pairs import Pair, scaling_of
-from declouder.errors import OptionError
+from declouder.data.pairs import Pair, check_band_order, scaling_of
+from declouder.errors import DataError, OptionError
 from declouder.evaluation.methods import Method
 from declouder.evaluation.selection import Selection
 from declouder.kept import keep_images
@@ -23,6 +23,8 @@ DEFAULT_BANDS: Mapping[int, tuple[str, ...]] = {
     3: ("red", "green", "blue"),
     4: ("red", "green", "blue", "nir"),
 }
+
+_RANGE = "--data-range SPAN or LOW,HIGH"
 
 
 @dataclass
@@ -35,7 +37,7 @@ class Scorer:
         lpips: from `metrics.load_lpips`.
         band_lpips: whether LPIPS is taken of each band too.
         band_names: C names; None goes by `DEFAULT_BANDS`.
-        data_range: span of the data's numbers; None takes the dtype's.
+        data_range: DN that are black and white; None takes the dtype's.
         mask_of: cloud masks by name of the pair.
         keep: folder for the images to look at; None keeps none.
         owner: of that folder, see `kept.check_owner`.
@@ -48,7 +50,7 @@ class Scorer:
     lpips: metrics.Lpips | None
     band_lpips: bool
     band_names: Sequence[str] | None
-    data_range: float | None
+    data_range: tuple[float, float] | None
     mask_of: Mapping[str, Path]
     keep: Path | None
     owner: str = ""
@@ -62,20 +64,27 @@ class Scorer:
             OptionError: if there is not one name a band.
         """
         cloudy, clear = self.selection.read(pair)
-        given = None if self.data_range is None else (0.0, self.data_range)
-        scaling_of(cloudy, pair.cloudy_path, given, mend="--data-range SPAN")  # looks whether it is in the range
-        scaling = scaling_of(clear, pair.clear_path, given, mend="--data-range SPAN")
-        span = scaling.high
+        given = self.data_range
+        scaling_of(cloudy, pair.cloudy_path, given, mend=_RANGE)  # looks whether it is in the range
+        scaling = scaling_of(clear, pair.clear_path, given, mend=_RANGE)
+        span = scaling.high - scaling.low
         used = 1.0 if given else float(max(cloudy.max(), clear.max())) / span
         self.most_used = max(self.most_used or 0.0, used)
         mask = self.selection.read_mask(self.mask_of[pair.name]) if pair.name in self.mask_of else None
         parts = breakdown.regions(cloudy, clear, span, mask)
         restored = self.method.restore(pair, cloudy, scaling)
         image = restored.image
+        if scaling.low:  # scores are of numbers from black on
+            cloudy, clear, image = (x.astype(np.float64) - scaling.low for x in (cloudy, clear, image))
         names = self._names(pair, clear.shape[2])
-        scores = metrics.score(
-            image, clear, lpips=self.lpips, band_lpips=self.band_lpips, band_names=names, data_range=span
-        )
+        for path in (pair.cloudy_path, pair.clear_path):
+            check_band_order(path, names)
+        try:
+            scores = metrics.score(
+                image, clear, lpips=self.lpips, band_lpips=self.band_lpips, band_names=names, data_range=span
+            )
+        except DataError as reason:
+            raise DataError(f"{pair.clear_path}: {reason}") from None
         error = np.abs(image.astype(np.float64) - clear) / span
         change = np.abs(image.astype(np.float64) - cloudy) / span
         found: dict[str, Any] = {
@@ -92,7 +101,8 @@ class Scorer:
         if restored.spread is not None:
             found["spread"] = breakdown.spread_scores(restored.spread, np.sqrt(np.square(error).mean(2)))
         if self.keep is not None:
-            pictures = {"cloudy": cloudy, "reference": restored.reference, "restored": image, "clear": clear}
+            reference = None if restored.reference is None else restored.reference - scaling.low
+            pictures = {"cloudy": cloudy, "reference": reference, "restored": image, "clear": clear}
             maps = {"error": error.mean(2), "w": restored.w, "spread": restored.spread}
             found["kept"] = keep_images(
                 self.keep, pair.name, _there(pictures), _there(maps), names, owner=self.owner

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,10 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from declouder.config import TrainConfig
+from declouder.config import StageName, TrainConfig
 from declouder.errors import ConfigError, ModelError
 from declouder.networks import REFERENCES, Denoiser, WeightNet
 from declouder.pipeline import SHIPPED_MODEL, CloudRemovalPipeline, make_scheduler
+from declouder.training.stages import STAGES
 from declouder.training.surroundings import MAKE_ROOM
 from declouder.whole_files import whole_files_of
 
@@ -54,6 +55,31 @@ def build_networks(config: TrainConfig) -> dict[str, nn.Module]:
             except (TypeError, ValueError, ZeroDivisionError) as error:
                 raise ConfigError(f"model.{name} cannot be built: {error}") from None
     return networks
+
+
+def check_networks(config: TrainConfig, stages: Sequence[StageName]) -> None:
+    """See, before anything is learnt, that the networks compute an image and can begin as the recipe says.
+
+    PyTorch finds some fields out only when a network runs, such as heads that do not divide a width.
+
+    Raises:
+        ConfigError: if one does not run.
+        ModelError: if what one of `stages` begins with is of another network.
+    """
+    networks = build_networks(config)
+    x, t = torch.zeros(1, len(config.model.bands), 32, 32), torch.zeros(1, dtype=torch.long)
+    inputs = {"reference": (x,), "denoiser": (torch.cat([x] * 2, 1), t), "weight_net": (torch.cat([x] * 3, 1), t)}
+    for name, network in networks.items():
+        try:
+            with torch.no_grad():
+                network.eval()(*inputs[name])
+        except (RuntimeError, ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+            raise ConfigError(f"model.{name} cannot run: {' '.join(str(error).split())[:200]}") from None
+    if config.model.start_from is not None:
+        folder = start_folder(config.model.start_from)
+        for part in {part for stage in stages if stage != "joint" for part in STAGES[stage].learns}:
+            if (folder / part).is_dir():
+                _fitting_weights(networks[part], folder / part, field="model.start_from")
 
 
 def make_pipeline(config: TrainConfig, networks: dict[str, Any]) -> CloudRemovalPipeline:
@@ -125,6 +151,17 @@ def begin_with(network: nn.Module, folder: Path, *, field: str = "model.start_fr
     Raises:
         ModelError: if `folder` holds no weights, or those of another network.
     """
+    trained = _fitting_weights(network, folder, field=field)
+    own = network.state_dict()
+    with contextlib.suppress(OSError, ValueError):  # the weights alone will do
+        _tell_other_settings(network, json.loads((folder / "config.json").read_text(encoding="utf-8")), folder)
+    new = [key for key in own if key not in trained]
+    log.info("%s: weights of %s%s", folder.name, folder, f", {len(new)} new tensors" if new else "")
+    network.load_state_dict({**own, **trained})
+
+
+def _fitting_weights(network: nn.Module, folder: Path, *, field: str) -> dict[str, Tensor]:
+    """Return the weights in a network's folder, all of which `network` has; ModelError if it has not."""
     path = folder / WEIGHTS_FILE
     try:
         trained = {key: value.float() for key, value in load_file(path).items()}
@@ -135,11 +172,7 @@ def begin_with(network: nn.Module, folder: Path, *, field: str = "model.start_fr
     strange = [key for key in trained if key not in own or own[key].shape != trained[key].shape]
     if strange:
         raise ModelError(f"{field}: {path} is of another network: {strange[0]} does not fit this recipe's")
-    with contextlib.suppress(OSError, ValueError):  # the weights alone will do
-        _tell_other_settings(network, json.loads((folder / "config.json").read_text(encoding="utf-8")), folder)
-    new = [key for key in own if key not in trained]
-    log.info("%s: weights of %s%s", folder.name, path, f", {len(new)} new tensors" if new else "")
-    network.load_state_dict({**own, **trained})
+    return trained
 
 
 def _tell_other_settings(network: nn.Module, earlier: Mapping[str, Any], folder: Path) -> None:
