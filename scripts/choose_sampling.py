@@ -50,8 +50,8 @@ def main() -> None:
     held_out = held_out_of(data, config.seed)
     sets = [pair.cloudy_path.relative_to(arguments.base).parts[0] for pair in data.held_pairs]
     if arguments.limit:
-        every = max(1, len(held_out) // arguments.limit)
-        held_out, sets = held_out[::every], sets[::every]
+        chosen = np.unique(np.linspace(0, len(held_out) - 1, arguments.limit).round().astype(int))
+        held_out, sets = [held_out[i] for i in chosen], [sets[i] for i in chosen]
     pipeline = CloudRemovalPipeline.from_pretrained(arguments.model).to(arguments.device)
     pipeline.set_progress_bar_config(disable=True)
     lpips, _ = load_lpips(arguments.backbone)

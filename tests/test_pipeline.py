@@ -1,5 +1,6 @@
 import copy
 import json
+import logging
 import re
 
 import numpy as np
@@ -411,6 +412,14 @@ def damage(folder, how: str) -> None:
     elif how == "other shapes":
         path = folder / "denoiser" / "config.json"
         path.write_text(path.read_text().replace("16", "32"))
+    elif how == "no name of a class":
+        values = json.loads(index.read_text())
+        values["scheduler"] = ["diffusers", 3]
+        index.write_text(json.dumps(values))
+    elif how in ("a stem of 0", "no widths"):
+        path = folder / "denoiser" / "config.json"
+        values = json.loads(path.read_text())
+        path.write_text(json.dumps({**values, **({"stem": 0} if how == "a stem of 0" else {"widths": []})}))
 
 
 @pytest.mark.parametrize(
@@ -426,6 +435,9 @@ def damage(folder, how: str) -> None:
         "no scheduler",
         "truncated weights",
         "other shapes",
+        "no name of a class",
+        "a stem of 0",
+        "no widths",
     ],
 )
 def test_a_damaged_model_folder_is_refused_in_one_line(tmp_path, how):
@@ -434,6 +446,18 @@ def test_a_damaged_model_folder_is_refused_in_one_line(tmp_path, how):
     with pytest.raises(ModelError) as caught:
         CloudRemovalPipeline.from_pretrained(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_loading_a_model_leaves_the_warnings_about_others_on(tmp_path):
+    make_tiny().save_pretrained(tmp_path)
+    logger = logging.getLogger("diffusers.pipelines.pipeline_utils")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        CloudRemovalPipeline.from_pretrained(tmp_path)
+        assert logger.level == logging.WARNING
+    finally:
+        logger.setLevel(before)
 
 
 def test_a_missing_model_folder_is_named():

@@ -14,7 +14,8 @@ import inspect
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -107,7 +108,8 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
             first or second order.
         bands: the names of the C bands, in order.
         w_bounds: bounds of w when sampling; the authors' are (0.3, 1).
-        num_inference_steps: network evaluations by default; 0 gives the reference image.
+        num_inference_steps: steps by default; a sampler of the second order evaluates the networks twice in most of
+            them; 0 gives the reference image.
         strength: 1 starts from pure noise; s < 1 from the reference, noised to a step near 1000 s, or, where more
             steps than 1000 s are taken, to one that leaves room for them. ("leading" samplers, such as "ddim", go
             by whole numbers of t, so with hundreds of steps they begin earlier.)
@@ -163,8 +165,9 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         kwargs.setdefault("dtype", kwargs.pop("torch_dtype", torch.float32))
         kwargs["use_safetensors"] = True
         try:
-            loaded = cast(Self, super().from_pretrained(str(source), **kwargs))
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+            with _quiet_about_classes():
+                loaded = cast(Self, super().from_pretrained(str(source), **kwargs))
+        except _DAMAGED as error:
             reason = " ".join(str(error).split())[:300]
             mend = (
                 "copy the folder anew"
@@ -538,5 +541,17 @@ def _read_json(path: Path, folder: Path) -> Mapping[str, Any]:
     return values
 
 
-# diffusers warns about every class that is not its own; the folder was checked above.
-logging.getLogger("diffusers.pipelines.pipeline_utils").setLevel(logging.ERROR)
+_DAMAGED = (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError)
+"""What diffusers and the networks raise of fields that make no sense."""
+
+
+@contextmanager
+def _quiet_about_classes() -> Iterator[None]:
+    """Keep diffusers from warning about every class that is not its own; the folder was checked before."""
+    logger = logging.getLogger("diffusers.pipelines.pipeline_utils")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

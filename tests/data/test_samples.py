@@ -8,6 +8,7 @@ from PIL import Image
 
 from conftest import write_tif
 from declouder.config import DataConfig, StageConfig
+from declouder.data.augment import zoom
 from declouder.data.pairs import read_image
 from declouder.data.resize import resize_bicubic
 from declouder.data.samples import BatchNumbers, StageSamples, TrainingData
@@ -485,3 +486,10 @@ def test_held_out_images_smaller_than_a_patch_are_named_before_training(tmp_path
         data.held_pairs, data.pairs = data.pairs, data.held_pairs
     with pytest.raises(DataError, match=r"100\.png is 8 x 8, patches of 16 px"):
         StageSamples(data, stage(patch_px=16), seed=0)
+
+
+@pytest.mark.parametrize("factor", [200.0, 0.001])
+def test_no_zoom_is_too_strong_for_a_small_image(factor):
+    image = np.random.default_rng(0).random((3, 20, 30)).astype(np.float32)
+    zoomed = zoom([image, image], (factor, factor * 1.01), np.random.default_rng(0))
+    assert all(other.shape == image.shape and np.isfinite(other).all() for other in zoomed)

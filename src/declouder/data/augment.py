@@ -77,11 +77,11 @@ def zoom(
     factor = float(np.exp(generator.uniform(np.log(low), np.log(high))))
     height, width = images[0].shape[-2:]
     if factor >= 1:
-        rows, columns = round(height / factor), round(width / factor)
+        rows, columns = max(1, round(height / factor)), max(1, round(width / factor))
         top, left = int(generator.integers(height - rows + 1)), int(generator.integers(width - columns + 1))
         parts = [image[..., top : top + rows, left : left + columns] for image in images]
         return [np.clip(resize_bicubic(part, height, width), 0, 1) for part in parts]
-    rows, columns = round(height * factor), round(width * factor)
+    rows, columns = max(1, round(height * factor)), max(1, round(width * factor))
     top, left = int(generator.integers(height - rows + 1)), int(generator.integers(width - columns + 1))
     margins = ((0, 0), (top, height - rows - top), (left, width - columns - left))
     return [

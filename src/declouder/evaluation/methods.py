@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -154,6 +155,8 @@ class ModelMethod:
             least_painted=self.least_painted,
             enlarge=self.enlarge,
             latents=torch.from_numpy(noise[None].copy()),
+            # For schedulers that draw noise on the way, each image and sample its own again and again.
+            generator=torch.Generator().manual_seed(zlib.crc32(noise.tobytes())),
             output_type="np",
         )
 

@@ -85,8 +85,8 @@ class Denoiser(_ConditionedUNet):
 class WeightNet(_ConditionedUNet):
     """Predicts w, how much of x0 the reference image gives: `weight_net(cat[x_t, cloudy, reference], t)`.
 
-    One weight a pixel, band and step, without a bound: `fusion.fuse` bounds it. The last layer starts at
-    zero, so an untrained network says w = 0: pure diffusion. Arguments as for `Denoiser`.
+    One weight a pixel, band and step, without a bound: `fusion.predict_x0` bounds it when sampling. The last layer
+    starts at zero, so an untrained network says w = 0: pure diffusion. Arguments as for `Denoiser`.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]

@@ -69,7 +69,14 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def packed(name: str, values: NDArray[np.float32], layer: Layer) -> NDArray[Any]:
+def _draws_noise(scheduler: Any) -> bool:
+    """Return whether a scheduler adds noise of its own in each step, so that a result is not that of its start."""
+    kind = type(scheduler).__name__
+    by_name = kind.startswith(("DDPM", "LCM", "TCD")) or "Ancestral" in kind or "SDE" in kind
+    return by_name or str(scheduler.config.get("algorithm_type", "")).startswith("sde")
+
+
+def packed(values: NDArray[np.float32], layer: Layer) -> NDArray[Any]:
     """Bring a layer into the dtype that it is kept in."""
     if layer.dtype == "uint16":
         return np.asarray(np.rint((np.clip(values, -1, 1) + 1) * 32767.5), np.uint16)
@@ -120,6 +127,12 @@ class WindowModel:
         self._options = options
         self._layers = layers
         self.steps = steps_of(pipeline, options)
+        scheduler = getattr(pipeline, "scheduler", None)
+        if self.steps != 0 and scheduler is not None and _draws_noise(scheduler):
+            raise ModelError(
+                f"{type(scheduler).__name__} draws noise in each step, which has no place in a scene; give a"
+                " sampler that does not, such as ddim"
+            )
 
     def restore(self, parts: Sequence[Part]) -> list[Layers]:
         """Return the layers of each part; they may be of any sizes.
@@ -166,7 +179,7 @@ class WindowModel:
         if "spread" in self._layers:
             found["spread"] = self._spread(parts, output)
         return [
-            {name: packed(name, values[k], self._layers[name]) for name, values in found.items()}
+            {name: packed(values[k], self._layers[name]) for name, values in found.items()}
             for k in range(len(parts))
         ]
 
