@@ -226,6 +226,12 @@ def test_progress_counts_every_window_once(identity, tmp_path):
         (("B1", "B2", "B3", "B4"), FOUR, (1, 2, 3, 4)),
         ((None, None, None, "red"), FOUR[:3], (4, 1, 2)),
         (("red", "red", "green"), FOUR[:3], (1, 3, 2)),  # two bands say red: neither does
+        (("B04 (red)", "Band B03, 560nm", "S2A_MSI_T32TQM_B02", "B08"), FOUR, (1, 2, 3, 4)),
+        (("sur_refl_b01", "sur_refl_b02", "sur_refl_b03", "sur_refl_b04"), FOUR, (1, 4, 3, 2)),  # MODIS's
+        (("refl_b01", "refl_b02", "refl_b03", "refl_b04"), FOUR, (1, 2, 3, 4)),  # whosever
+        (("red uncertainty", "red", "green", "blue"), FOUR[:3], (2, 3, 4)),
+        (("red", "red uncertainty", "green", None), FOUR[:3], (1, 3, 4)),
+        (("IR", "R", "G", "B"), FOUR, (2, 3, 4, 1)),
     ],
 )
 def test_bands_are_found_by_what_descriptions_say(descriptions, names, expected, tmp_path):
@@ -245,6 +251,8 @@ def test_bands_are_found_by_what_descriptions_say(descriptions, names, expected,
         ("swir2", "nir", "red", "green"),
         ("QA_PIXEL", "red", "green"),
         ("red", "green", "pan"),
+        ("IR", "R", "G"),
+        ("sur_refl_b01", "sur_refl_b02", "sur_refl_b03"),
     ],
 )
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])  # GDAL calls three of uint8 red, green and blue
@@ -265,6 +273,29 @@ def test_names_that_tell_no_colour_are_doubted_aloud(identity, tmp_path, caplog)
     report = remove_from_scene(path, tmp_path / "b.tif", identity)
     assert report.bands.numbers == (1, 2, 3) and report.bands.doubtful == ("SR_B2", "SR_B3", "SR_B4")
     assert "give --bands if they are not these" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("descriptions", "doubtful"),
+    [
+        (("B02", "B03", "B04"), ()),
+        (("B02", "B03", "B04", "B08"), ()),
+        (("B01", "B02", "B03", "B04", "B05"), ()),
+        (("B01", "B02", "B03", "B04", "B8A"), ()),
+        (("B01", "S2A B02", "B03", "B04"), ()),
+        (("B01", "B02", "B03", "B04"), ("B04", "B03", "B02")),  # Himawari's are blue, green, red and nir
+        (("B01", "B02 blue", "B03 green", "B04"), ("B04",)),
+        (tuple(f"B{number:02d}" for number in range(1, 17)), ("B04", "B03", "B02")),  # Himawari has sixteen
+    ],
+)
+def test_band_numbers_that_may_be_another_sensors_are_doubted(descriptions, doubtful, tmp_path):
+    path = write_tif(tmp_path / "a.tif", np.ones((len(descriptions), 4, 4), np.uint16))
+    with rasterio.open(path, "r+") as dataset:
+        dataset.descriptions = descriptions
+    with open_raster(path) as reader:
+        choice = choose_bands(reader.info, FOUR[:3])
+    assert choice.doubtful == doubtful
+    assert [descriptions[number - 1][:3] for number in choice.numbers[:1]] == ["B04"]
 
 
 def test_bands_are_found_by_colour_and_the_report_says_so(tmp_path):

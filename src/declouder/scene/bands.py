@@ -18,7 +18,7 @@ class BandChoice:
         numbers: 1-based, in the model's order.
         names: the model's names for them.
         how: the reason, for the log.
-        doubtful: descriptions of bands taken in order that say nothing to us.
+        doubtful: descriptions of bands taken that say nothing to us, or mean other bands on other sensors.
     """
 
     numbers: tuple[int, ...]
@@ -50,12 +50,16 @@ def choose_bands(info: RasterInfo, names: Sequence[str], numbers: Sequence[int] 
 
     described = [text or "" for text in info.descriptions]
     others = {number for number, text in enumerate(described, start=1) if _is_another(text, names)}
-    by_description = _found(names, [_spoken(text) for text in described])
-    by_color = {name: number for name, number in _found(names, list(info.colors)).items() if number not in others}
+    spoken = [_spoken(text) for text in described]
+    by_description = _found(names, spoken, [_whole(text) for text in described])
+    colored = _found(names, info.colors, info.colors)
+    by_color = {name: number for name, number in colored.items() if number not in others}
     found = by_color | by_description  # a description says more than a colour
     if len(set(found.values())) < len(found):
         found = by_description
-    taken = {*found.values(), *others}
+    # "red uncertainty" beside "red" is no band for another colour.
+    namesakes = {number for number, word in enumerate(spoken, start=1) if word in map(_spoken, by_description)}
+    taken = {*found.values(), *others, *namesakes}
     free = [number for number, color in enumerate(info.colors, start=1) if color != "alpha" and number not in taken]
     missing = [name for name in names if name not in found]
     if len(missing) > len(free):
@@ -76,23 +80,43 @@ def choose_bands(info: RasterInfo, names: Sequence[str], numbers: Sequence[int] 
     ]
     told = [(how, which) for how, which in hows if which]
     how = told[0][0] if len(told) == 1 else "; ".join(f"{', '.join(which)} {how}" for how, which in told)
-    doubtful = tuple(described[number - 1] for number in in_order.values() if described[number - 1])
-    return BandChoice(tuple((found | in_order)[name] for name in names), tuple(names), how, doubtful)
+    bands = {name: (found | in_order)[name] for name in names}
+    ambiguous = _numbers_are_ambiguous(described)
+    doubtful = [
+        text
+        for name, number in bands.items()
+        if (text := described[number - 1]) and (name in in_order or (ambiguous and _is_number(text)))
+    ]
+    return BandChoice(tuple(bands.values()), tuple(names), how, tuple(doubtful))
 
 
-def _found(names: Sequence[str], said: Sequence[str]) -> dict[str, int]:
-    """Return, for each of `names` that exactly one band says, that band's 1-based number."""
-    wanted = {name: _spoken(name) or name for name in names}
-    return {name: said.index(word) + 1 for name, word in wanted.items() if said.count(word) == 1}
+def _found(names: Sequence[str], said: Sequence[str], wholly: Sequence[str]) -> dict[str, int]:
+    """Return, for each of `names` that exactly one band says, that band's 1-based number.
+
+    Args:
+        names: of the model's bands.
+        said: band by band, what it speaks of, maybe among other words.
+        wholly: the same where it says nothing else; such bands come first.
+    """
+    found: dict[str, int] = {}
+    for name in names:
+        word = _spoken(name) or name
+        for speakers in ([_COLOR_OF.get(text, text) == word for text in wholly], [text == word for text in said]):
+            if any(speakers):
+                if sum(speakers) == 1:
+                    found[name] = speakers.index(True) + 1
+                break
+    return found
 
 
 # Band numbers with a leading zero are Sentinel-2's and HLS's, which agree on these. "B4" says nothing: it is
 # red to Landsat 8 and near infrared to Landsat 5; neither does "B05": red edge or near infrared.
+_NUMBERS = {"b02": "blue", "b03": "green", "b04": "red", "b08": "nir"}
 _SYNONYMS = {
-    "red": ("red", "r", "b04"),
-    "green": ("green", "g", "b03"),
-    "blue": ("blue", "b", "b02"),
-    "nir": ("nir", "nearinfrared", "nearir", "nir08", "b08"),
+    "red": ("red", "r", "b04", "surreflb01"),  # the last ones are MODIS's
+    "green": ("green", "g", "b03", "surreflb04"),
+    "blue": ("blue", "b", "b02", "surreflb03"),
+    "nir": ("nir", "nearinfrared", "nearir", "nir08", "b08", "surreflb02"),
 }
 _COLOR_OF = {word: color for color, words in _SYNONYMS.items() for word in words}
 # "red edge", "coastal blue", "short wave infrared": neighbours of our bands, not they.
@@ -101,11 +125,14 @@ _NEIGHBOUR_WORDS = {"edge", "rededge", "coastal", "deep", "short", "shortwave", 
 _WORDS_OF_OTHERS = {
     *("coastal", "aerosol", "rededge", "cirrus", "pan", "panchromatic"),
     *("short", "shortwave", "swir", "mid", "mir", "far", "infrared"),
-    *("wave", "longwave", "lwir", "thermal", "tir", "tirs"),
+    *("wave", "longwave", "lwir", "thermal", "tir", "tirs", "ir"),
     *("alpha", "mask", "qa", "pixel", "scl", "cloud", "aot", "wvp"),
     *("ndvi", "dem", "vv", "vh"),
 }
 _NO_MATTER = {"band", "channel", "b", "nm", "um"}
+# Beside a band number: words that leave it Sentinel-2's, and words that make it so whatever else is said.
+_BESIDE_NUMBER = re.compile(r"band|channel|central|wavelength|\d*(nm|um|m)?")
+_SENTINEL2 = re.compile(r"sentinel|sentinel2[abc]?|s2[abc]?|msi|hls|[sl]30")
 
 
 def _is_another(text: str, names: Sequence[str]) -> bool:
@@ -115,6 +142,8 @@ def _is_another(text: str, names: Sequence[str]) -> bool:
         return False
     if (spoken := _spoken(text)) in _SYNONYMS:
         return spoken not in wanted
+    if spoken == "ir":  # of aerial images the near one
+        return "nir" not in wanted
     words = [word for word in re.findall(r"[a-z]+", text.lower()) if word not in _NO_MATTER]
     neighbour = words[:2] == ["red", "edge"] or words[:1] in (["coastal"], ["deep"])
     return bool(words) and (neighbour or set(words) <= _WORDS_OF_OTHERS)
@@ -122,15 +151,46 @@ def _is_another(text: str, names: Sequence[str]) -> bool:
 
 def _spoken(text: str) -> str:
     """Return the band a description speaks of: a colour of `_SYNONYMS`, else its letters in lower case."""
-    words = re.findall(r"[a-z0-9]+", text.lower())
-    whole = "".join(words)
+    words, whole = _words(text), _whole(text)
     if whole in _COLOR_OF or _NEIGHBOUR_WORDS.intersection(words):
         return _COLOR_OF.get(whole, whole)
     if "infrared" in whole:
         return "nir" if "near" in whole else whole
     # "Band 4 - Red", "red (B4)": one colour among other words, the single letters left out.
-    colors = {_COLOR_OF[word] for word in words if word in _COLOR_OF and len(word) > 1}
+    colors = {_COLOR_OF[word] for word in words if word in _COLOR_OF and len(word) > 1 and word not in _NUMBERS}
+    colors |= {_NUMBERS[word] for word in words if word in _NUMBERS and _is_sentinel2s(words)}
     return colors.pop() if len(colors) == 1 else whole
+
+
+def _is_sentinel2s(words: Sequence[str]) -> bool:
+    """Return whether a band number among these words is Sentinel-2's: that in "sur_refl_b04" is MODIS's."""
+    beside = [word for word in words if word not in _NUMBERS and word not in _COLOR_OF]
+    return any(map(_SENTINEL2.fullmatch, words)) or all(map(_BESIDE_NUMBER.fullmatch, beside))
+
+
+def _is_number(text: str) -> bool:
+    """Return whether nothing but a band number says which band it is."""
+    words = _words(text)
+    return bool(_NUMBERS.keys() & words) and not any(word in _COLOR_OF and word not in _NUMBERS for word in words)
+
+
+def _numbers_are_ambiguous(described: Sequence[str]) -> bool:
+    """Return whether "B02" may be another sensor's, such as Himawari's, whose B01 to B03 are blue, green and red.
+
+    Sets with B01 are doubted unless they hold bands that Sentinel-2 or HLS has further on, and none beyond theirs.
+    """
+    words = {word for text in described for word in _words(text)}
+    further = any(re.fullmatch(r"b8a|b0[5-9]|b1[0-2]", word) for word in words)
+    beyond = any(re.fullmatch(r"b1[3-9]", word) for word in words)
+    return "b01" in words and (beyond or not further) and not any(map(_SENTINEL2.fullmatch, words))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", text.lower())
+
+
+def _whole(text: str) -> str:
+    return "".join(_words(text))
 
 
 def listed(numbers: Sequence[int]) -> str:

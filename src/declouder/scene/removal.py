@@ -88,7 +88,7 @@ def remove_from_scene(
         log.info("bands: %s = %s (%s)", listed(bands.numbers), ", ".join(bands.names), bands.how)
         if bands.doubtful:
             called = ", ".join(bands.doubtful)
-            log.warning("what bands are called (%s) tells no colours; give --bands if they are not these", called)
+            log.warning("what bands are called (%s) is no sure sign; give --bands if they are not these", called)
         reader.look_for_undeclared(bands.numbers)
         if reader.undeclared is not None:
             log.info("no data: %s; it is left out, though the file declares no nodata", reader.undeclared)
