@@ -173,6 +173,31 @@ def test_what_a_killed_run_left_of_its_output_is_cleared_away(source, tmp_path):
     assert names_in(tmp_path) == [".b.tif.mine", "a.tif", "b.tif"]
 
 
+def test_a_file_that_appears_at_the_provenances_name_meanwhile_is_kept(source, tmp_path):
+    foreign = tmp_path / "made_up.tif"
+
+    def appears(cloudy, latents):
+        foreign.write_bytes(b"precious")
+        return draws(cloudy, latents)
+
+    options = replace(SMALL, provenance=foreign)
+    with pytest.raises(OutputError, match=r"made_up\.tif exists already"):
+        remove_from_scene(source, tmp_path / "b.tif", FakePipeline(appears), options)
+    assert foreign.read_bytes() == b"precious" and not (tmp_path / "b.tif").exists()
+    again = replace(options, overwrite=True)
+    remove_from_scene(source, tmp_path / "b.tif", killed_at(0), again)
+    assert read_tif(foreign).shape[0] == 2
+
+
+def test_a_part_of_the_provenance_stays_while_its_process_lives(source, tmp_path):
+    living, dead = (tmp_path / f".made_up.tif.{number}.part" for number in (os.getppid(), 2**22 + 1))
+    for part in (living, dead):
+        part.write_bytes(b"torn")
+    options = replace(SMALL, provenance=tmp_path / "made_up.tif")
+    remove_from_scene(source, tmp_path / "b.tif", FakePipeline(draws), options)
+    assert living.exists() and not dead.exists()
+
+
 def test_two_runs_on_one_output_are_refused(source, tmp_path):
     def a_second_run(cloudy, latents):
         with pytest.raises(OutputError, match="another run"):

@@ -100,8 +100,13 @@ def create_raster(
                 path.unlink(missing_ok=True)
 
 
-def remove_stale_parts(output: Path) -> None:
-    """Delete what a killed run left of an unfinished `output`; the caller knows that no other run writes it."""
+def remove_stale_parts(output: Path, *, spare_living: bool = False) -> None:
+    """Delete what killed runs left of an unfinished `output`.
+
+    Args:
+        output: of which the caller knows that no other run writes it, or else:
+        spare_living: leave what belongs to a process that lives.
+    """
     prefix, suffixes = f".{output.name}.", {"", output.suffix.lower()}
     try:
         found = list(output.parent.iterdir())
@@ -110,9 +115,21 @@ def remove_stale_parts(output: Path) -> None:
     for path in found:
         middle = path.name.removeprefix(prefix)
         number, mark, rest = middle.partition(".part")
-        is_ours = path.name.startswith(prefix) and number.isdigit() and bool(mark)
-        if is_ours and (rest in suffixes or rest.endswith((".ovr.tmp", ".tmp"))):
+        is_ours = path.name.startswith(prefix) and number.isdecimal() and bool(mark)
+        is_part = is_ours and (rest in suffixes or rest.endswith((".ovr.tmp", ".tmp")))
+        if is_part and not (spare_living and _lives(int(number))):
             path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    """Return whether a process of this machine lives, by its number."""
+    try:
+        os.kill(process, 0)
+    except PermissionError:  # another user's
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return process > 0
 
 
 def _overviews_in_the_making(image: Path) -> Iterator[Path]:

@@ -81,7 +81,7 @@ def remove_from_scene(
         if options.nodata is not None:
             reader.declare_nodata(options.nodata)
         info = reader.info
-        check_outputs(source, output, info, options)
+        may_replace = check_outputs(source, output, info, options)
         if info.images > 1:
             log.warning("%s holds %d images; the others than the first are left out", source, info.images)
         bands = choose_bands(info, tuple(pipeline.config.bands), options.bands)
@@ -130,7 +130,7 @@ def remove_from_scene(
         )
         found = Restoration(reader, mosaic, journal, bands.numbers, scale, mask)
         small_clouds = _restore(found, origin, at_work, progress or (lambda done, total: None))
-        _write(found, output, options, key, layers)
+        _write(found, output, options, key, layers, may_replace=may_replace)
         restored = journal.restored
     if restored == 0:
         log.warning("%s", _nothing_restored(source, options))
@@ -156,8 +156,10 @@ def _nothing_restored(source: Path, options: SceneOptions) -> str:
     return f"nothing of {source} was restored: {where}"
 
 
-def check_outputs(source: Path, output: Path, info: RasterInfo, options: SceneOptions) -> None:
+def check_outputs(source: Path, output: Path, info: RasterInfo, options: SceneOptions) -> bool:
     """Raise before hours of work what would be raised after them.
+
+    Returns whether a file at the provenance's name may be replaced.
 
     Args:
         source: of the scene.
@@ -173,13 +175,15 @@ def check_outputs(source: Path, output: Path, info: RasterInfo, options: SceneOp
     check_output(output, sources=sources, overwrite=options.overwrite)
     check_fits(output, info, cog=options.cog)
     if options.provenance is None:
-        return
+        return options.overwrite
     if options.provenance.resolve() == output.resolve():
         raise OutputError(f"--provenance {options.provenance} is the output itself; give another name")
     # A run that was killed between its two files may have left the first: then it is one of ours.
     continued = journal_path(output).exists() and is_provenance(options.provenance, max_pixels=options.max_pixels)
-    check_output(options.provenance, sources=[*sources, output], overwrite=options.overwrite or continued)
+    may_replace = options.overwrite or continued
+    check_output(options.provenance, sources=[*sources, output], overwrite=may_replace)
     check_fits(options.provenance, provenance_info(info, samples=options.samples))
+    return may_replace
 
 
 def _check_apart(inputs: Sequence[Path], *outputs: Path | None) -> None:
@@ -266,13 +270,19 @@ def _padded_to_largest(layers: Layers, window: Window, place: Window, height: in
 
 
 def _write(
-    scene: Restoration, output: Path, options: SceneOptions, key: Mapping[str, Any], layers: Mapping[str, Layer]
+    scene: Restoration,
+    output: Path,
+    options: SceneOptions,
+    key: Mapping[str, Any],
+    layers: Mapping[str, Layer],
+    *,
+    may_replace: bool,
 ) -> None:
-    """Write the output and, if it is wanted, the provenance."""
-    for path in (output, options.provenance):
-        if path is not None:
-            # The journal's lock says that no other run writes here: what looks so was left by a killed one.
-            remove_stale_parts(path)
+    """Write the output and, if it is wanted, the provenance, in the place of another where it may be replaced."""
+    # The journal's lock says that no other run writes this output: what looks so was left by a killed one.
+    remove_stale_parts(output)
+    if options.provenance is not None:  # which another output's run may be writing
+        remove_stale_parts(options.provenance, spare_living=True)
     like = scene.reader.info
     tags = output_tags(key, masked=scene.mask is not None)
     with create_raster(output, with_tags(like, tags), overwrite=options.overwrite, cog=options.cog) as writer:
@@ -280,7 +290,7 @@ def _write(
             write_scene(scene, writer, None, [])
             return
         said = with_tags(provenance_info(like, samples=options.samples), tags)
-        with create_raster(options.provenance, said, overwrite=True) as provenance:
+        with create_raster(options.provenance, said, overwrite=may_replace) as provenance:
             write_scene(scene, writer, provenance, [name for name in layers if name != "image"])
             writer.finish()  # a cloud-optimised one takes its time: neither shall appear without the other
 
