@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +61,11 @@ def test_links_permissions_and_pipes_stay_what_they_are(tmp_path):
     write_text(tmp_path / ("x" * 245 + ".txt"), "long")
     write_text(Path(os.devnull), "nothing is kept")
     assert Path(os.devnull).is_char_device()
+
+
+def test_standard_output_can_be_written_where_it_is_a_pipe():
+    code = "import pathlib, declouder.whole_files as w; w.write_text(pathlib.Path('/dev/stdout'), 'x')"
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout == b"x"
 
 
 def test_a_folder_stays_if_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):

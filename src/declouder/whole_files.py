@@ -41,11 +41,12 @@ def whole_file(path: Path, *, mend: str = ELSEWHERE) -> Iterator[Path]:
     Raises:
         OutputError: if it cannot be written (`mend` ends the message); `path` stays as it was.
     """
-    place = path.resolve()
-    if place.exists() and not place.is_file():
+    # Looked at by its own name: /dev/stdout resolves to none where it is a pipe.
+    if path.exists() and not path.is_file():
         with _told(path, mend):
-            yield place
+            yield path
         return
+    place = path.resolve()
     part = _beside(place)
     try:
         with _told(path, mend):
