@@ -16,7 +16,7 @@ from rasterio.rpc import RPC
 
 from conftest import names_in, read_tif, write_tif
 from declouder.errors import OutputError, RasterError
-from declouder.raster import check_output, create_raster, open_raster, output_name
+from declouder.raster import check_output, create_raster, open_raster, output_name, remove_stale_parts
 from declouder.raster import writing as writing_module
 from declouder.scene import remove_from_scene
 
@@ -204,6 +204,26 @@ def test_nothing_but_the_output_is_left_in_the_folder(rich_tif, tmp_path):
     copied(tmp_path / "a.png", folder / "a.png")
     assert names_in(folder) == ["a.png", "copy.tif"]
     assert not list(tmp_path.glob("*.aux.xml"))
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png"])
+def test_an_output_that_is_a_link_stays_one_and_its_target_is_written(suffix, tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.ones((3, 9, 9), np.uint8), crs=None, transform=None)
+    target, link = tmp_path / "disk" / f"real{suffix}", tmp_path / f"b{suffix}"
+    target.parent.mkdir()
+    link.symlink_to(target)
+    with pytest.raises(OutputError, match=rf"b\{suffix} exists already"):
+        copied(source, link)
+    for _ in range(2):  # the first time it points nowhere
+        (tmp_path / "disk" / f".real{suffix}.123.part").touch()
+        remove_stale_parts(link)
+        copied(source, link, overwrite=True)
+        assert link.is_symlink() and (read_tif(target) == 1).all()
+        assert names_in(target.parent) == [target.name] and names_in(tmp_path) == ["a.tif", link.name, "disk"]
+    link.unlink()
+    link.symlink_to(tmp_path / "none" / "real.tif")
+    with pytest.raises(OutputError, match="none does not exist"):
+        copied(source, link, overwrite=True)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

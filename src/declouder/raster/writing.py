@@ -49,6 +49,7 @@ def create_raster(
 
     All is written to a GeoTIFF first. PNG, WebP and, with `cog`, cloud-optimised GeoTIFF with its overviews cannot
     be written in pieces; they are made of that in the end, by `RasterWriter.finish` or when the block ends.
+    Where `output` is a link, the file that it points to is written, and the link stays.
 
     Raises:
         OutputError: if it cannot be written; then nothing is left behind.
@@ -61,7 +62,8 @@ def create_raster(
     lost = {tag for tags in like.band_tags for tag in tags.get(None, {})}
     if cog and lost and _has_namespaces(like):
         log.warning("%s cannot have the tags %s of bands; write it without --cog", output, ", ".join(sorted(lost)))
-    part = output.with_name(f".{output.name}.{os.getpid()}.part")
+    place = output.resolve()
+    part = place.with_name(f".{place.name}.{os.getpid()}.part")
     image = part.with_name(part.name + output.suffix.lower())
     profile = _profile(like, final=driver == "GTiff")
 
@@ -93,7 +95,7 @@ def create_raster(
                 with _writing(output):
                     dataset.close()
         with _writing(output):
-            _publish(part if driver == "GTiff" else image, output, overwrite=overwrite)
+            _publish(part if driver == "GTiff" else image, output, place, overwrite=overwrite)
     finally:
         for path in (part, image, *_overviews_in_the_making(image)):
             with contextlib.suppress(OSError):  # a name too long for the file system was never given
@@ -107,9 +109,10 @@ def remove_stale_parts(output: Path, *, spare_living: bool = False) -> None:
         output: of which the caller knows that no other run writes it, or else:
         spare_living: leave what belongs to a process that lives.
     """
-    prefix, suffixes = f".{output.name}.", {"", output.suffix.lower()}
+    place = output.resolve()
+    prefix, suffixes = f".{place.name}.", {"", output.suffix.lower()}
     try:
-        found = list(output.parent.iterdir())
+        found = list(place.parent.iterdir())
     except PermissionError:  # a folder may let files in and not be listed
         return
     for path in found:
@@ -203,6 +206,8 @@ def check_output(output: Path, *, sources: Sequence[Path], overwrite: bool) -> N
         lossy = "JPEG would lose detail; " if output.suffix.lower() in {".jpg", ".jpeg"} else ""
         raise OutputError(f"{output} has no suffix that can be written; {lossy}use one of {known}")
     check_folder(output.parent)
+    if output.is_symlink():  # what it points to is written
+        check_folder(output.resolve().parent)
     for source in sources:
         if output.resolve() == source.resolve() or (
             output.exists() and source.exists() and output.samefile(source)
@@ -340,22 +345,23 @@ def _describe(dataset: Any, like: RasterInfo) -> None:
             dataset.update_tags(band, ns=namespace, **tags)
 
 
-def _publish(part: Path, output: Path, *, overwrite: bool) -> None:
-    """Give the complete file its name."""
+def _publish(part: Path, output: Path, place: Path, *, overwrite: bool) -> None:
+    """Give the complete file its name; `place` is where `output` points to."""
     with part.open("rb") as file:
         os.fsync(file.fileno())
     # Looked at again: hours may have passed.
     check_output(output, sources=[], overwrite=overwrite)
-    part.replace(output)
+    part.replace(place)
     with contextlib.suppress(OSError):  # some file systems have no folders to sync
-        folder = os.open(output.parent, os.O_RDONLY)
+        folder = os.open(place.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
     # Statistics, overviews and masks beside a file that was replaced are about its old pixels.
-    for suffix in (".aux.xml", ".ovr", ".msk"):
-        output.with_name(output.name + suffix).unlink(missing_ok=True)
+    for name in {output, place}:
+        for suffix in (".aux.xml", ".ovr", ".msk"):
+            name.with_name(name.name + suffix).unlink(missing_ok=True)
 
 
 @contextmanager
