@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from rasterio.enums import ColorInterp
 from rasterio.transform import Affine, from_bounds
 from rasterio.warp import transform_bounds
 from scipy import ndimage
@@ -84,6 +85,25 @@ def test_a_mask_with_a_mask_of_its_own_is_clear_beyond_its_edge_too(scene, tmp_p
     np.testing.assert_array_equal(share, expected)
 
 
+@pytest.mark.parametrize("bands", [2, 3, 4, 5])
+@pytest.mark.parametrize("colour", ["undefined", "alpha"])
+def test_a_mask_of_several_bands_is_clear_beyond_its_edge_and_where_it_is_transparent(
+    bands, colour, scene, tmp_path
+):
+    values = np.zeros((bands, 40, 50), np.uint8)
+    values[-1, :, 25:] = 255
+    path = write_tif(tmp_path / "mask.tif", values)
+    with rasterio.open(path, "r+") as dataset:
+        others = ["gray", *["undefined"] * (bands - 2)]
+        dataset.colorinterp = [ColorInterp[name] for name in (*others, colour)]
+    expected = np.zeros((80, 100))
+    expected[:40, 25 if colour == "alpha" else 0 : 50] = 1
+    choice = MaskChoice(path, values=(0,), feather_px=0)
+    np.testing.assert_array_equal(share_of(scene, choice), expected)
+    same_size = write_tif(tmp_path / "small.tif", np.full((3, 40, 50), 90, np.uint8))
+    np.testing.assert_array_equal(share_of(same_size, choice), expected[:40, :50])
+
+
 def test_a_mask_in_another_projection_lands_in_its_place(scene, tmp_path):
     with rasterio.open(scene) as dataset:
         west, south, east, north = transform_bounds(dataset.crs, "EPSG:4326", *dataset.bounds)
@@ -101,6 +121,17 @@ def test_a_mask_without_a_place_must_have_the_scenes_size(scene, tmp_path):
     assert share_of(scene, MaskChoice(path)).min() == 1
     path = mask_file(tmp_path, values[:70], crs=None, transform=Affine.identity())
     with pytest.raises(RasterError, match="give a mask of that size"):
+        share_of(scene, MaskChoice(path))
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_mask_that_lies_elsewhere_is_refused_without_a_crs_too(tmp_path):
+    scene = write_tif(tmp_path / "scene.tif", np.full((3, 80, 100), 90, np.uint8), crs=None)
+    values = np.ones((80, 100), np.uint8)
+    for transform in (PLACE, Affine.identity()):
+        assert share_of(scene, MaskChoice(mask_file(tmp_path, values, crs=None, transform=transform))).min() == 1
+    path = mask_file(tmp_path, values, crs=None, transform=Affine(10, 0, 5e5 + 30, 0, -10, 4e6))
+    with pytest.raises(RasterError, match=r"lies elsewhere than .*scene\.tif by their transforms"):
         share_of(scene, MaskChoice(path))
 
 

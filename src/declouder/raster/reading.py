@@ -81,8 +81,13 @@ def open_aligned(path: Path, like: RasterInfo, *, allow_outside: bool = False) -
         info, dataset = reader.info, reader.dataset
         same_size = (info.height, info.width) == (like.height, like.width)
         unplaced = info.crs is None or like.crs is None
+        if same_size and info.crs is None and like.crs is None and _are_apart(info, like):
+            raise RasterError(
+                f"mask {path} lies elsewhere than {like.path} by their transforms, and neither has a CRS; "
+                "give a mask of the same place, or one without a transform"
+            )
         if same_size and (unplaced or _same_grid(info, like)):
-            yield AlignedReader(info, dataset, dataset)
+            yield AlignedReader(info, dataset, dataset, alpha=info.alpha)
             return
         if unplaced:
             raise RasterError(
@@ -91,7 +96,7 @@ def open_aligned(path: Path, like: RasterInfo, *, allow_outside: bool = False) -
             )
         grid = {"crs": like.crs, "transform": like.transform, "height": like.height, "width": like.width}
         # What is beyond its edge must come out as no data; a mask of its own does not see to that.
-        says_so = info.nodata is not None or info.alpha is not None
+        says_so = dataset.nodatavals[0] is not None or info.alpha is not None
         try:
             warped = stack.enter_context(
                 WarpedVRT(dataset, resampling=Resampling.nearest, add_alpha=not says_so, **grid)
@@ -100,7 +105,12 @@ def open_aligned(path: Path, like: RasterInfo, *, allow_outside: bool = False) -
             raise RasterError(
                 f"mask {path} cannot be laid over {like.path} ({one_line(error)}); give both the same grid"
             ) from error
-        yield AlignedReader(info, dataset, warped)
+        yield AlignedReader(info, dataset, warped, alpha=info.alpha if says_so else warped.count)
+
+
+def _are_apart(info: RasterInfo, like: RasterInfo) -> bool:
+    """Return whether two rasters of one size both say where they lie, and it is not the same place."""
+    return not (info.transform.is_identity or like.transform.is_identity or _same_grid(info, like))
 
 
 def _same_grid(info: RasterInfo, like: RasterInfo) -> bool:
@@ -259,24 +269,29 @@ class RasterReader:
 class AlignedReader:
     """The first band of a raster on another's grid; made by `open_aligned`."""
 
-    def __init__(self, info: RasterInfo, dataset: Any, aligned: Any) -> None:
+    def __init__(self, info: RasterInfo, dataset: Any, aligned: Any, *, alpha: int | None) -> None:
         self.info = info
         self._dataset, self._aligned = dataset, aligned
+        self._alpha = alpha  # of `aligned`
 
     def read(self, rows: slice, cols: slice) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return values and where there are any, (rows, cols) each."""
         window = GdalWindow.from_slices(rows, cols)
-        return self._read(self._aligned, window=window)
+        return self._read(self._aligned, self._alpha, window=window)
 
     def read_reduced(self, *, max_px: int = 1024) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return the raster itself, on its own grid, at a size of at most `max_px`, by leaving out pixels."""
         size = self._dataset.height, self._dataset.width
         step = max(1.0, max(size) / max_px)
-        return self._read(self._dataset, out_shape=tuple(max(1, round(length / step)) for length in size))
+        shape = tuple(max(1, round(length / step)) for length in size)
+        return self._read(self._dataset, self.info.alpha, out_shape=shape)
 
-    def _read(self, dataset: Any, **part: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def _read(self, dataset: Any, alpha: int | None, **part: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         try:
-            return dataset.read(1, **part), dataset.dataset_mask(**part) > 0
+            valid = dataset.read_masks(1, **part) > 0
+            if alpha is not None:  # GDAL heeds it in files of two or four bands alone
+                valid &= dataset.read(alpha, **part) > 0
+            return dataset.read(1, **part), valid
         except GDAL_ERRORS as error:
             raise RasterError(
                 f"mask {self.info.path} cannot be read ({one_line(error)}); "
