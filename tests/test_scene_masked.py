@@ -133,6 +133,24 @@ def test_the_outputs_tags_say_how_it_was_made_and_keep_what_was_there(blob, dark
     assert str(tmp_path) not in "".join(tags.values())
 
 
+def test_the_tags_of_the_last_run_before_are_kept_as_such_and_it_is_said(darker, tmp_path, caplog):
+    source = write_tif(tmp_path / "a.tif", np.full((3, 40, 50), 9, np.uint8))
+    with rasterio.open(source, "r+") as dataset:
+        dataset.update_tags(acquired="2020-01-01")
+    names = ["a.tif", "b.tif", "c.tif", "d.tif"]
+    for run in range(3):
+        assert ("a.tif was made" in caplog.text, "b.tif was made" in caplog.text) == (False, run == 2)
+        said = tmp_path / "said.tif"
+        options = replace(SMALL, seed=run, provenance=said, overwrite=True)
+        remove_from_scene(tmp_path / names[run], tmp_path / names[run + 1], darker, options)
+    for path in (tmp_path / "d.tif", said):
+        with rasterio.open(path) as dataset:
+            tags = dataset.tags()
+        assert (tags["DECLOUDER_SEED"], tags["DECLOUDER_BEFORE_SEED"], tags["acquired"]) == ("2", "1", "2020-01-01")
+        assert "synthesised" in tags["DECLOUDER_BEFORE_NOTE"]
+        assert not any("BEFORE_BEFORE" in name for name in tags)
+
+
 def test_the_digest_of_a_model_tells_models_apart_but_not_their_samplers(model_folder):
     from declouder.pipeline import CloudRemovalPipeline, make_scheduler
     from declouder.provenance import model_digest

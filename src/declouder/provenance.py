@@ -7,6 +7,7 @@ The provenance raster lies on the scene's grid, float32:
     3 spread    standard deviation over `--samples N` draws in DN, mean over the bands (from two samples on)
 
 Where nothing was changed all are 0. The tags, on the output and on the provenance alike, begin with DECLOUDER_.
+Those of an earlier run, where the scene is an output itself, begin with DECLOUDER_BEFORE_ then.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from typing import Any
 
 from declouder.errors import DeclouderError
 from declouder.raster import RasterInfo, open_raster
+
+_OURS, _BEFORE = "DECLOUDER_", "DECLOUDER_BEFORE_"
 
 
 def provenance_info(like: RasterInfo, *, samples: int) -> RasterInfo:
@@ -55,13 +58,26 @@ def is_provenance(path: Path, *, max_pixels: int) -> bool:
     return info.descriptions[:1] == ("changed",) and "DECLOUDER_NOTE" in info.tags.get(None, {})
 
 
-def output_tags(key: Mapping[str, Any], *, masked: bool) -> dict[str, str]:
-    """Return the tags that say how a scene was made.
+def earlier_tags(info: RasterInfo) -> dict[str, str]:
+    """Return the tags that the last run left on a raster; none if it is no output of ours."""
+    tags = info.tags.get(None, {})
+    return {name: tags[name] for name in tags if name.startswith(_OURS) and not name.startswith(_BEFORE)}
+
+
+def tagged(info: RasterInfo, key: Mapping[str, Any], *, masked: bool) -> RasterInfo:
+    """Return `info` with the tags that say how a scene was made, and those of the last run before as such.
 
     Args:
+        info: of the output or the provenance, with the tags of the input.
         key: all that the result depends on, as the journal has it.
         masked: whether only pixels under a mask were changed.
     """
+    before = {_BEFORE + name.removeprefix(_OURS): said for name, said in earlier_tags(info).items()}
+    others = {name: said for name, said in info.tags.get(None, {}).items() if not name.startswith(_OURS)}
+    return replace(info, tags={**info.tags, None: others | before | _output_tags(key, masked=masked)})
+
+
+def _output_tags(key: Mapping[str, Any], *, masked: bool) -> dict[str, str]:
     where = "under the cloud mask" if masked else "of the bands in DECLOUDER_BANDS"
     return {
         "DECLOUDER_NOTE": f"Pixels {where} are synthesised by a generative model; they were not observed.",

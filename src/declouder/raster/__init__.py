@@ -9,7 +9,7 @@ when it is complete, so whoever sees `out.tif` sees all of it.
 """
 
 from declouder.raster.gdal import DTYPES, INPUT_DRIVERS, INPUT_SUFFIXES, OUTPUT_DRIVERS, not_georeferenced_is_fine
-from declouder.raster.info import RasterInfo, files_identity, with_tags
+from declouder.raster.info import RasterInfo, files_identity
 from declouder.raster.reading import MOST_PIXELS, AlignedReader, RasterReader, open_aligned, open_raster
 from declouder.raster.sentinel2 import is_safe
 from declouder.raster.stack import BandFile, grid_of, vrt_of_bands
@@ -51,5 +51,4 @@ __all__ = [
     "output_name",
     "remove_stale_parts",
     "vrt_of_bands",
-    "with_tags",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +108,6 @@ def _tags_of(dataset: Any, band: int) -> Tags:
         if kept:
             found[namespace] = kept
     return found
-
-
-def with_tags(info: RasterInfo, tags: dict[str, str]) -> RasterInfo:
-    """Return `info` with further tags in the default namespace."""
-    return replace(info, tags={**info.tags, None: {**info.tags.get(None, {}), **tags}})
 
 
 def files_identity(files: Sequence[Path]) -> list[dict[str, Any]]:

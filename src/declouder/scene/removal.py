@@ -16,7 +16,7 @@ from declouder.errors import OutputError
 from declouder.journal import Layer, journal_path, open_journal
 from declouder.masks import NONE, SceneMask, open_mask
 from declouder.mosaic import Mosaic, Origin, Window, moved, on_grid
-from declouder.provenance import is_provenance, model_digest, output_tags, provenance_info, sampler_of
+from declouder.provenance import earlier_tags, is_provenance, model_digest, provenance_info, sampler_of, tagged
 from declouder.raster import (
     RasterInfo,
     Undeclared,
@@ -26,7 +26,6 @@ from declouder.raster import (
     files_identity,
     open_raster,
     remove_stale_parts,
-    with_tags,
 )
 from declouder.scaling import Scaling
 from declouder.scene.bands import BandChoice, choose_bands, listed
@@ -84,6 +83,12 @@ def remove_from_scene(
         may_replace = check_outputs(source, output, info, options)
         if info.images > 1:
             log.warning("%s holds %d images; the others than the first are left out", source, info.images)
+        if earlier_tags(info):
+            log.warning(
+                "%s was made by declouder before; what was made up then counts as observed now, and the tags "
+                "DECLOUDER_BEFORE_* keep how",
+                source,
+            )
         bands = choose_bands(info, tuple(pipeline.config.bands), options.bands)
         log.info("bands: %s = %s (%s)", listed(bands.numbers), ", ".join(bands.names), bands.how)
         if bands.doubtful:
@@ -284,12 +289,13 @@ def _write(
     if options.provenance is not None:  # which another output's run may be writing
         remove_stale_parts(options.provenance, spare_living=True)
     like = scene.reader.info
-    tags = output_tags(key, masked=scene.mask is not None)
-    with create_raster(output, with_tags(like, tags), overwrite=options.overwrite, cog=options.cog) as writer:
+    masked = scene.mask is not None
+    restored = tagged(like, key, masked=masked)
+    with create_raster(output, restored, overwrite=options.overwrite, cog=options.cog) as writer:
         if options.provenance is None:
             write_scene(scene, writer, None, [])
             return
-        said = with_tags(provenance_info(like, samples=options.samples), tags)
+        said = tagged(provenance_info(like, samples=options.samples), key, masked=masked)
         with create_raster(options.provenance, said, overwrite=may_replace) as provenance:
             write_scene(scene, writer, provenance, [name for name in layers if name != "image"])
             writer.finish()  # a cloud-optimised one takes its time: neither shall appear without the other
