@@ -13,6 +13,7 @@ from PIL import Image
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 from rasterio.rpc import RPC
+from rasterio.transform import Affine
 
 from conftest import names_in, read_tif, write_tif
 from declouder.errors import OutputError, RasterError
@@ -194,6 +195,18 @@ def test_webp_is_written_losslessly(bands, tmp_path, rng):
 def test_jpeg_becomes_png_in_a_folder_and_others_keep_their_names():
     names = {"a.jpg": "a.png", "a.JPEG": "a.png", "a.png": "a.png", "a.webp": "a.webp", "a.tif": "a.tif"}
     assert {name: output_name(Path(name)) for name in names} == names
+
+
+@pytest.mark.parametrize("suffix", [".jgw", ".jpg.aux.xml"])
+def test_a_jpeg_that_says_where_it_lies_becomes_a_geotiff_in_a_folder(suffix, tmp_path):
+    source = tmp_path / "a.jpg"
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(source)
+    assert output_name(source) == "a.png"
+    text = "<PAMDataset><GeoTransform>500000, 10, 0, 4000000, 0, -10</GeoTransform></PAMDataset>"
+    (tmp_path / f"a{suffix}").write_text("10\n0\n0\n-10\n500005\n3999995\n" if suffix == ".jgw" else text)
+    assert output_name(source) == "a.tif"
+    with rasterio.open(copied(source, tmp_path / "b.tif")) as dataset:
+        assert dataset.transform == Affine(10, 0, 500000, 0, -10, 4000000)
 
 
 def test_nothing_but_the_output_is_left_in_the_folder(rich_tif, tmp_path):

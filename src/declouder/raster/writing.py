@@ -17,17 +17,18 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window as GdalWindow
 
-from declouder.errors import OutputError
+from declouder.errors import OutputError, RasterError
 from declouder.raster.gdal import (
     DTYPES,
     GDAL_ERRORS,
     OUTPUT_DRIVERS,
     check_name,
+    driver_of,
     gdal_settings,
     not_georeferenced_is_fine,
     one_line,
 )
-from declouder.raster.info import RasterInfo
+from declouder.raster.info import RasterInfo, info_of
 from declouder.raster.reading import is_whole
 
 log = logging.getLogger(__name__)
@@ -277,10 +278,28 @@ def _is_picture(names: Sequence[str]) -> bool:
 
 
 def output_name(source: Path) -> str:
-    """Return the name of the result of `source` in an output folder: its own, where that can be lossless."""
+    """Return the name of the result of `source` in an output folder: its own, where that can be lossless.
+
+    A JPEG becomes a PNG, or a GeoTIFF where it says where it lies on Earth.
+    """
     if source.suffix.lower() in OUTPUT_DRIVERS:
         return source.name
-    return source.with_suffix(".png" if source.suffix.lower() in {".jpg", ".jpeg"} else ".tif").name
+    is_plain = source.suffix.lower() in {".jpg", ".jpeg"} and not _is_georeferenced(source)
+    return source.with_suffix(".png" if is_plain else ".tif").name
+
+
+def _is_georeferenced(path: Path) -> bool:
+    try:
+        if not path.is_file():  # a pipe would be waited for without end
+            return False
+        with (
+            gdal_settings(),
+            not_georeferenced_is_fine(),
+            rasterio.open(path.absolute(), driver=driver_of(path)) as dataset,
+        ):
+            return info_of(path, dataset).is_georeferenced
+    except (RasterError, *GDAL_ERRORS):  # which whoever reads it will tell
+        return False
 
 
 def _profile(like: RasterInfo, *, final: bool) -> dict[str, Any]:
