@@ -103,6 +103,33 @@ def test_another_input_or_mask_starts_anew(source, tmp_path, caplog):
     assert "started anew" in caplog.text and "input" in caplog.text
 
 
+@pytest.mark.parametrize("sidecar", ["a.tif.msk", "a.tif.aux.xml", "a.tfw"])
+def test_another_file_beside_the_input_starts_anew(sidecar, source, tmp_path, caplog):
+    with pytest.raises(Killed):
+        remove_from_scene(source, tmp_path / "b.tif", killed_at(3), SMALL)
+    if sidecar.endswith("msk"):
+        write_tif(tmp_path / sidecar, np.full((1, 150, 200), 255, np.uint8))
+    else:
+        text = '<PAMDataset><Metadata><MDI key="a">1</MDI></Metadata></PAMDataset>'
+        (tmp_path / sidecar).write_text(text if "xml" in sidecar else "10\n0\n0\n-10\n5\n5\n")
+    caplog.set_level("INFO", "declouder")
+    remove_from_scene(source, tmp_path / "b.tif", FakePipeline(draws), SMALL)
+    assert "another input" in caplog.text
+
+
+def test_statistics_that_a_viewer_wrote_beside_the_input_do_not_start_anew(source, tmp_path, caplog):
+    with pytest.raises(Killed):
+        remove_from_scene(source, tmp_path / "b.tif", killed_at(3), SMALL)
+    (tmp_path / "a.tif.aux.xml").write_text(
+        '<PAMDataset><PAMRasterBand band="1"><Histograms><HistItem><HistMin>0</HistMin><HistMax>9</HistMax>'
+        "<BucketCount>2</BucketCount><HistCounts>3|4</HistCounts></HistItem></Histograms>"
+        '<Metadata><MDI key="STATISTICS_MEAN">4</MDI></Metadata></PAMRasterBand></PAMDataset>'
+    )
+    caplog.set_level("INFO", "declouder")
+    remove_from_scene(source, tmp_path / "b.tif", FakePipeline(draws), SMALL)
+    assert "continued" in caplog.text
+
+
 @pytest.mark.parametrize("which", ["input", "mask"])
 def test_another_file_behind_a_vrt_starts_anew(which, source, tmp_path, caplog):
     vrt = tmp_path / "a.vrt"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rasterio.enums import MaskFlags
+
+from declouder.errors import RasterError
+from declouder.raster.xml import parsed_xml
 
 # Namespaces that GDAL makes up from the file's layout, or that travel by another way (RPC).
 _DERIVED_NAMESPACES = {
@@ -21,6 +25,12 @@ _DERIVED_NAMESPACES = {
 }
 # Numbers about the old pixels would be wrong about the new ones.
 _STALE_TAGS = ("STATISTICS_", "TIFFTAG_MINSAMPLEVALUE", "TIFFTAG_MAXSAMPLEVALUE")
+
+_HISTOGRAM = {
+    *("Histograms", "HistItem", "HistMin", "HistMax", "BucketCount"),
+    *("IncludeOutOfRange", "Approximate", "HistCounts"),
+}
+_MOST_AUX_BYTES = 64 * 2**20
 
 Tags = dict[str | None, dict[str, str]]
 
@@ -111,8 +121,12 @@ def _tags_of(dataset: Any, band: int) -> Tags:
 
 
 def files_identity(files: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return what tells the content of these files from that of others without reading all of it."""
-    return [_file_identity(path) for path in files]
+    """Return what tells the content of these files from that of others without reading all of it.
+
+    What GDAL reads beside a file counts: a mask, a world file, and what an .aux.xml says but for statistics, which
+    other programs write as they show an image.
+    """
+    return [_file_identity(path) | _beside_identity(path) for path in files]
 
 
 def _file_identity(path: Path) -> dict[str, Any]:
@@ -122,3 +136,33 @@ def _file_identity(path: Path) -> dict[str, Any]:
         file.seek(max(0, found.st_size - 2**16))
         ends = hashlib.sha256(start + file.read(2**16)).hexdigest()
     return {"bytes": found.st_size, "changed_ns": found.st_mtime_ns, "ends": ends}
+
+
+def _beside_identity(path: Path) -> dict[str, Any]:
+    kind = path.suffix[1:]
+    worlds = ["wld", *([f"{kind}w", f"{kind[0]}{kind[-1]}w"] if kind else [])]
+    suffixes = sorted({case for world in worlds for case in (world.lower(), world.upper())})
+    places = [path.with_name(f"{path.name}.msk"), *(path.with_suffix(f".{suffix}") for suffix in suffixes)]
+    found: dict[str, Any] = {place.name: _file_identity(place) for place in places if place.is_file()}
+    aux = path.with_name(f"{path.name}.aux.xml")
+    if aux.is_file() and (said := _besides_statistics(aux)):
+        found[aux.name] = said
+    return {"beside": found} if found else {}
+
+
+def _besides_statistics(aux: Path) -> Any:
+    """Return what tells what an .aux.xml says besides statistics; nothing if it says no more."""
+    try:
+        root = parsed_xml(aux, most_bytes=_MOST_AUX_BYTES, mend="delete it")
+    except RasterError:
+        return _file_identity(aux)
+    said: list[Any] = []
+    band = None
+    for element in root.iter():
+        band = element.get("band") if element.tag == "PAMRasterBand" else band
+        is_statistic = element.tag in _HISTOGRAM or element.get("key", "").startswith(_STALE_TAGS)
+        is_frame = element.tag in {"PAMDataset", "PAMRasterBand"}
+        is_frame |= element.tag == "Metadata" and not element.attrib
+        if not (is_statistic or is_frame):
+            said.append([band, element.tag, element.attrib, (element.text or "").strip()])
+    return said and hashlib.sha256(json.dumps(said).encode()).hexdigest()
