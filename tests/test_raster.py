@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import numpy as np
 import pytest
 import rasterio
 from PIL import Image
 from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.rpc import RPC
 from rasterio.transform import Affine
@@ -217,6 +219,19 @@ def test_nothing_but_the_output_is_left_in_the_folder(rich_tif, tmp_path):
     copied(tmp_path / "a.png", folder / "a.png")
     assert names_in(folder) == ["a.png", "copy.tif"]
     assert not list(tmp_path.glob("*.aux.xml"))
+
+
+@pytest.mark.parametrize("cog", [False, True])
+def test_a_crs_that_a_geotiff_cannot_hold_is_told(cog, tmp_path, caplog):
+    rotated = CRS.from_string("+proj=ob_tran +o_proj=longlat +o_lon_p=0 +o_lat_p=39.25 +lon_0=18 +R=6371229")
+    for crs, told in ((CRS.from_epsg(32633), False), (rotated, True)):
+        source = write_tif(tmp_path / "a.tif", np.ones((1, 9, 9), np.uint8), crs=None)
+        (tmp_path / "a.tif.aux.xml").write_text(f"<PAMDataset><SRS>{escape(crs.to_wkt())}</SRS></PAMDataset>")
+        with open_raster(source) as reader:
+            assert reader.info.crs == crs
+            with create_raster(tmp_path / "b.tif", reader.info, overwrite=True, cog=cog):
+                pass
+        assert ("b.tif cannot hold the CRS" in caplog.text) == told
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".png"])

@@ -75,6 +75,11 @@ def create_raster(
             options = _copy_options(driver, profile, like)
             rasterio.shutil.copy(part, image, driver=driver, **options)
             check_whole(image)
+        if driver in {"GTiff", "COG"} and like.crs:
+            # GDAL does not say so when GeoTIFF has no words for a CRS, such as one with a rotated pole.
+            with rasterio.open(part if driver == "GTiff" else image, driver="GTiff") as written:
+                if not written.crs:
+                    log.warning("%s cannot hold the CRS of %s and is without one", output, like.path)
 
     def check_whole(path: Path) -> None:
         # GDAL does not raise when the disk is full as it closes a file.
