@@ -597,3 +597,10 @@ def test_an_interrupt_that_something_caught_is_heard_at_the_next_window(scene, q
     finally:
         signal.signal(signal.SIGINT, before)
     assert "interrupted" in capfd.readouterr().err and not (tmp_path / "b.tif").exists()
+
+
+def test_a_link_to_itself_is_a_bad_path_and_no_bug(tmp_path, capfd):
+    (tmp_path / "loop.tif").symlink_to(tmp_path / "loop.tif")
+    source = write_tif(tmp_path / "a.tif", np.ones((3, 9, 9), np.uint8))
+    assert run("remove", source, "-o", tmp_path / "loop.tif", "--steps", 0, "-q") == 2
+    assert capfd.readouterr().err.startswith("error: ")

@@ -148,6 +148,12 @@ def reporting_errors(*, debug: bool = False) -> Iterator[None]:
         where = f"{error.filename}: " if error.filename else ""
         _report(OptionError(f"{where}{error.strerror}; give another path, or mend that one"), debug=False)
         sys.exit(2)
+    except RuntimeError as error:
+        if not str(error).startswith("Symlink loop"):  # pathlib's word for ELOOP before Python 3.13
+            _report(error, debug, _BUG)
+            sys.exit(1)
+        _report(OptionError(f"{error}; give another path, or mend that one"), debug)
+        sys.exit(2)
     except Exception as error:
         _report(error, debug, _BUG)
         sys.exit(1)

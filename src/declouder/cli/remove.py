@@ -145,7 +145,7 @@ def remove(
     """Remove the clouds from images and scenes.
 
     A GeoTIFF comes back with its CRS, data type, nodata, tags and other bands; of several inputs each goes to
-    the output folder under its own name (JPEG as PNG).
+    the output folder under its own name (JPEG as PNG, or as GeoTIFF where it says where it lies).
     """
     from declouder.cli.jobs import jobs_folder, planned_jobs
     from declouder.masks import MaskChoice
