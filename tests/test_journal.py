@@ -67,6 +67,14 @@ def check(journal: Journal, indices: list[int]) -> None:
             np.testing.assert_array_equal(part, values[:, 1:4, 2:7])
 
 
+def test_what_an_earlier_run_left_is_kept_however_soon_this_one_stops(path, monkeypatch):
+    stopped_after(path, [[0], [1]])
+    monkeypatch.setattr(journals, "WORTH_KEEPING_S", 60.0)
+    with pytest.raises(Killed), open_journal(path, KEY, LAYERS, **SIZE):
+        raise Killed
+    assert found_in(path) == ([0, 1], [0, 1])
+
+
 def test_what_was_added_is_read_back_and_found_by_the_next_run(path):
     stopped_after(path, [[0], [-1, 2], [5, 3]])
     assert found_in(path) == ([0, 1, 2, 3, 5], [0, 2, 3, 5])

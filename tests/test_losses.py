@@ -28,6 +28,18 @@ def test_every_loss_of_an_image_against_itself_is_its_least():
     assert float(ssim(x, x)) == pytest.approx(1, abs=1e-5)
 
 
+def test_structure_and_ln_mse_are_of_the_final_image_alone():
+    clear, noisy = image(0), image(1)
+
+    def share(outputs, **weights):
+        plain = reference_loss(outputs, clear, edge_weight=0)
+        return float(reference_loss(outputs, clear, edge_weight=0, **weights) - plain)
+
+    assert share([clear, noisy], ssim_weight=1.0) == pytest.approx(0, abs=1e-4)
+    assert share([noisy, clear], ssim_weight=1.0) > 0.5
+    assert share([clear, noisy], psnr_weight=1.0) < share([noisy, clear], psnr_weight=1.0) - 1
+
+
 def test_losses_are_means_of_each_sample():
     x, y = image(0), image(1)
     assert torch.allclose(noise_loss(x, y)[1], ((x[1] - y[1]) ** 2).mean())

@@ -121,18 +121,65 @@ def test_no_steps_give_the_reference_image():
     assert torch.allclose(result.reference, (pipeline.reference(cloudy * 2 - 1) + 1) / 2, atol=1e-6)
 
 
-def test_only_images_that_were_painted_take_steps():
+@pytest.mark.parametrize("number", [0, 1])
+def test_only_images_that_were_painted_take_steps(number):
     texture = 0.5 + 0.1 * torch.randn(1, 3, 24, 32, generator=seeded(5)).clamp(-4, 4)
-    cloudy = torch.cat([texture, 0.5 + 0.1 * (texture - 0.5)])  # of the second the reference leaves all
-    pipeline, noise = make_tiny(), torch.randn(cloudy.shape, generator=seeded(6))
-    smooth = torch.full_like(texture, 0.5)
-    pipeline.reference = Given(torch.cat([smooth, cloudy[1:]]))
+    smooth, left = torch.full_like(texture, 0.5), 0.5 + 0.1 * (texture - 0.5)  # of that the reference leaves all
+    order = [number, 1 - number]
+    cloudy, given = torch.cat([texture, left])[order], torch.cat([smooth, left])[order]
+    pipeline, noise, other = make_tiny(), torch.randn(cloudy.shape, generator=seeded(6)), 1 - number
+    pipeline.reference = Given(given)
     everywhere = pipeline(cloudy, latents=noise, output_type="pt")
     painted = pipeline(cloudy, latents=noise, least_painted=0.5, output_type="pt")
-    assert torch.allclose(painted.images[0], everywhere.images[0], atol=1e-6)
-    assert torch.allclose(painted.weights[0], everywhere.weights[0], atol=1e-6)
-    assert torch.equal(painted.images[1], painted.reference[1]) and (painted.weights[1] == 1).all()
-    assert (everywhere.images[1] != painted.images[1]).any()
+    assert torch.allclose(painted.images[number], everywhere.images[number], atol=1e-6)
+    assert torch.allclose(painted.weights[number], everywhere.weights[number], atol=1e-6)
+    assert torch.equal(painted.images[other], painted.reference[other]) and (painted.weights[other] == 1).all()
+    assert (everywhere.images[other] != painted.images[other]).any()
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_the_steps_begin_at_the_noised_reference_or_at_pure_noise(strength, monkeypatch):
+    pipeline, cloudy = make_tiny(), cloudy_images()
+    noise, seen = torch.randn(cloudy.shape, generator=seeded(6)), []
+
+    def forward(self, x, t, *, real=Denoiser.forward):
+        seen.append((x.clone(), int(t[0])))
+        return real(self, x, t)
+
+    monkeypatch.setattr(Denoiser, "forward", forward)
+    pipeline.quick = False
+    found = pipeline(cloudy, latents=noise, strength=strength, num_inference_steps=4, output_type="pt")
+    (x, t), reference = seen[0], found.reference * 2 - 1
+    expected = noise if strength == 1 else pipeline.scheduler.add_noise(reference, noise, torch.tensor([t]))
+    assert torch.allclose(x[:, :3], expected, atol=1e-5) and (t > 500) == (strength == 1)
+
+
+@pytest.mark.parametrize("name", ["strength", "w_bounds", "num_inference_steps"])
+def test_a_model_samples_as_it_was_saved(name):
+    pipeline, cloudy = make_tiny(), cloudy_images()
+    value = {"strength": 0.35, "w_bounds": (0.0, 0.5), "num_inference_steps": 2}[name]
+
+    def image(**options) -> torch.Tensor:
+        return pipeline(cloudy, generator=seeded(), output_type="pt", **options).images
+
+    before, given = image(), image(**{name: value})
+    pipeline.register_to_config(**{name: value})
+    assert torch.equal(image(), given) and not torch.equal(image(), before)
+
+
+def test_images_stay_in_range_whatever_the_weights_say():
+    pipeline = make_tiny()
+    with torch.no_grad():
+        for parameter in pipeline.weight_net.parameters():
+            parameter.mul_(20)
+    found = pipeline(cloudy_images(), w_bounds=(-1000, 1000), generator=seeded(), output_type="pt")
+    assert float(found.weights.abs().max()) > 2
+    assert float(found.images.min()) >= 0 and float(found.images.max()) <= 1
+
+
+def test_the_papers_sampler_ends_at_the_clear_image_and_clips_nothing():
+    settings = make_scheduler("ddim").config
+    assert settings.set_alpha_to_one is True and settings.clip_sample is False
 
 
 def test_networks_see_an_enlarged_image_and_the_result_is_of_its_own_size():
@@ -396,6 +443,10 @@ def damage(folder, how: str) -> None:
         values = json.loads(index.read_text())
         values["denoiser"] = ["os", "system"]
         index.write_text(json.dumps(values))
+    elif how == "a class of another module":
+        values = json.loads(index.read_text())
+        values["denoiser"] = ["evil.module", "Denoiser"]
+        index.write_text(json.dumps(values))
     elif how == "foreign scheduler":
         values = json.loads(index.read_text())
         values["scheduler"] = ["os", "system"]
@@ -430,6 +481,7 @@ def damage(folder, how: str) -> None:
         "foreign class",
         "foreign code",
         "foreign scheduler",
+        "a class of another module",
         "no weights",
         "no config",
         "no scheduler",

@@ -161,6 +161,10 @@ def test_the_digest_of_a_model_tells_models_apart_but_not_their_samplers(model_f
     with torch.no_grad():
         next(other.denoiser.parameters()).flatten()[0] += 1e-3
     assert model_digest(one) != model_digest(other)
+    for change in ({"strength": 0.5}, {"w_bounds": [0.1, 0.5]}, {"bands": ["a", "b", "c"]}):
+        other = CloudRemovalPipeline.from_pretrained(model_folder)
+        other.register_to_config(**change)
+        assert model_digest(one) != model_digest(other), change
 
 
 def test_a_provenance_that_exists_or_is_the_input_is_refused_before_any_work(blob, darker, tmp_path):

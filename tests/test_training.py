@@ -2,6 +2,7 @@ import csv
 import errno
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import lightning
 import numpy as np
 import pytest
 import torch
@@ -23,18 +25,20 @@ from safetensors.torch import load_file
 from declouder import CloudRemovalPipeline
 from declouder import training as training_module
 from declouder.cli import main
-from declouder.config import STAGE_NAMES, DataConfig, TrainConfig, load_config, parse_config
+from declouder.config import STAGE_NAMES, DataConfig, StageConfig, TrainConfig, load_config, parse_config
 from declouder.data.catalog import CATALOG
 from declouder.data.samples import TrainingData
 from declouder.errors import ConfigError, DataError, ModelError, OptionError, OutputError
 from declouder.fusion import predict_x0
 from declouder.losses import fidelity_loss
 from declouder.networks import CompactNet, Denoiser
+from declouder.perceptual import LEAST_DISTANCE
 from declouder.training import STAGES, StageModule, train
 from declouder.training import callbacks as callbacks_module
 from declouder.training import stages as stages_module
-from declouder.training.module import COLUMNS
+from declouder.training.module import COLUMNS, _lr_factor
 from declouder.training.networks import NETWORKS, build_networks, export, make_pipeline
+from declouder.training.stages import _perceptual_loss
 from declouder.training.surroundings import one_line_errors
 
 ROOT = Path(__file__).parent.parent
@@ -259,13 +263,13 @@ def test_a_run_that_goes_on_learns_from_the_data_it_was_begun_with(tmp_path):
     write_four_pairs(tmp_path)
     fields = [f"data.base={tmp_path}", "data.pairs=[set]", "data.hold_out=0", "data.procedural=0"]
     fields += ["data.synthetic_share=0", "stages.reference.steps=1000"]
-    train_quietly(toy(*fields), tmp_path / "run", stages=["reference"], max_time_s=0.5)
+    train_quietly(toy(*fields), tmp_path / "run", stages=["reference"], max_time_s=2)
     for kind in ("cloud", "label"):
         (tmp_path / "set" / "train" / kind / "2.png").unlink()
     with pytest.raises(
         DataError, match=r"the data \(3 pairs\) are not those that .*reference was begun with \(4 pairs\)"
     ):
-        train_quietly(toy(*fields), tmp_path / "run", stages=["reference"], resume=True, max_time_s=0.5)
+        train_quietly(toy(*fields), tmp_path / "run", stages=["reference"], resume=True, max_time_s=2)
 
 
 def test_a_later_stage_learns_from_the_data_of_the_earlier_ones_and_the_recipe_stays(tmp_path):
@@ -324,13 +328,13 @@ def test_an_interrupted_training_is_no_bug(tmp_path):
 @pytest.mark.parametrize("left", [0, 2000])
 def test_a_damaged_checkpoint_is_named(tmp_path, left):
     config = toy("stages.reference.steps=1000")
-    train_quietly(config, tmp_path, stages=["reference"], max_time_s=0.5)
+    train_quietly(config, tmp_path, stages=["reference"], max_time_s=2)
     checkpoint = tmp_path / "reference" / "last.ckpt"
     os.truncate(checkpoint, left)
     with pytest.raises(DataError, match=r"last\.ckpt is damaged .* remove it to begin the stage anew"):
         train_quietly(config, tmp_path, stages=["reference"], resume=True)
     checkpoint.unlink()
-    assert train_quietly(config, tmp_path, stages=["reference"], resume=True, max_time_s=0.5)
+    assert train_quietly(config, tmp_path, stages=["reference"], resume=True, max_time_s=2)
 
 
 @pytest.mark.parametrize(
@@ -690,13 +694,94 @@ def test_a_run_that_is_killed_at_any_moment_resumes_to_the_same_weights(tmp_path
 
 
 def test_a_stage_whose_scores_stay_behind_stops_early_and_keeps_the_best(tmp_path, monkeypatch):
-    scores = iter([1.0, 3.0, 2.0, 2.5, 9.0])
-    monkeypatch.setattr(StageModule, "score", lambda module: ({"score": next(scores)}, []))
+    scores, kept = iter([1.0, 3.0, 2.0, 2.5, 9.0]), []
+
+    def score(module: StageModule):
+        kept.append({key: value.clone() for key, value in module.kept("reference").state_dict().items()})
+        return {"score": next(scores)}, []
+
+    monkeypatch.setattr(StageModule, "score", score)
     config = toy(*(f"stages.reference.{field}" for field in ("steps=50", "validate_every=2", "patience=2")))
     (report,) = train_quietly(config, tmp_path, stages=["reference"])
     assert (report.steps, report.finished) == (8, True)
     assert report.scores == {"step": 4, "score": 3.0}
+    (file,) = (tmp_path / "model" / "reference").glob("*.safetensors")
+    saved = load_file(file)
+    assert all(torch.equal(saved[key], value) for key, value in kept[1].items())
+    assert any(not torch.equal(saved[key], value) for key, value in kept[-1].items())
     assert train_quietly(config, tmp_path, stages=["reference"], resume=True) == []
+
+
+def stage_module(stage: str, *overrides: str) -> StageModule:
+    config = toy(*overrides)
+    return StageModule(stage, config, TrainingData(config.data, band_names=config.model.bands, seed=0))
+
+
+def test_what_is_kept_is_the_running_average_of_what_learns():
+    module = stage_module("reference", "stages.reference.ema=0.9")
+    learns, kept = (next(network("reference").parameters()) for network in (module.network, module.kept))
+    before = kept.detach().clone()
+    with torch.no_grad():
+        learns.add_(1.0)
+    assert torch.equal(kept, before)
+    count = int(module.averaged.n_averaged)
+    module.averaged.update_parameters(module.learning)
+    moved = 1.0 if count == 0 else 1 - min(0.9, (1 + count) / (10 + count))  # the first is taken whole
+    torch.testing.assert_close(kept, before + moved * (learns - before))
+    for _ in range(200):
+        module.averaged.update_parameters(module.learning)
+    with torch.no_grad():
+        learns.add_(1.0)
+    last = kept.detach().clone()
+    module.averaged.update_parameters(module.learning)
+    torch.testing.assert_close(kept, last + 0.1 * (learns - last))
+
+
+@pytest.mark.parametrize(
+    ("fields", "steps", "wanted"),
+    [
+        ({"schedule": "constant", "warmup_steps": 4}, (0, 3, 9), (0.25, 1, 1)),
+        ({"schedule": "cosine", "warmup_steps": 0}, (0, 50, 100, 200), (1, 0.505, 0.01, 0.01)),
+        ({"schedule": "cosine", "warmup_steps": 100}, (49,), (0.5 * 0.515,)),
+    ],
+)
+def test_the_learning_rate_follows_its_schedule(fields, steps, wanted):
+    settings = StageConfig(steps=100, **fields)
+    assert [_lr_factor(step, settings) for step in steps] == pytest.approx(wanted, rel=0.02)
+
+
+def test_the_recipe_reaches_optimizer_and_trainer(tmp_path, monkeypatch):
+    seen, real = {}, lightning.Trainer.__init__
+    monkeypatch.setattr(lightning.Trainer, "__init__", lambda self, **o: (seen.update(o), real(self, **o))[1])
+    fields = ("clip_norm=0.5", "weight_decay=0.1", "steps=1", "lr=1e-3", "warmup_steps=0", "accumulate=2")
+    overrides = [f"stages.reference.{field}" for field in fields]
+    train_quietly(toy(*overrides), tmp_path, stages=["reference"])
+    assert (seen["gradient_clip_val"], seen["max_steps"], seen["accumulate_grad_batches"]) == (0.5, 1, 2)
+    chosen = stage_module("reference", *overrides).configure_optimizers()
+    (group,) = chosen["optimizer"].param_groups
+    assert (group["lr"], group["weight_decay"]) == (1e-3, 0.1)
+    assert chosen["lr_scheduler"]["interval"] == "step"
+
+
+def test_time_steps_are_drawn_below_max_t():
+    module, clear = stage_module("denoiser", "stages.denoiser.max_t=10"), torch.zeros(3, 8, 8)
+    drawn = {int(module._draw(seed, clear)[0]) for seed in range(200)}
+    assert drawn == set(range(10))
+
+
+def test_less_noise_left_is_a_better_score():
+    module = stage_module("denoiser")
+    assert module._score_of({"noise_loss": 1.0}) > module._score_of({"noise_loss": 2.0})
+
+
+def test_lpips_and_its_logarithm_are_weighed_as_the_recipe_says(monkeypatch):
+    stand_in = lambda bands: lambda image, clear: torch.full((len(image),), 0.2)  # noqa: E731
+    monkeypatch.setattr("declouder.training.module.PerceptualLoss", stand_in)
+    weights = ("perceptual_weight=0.3", "log_perceptual_weight=0.7", "patch_px=40")
+    module = stage_module("joint", *(f"stages.joint.{field}" for field in weights))
+    image = torch.zeros(2, 3, 40, 40)
+    found = _perceptual_loss(module, image, image, {"seed": torch.tensor([5, 6])})
+    assert float(found) == pytest.approx(0.3 * 0.2 + 0.7 * math.log(0.2 + LEAST_DISTANCE))
 
 
 def test_every_step_is_told_with_its_loss(tmp_path):
