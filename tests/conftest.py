@@ -19,17 +19,19 @@ torch.set_num_threads(1)
 
 
 class FakePipeline:
-    """Behaves as a CloudRemovalPipeline whose result is `f(cloudy, latents)`; remembers its input."""
+    """Behaves as a CloudRemovalPipeline whose result is `f(cloudy, latents)`; remembers what it was given."""
 
     def __init__(self, f: Callable[..., torch.Tensor], bands: tuple[str, ...] = ("red", "green", "blue")) -> None:
         self.f = f
         self.config = SimpleNamespace(bands=list(bands))
         self.device = torch.device("cpu")
         self.seen: list[torch.Tensor] = []
+        self.options: list[dict[str, Any]] = []
 
-    def __call__(self, cloudy: torch.Tensor, *, latents: torch.Tensor, **_: Any) -> SimpleNamespace:
+    def __call__(self, cloudy: torch.Tensor, *, latents: torch.Tensor, **options: Any) -> SimpleNamespace:
         assert torch.isfinite(cloudy).all() and cloudy.min() >= 0 and cloudy.max() <= 1
         self.seen.append(cloudy)
+        self.options.append(options)
         images = self.f(cloudy, latents)
         return SimpleNamespace(images=images, weights=torch.ones_like(images))
 

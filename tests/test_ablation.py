@@ -80,10 +80,57 @@ def test_every_row_is_sampled_and_written_as_table_and_plot(
     by_label = {(row["group"], row["label"]): row for row in found["rows"]}
     assert by_label["reference", "reference alone"]["evaluations"] == 0
     assert by_label["seed", "mean of 4 draws"]["evaluations"] == 8
+    for row in found["rows"]:
+        method = json.loads((out / row["scores"]).read_text())["method"]
+        sampled = {
+            name: method[name] for name in ("strength", "seed", "samples", "w_bounds", "num_inference_steps")
+        }
+        wanted = {name: row[name] for name in ("strength", "seed", "samples", "w_bounds")}
+        assert sampled == {**wanted, "num_inference_steps": row["steps"]}, row["label"]
+        assert method["averaged"] == (row["samples"] > 1)
+        chosen = make_scheduler(row["label"]) if row["group"] == "sampler" else scheduler
+        assert (method["sampler"], method["timestep_spacing"]) == (
+            type(chosen).__name__,
+            chosen.config.get("timestep_spacing"),
+        ), row["label"]
     own = by_label["weight", "learned w, as saved"]
     assert own["scores"] == by_label["steps", "2 steps"]["scores"], "equal settings are sampled once"
     assert own["mean"] == by_label["sampler", "ddim"]["mean"]
     assert own["mean"] != by_label["diffusion", "diffusion alone (w = 0)"]["mean"]
+
+
+def test_the_sampler_is_put_back_however_an_ablation_ends(
+    selection: Selection, pipeline: CloudRemovalPipeline, tmp_path: Path
+) -> None:
+    scheduler = pipeline.scheduler
+
+    def stop(place: int, total: int, row: ablation.Row) -> None:
+        if place == 3:  # after a row of another sampler
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ablate(selection, pipeline, out=tmp_path / "out", only=["sampler"], on_row=stop)
+    assert pipeline.scheduler is scheduler
+    ablate(selection, pipeline, out=tmp_path / "out", only=["sampler"])
+    assert pipeline.scheduler is scheduler
+
+
+def test_the_best_setting_has_the_lowest_lpips_of_those_that_keep_the_psnr() -> None:
+    reference = _file([0.5] * 6, [30.0] * 6)
+    results = {
+        "loses": _file([0.3] * 6, [29.0] * 6),
+        "keeps": _file([0.48] * 6, [30.0] * 6),
+        "gains": _file([0.45] * 6, [30.1] * 6),
+    }
+    for name, lpips in (("loses", 0.3), ("keeps", 0.48), ("gains", 0.45)):
+        results[name]["mean"]["lpips"] = lpips
+    reference["mean"]["lpips"] = 0.5
+    table = [{"scores": "scores/reference.json"}] + [
+        {"scores": f"scores/{name}.json", "group": "steps", "label": name, "mean": found["mean"]}
+        for name, found in results.items()
+    ]
+    best = ablation._best_that_loses_nothing(table, reference, results)
+    assert best is not None and best["label"] == "steps: gains"
 
 
 def test_a_stopped_ablation_goes_on_and_refuses_another_model(

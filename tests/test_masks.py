@@ -19,6 +19,7 @@ from declouder.masks import MaskChoice, SceneMask, open_mask, veil
 from declouder.raster import open_raster
 from declouder.scaling import Scaling
 from declouder.scene import auto_scale
+from declouder.scene.inputs import grid_origin
 
 RGB = ("red", "green", "blue")
 PLACE = Affine(10, 0, 5e5, 0, -10, 4e6)
@@ -302,3 +303,62 @@ def test_the_share_does_not_depend_on_where_in_the_read_area_the_cloud_lies(rng)
         expected = np.where(fall < 1, np.cos(fall * (np.pi / 2)) ** 2, 0).astype(np.float32)
         share = SceneMask(Source(), height=80, width=90, feather_px=9).share(slice(0, 80), slice(0, 90))
         np.testing.assert_array_equal(share, expected)
+
+
+def test_classes_of_a_coarser_mask_are_not_mixed(scene, tmp_path):
+    values = np.tile(np.array([8, 4], np.uint8), (1, 40, 25))  # stripes of 20 m, cloud and vegetation
+    mask = write_tif(tmp_path / "scl.tif", values, transform=Affine(20, 0, 5e5, 0, -20, 4e6))
+    share = share_of(scene, MaskChoice(mask, kind="sentinel2-scl", feather_px=0))
+    np.testing.assert_array_equal(share, np.kron(values[0] == 8, np.ones((2, 2))))
+
+
+def test_a_scene_without_bright_places_has_no_cloud_to_the_estimate(tmp_path, rng):
+    dn = rng.integers(20, 41, (3, 80, 100), dtype=np.uint8)
+    assert not share_of(write_tif(tmp_path / "a.tif", dn), MaskChoice("auto", feather_px=0)).any()
+
+
+def test_cloud_beside_a_frame_without_data_is_cloud_and_the_frame_is_not(tmp_path):
+    dn = np.full((3, 80, 100), 60, np.uint8)
+    dn[:, 30:60, 20:50] = 240
+    dn[:, :, :20] = 0
+    share = share_of(write_tif(tmp_path / "a.tif", dn, nodata=0), MaskChoice("auto", feather_px=0))
+    assert (share[33:57, 20:47] == 1).all() and not share[:, :20].any() and not share[:, 60:].any()
+
+
+@pytest.mark.parametrize("how", ["alpha", "mask"])
+def test_what_is_hidden_does_not_stretch_the_scale(how, tmp_path, rng):
+    dn = rng.integers(500, 3000, (4 if how == "alpha" else 3, 60, 80)).astype(np.uint16)
+    visible = np.zeros((60, 80), bool)
+    visible[:, 40:] = True
+    dn[:3, ~visible] = 60000
+    if how == "alpha":
+        dn[3] = np.where(visible, 65535, 0)
+    path = tmp_path / "a.tif"
+    profile = {"photometric": "RGB", "alpha": "YES"} if how == "alpha" else {}
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        write_tif(path, dn, **profile)
+        if how == "mask":
+            with rasterio.open(path, "r+") as dataset:
+                dataset.write_mask(np.where(visible, 255, 0).astype(np.uint8))
+    with open_raster(path) as reader:
+        assert auto_scale(reader, (1, 2, 3)).high < 3000
+
+
+def test_scale_tags_that_differ_between_bands_say_nothing_of_the_scale(tmp_path, rng):
+    dn = rng.integers(500, 3000, (3, 60, 80)).astype(np.uint16)
+    found = []
+    for scales in ((1e-4, 1e-4, 1e-4), (1e-4, 2e-4, 1e-4)):
+        path = write_tif(tmp_path / "a.tif", dn)
+        with rasterio.open(path, "r+") as dataset:
+            dataset.scales = scales
+        with open_raster(path) as reader:
+            found.append(auto_scale(reader, (1, 2, 3)))
+    assert found[0] == Scaling(0, 10000) and 400 < found[1].low < found[1].high < 3000
+
+
+def test_a_turned_scene_has_no_place_on_a_grid(tmp_path):
+    dn = np.ones((3, 8, 8), np.uint8)
+    turned = write_tif(tmp_path / "a.tif", dn, transform=Affine.translation(5e5, 4e6) @ Affine.rotation(15))
+    for path, placed in ((turned, False), (write_tif(tmp_path / "b.tif", dn), True)):
+        with open_raster(path) as reader:
+            assert (grid_origin(reader.info) != (0, 0)) == placed

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from declouder.cli.app import OUTPUT_NAMES, DebugOption, QuietOption, SetOption, app
+from declouder.cli.app import OUTPUT_NAMES, DebugOption, QuietOption, SetOption, app, parsed_ends
 from declouder.cli.bars import counting_bar
 from declouder.errors import DataError, OptionError, OutputError
 
@@ -57,7 +57,7 @@ def check(
     if write is not None and not write.absolute().parent.is_dir():
         raise OutputError(f"the folder of {write} does not exist; make it first")
 
-    dn_range = None if value_range is None else _parsed_range(value_range, "--range")
+    dn_range = None if value_range is None else parsed_ends("--range", value_range)
 
     from declouder.data.check import check_set
 
@@ -161,7 +161,7 @@ def simulate(
             kind=kind,  # type: ignore[arg-type]  # simulate_clouds names the right ones
             cover=cover,
             band_names=None if bands is None else [name.strip() for name in bands.split(",")],
-            dn_range=None if scale is None else _parsed_range(scale, "--scale"),
+            dn_range=None if scale is None else parsed_ends("--scale", scale),
             seed=seed,
             on_image=show,
         )
@@ -227,11 +227,3 @@ def _write_list(report: SetReport, path: Path, part: str) -> None:
         path, names, heading=f"{report.found.row.name}/{part}: pairs that repeat ground seen elsewhere"
     )
     typer.echo(f"wrote {path}: {len(names)} of {report.parts[part].pairs} pairs of {part}")
-
-
-def _parsed_range(text: str, option: str) -> tuple[float, float]:
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        raise OptionError(f"{option} is {text!r}; give LOW,HIGH such as 0,10000") from None
-    return low, high

@@ -1,0 +1,137 @@
+"""Options of the commands reach what they are for, with the values that were given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import FakePipeline, write_tif
+from declouder.cli import main
+from declouder.errors import OptionError
+from declouder.evaluation import Selection
+from declouder.scene import SceneOptions, remove_from_scene
+
+
+class Recorder:
+    """Takes the place of a function, notes what it was called with, and ends the command."""
+
+    def __init__(self) -> None:
+        self.given: tuple[Any, ...] = ()
+        self.options: dict[str, Any] = {}
+
+    def __call__(self, *given: Any, **options: Any) -> None:
+        self.given, self.options = given, options
+        raise OptionError("noted")
+
+
+@pytest.fixture
+def noted(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    def run(target: str, *words: object) -> Recorder:
+        recorder = Recorder()
+        monkeypatch.setattr(target, recorder)
+        with pytest.raises(SystemExit) as caught:
+            main([str(word) for word in words])
+        assert (caught.value.code, capfd.readouterr().err) == (2, "error: noted\n")
+        return recorder
+
+    return run
+
+
+def test_what_is_asked_of_evaluate_reaches_it(noted, tmp_path: Path, model_folder: Path) -> None:
+    found = noted(
+        "declouder.evaluation.evaluate",
+        *("evaluate", tmp_path / "DATA", "-o", tmp_path / "a.json", "--model", model_folder, "--name", "ours"),
+        *("--split", "train", "--set", "RICE1", "--bands", "rgbn", "--exclude", "E", "--split-list", "L"),
+        *("--limit", 2, "--size", 64, "--masks", "M", "--data-range", "7000,9600", "--steps", 3, "--enlarge", 2),
+        *("--samples", 4, "--seed", 5, "--keep-images", "K", "--lpips-backbone", "B", "--lpips-download"),
+        *("--lpips-per-band", "--overwrite", "--quiet"),
+    )
+    selection, method = found.given
+    assert selection == Selection(
+        tmp_path / "DATA",
+        split="train",
+        set_name="RICE1",
+        bands="rgbn",
+        exclude=Path("E"),
+        split_list=Path("L"),
+        limit=2,
+        size_px=64,
+    )
+    assert (method.name, method.num_inference_steps, method.enlarge, method.samples) == ("ours", 3, 2, 4)
+    assert method.seed == 5
+    del found.options["on_image"]
+    assert found.options == {
+        "out": tmp_path / "a.json",
+        "masks": Path("M"),
+        "keep": Path("K"),
+        "data_range": (7000, 9600),
+        "lpips_backbone": Path("B"),
+        "download_backbone": True,
+        "band_lpips": True,
+        "overwrite": True,
+    }
+
+
+@pytest.mark.parametrize(("text", "ends"), [("4095", (0, 4095)), ("1e4", (0, 10000)), ("-5,7.5", (-5, 7.5))])
+def test_a_range_is_a_span_or_both_ends(text, ends, noted, tmp_path: Path) -> None:
+    words = ("evaluate", tmp_path, "--cloudy", "-o", tmp_path / "a.json", "--data-range", text)
+    assert noted("declouder.evaluation.evaluate", *words).options["data_range"] == ends
+
+
+def test_what_is_asked_of_ablate_reaches_it(noted, tmp_path: Path, model_folder: Path) -> None:
+    found = noted(
+        "declouder.ablation.ablate",
+        *("ablate", tmp_path / "DATA", "-o", tmp_path / "out", "--model", model_folder, "--only", "steps, seed"),
+        *("--split", "train", "--exclude", "E", "--split-list", "L", "--limit", 2, "--size", 64),
+        *("--data-range", 4095, "--lpips-backbone", "B", "--lpips-download"),
+    )
+    assert found.given[0] == Selection(
+        tmp_path / "DATA", split="train", exclude=Path("E"), split_list=Path("L"), limit=2, size_px=64
+    )
+    wanted = {"out": tmp_path / "out", "only": ["steps", "seed"], "data_range": (0, 4095)}
+    wanted |= {"lpips_backbone": Path("B"), "download_backbone": True}
+    assert {name: found.options[name] for name in wanted} == wanted
+
+
+def test_what_is_asked_of_simulate_reaches_it(noted, tmp_path: Path) -> None:
+    (tmp_path / "clear").mkdir()
+    Image.new("RGB", (16, 16)).save(tmp_path / "clear" / "1.png")
+    found = noted(
+        "declouder.data.simulate.simulate_set",
+        *("data", "simulate", tmp_path / "clear", "-o", tmp_path / "out", "--split", "test", "--per-image", 3),
+        *("--kind", "broken", "--cover", 0.4, "--bands", "blue, green,red", "--scale", "10,2600", "--seed", 7),
+    )
+    assert found.given == (tmp_path / "clear", tmp_path / "out")
+    del found.options["on_image"]
+    assert found.options == {
+        "split": "test",
+        "per_image": 3,
+        "kind": "broken",
+        "cover": 0.4,
+        "band_names": ["blue", "green", "red"],
+        "dn_range": (10, 2600),
+        "seed": 7,
+    }
+
+
+def test_what_is_asked_of_a_scene_reaches_the_pipeline(tmp_path: Path, rng: np.random.Generator) -> None:
+    threads: list[int] = []
+
+    def restored(cloudy: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        threads.append(torch.get_num_threads())
+        assert latents.shape[-1] == 2 * cloudy.shape[-1]
+        return cloudy
+
+    pipeline = FakePipeline(restored)
+    before = torch.get_num_threads()
+    options = SceneOptions(steps=3, least_painted=0.4, enlarge=2, threads=before + 1)
+    source = write_tif(tmp_path / "a.tif", rng.integers(0, 256, (3, 40, 40), dtype=np.uint8))
+    remove_from_scene(source, tmp_path / "b.tif", pipeline, options)
+    assert threads == [before + 1] and torch.get_num_threads() == before
+    (asked,) = pipeline.options
+    assert asked == {"num_inference_steps": 3, "least_painted": 0.4, "enlarge": 2, "output_type": "pt"}
