@@ -152,3 +152,10 @@ def test_what_would_fail_in_the_middle_of_a_run_is_named_before(overrides, messa
     with pytest.raises(ConfigError) as caught:
         load_config(TOY, overrides)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_field_that_is_named_twice_is_told(tmp_path):
+    text = TOY.read_text()
+    (tmp_path / "a.yaml").write_text(text + "seed: 5\n" if "\nseed:" in text else text + "seed: 5\nseed: 6\n")
+    with pytest.raises(ConfigError, match=r"a\.yaml is not YAML: seed is named twice"):
+        load_config(tmp_path / "a.yaml")

@@ -80,7 +80,12 @@ class DataConfig(_Strict):
     range: tuple[float, float] | None = Field(
         None, description="DN that are black and white, such as [0, 10000]; none: the data type's range"
     )
-    cache_gb: float = Field(8.0, ge=0, description="decoded images are kept in memory up to this; more: read anew")
+    cache_gb: float = Field(
+        8.0,
+        ge=0,
+        description="decoded images are kept in memory up to this, in each process; more: read anew; those held out"
+        " come on top",
+    )
     clear: list[Path] = Field(default_factory=list, description="folders of clear images, for synthetic clouds")
     procedural: int = Field(0, ge=0, description="generated terrain images of 96 px to add to the clear ones")
     synthetic_share: float = Field(0.0, ge=0, le=1, description="share of samples with synthetic clouds")
@@ -317,6 +322,17 @@ def _check_patch(name: str, stage: StageConfig) -> None:
             raise ValueError(f"stages.{name}.{field} is {side}, below {what}; give more")
 
 
+class _OnceEach(yaml.SafeLoader):
+    """Reads plain YAML in which no field is named twice; PyYAML would take the last of them in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice} is named twice", node.start_mark)
+        return dict(super().construct_mapping(node, deep=deep))
+
+
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a recipe.
 
@@ -328,7 +344,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         ConfigError: if the file cannot be read, a field is unknown or a value does not fit.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_OnceEach)
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist; give a recipe such as configs/compact.yaml") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -493,3 +493,13 @@ def test_no_zoom_is_too_strong_for_a_small_image(factor):
     image = np.random.default_rng(0).random((3, 20, 30)).astype(np.float32)
     zoomed = zoom([image, image], (factor, factor * 1.01), np.random.default_rng(0))
     assert all(other.shape == image.shape and np.isfinite(other).all() for other in zoomed)
+
+
+def test_inks_are_no_bands(tmp_path):
+    for kind in ("cloud", "label"):
+        (tmp_path / "set" / "train" / kind).mkdir(parents=True)
+        for number in range(4):
+            Image.new("CMYK", (32, 32)).save(tmp_path / "set" / "train" / kind / f"{number}.jpg")
+    config = DataConfig(base=tmp_path, pairs=[Path("set")], hold_out_block=2)
+    with pytest.raises(DataError, match=r"\d\.jpg holds four inks \(CMYK\)"):
+        TrainingData(config, band_names=["red", "green", "blue", "nir"], seed=0)

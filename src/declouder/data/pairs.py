@@ -177,6 +177,8 @@ def read_bands(path: Path, nir_path: Path | None = None) -> NDArray[Any]:
     image = read_image(path)
     if _has_alpha(path):
         raise DataError(f"{path} has an alpha channel, which is no band; save it as grey or RGB")
+    if _is_of_inks(path):
+        raise DataError(f"{path} holds four inks (CMYK), which are no bands; save it as RGB")
     if nir_path is None:
         return image
     nir = read_image(nir_path)[:, :, :1]
@@ -268,6 +270,13 @@ def _has_alpha(path: Path) -> bool:
         return _png_head(path)[25] in (4, 6)  # grey and alpha, RGB and alpha
     with Image.open(path) as image:
         return image.mode in ("RGBA", "LA", "PA")
+
+
+def _is_of_inks(path: Path) -> bool:
+    if path.suffix.lower() not in (".jpg", ".jpeg"):
+        return False
+    with Image.open(path) as image:
+        return image.mode == "CMYK"
 
 
 def _is_deep_png(path: Path) -> bool:
