@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def data_of(arguments: argparse.Namespace) -> TrainingData:
     return TrainingData(config.data, band_names=config.model.bands, seed=config.seed)
 
 
-def held_out_of(data: TrainingData, seed: int) -> list[Sample]:
+def held_out_of(data: TrainingData, seed: int) -> Sequence[Sample]:
     """Return the held-out samples; end the script where no pair is: others would be those that were learnt from."""
     if not data.held_pairs:
         raise SystemExit("no pair is held out; set data.hold_out above 0 in the recipe")

@@ -83,8 +83,7 @@ class DataConfig(_Strict):
     cache_gb: float = Field(
         8.0,
         ge=0,
-        description="decoded images are kept in memory up to this, in each process; more: read anew; those held out"
-        " come on top",
+        description="decoded images are kept in memory up to this, in each process; more: read anew",
     )
     clear: list[Path] = Field(default_factory=list, description="folders of clear images, for synthetic clouds")
     procedural: int = Field(0, ge=0, description="generated terrain images of 96 px to add to the clear ones")

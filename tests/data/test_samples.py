@@ -11,7 +11,7 @@ from declouder.config import DataConfig, StageConfig
 from declouder.data.augment import zoom
 from declouder.data.pairs import read_image
 from declouder.data.resize import resize_bicubic
-from declouder.data.samples import BatchNumbers, StageSamples, TrainingData
+from declouder.data.samples import BatchNumbers, ImagePool, StageSamples, TrainingData
 from declouder.errors import DataError
 
 
@@ -503,3 +503,16 @@ def test_inks_are_no_bands(tmp_path):
     config = DataConfig(base=tmp_path, pairs=[Path("set")], hold_out_block=2)
     with pytest.raises(DataError, match=r"\d\.jpg holds four inks \(CMYK\)"):
         TrainingData(config, band_names=["red", "green", "blue", "nir"], seed=0)
+
+
+def test_held_out_pairs_are_made_when_they_are_asked_for(tmp_path, monkeypatch):
+    data, made = data_of(write_pairs(tmp_path)), []
+    real = ImagePool.unit
+    monkeypatch.setattr(ImagePool, "unit", lambda pool, index: made.append(index) or real(pool, index))
+    held = data.held_out(seed=0)
+    assert len(held) == 2 and not made
+    once, again = list(held), list(held)
+    assert len(made) == 8
+    for one, other in zip(once, again, strict=True):
+        np.testing.assert_array_equal(one["cloudy"], other["cloudy"])
+    assert [sample["seed"] for sample in held[::2]] == [0]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -259,15 +259,15 @@ class TrainingData:
         self._room -= pool.bytes
         return pool
 
-    def held_out(self, seed: int) -> list[Sample]:
+    def held_out(self, seed: int) -> Sequence[Sample]:
         """Return the validation samples: whole held-out pairs, or a few synthetic ones where no pairs are.
 
         With pairs of which none is held out, some that are learnt from: they tell a run that fails, no more.
         """
         if len(self.held_cloudy):
-            return _whole_pairs(self.held_cloudy, self.held_clear)
+            return _WholePairs(self.held_cloudy, self.held_clear)
         if len(self.cloudy):
-            return _whole_pairs(self.cloudy, self.clear, step=math.ceil(len(self.cloudy) / _SHOWN_PAIRS))
+            return _WholePairs(self.cloudy, self.clear, step=math.ceil(len(self.cloudy) / _SHOWN_PAIRS))
         return [self._synthetic(np.random.default_rng([seed, 2**31, i]), i) for i in range(4)]
 
     def real(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -480,10 +480,30 @@ def _signed(unit: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.ascontiguousarray(Scaling(0, 1).to_model(unit))
 
 
-def _whole_pairs(cloudy: ImagePool, clear: ImagePool, step: int = 1) -> list[Sample]:
-    """Return every `step`-th pair as it is."""
-    numbers = range(0, len(cloudy), step)
-    return [Sample(cloudy=_signed(cloudy.unit(i)), clear=_signed(clear.unit(i)), seed=i) for i in numbers]
+class _WholePairs(Sequence[Sample]):
+    """Every `step`-th pair as it is, made when it is asked for: as floats they take four times the memory."""
+
+    def __init__(self, cloudy: ImagePool, clear: ImagePool, step: int = 1) -> None:
+        self._cloudy, self._clear = cloudy, clear
+        self._numbers = range(0, len(cloudy), step)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, place: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Sample]: ...
+
+    def __getitem__(self, place: int | slice) -> Sample | list[Sample]:
+        if isinstance(place, slice):
+            return [self._sample(number) for number in self._numbers[place]]
+        return self._sample(self._numbers[place])
+
+    def _sample(self, number: int) -> Sample:
+        cloudy, clear = self._cloudy.unit(number), self._clear.unit(number)
+        return Sample(cloudy=_signed(cloudy), clear=_signed(clear), seed=number)
 
 
 def _below(base: Path, path: Path | None) -> Path | None:
