@@ -86,7 +86,7 @@ def train(
         out: the run's folder; made if need be.
         stages: which of `STAGE_NAMES`; those that the recipe does not have are an error.
         resume: continue from the last checkpoints; finished stages are passed over.
-        max_time_s: stop cleanly after this many seconds of this call, with a checkpoint.
+        max_time_s: stop cleanly after this many seconds of this call, with a checkpoint, but not without a step.
         device: Lightning's accelerator: auto, cpu, cuda or mps.
         devices: how many of them on each machine.
         nodes: how many machines train together, each of which runs this with the same arguments and sees `out`.
@@ -124,10 +124,11 @@ def train(
         check_begun(out, data, left)
         begin_run(out, config)
     run = _Run(config, data, out, resume, device, devices, nodes, on_step)
-    reports = []
+    reports: list[TrainingReport] = []
     for name in left:
         remaining = None if deadline is None else deadline - time.monotonic()
-        if remaining is not None and remaining <= 0 and devices * nodes == 1:
+        # The first stage takes a step all the same: a call that does nothing would be repeated without an end.
+        if remaining is not None and remaining <= 0 and devices * nodes == 1 and reports:
             break
         # Clocks of several processes differ a little; Lightning's timer stops them all at one step.
         remaining = None if remaining is None else max(remaining, 0.0)

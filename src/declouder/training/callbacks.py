@@ -132,8 +132,12 @@ class StepReport(Callback):  # type: ignore[misc]
 class RunTimer(Timer):  # type: ignore[misc]
     """Lightning's timer without its memory: a resumed run has all of its time, not what earlier ones left.
 
-    It stops at whole steps: of batches that are summed for one, a resumed run would begin anew.
+    It stops at whole steps, since between the batches of one step a resumed run would repeat them; the first step
+    is always taken.
     """
+
+    def on_fit_start(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
+        """Do not look at the clock yet."""
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
