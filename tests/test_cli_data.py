@@ -212,6 +212,7 @@ def test_simulate_makes_a_paired_set_with_masks(capsys, tmp_path):
         assert mask.shape == label.shape[:2]
         changed = np.abs(cloudy.astype(int) - label).max(axis=2)
         assert (changed[mask > 0] > 0).mean() > 0.9
+    assert len({pair.cloudy_path.read_bytes() for pair in pairs}) == len(pairs)
     run(capsys, *words, "-o", tmp_path / "again")
     for pair, again in zip(pairs, set_pairs(tmp_path / "again", "train"), strict=True):
         assert pair.cloudy_path.read_bytes() == again.cloudy_path.read_bytes()

@@ -135,3 +135,23 @@ def test_what_is_asked_of_a_scene_reaches_the_pipeline(tmp_path: Path, rng: np.r
     assert threads == [before + 1] and torch.get_num_threads() == before
     (asked,) = pipeline.options
     assert asked == {"num_inference_steps": 3, "least_painted": 0.4, "enlarge": 2, "output_type": "pt"}
+
+
+def test_what_is_asked_of_train_reaches_it(noted, tmp_path: Path) -> None:
+    recipe = Path(__file__).parent.parent / "configs" / "toy.yaml"
+    found = noted(
+        "declouder.training.train",
+        *("train", "reference", recipe, "--out", tmp_path / "run", "--set", "seed=9", "--resume"),
+        *("--max-time", "1h30m", "--devices", 2, "--nodes", 3, "--device", "cpu", "--quiet"),
+    )
+    config, folder = found.given
+    assert config.seed == 9 and folder == tmp_path / "run"
+    assert found.options == {
+        "stages": ["reference"],
+        "resume": True,
+        "max_time_s": 5400,
+        "device": "cpu",
+        "devices": 2,
+        "nodes": 3,
+        "on_step": None,
+    }

@@ -362,3 +362,17 @@ def test_a_turned_scene_has_no_place_on_a_grid(tmp_path):
     for path, placed in ((turned, False), (write_tif(tmp_path / "b.tif", dn), True)):
         with open_raster(path) as reader:
             assert (grid_origin(reader.info) != (0, 0)) == placed
+
+
+def test_the_estimate_takes_the_bands_that_are_named(tmp_path, rng):
+    dn = rng.integers(20, 90, (4, 80, 100), dtype=np.uint8)
+    dn[:3, 20:60, 30:70] = 230
+    dn[3] = rng.integers(0, 256, (80, 100))  # near infrared says nothing
+    path = write_tif(tmp_path / "a.tif", dn[[3, 0, 1, 2]])
+    plain = share_of(write_tif(tmp_path / "b.tif", dn[:3]), MaskChoice("auto"))
+    names, scale = ("nir", "red", "green", "blue"), Scaling(0, 255)
+    with (
+        open_raster(path) as reader,
+        open_mask(MaskChoice("auto"), reader, bands=(1, 2, 3, 4), names=names, scale=scale) as mask,
+    ):
+        np.testing.assert_array_equal(mask.share(slice(0, 80), slice(0, 100)), plain)

@@ -663,3 +663,12 @@ def test_a_dtype_may_be_called_as_diffusers_calls_it(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path / "model")
     loaded = CloudRemovalPipeline.from_pretrained(tmp_path / "model", torch_dtype=torch.float16)
     assert loaded.denoiser.dtype == loaded.reference.dtype == torch.float16
+
+
+def test_another_seed_is_another_image(model_folder):
+    image = np.random.default_rng(0).random((32, 32, 3), np.float32)
+    first, again, other = (
+        remove_clouds(image, model=model_folder, num_inference_steps=2, seed=seed) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()

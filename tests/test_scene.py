@@ -503,3 +503,22 @@ def test_an_output_that_exists_stays_unless_it_may_be_replaced(identity, tmp_pat
     assert output.read_bytes() == b"mine"
     remove_from_scene(source, output, identity, SceneOptions(overwrite=True))
     np.testing.assert_array_equal(read_tif(output), read_tif(source))
+
+
+@pytest.mark.parametrize(("restored", "expected"), [(0.8, 9000), (0.9, 9500 + 0.5 * 2000), (1.0, 12000)])
+def test_what_was_clipped_comes_back_over_the_last_tenth_of_the_scale(restored, expected):
+    dn = np.full((1, 1, 1), 12000, np.float32)
+    found = restored_dn(dn, np.full((1, 1, 1), restored, np.float32), Scaling(0, 10000), None)
+    assert float(found[0, 0, 0]) == pytest.approx(expected)
+
+
+def test_windows_are_continued_to_the_grid_by_their_mirror_image(tmp_path, rng):
+    dn = rng.integers(1, 255, (3, 160, 170), dtype=np.uint8)
+    place = Affine(10, 0, 10 * 37, 0, -10, -10 * 21)  # 37 columns and 21 rows from where the grid begins
+    pipeline = FakePipeline(lambda cloudy, latents: cloudy)
+    remove_from_scene(write_tif(tmp_path / "a.tif", dn, transform=place), tmp_path / "b.tif", pipeline)
+    (seen,) = pipeline.seen
+    top, left = seen.shape[2] - 160, seen.shape[3] - 170
+    assert top > 0 and left > 0
+    np.testing.assert_array_equal(seen[:, :, :top], seen[:, :, top : 2 * top].flip(2))
+    np.testing.assert_array_equal(seen[..., :left], seen[..., left : 2 * left].flip(3))

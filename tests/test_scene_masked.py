@@ -78,9 +78,11 @@ def test_a_pixel_under_the_mask_that_holds_no_data_stays(blob, darker, tmp_path)
     dn = np.full((3, 200, 300), 100, np.uint8)
     dn[:, 95:110, 105:130] = 7
     source = write_tif(tmp_path / "a.tif", dn, nodata=7)
-    remove_from_scene(source, tmp_path / "b.tif", darker, replace(SMALL, mask=MaskChoice(path, feather_px=0)))
+    options = replace(SMALL, mask=MaskChoice(path, feather_px=0), provenance=tmp_path / "made_up.tif")
+    remove_from_scene(source, tmp_path / "b.tif", darker, options)
     expected = np.where(cloud & (dn != 7), 50, dn)
     np.testing.assert_array_equal(read_tif(tmp_path / "b.tif"), expected)
+    np.testing.assert_array_equal(read_tif(tmp_path / "made_up.tif")[0] > 0, cloud & (dn[0] != 7))
 
 
 def test_the_provenance_says_what_was_changed_by_how_much_of_the_reference_and_how_sure(blob, tmp_path):

@@ -269,7 +269,7 @@ def _landsat_qa(aligned: AlignedReader) -> Decoder:
     else:
         generation, told = _before_collections, "before Collection 1"
     log.info("mask: Landsat quality band, %s", told)
-    return lambda values: generation(values.astype(np.int64)) & (values != 1)
+    return lambda values: generation(values.astype(np.int64))
 
 
 def _collection_2(qa: NDArray[np.generic]) -> NDArray[np.bool_]:

@@ -115,3 +115,9 @@ def test_a_file_that_is_no_image_is_named(tmp_path):
     whole.write_bytes(whole.read_bytes()[:-40])
     with pytest.raises(DataError, match=r"t\.png"):
         read_image(whole)
+
+
+def test_held_out_blocks_are_spread_over_the_numbers():
+    _, held = hold_out(numbered(range(100)), share=0.1, block=5)
+    numbers = [int(pair.name) for pair in held]
+    assert len(numbers) == 10 and max(numbers) - min(numbers) > 40

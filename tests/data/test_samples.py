@@ -9,6 +9,7 @@ from PIL import Image
 from conftest import write_tif
 from declouder.config import DataConfig, StageConfig
 from declouder.data.augment import zoom
+from declouder.data.clouds import simulate_clouds
 from declouder.data.pairs import read_image
 from declouder.data.resize import resize_bicubic
 from declouder.data.samples import BatchNumbers, ImagePool, StageSamples, TrainingData
@@ -516,3 +517,27 @@ def test_held_out_pairs_are_made_when_they_are_asked_for(tmp_path, monkeypatch):
     for one, other in zip(once, again, strict=True):
         np.testing.assert_array_equal(one["cloudy"], other["cloudy"])
     assert [sample["seed"] for sample in held[::2]] == [0]
+
+
+def test_zoom_shows_ground_at_another_resolution(tmp_path):
+    data = data_of(write_pairs(tmp_path))
+    plain, larger = (
+        StageSamples(data, stage(augment={"flips": "none", "zoom": (factor, factor)}), seed=0)[0]["clear"]
+        for factor in (1.0, 2.0)
+    )
+    assert plain.shape == larger.shape
+    assert np.abs(np.diff(larger)).mean() < 0.7 * np.abs(np.diff(plain)).mean()
+
+
+def test_clouds_are_made_in_the_models_bands(tmp_path, monkeypatch):
+    named = []
+    real = simulate_clouds
+    monkeypatch.setattr(
+        "declouder.data.samples.simulate_clouds",
+        lambda *given, **options: named.append(options["band_names"]) or real(*given, **options),
+    )
+    write_pairs(tmp_path)
+    config = DataConfig(base=tmp_path, clear=[Path("set/train/label")], synthetic_share=1.0)
+    data = TrainingData(config, band_names=["blue", "green", "red"], seed=0)
+    StageSamples(data, stage(patch_px=16), seed=0)[0]
+    assert named and all(names == ["blue", "green", "red"] for names in named)
