@@ -502,10 +502,6 @@ def _compute_with_memorynet(output: Path) -> None:
     np.savez(output, **{name: tensor.numpy() for name, tensor in found.items()})
 
 
-if __name__ == "__main__":
-    _compute_with_memorynet(Path(sys.argv[1]))
-
-
 def converted(*words: object) -> int:
     with pytest.raises(SystemExit) as ended:
         main(["convert", *map(str, words)])
@@ -528,3 +524,7 @@ def test_a_conversion_does_not_take_the_place_of_its_own_checkpoints(
     options = ("--denoiser", tmp_path / "de.pt", "--reference", tmp_path / "mdsa.pth", "--overwrite")
     assert converted(*options, "-o", ".") == 0
     assert (folder / "model_index.json").exists()
+
+
+if __name__ == "__main__":
+    _compute_with_memorynet(Path(sys.argv[1]))

@@ -604,3 +604,12 @@ def test_a_link_to_itself_is_a_bad_path_and_no_bug(tmp_path, capfd):
     source = write_tif(tmp_path / "a.tif", np.ones((3, 9, 9), np.uint8))
     assert run("remove", source, "-o", tmp_path / "loop.tif", "--steps", 0, "-q") == 2
     assert capfd.readouterr().err.startswith("error: ")
+
+
+def test_a_nodata_that_an_output_of_a_folder_cannot_hold_is_told_before_any_work(quick, tmp_path, capfd):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("a.webp", "b.png"):
+        Image.new("RGB", (20, 20), (9, 9, 9)).save(folder / name)
+    assert run("remove", folder, "-o", tmp_path / "out", "--nodata", 0, "-q", *quick) == 2
+    assert "a.webp cannot hold the nodata value" in capfd.readouterr().err

@@ -46,19 +46,26 @@ def test_the_cores_of_windows_that_the_edge_cuts_tile_the_scene_too(height, orig
     assert (count == 1).all()
 
 
+def box(data: st.DataObject, height: int, width: int) -> tuple[np.ndarray, tuple[slice, slice]]:
+    """Draw a rectangle of cloud; return where it is True and its rows and columns."""
+    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    rows = slice(top, data.draw(st.integers(top + 1, height)))
+    cols = slice(left, data.draw(st.integers(left + 1, width)))
+    cloudy = np.zeros((height, width), bool)
+    cloudy[rows, cols] = True
+    return cloudy, (rows, cols)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 600), st.integers(1, 600), st.data())
 def test_a_cut_window_holds_its_cloud_and_lies_in_the_window(height, width, data):
     plan = Plan(plan_windows(height, width, 600, 0), context_px=20)
-    cloudy = np.zeros((height, width), bool)
-    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
-    bottom, right = data.draw(st.integers(top + 1, height)), data.draw(st.integers(left + 1, width))
-    cloudy[top:bottom, left:right] = True
+    cloudy, (rows, cols) = box(data, height, width)
     part = plan.part(0, cloudy, cut=True)
     assert part.row >= 0 and part.col >= 0
     assert part.row + part.height <= height and part.col + part.width <= width
-    assert part.row <= max(0, top - 4) and part.row + part.height >= min(height, bottom + 4)
-    assert part.col <= max(0, left - 4) and part.col + part.width >= min(width, right + 4)
+    assert part.row <= max(0, rows.start - 4) and part.row + part.height >= min(height, rows.stop + 4)
+    assert part.col <= max(0, cols.start - 4) and part.col + part.width >= min(width, cols.stop + 4)
     assert part.height == height or part.height % 32 == 0
 
 
@@ -66,17 +73,12 @@ def test_a_cut_window_holds_its_cloud_and_lies_in_the_window(height, width, data
 @given(st.integers(1, 600), st.integers(1, 600), st.data())
 def test_a_window_without_a_mask_ends_where_data_end_but_is_not_tiny(height, width, data):
     plan = Plan(plan_windows(height, width, 600, 0), context_px=20)
-    valid = np.zeros((height, width), bool)
-    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
-    bottom, right = data.draw(st.integers(top + 1, height)), data.draw(st.integers(left + 1, width))
-    valid[top:bottom, left:right] = True
+    valid, spans = box(data, height, width)
     part = plan.part(0, valid, cut=False)
-    for start, size, begin, end, length in (
-        (part.row, part.height, top, bottom, height),
-        (part.col, part.width, left, right, width),
-    ):
-        assert 0 <= start <= begin and end <= start + size <= length
-        assert size == max(end - begin, min(192, length))
+    places = (part.row, part.height, height), (part.col, part.width, width)
+    for (start, size, length), span in zip(places, spans, strict=True):
+        assert 0 <= start <= span.start and span.stop <= start + size <= length
+        assert size == max(span.stop - span.start, min(192, length))
 
 
 def disc(tmp_path: Path, px: int, share: float) -> tuple[Path, np.ndarray]:

@@ -82,6 +82,9 @@ def test_a_stopped_run_goes_on_without_repeating_windows_and_ends_with_the_same_
         ({"window_px": 80}, "another window"),
         ({"steps": 3}, "another steps"),
         ({"enlarge": 2}, "another enlarge"),
+        ({"overlap_px": 8}, "another overlap"),
+        ({"least_painted": 0.3}, "another least painted"),
+        ({"nodata": 250.0}, "another nodata"),
     ],
 )
 def test_another_option_starts_anew_and_says_so(change, words, source, tmp_path, caplog):
@@ -92,6 +95,34 @@ def test_another_option_starts_anew_and_says_so(change, words, source, tmp_path,
     report = remove_from_scene(source, tmp_path / "b.tif", pipeline, replace(SMALL, **change))
     assert len(pipeline.seen) == report.windows
     assert "started anew" in caplog.text and words in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"feather_px": 3}, "another feather"),
+        ({"values": (1, 2)}, "another mask kind"),
+        ({"kind": "landsat-qa"}, "another mask kind"),
+    ],
+)
+def test_a_mask_that_is_read_in_another_way_starts_anew(change, words, source, tmp_path, caplog):
+    path = write_tif(tmp_path / "mask.tif", np.ones((1, 150, 200), np.uint8))
+    masked = replace(SMALL, mask=MaskChoice(path, feather_px=0))
+    with pytest.raises(Killed):
+        remove_from_scene(source, tmp_path / "b.tif", killed_at(3), masked)
+    caplog.set_level("INFO", "declouder")
+    other = replace(masked, mask=replace(masked.mask, **change))
+    remove_from_scene(source, tmp_path / "b.tif", FakePipeline(draws), other)
+    assert "started anew" in caplog.text and words in caplog.text
+
+
+def test_another_number_of_draws_starts_anew(source, tmp_path, caplog):
+    options = replace(SMALL, samples=2, provenance=tmp_path / "made_up.tif")
+    with pytest.raises(Killed):
+        remove_from_scene(source, tmp_path / "b.tif", killed_at(5), options)
+    caplog.set_level("INFO", "declouder")
+    remove_from_scene(source, tmp_path / "b.tif", FakePipeline(draws), replace(options, samples=3))
+    assert "started anew" in caplog.text and "another samples" in caplog.text
 
 
 def test_another_input_or_mask_starts_anew(source, tmp_path, caplog):

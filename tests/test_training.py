@@ -689,7 +689,6 @@ def run_until_killed(config: TrainConfig, out: Path, after_s: float) -> None:
     process.join()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_run_that_is_killed_at_any_moment_resumes_to_the_same_weights(tmp_path, toy_run):
     for after_s in random.Random(time.time()).choices((0.0, 0.1, 0.3, 0.6, 1.0, 1.5), k=4):
         run_until_killed(toy(), tmp_path / "killed", after_s)

@@ -186,6 +186,8 @@ def _check_outputs(todo: Sequence[tuple[Path, Path]], sources: Sequence[Path], o
 def _opened(source: Path, output: Path, options: SceneOptions, *, is_new: bool) -> Job:
     """Look into a scene, and at its output if that folder is there already; return its job."""
     with raster.open_raster(source, max_pixels=options.max_pixels, allow_outside=options.allow_outside) as reader:
+        if options.nodata is not None:
+            reader.declare_nodata(options.nodata)
         info = reader.info
         if is_new:
             raster.check_fits(output, info, cog=options.cog)

@@ -72,7 +72,7 @@ def _threads(count: int | None) -> Iterator[None]:
 def _draws_noise(scheduler: Any) -> bool:
     """Return whether a scheduler adds noise of its own in each step, so that a result is not that of its start."""
     kind = type(scheduler).__name__
-    by_name = kind.startswith(("DDPM", "LCM", "TCD")) or "Ancestral" in kind or "SDE" in kind
+    by_name = kind.startswith(("DDPM", "LCM", "SASolver", "TCD")) or "Ancestral" in kind or "SDE" in kind
     return by_name or str(scheduler.config.get("algorithm_type", "")).startswith("sde")
 
 

@@ -26,7 +26,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from declouder.config import STAGE_NAMES, StageName, TrainConfig
 from declouder.data.samples import TrainingData
-from declouder.errors import ConfigError, ModelError
+from declouder.errors import ConfigError
 from declouder.training.callbacks import AtomicCheckpointIO, OnStep, RunTimer, ScoreLog, StepReport
 from declouder.training.module import StageModule
 from declouder.training.networks import (
@@ -38,7 +38,7 @@ from declouder.training.networks import (
     take_over,
 )
 from declouder.training.record import commit_of_source, write_record
-from declouder.training.resuming import begin_run, begin_stage, check_begun, check_order, check_run
+from declouder.training.resuming import begin_run, begin_stage, check_begun, check_kept, check_order, check_run
 from declouder.training.stages import STAGES
 from declouder.training.surroundings import (
     MAKE_ROOM,
@@ -119,7 +119,7 @@ def train(
         StageModule(name, config, data)  # what a later stage lacks is found now, not after days
     if left:
         check_networks(config, left)
-    _check_left(out, stages, left)
+    check_kept(out, stages, left)
     if first_process:
         check_begun(out, data, left)
         begin_run(out, config)
@@ -138,18 +138,6 @@ def train(
         if not report.finished:
             break
     return reports if first_process else []
-
-
-def _check_left(out: Path, stages: Sequence[StageName], left: Sequence[StageName]) -> None:
-    """Raise ModelError if a stage has finished here, and what it learnt is gone."""
-    for name in stages:
-        for part in STAGES[name].learns if name not in left else ():
-            if not (out / "model" / part).is_dir():
-                files = [str(out / other / "finished") for other in stages if part in STAGES[other].learns]
-                raise ModelError(
-                    f"stage {name!r} has finished, but {out / 'model' / part} is gone; put it back, or remove"
-                    f" {' and '.join(files)} to make it of the last checkpoints"
-                )
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,18 @@ def check_run(out: Path, config: TrainConfig, stages: Sequence[StageName], *, re
         _check_recipe(out, config, begun)
 
 
+def check_kept(out: Path, stages: Sequence[StageName], left: Sequence[StageName]) -> None:
+    """Raise ModelError if a stage has finished here, and what it learnt is gone."""
+    for name in stages:
+        for part in STAGES[name].learns if name not in left else ():
+            if not (out / "model" / part).is_dir():
+                files = [str(out / other / "finished") for other in stages if part in STAGES[other].learns]
+                raise ModelError(
+                    f"stage {name!r} has finished, but {out / 'model' / part} is gone; put it back, or remove"
+                    f" {' and '.join(files)} to make it of the last checkpoints"
+                )
+
+
 def begin_run(out: Path, config: TrainConfig) -> None:
     """Make the run's folder and write the recipe; OutputError if that cannot be."""
     try:
