@@ -199,6 +199,17 @@ def test_the_answer_to_the_papers_claim_follows_from_the_paired_differences(
 def test_few_images_are_no_ground_for_a_verdict() -> None:
     found = answer(_file([0.1] * 4, [30] * 4), _file([0.2] * 4, [29] * 4))
     assert "too few to judge" in found["sentence"]
+    found = answer(_file([0.1], [30]), _file([0.2], [29]))
+    assert found["lpips"]["interval"] is None
+    assert "too few to judge the paper's claim (LPIPS -0.1000, PSNR +1.00 dB," in found["sentence"]
+
+
+def test_a_single_image_does_not_tell_two_settings_apart() -> None:
+    reference, better = _file([0.5], [30.0]), _file([0.4], [30.1])
+    reference["mean"]["lpips"] = 0.5
+    table = [{"scores": "reference.json"}, {"scores": "a.json", "group": "g", "label": "l", "mean": {"lpips": 0.4}}]
+    best = ablation._best_that_loses_nothing(table, reference, {"a": better})
+    assert best is not None and "do not tell the two LPIPS apart" in best["sentence"]
 
 
 def test_an_ablation_refuses_another_sampler_and_scores_again_what_lacked_lpips(

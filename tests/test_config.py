@@ -1,11 +1,12 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from declouder.config import dump_config, load_config, parse_config
+from declouder.config import dump_config, load_config, parse_config, told_fields
 from declouder.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("**/*.yaml"))
@@ -112,19 +113,77 @@ def test_wrong_sets_of_pairs_are_named(overrides, message):
 
 
 @pytest.mark.parametrize(
-    ("stage", "field"),
+    ("stage", "field", "value"),
     [
-        ("denoiser", "perceptual_weight"),
-        ("denoiser", "log_perceptual_weight"),
-        ("denoiser", "ssim_weight"),
-        ("denoiser", "psnr_weight"),
-        ("denoiser", "fused_px"),
-        ("reference", "fused_px"),
+        ("denoiser", "perceptual_weight", "8"),
+        ("denoiser", "log_perceptual_weight", "8"),
+        ("denoiser", "ssim_weight", "8"),
+        ("denoiser", "psnr_weight", "8"),
+        ("denoiser", "fused_px", "8"),
+        ("reference", "fused_px", "8"),
+        ("denoiser", "noised", "reference"),
+        ("reference", "max_t", "10"),
+        ("weights", "noise_weight", "7"),
+        ("weights", "through_denoiser", "true"),
+        ("weights", "edge_weight", "5"),
+        ("joint", "choice_weight", "3"),
+        ("joint", "keep_to", "shipped"),
     ],
 )
-def test_a_field_that_does_nothing_in_a_stage_is_named(stage, field):
+def test_a_field_that_does_nothing_in_a_stage_is_named(stage, field, value):
     with pytest.raises(ConfigError, match=rf"stages\.{stage}\.{field} does nothing"):
-        load_config(CONFIGS[0].parent / "toy.yaml", [f"stages.{stage}.{field}=8"])
+        load_config(TOY, [f"stages.{stage}.{field}={value}"])
+    written_out = parse_config(load_config(TOY).model_dump(mode="json"), source="dumped")
+    assert written_out == load_config(TOY)  # every field of every stage, at its default
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "needed"),
+    [
+        ("calm", "0.5", "cloudless"),
+        ("cloudless_color", "0.5", "cloudless"),
+        ("haze_strength", "[0.5, 2]", "even_haze"),
+        ("haze_color", "0.5", "even_haze"),
+        ("haze_relight", "0.5", "even_haze"),
+        ("relight_lifts", "0.1", "relight"),
+    ],
+)
+def test_an_augmentation_that_does_nothing_without_another_is_named(field, value, needed):
+    given = f"stages.reference.augment.{field}={value}"
+    with pytest.raises(ConfigError, match=rf"augment\.{field} does nothing without augment\.{needed}"):
+        load_config(TOY, [given])
+    load_config(TOY, [given, f"stages.reference.augment.{needed}={'true' if needed == 'even_haze' else '0.5'}"])
+
+
+def test_patience_wants_pairs_that_are_held_out():
+    patient = ["stages.joint.patience=2", "data.pairs=[x]"]
+    load_config(TOY, patient)
+    with pytest.raises(ConfigError, match=r"stages\.joint\.patience does nothing where data\.hold_out is 0"):
+        load_config(TOY, [*patient, "data.hold_out=0"])
+
+
+@pytest.mark.parametrize("text", ["32", "'32'", '"32"'])
+def test_what_stands_in_quotes_is_text_and_so_is_a_precision(text):
+    assert load_config(TOY, [f"precision={text}"]).precision == "32"
+    assert load_config(TOY, ["name='2024'"]).name == "2024"
+    assert load_config(TOY, ["stages.joint.lr=1e-7"]).stages["joint"].lr == 1e-7
+
+
+def test_what_a_recipe_sets_is_what_brings_its_defaults_to_it():
+    config = load_config(TOY, ["stages.joint.augment.zoom=[0.5, 2]", "data.pairs=[{root: a, bands: rgb}]"])
+    told = told_fields(config.model_dump(mode="json"))
+    assert told["stages.joint.augment.zoom"] == [0.5, 2.0]
+    assert told["data.pairs"] == [{"root": "a", "bands": "rgb"}]
+    assert told["name"] == "toy" and "stages.joint.patience" not in told
+    least = {"name": "toy", "stages": {name: {"steps": 1} for name in config.stages}}
+    again: dict[str, Any] = {**least, "data": {}}
+    for place, value in told.items():
+        *parents, last = place.split(".")
+        node = again
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    assert parse_config(again, source="again") == config
 
 
 @pytest.mark.parametrize(

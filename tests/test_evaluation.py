@@ -460,7 +460,7 @@ def test_a_size_resizes_images_and_masks_before_anything_is_scored(
     (tmp_path / "masks").mkdir()
     for name in NAMES:
         half = np.zeros((40, 48), np.uint8)
-        half[:20] = 255
+        half[:, :24] = 255
         Image.fromarray(half).save(tmp_path / "masks" / f"{name}.png")
     small = tmp_path / "small"
     for path in data.rglob("*.png"):

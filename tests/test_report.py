@@ -244,6 +244,15 @@ def test_a_report_without_kept_images_says_how_to_keep_them(report: Path, tmp_pa
         write_report([], tmp_path / "b.html")
 
 
+def test_a_single_image_has_a_mean_and_no_interval(report: Path, tmp_path: Path) -> None:
+    found = evaluate(Selection(report.parent / "FAKE", limit=1), CloudyMethod(), out=tmp_path / "a.json")
+    assert found["interval"]["ssim"] is None and found["mean"]["ssim"] is not None
+    table = (tmp_path / "a.md").read_text()
+    assert f"| {found['mean']['ssim']:.4f} |" in table and "<br>" not in table
+    write_report([tmp_path / "a.json"], tmp_path / "a.html")
+    assert "<small>" not in (tmp_path / "a.html").read_text().split("</table>")[0]
+
+
 def test_a_report_does_not_take_the_place_of_scores(report: Path, tmp_path: Path) -> None:
     scores = report.parent / "model.json"
     before = scores.read_bytes()

@@ -929,20 +929,21 @@ def test_a_square_of_a_patch_is_fused_with_the_reference_of_the_whole(stage, mon
     module = fused_stage(stage, patch_px=48, fused_px=16)
     batch = batch_of(module)
     whole = module.network("reference")(batch["cloudy"])
-    seen = []
+    seen: tuple[list[tuple[int, int]], ...] = ([], [])
 
     def spy(*arguments, cloudy: torch.Tensor, reference: torch.Tensor, **others):
-        for top, left in itertools.product(range(0, 33, 8), repeat=2):
-            square = (..., slice(top, top + 16), slice(left, left + 16))
-            if torch.equal(cloudy, batch["cloudy"][square]):
-                torch.testing.assert_close(reference, whole[square])
-                seen.append((top // 8, left // 8))
+        for number, (top, left) in itertools.product(range(2), itertools.product(range(0, 33, 8), repeat=2)):
+            square = (number, ..., slice(top, top + 16), slice(left, left + 16))
+            if torch.equal(cloudy[number], batch["cloudy"][square]):
+                torch.testing.assert_close(reference[number], whole[square])
+                seen[number].append((top // 8, left // 8))
         return predict_x0(*arguments, cloudy=cloudy, reference=reference, **others)
 
     monkeypatch.setattr(stages_module, "predict_x0", spy)
     for seed in range(0, 16 * 25, 16):
         assert module.stage.loss(module, batch | {"seed": torch.tensor([seed, 99])}).ndim == 0
-    assert sorted(seen) == [(top, left) for top in range(5) for left in range(5)]
+    assert sorted(seen[0]) == [(top, left) for top in range(5) for left in range(5)]
+    assert seen[1] == [(1, 1)] * 25  # of 99 // 16
 
 
 def test_the_fused_image_may_be_judged_as_the_reference_is():
@@ -982,8 +983,12 @@ def test_a_perceptual_loss_sees_every_place_of_a_patch_alike(backbone, monkeypat
     seen = []
 
     def spy(restored: torch.Tensor, clear: torch.Tensor) -> torch.Tensor:
-        assert torch.equal(clear, batch["clear"][..., -clear.shape[-2] :, -clear.shape[-1] :])
-        seen.append((40 - clear.shape[-2], 40 - clear.shape[-1], restored.shape == clear.shape))
+        assert restored.shape == clear.shape == (2, 3, 37, 37)
+        places = list(itertools.product(range(4), repeat=2))
+        cuts = [batch["clear"][..., down : down + 37, right : right + 37] for down, right in places]
+        seen.append(
+            [next(i for i, cut in enumerate(cuts) if torch.equal(image, cut[n])) for n, image in enumerate(clear)]
+        )
         return restored.mean()
 
     monkeypatch.setattr(module.perceptual, "forward", spy)
@@ -991,7 +996,8 @@ def test_a_perceptual_loss_sees_every_place_of_a_patch_alike(backbone, monkeypat
     with torch.no_grad():
         for seed in range(16):
             module.stage.loss(module, batch | {"seed": torch.tensor([seed, 99])})
-    assert sorted(seen) == [(down, right, True) for down in range(4) for right in range(4)]
+    assert sorted(place for place, _ in seen) == list(range(16))
+    assert {place for _, place in seen} == {12}  # of 99: three down, none to the right
 
 
 def test_a_perceptual_loss_without_a_backbone_is_an_error_of_the_recipe(monkeypatch, tmp_path):
@@ -1239,3 +1245,107 @@ def test_a_run_of_summed_batches_stops_at_a_whole_step_and_is_first_scored_after
     assert weights_of(tmp_path / "cut" / "model") == weights_of(tmp_path / "whole" / "model")
     with (tmp_path / "whole" / "reference" / "scores.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["1", "2", "3"]
+
+
+def test_a_run_that_is_resumed_learns_at_the_rate_of_its_recipe(tmp_path):
+    fields = ("stages.reference.checkpoint_every=1", "stages.reference.schedule=cosine")
+    train_quietly(toy("stages.reference.steps=9", *fields), tmp_path, stages=["reference"], max_time_s=1e-6)
+    slow = ("stages.reference.lr=1e-30", "stages.reference.weight_decay=0.5", *fields)
+    train_quietly(
+        toy("stages.reference.steps=9", *slow), tmp_path, stages=["reference"], max_time_s=1e-6, resume=True
+    )
+    checkpoint = torch.load(tmp_path / "reference" / "last.ckpt", weights_only=False)
+    (group,) = checkpoint["optimizer_states"][0]["param_groups"]
+    expected = toy("stages.reference.steps=9", *slow).stages["reference"]
+    assert (checkpoint["global_step"], group["weight_decay"]) == (2, 0.5)
+    assert group["lr"] == 1e-30 * _lr_factor(2, expected)
+    begun = {key: value.clone() for key, value in checkpoint["state_dict"].items() if key.startswith("learning")}
+    train_quietly(toy("stages.reference.steps=4", *slow), tmp_path, stages=["reference"], resume=True)
+    after = torch.load(tmp_path / "reference" / "last.ckpt", weights_only=False)["state_dict"]
+    assert all(torch.allclose(after[key], value, rtol=0, atol=1e-20) for key, value in begun.items())
+
+
+def test_a_run_of_summed_batches_that_is_cut_off_again_when_it_has_hardly_gone_on_loses_nothing(
+    tmp_path, monkeypatch
+):
+    summed = toy(*(f"stages.reference.{field}" for field in ("steps=4", "accumulate=3", "checkpoint_every=2")))
+    train_quietly(summed, tmp_path / "whole", stages=["reference"])
+    training_step = StageModule.training_step
+    for batches in (8, 2):  # in the third step, and in it once more, after its second batch
+        left = iter(range(batches))
+
+        def cut(module, batch, index, left=left):
+            if next(left, None) is None:
+                raise PowerCut
+            return training_step(module, batch, index)
+
+        monkeypatch.setattr(StageModule, "training_step", cut)
+        with pytest.raises(PowerCut):
+            train_quietly(summed, tmp_path / "cut", stages=["reference"], resume=batches == 2)
+    monkeypatch.undo()
+    train_quietly(summed, tmp_path / "cut", stages=["reference"], resume=True)
+    assert weights_of(tmp_path / "cut" / "model") == weights_of(tmp_path / "whole" / "model")
+
+
+def test_the_record_counts_the_time_of_all_calls_and_names_each_stages_versions(tmp_path, monkeypatch):
+    def passed(path: Path) -> float:
+        return json.loads(path.read_text())["stages"]["reference"]["seconds"]
+
+    train_quietly(toy("stages.reference.steps=2"), tmp_path, stages=["reference"], max_time_s=1e-6)
+    checkpoint = torch.load(tmp_path / "reference" / "last.ckpt", weights_only=False)
+    (state,) = (state for name, state in checkpoint["callbacks"].items() if name.startswith("ScoreLog"))
+    assert 0 < state["seconds"] < 600
+    state["seconds"] += 5000
+    torch.save(checkpoint, tmp_path / "reference" / "last.ckpt")
+    train_quietly(toy("stages.reference.steps=2"), tmp_path, stages=["reference"], resume=True)
+    record = tmp_path / "model" / "training.json"
+    assert 5000 < passed(record) < 5600
+    monkeypatch.setattr("declouder.training.record.commit_of_source", lambda: "another")
+    train_quietly(toy("stages.reference.steps=2"), tmp_path, stages=["denoiser"])
+    stages = json.loads(record.read_text())["stages"]
+    assert stages["denoiser"]["commit"] == "another" != stages["reference"]["commit"]
+    assert stages["reference"]["versions"]["torch"] == torch.__version__
+
+
+def test_info_prints_what_the_recipe_sets_and_all_of_it(toy_run, capsys):
+    with pytest.raises(SystemExit):
+        main(["info", str(toy_run / "model")])
+    told = capsys.readouterr().out
+    settings = toy().stages["denoiser"]
+    assert f"steps={settings.steps}; batch={settings.batch}; lr={settings.lr}" in told
+    assert "data.procedural=" in told and "patience" not in told
+    with pytest.raises(SystemExit):
+        main(["info", str(toy_run / "model"), "--recipe"])
+    printed = toy_run / "printed.yaml"
+    printed.write_text(capsys.readouterr().out)
+    assert load_config(printed) == toy()
+
+
+def test_pictures_of_all_sizes_stand_in_columns():
+    levels = torch.linspace(0.2, 1, 4)
+    rows = [
+        torch.cat([torch.full((4, height, width), float(level)) for level in levels], dim=-1)
+        for height, width in ((8, 6), (5, 10))
+    ]
+    sheet = callbacks_module._sheet_of(rows, columns=4)
+    assert sheet.shape == (13, 40, 3)
+    for column, level in enumerate(levels):
+        assert (sheet[:8, 10 * column : 10 * column + 6] == round(255 * float(level))).all()
+        assert (sheet[:8, 10 * column + 6 : 10 * column + 10] == 0).all()
+        assert (sheet[8:, 10 * column : 10 * column + 10] == round(255 * float(level))).all()
+
+
+def test_parts_of_patches_are_cut_for_each_sample_so_that_summed_batches_stay_equal(backbone, monkeypatch):
+    monkeypatch.setenv("DECLOUDER_LPIPS_BACKBONE", str(backbone))
+    module = fused_stage("weights", patch_px=72, fused_px=48, perceptual_weight=1.0)
+    whole = batch_of(module) | {"seed": torch.tensor([5 + 16 * 7, 10])}
+
+    def gradients(*batches) -> list[torch.Tensor]:
+        module.zero_grad()
+        for batch in batches:
+            (module.stage.loss(module, batch) / len(batches)).backward()
+        return [parameter.grad.clone() for parameter in module.learning.parameters() if parameter.grad is not None]
+
+    parts = [{key: value[n : n + 1] for key, value in whole.items()} for n in range(2)]
+    for large, summed in zip(gradients(whole), gradients(*parts), strict=True):
+        torch.testing.assert_close(large, summed, rtol=1e-4, atol=1e-6)

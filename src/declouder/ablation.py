@@ -384,8 +384,8 @@ def _best_that_loses_nothing(
         return {"label": None, "sentence": "No setting keeps the reference's PSNR."}
     _, row, found = min(candidates, key=lambda each: each[0])
     gain = f"LPIPS {_signed(found['lpips'], 4)}, PSNR {_signed(found['psnr'], 2)} dB"
-    low, high = found["lpips"]["interval"]
-    if low <= 0 <= high:
+    interval = found["lpips"]["interval"]
+    if interval is None or interval[0] <= 0 <= interval[1]:
         gain += "; these images do not tell the two LPIPS apart"
     return {
         "label": f"{row['group']}: {row['label']}",
@@ -395,8 +395,8 @@ def _best_that_loses_nothing(
 
 
 def _signed(found: Mapping[str, Any], digits: int) -> str:
-    low, high = found["interval"]
-    return f"{_plus(found['mean'], digits)} ({_plus(low, digits)} to {_plus(high, digits)})"
+    mean, interval = _plus(found["mean"], digits), found["interval"]
+    return mean if interval is None else f"{mean} ({_plus(interval[0], digits)} to {_plus(interval[1], digits)})"
 
 
 def _plus(value: float, digits: int) -> str:

@@ -64,6 +64,11 @@ class PairSource(_Strict):
     split: Path | None = Field(None, description="list of train/NAME and test/NAME; none: ROOT/split.txt")
 
 
+def _as_text(value: object) -> object:
+    """YAML reads 32 as a number."""
+    return str(value) if isinstance(value, int) else value
+
+
 def _as_source(value: object) -> object:
     return {"root": value} if isinstance(value, (str, Path)) else value
 
@@ -76,7 +81,9 @@ class DataConfig(_Strict):
         default_factory=list, description="sets of pairs; their train parts are learnt from"
     )
     exclude: Path | None = Field(None, description="list of names for a recipe with one set; else see pairs")
-    size: int | None = Field(None, ge=8, description="whole images are resized to this side in px; the paper: 256")
+    size: int | None = Field(
+        None, ge=8, description="whole images are resized to this width in px, their height alike; the paper: 256"
+    )
     range: tuple[float, float] | None = Field(
         None, description="DN that are black and white, such as [0, 10000]; none: the data type's range"
     )
@@ -207,16 +214,22 @@ class StageConfig(_Strict):
         " reference; none: all of it",
     )
     downscale: int = Field(1, ge=1, description="images are made this much smaller first; coarse stage: 4")
-    max_t: int = Field(1000, ge=1, le=1000, description="time steps are drawn from [0, max_t)")
-    noised: Literal["clear", "reference"] = Field(
-        "clear", description="what x_t is made of; reference: as in sampling that starts from the noised reference"
+    max_t: int = Field(
+        1000, ge=1, le=1000, description="all but the reference stage: time steps are drawn from [0, max_t)"
     )
-    noise_weight: float = Field(1.0, ge=0, description="lambda of L_joint")
+    noised: Literal["clear", "reference"] = Field(
+        "clear",
+        description="weights and joint stage: what x_t is made of; reference: as in sampling that starts from the"
+        " noised reference",
+    )
+    noise_weight: float = Field(1.0, ge=0, description="joint stage: lambda of L_joint")
     through_denoiser: bool = Field(
         False, description="joint stage: the fusion loss reaches the denoiser through x0_diffusion; the authors: no"
     )
     perceptual_weight: float = Field(
-        0.0, ge=0, description="share of the restored image's LPIPS in the loss; the paper: 0"
+        0.0,
+        ge=0,
+        description="all but the denoiser stage: share of the restored image's LPIPS in the loss; the paper: 0",
     )
     log_perceptual_weight: float = Field(
         0.0, ge=0, description="share of its logarithm, image by image: thin haze counts as much as thick cloud"
@@ -251,7 +264,9 @@ class TrainConfig(_Strict):
 
     name: str = Field(min_length=1, description="names the run's folder")
     seed: int = Field(0, ge=0, lt=2**60, description="everything random follows from it")
-    precision: Literal["auto", "32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it")
+    precision: Annotated[Literal["auto", "32", "bf16"], BeforeValidator(_as_text)] = Field(
+        "auto", description="auto: bf16 where the hardware has it"
+    )
     compile: bool = Field(False, description="torch.compile the networks that learn")
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -268,12 +283,12 @@ class TrainConfig(_Strict):
             raise ValueError("data.synthetic_share is below 1 but data.pairs is empty; set it to 1")
         if self.data.synthetic_share > 0 and not (self.data.clear or self.data.procedural):
             raise ValueError("data.synthetic_share is above 0 but data names no clear images")
-        for field in ("perceptual_weight", "log_perceptual_weight", "ssim_weight", "psnr_weight"):
-            if "denoiser" in self.stages and getattr(self.stages["denoiser"], field) > 0:
-                raise ValueError(f"stages.denoiser.{field} does nothing: that stage learns noise; leave it out")
         for name, stage in self.stages.items():
-            if stage.fused_px is not None and name in ("reference", "denoiser"):
-                raise ValueError(f"stages.{name}.fused_px does nothing: that stage fuses nothing; leave it out")
+            _check_of_use(name, stage)
+            if stage.patience is not None and self.data.pairs and self.data.hold_out == 0:
+                raise ValueError(
+                    f"stages.{name}.patience does nothing where data.hold_out is 0; hold pairs out, or leave it out"
+                )
             if stage.fused_px is not None and stage.patch_px is not None and stage.fused_px > stage.patch_px:
                 raise ValueError(
                     f"stages.{name}.fused_px is {stage.fused_px}, above its patch_px, {stage.patch_px}; give less"
@@ -286,13 +301,8 @@ class TrainConfig(_Strict):
                 "stages.reference.choice_weight wants a network that chooses: model.reference.network compact, with"
                 " guided among its options"
             )
-        for name, stage in self.stages.items():
-            if stage.keep_to is None:
-                continue
-            if name != "reference":
-                raise ValueError(f"stages.{name}.keep_to does nothing: it is of the reference stage alone")
-            if not stage.augment.even_haze:
-                raise ValueError("stages.reference.keep_to wants augment.even_haze, which finds the samples")
+        if reference is not None and reference.keep_to is not None and not reference.augment.even_haze:
+            raise ValueError("stages.reference.keep_to wants augment.even_haze, which finds the samples")
         if self.data.exclude is not None and len(self.data.pairs) != 1:
             raise ValueError(
                 "data.exclude is meant for one set of pairs; with several, give exclude in the entry of each"
@@ -302,6 +312,48 @@ class TrainConfig(_Strict):
         if self.data.range is not None and not self.data.range[0] < self.data.range[1]:
             raise ValueError("data.range is not [black, white] with black below white")
         return self
+
+
+_OF_STAGES: dict[str, tuple[StageName, ...]] = {
+    "fused_px": ("weights", "joint"),
+    "max_t": ("denoiser", "weights", "joint"),
+    "noised": ("weights", "joint"),
+    "noise_weight": ("joint",),
+    "through_denoiser": ("joint",),
+    "perceptual_weight": ("reference", "weights", "joint"),
+    "log_perceptual_weight": ("reference", "weights", "joint"),
+    "ssim_weight": ("reference", "weights", "joint"),
+    "psnr_weight": ("reference", "weights", "joint"),
+    "edge_weight": ("reference",),
+    "choice_weight": ("reference",),
+    "keep_to": ("reference",),
+}
+"""Fields that not all stages heed, and those that do."""
+_NEEDS = {
+    "haze_color": "even_haze",
+    "haze_strength": "even_haze",
+    "haze_relight": "even_haze",
+    "calm": "cloudless",
+    "cloudless_color": "cloudless",
+    "relight_lifts": "relight",
+}
+"""Fields of `augment` that do nothing without another."""
+
+
+def _check_of_use(name: StageName, stage: StageConfig) -> None:
+    """Refuse what the stage would not heed: whoever sets it expects something of it."""
+    for field, stages in _OF_STAGES.items():
+        if name not in stages and getattr(stage, field) != StageConfig.model_fields[field].default:
+            raise ValueError(
+                f"stages.{name}.{field} does nothing: it is of {' and '.join(stages)} alone; leave it out"
+            )
+    for field, needed in _NEEDS.items():
+        given = getattr(stage.augment, field) != AugmentConfig.model_fields[field].default
+        if given and not getattr(stage.augment, needed):
+            raise ValueError(
+                f"stages.{name}.augment.{field} does nothing without augment.{needed}; set that too, or leave it"
+                " out"
+            )
 
 
 def _check_patch(name: str, stage: StageConfig) -> None:
@@ -370,6 +422,32 @@ def dump_config(config: TrainConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
+def told_fields(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a recipe, as plain values, sets otherwise than it is by default, by the names for --set.
+
+    Steps and names, which have no default, are always among it.
+    """
+    stages = {name: {"steps": 1} for name in recipe["stages"]}
+    least = {"name": "least", "data": {"procedural": 1, "synthetic_share": 1}, "stages": stages}
+    defaults = _flat(parse_config(least, source="defaults").model_dump(mode="json"))
+    for given in ("name", "data.procedural", "data.synthetic_share", *(f"stages.{name}.steps" for name in stages)):
+        del defaults[given]
+    recipe = {**recipe, "data": {**recipe["data"], "pairs": [_given(entry) for entry in recipe["data"]["pairs"]]}}
+    missing = object()
+    return {name: value for name, value in _flat(recipe).items() if defaults.get(name, missing) != value}
+
+
+def _given(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if value is not None}
+
+
+def _flat(values: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{place}{key}.") if isinstance(value, dict) else {f"{place}{key}": value}
+    return found
+
+
 def _apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
@@ -378,7 +456,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise ConfigError(f"--set {override}: {text!r} is not a YAML value; quote it") from None
-    if isinstance(value, str):
+    if isinstance(value, str) and text.lstrip()[:1] not in ("'", '"'):
         value = _number_or_text(value)
     *parents, last = key.split(".")
     node = values

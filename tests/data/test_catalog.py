@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 
 from conftest import write_tif
 from declouder.config import DataConfig, StageConfig
 from declouder.data.catalog import CATALOG, GENERIC, all_pairs, locate, set_pairs
-from declouder.data.lists import read_split_list, write_split_list
+from declouder.data.lists import SPLITS, read_exclude_list, read_split_list, write_exclude_list, write_split_list
 from declouder.data.pairs import fingerprint, read_image
 from declouder.data.samples import StageSamples, TrainingData
 from declouder.errors import DataError
@@ -237,3 +238,33 @@ def test_a_split_list_wants_names_of_which_there_is_one(tmp_path):
     write_split_list(tmp_path / "list.txt", {"1": "train", "3": "test"}, heading="")
     with pytest.raises(DataError, match=r"names '1', which is in more than one part of .*set \(2 such names\)"):
         set_pairs(tmp_path / "set", "test", split_list=tmp_path / "list.txt")
+
+
+def test_a_band_that_gdal_calls_alpha_is_one_where_it_has_more_than_two_levels(tmp_path, rng):
+    dn = rng.integers(1, 255, (4, 8, 8), dtype=np.uint8)
+    dn[3, :2] = 0
+    with rasterio.open(write_tif(tmp_path / "nir.tif", dn)) as dataset:
+        assert dataset.colorinterp[3].name == "alpha"  # by itself
+    np.testing.assert_array_equal(read_image(tmp_path / "nir.tif"), dn.transpose(1, 2, 0))
+    dn[3, 2:] = 255
+    with pytest.raises(DataError, match=r"25\.0 % of its pixels without data"):
+        read_image(write_tif(tmp_path / "alpha.tif", dn))
+
+
+def test_names_that_a_list_could_not_tell_from_comments_stand_in_quotes(tmp_path):
+    names = ["tile #1", "#2", " spaces ", '"quoted"', '"half', "plain 3", "d\u00e9j\u00e0 #4", "new\nline"]
+    write_split_list(tmp_path / "split.txt", {name: SPLITS[i % 2] for i, name in enumerate(names)}, heading="x")
+    assert read_split_list(tmp_path / "split.txt") == {name: SPLITS[i % 2] for i, name in enumerate(names)}
+    write_exclude_list(tmp_path / "exclude.txt", {name: f'is "odd" # {name!r}' for name in names}, heading="x")
+    assert read_exclude_list(tmp_path / "exclude.txt") == {*names}
+    assert "\ntrain/plain 3" not in (text := (tmp_path / "split.txt").read_text()) and "\ntest/plain 3\n" in text
+
+
+def test_a_set_is_known_from_inside_its_folder_too(tmp_path, monkeypatch):
+    write_tree(tmp_path / "T-Cloud", "{split}/{kind}")
+    for place, root in (("T-Cloud", "."), ("T-Cloud/train", "..")):
+        monkeypatch.chdir(tmp_path / place)
+        assert locate(Path(root)).row.name == "T-Cloud"
+    monkeypatch.chdir(tmp_path / "T-Cloud" / "train")
+    with pytest.raises(DataError, match=r"^\. is one part of a set; give .*T-Cloud$"):
+        set_pairs(Path(), "train")

@@ -121,3 +121,16 @@ def test_held_out_blocks_are_spread_over_the_numbers():
     _, held = hold_out(numbered(range(100)), share=0.1, block=5)
     numbers = [int(pair.name) for pair in held]
     assert len(numbers) == 10 and max(numbers) - min(numbers) > 40
+
+
+@pytest.mark.parametrize(
+    ("names", "mend"),
+    [
+        (["7"], "there is one pair, so none can be held out; give more, or set data.hold_out: 0"),
+        (["alpha", "beta"], "give a lower data.hold_out_block"),
+        (["a1", "b1"], r"all end in one number \(a1\)"),
+    ],
+)
+def test_what_helps_where_nothing_can_be_held_out_is_told(names, mend):
+    with pytest.raises(DataError, match=mend):
+        hold_out([Pair(name, Path(name), Path(name)) for name in names], share=0.2, block=25)

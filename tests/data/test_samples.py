@@ -10,6 +10,7 @@ from conftest import write_tif
 from declouder.config import DataConfig, StageConfig
 from declouder.data.augment import zoom
 from declouder.data.clouds import simulate_clouds
+from declouder.data.lists import write_split_list
 from declouder.data.pairs import read_image
 from declouder.data.resize import resize_bicubic
 from declouder.data.samples import BatchNumbers, ImagePool, StageSamples, TrainingData
@@ -42,6 +43,35 @@ def test_ground_of_held_out_pairs_is_no_clear_ground_to_learn_from(tmp_path):
     held = {pair.clear_path for pair in data.held_pairs}
     assert len(held) == 2
     assert {*data.cloudless.paths} == {*(tmp_path / "set" / "train" / "label").iterdir()} - held
+
+
+def test_ground_of_test_and_excluded_pairs_is_no_clear_ground_to_learn_from(tmp_path, caplog):
+    write_pairs(tmp_path)
+    for kind in ("cloud", "label"):  # as RICE is published: one tree, parted by a list
+        (tmp_path / "set" / "train" / kind).rename(tmp_path / "set" / kind)
+    write_split_list(
+        tmp_path / "set" / "split.txt", {str(n): "test" if n in (2, 3) else "train" for n in range(8)}, heading=""
+    )
+    (tmp_path / "exclude.txt").write_text("5\n")
+    caplog.set_level("INFO")
+    data = data_of(tmp_path, hold_out=0.25, clear=[Path("set/label")], exclude=Path("exclude.txt"))
+    learnt = {pair.name for pair in data.pairs}
+    assert len(learnt) < 6 and not {"2", "3", "5"} & learnt
+    assert {path.stem for path in data.cloudless.paths} == learnt
+    assert f"{8 - len(learnt)} clear images are of held-out, excluded or test pairs, and left out" in caplog.text
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "2.png").symlink_to(tmp_path / "set" / "label" / "2.png")
+    with pytest.raises(DataError, match=r"all 1 images of data\.clear are those of held-out, excluded or test"):
+        data_of(tmp_path, clear=[Path("tests")])
+
+
+def test_what_one_entry_excludes_and_another_learns_from_is_clear_ground(tmp_path):
+    write_pairs(tmp_path)
+    (tmp_path / "exclude.txt").write_text("5\n")
+    pairs = [{"root": "set", "exclude": "exclude.txt"}, "set"]
+    config = DataConfig(base=tmp_path, pairs=pairs, hold_out=0, clear=[Path("set/train/label")])
+    data = TrainingData(config, band_names=["red", "green", "blue"], seed=0)
+    assert len(data.cloudless) == 8
 
 
 def test_sharp_edges_made_smaller_stay_in_range(tmp_path):

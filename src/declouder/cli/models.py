@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import textwrap
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import yaml
 
 from declouder.cli.app import OUTPUT_NAMES, DebugOption, OverwriteOption, app
 from declouder.errors import ModelError, OutputError
@@ -54,15 +58,29 @@ def info(
         str | None,
         typer.Argument(metavar="[DIR]", help="A model's folder; the model that declouder brings without it."),
     ] = None,
+    recipe: Annotated[
+        bool, typer.Option("--recipe", help="Print the recipe that it was trained by instead, as YAML.")
+    ] = False,
     debug: DebugOption = False,
 ) -> None:
     """Tell what a model folder holds.
 
-    Its bands, networks and their sizes, how it samples and how it was trained.
+    Its bands, networks and their sizes, how it samples and how it was trained: data, versions, scores, and what the
+    recipe sets.
     """
+    from declouder.pipeline import SHIPPED_MODEL
+
+    record = Path(model or SHIPPED_MODEL) / "training.json"
+    if recipe:
+        if not record.exists():
+            raise ModelError(
+                f"{record} does not exist, so nothing tells its recipe; give a model that was trained here"
+            )
+        _tell_recipe(record)
+        return
     from diffusers.utils.logging import disable_progress_bar
 
-    from declouder.pipeline import SHIPPED_MODEL, CloudRemovalPipeline
+    from declouder.pipeline import CloudRemovalPipeline
 
     disable_progress_bar()
     pipeline = CloudRemovalPipeline.from_pretrained(model)
@@ -78,20 +96,33 @@ def info(
         f"sampling    {type(pipeline.scheduler).__name__}, {settings.num_inference_steps} steps, strength"
         f" {settings.strength:g}, w in [{settings.w_bounds[0]:g}, {settings.w_bounds[1]:g}]"
     )
-    _tell_training(Path(model or SHIPPED_MODEL) / "training.json")
+    _tell_training(record)
+
+
+def _tell_recipe(path: Path) -> None:
+    with _reading_record(path):
+        typer.echo(
+            yaml.safe_dump(json.loads(path.read_text(encoding="utf-8"))["recipe"], sort_keys=False), nl=False
+        )
 
 
 def _tell_training(path: Path) -> None:
     """Print what training has written beside the weights; nothing where it has not."""
     if not path.exists():
         return
-    try:
+    from declouder.config import told_fields
+
+    with _reading_record(path):
         record = json.loads(path.read_text(encoding="utf-8"))
         recipe, data, versions = record["recipe"], record["data"], record["versions"]
         typer.echo(f"recipe      {recipe['name']}, seed {recipe['seed']}; commit {record['commit'] or 'unknown'}")
+        settings = told_fields(recipe)
         typer.echo(
             f"data        {data['pairs']} pairs and {data['held_out_pairs']} held out, {data['clear_images']} clear"
             f" images, sha256 {data['sha256']}"
+        )
+        _tell_settings(
+            {k: v for k, v in settings.items() if k.startswith(("data.", "model.start_from", "precision"))}
         )
         typer.echo(f"versions    {', '.join(f'{name} {number}' for name, number in versions.items())}")
         for other in record.get("averaged_with", []):
@@ -100,10 +131,36 @@ def _tell_training(path: Path) -> None:
             )
         for name, stage in record["stages"].items():
             scores = ", ".join(f"{k} {v:.4g}" for k, v in stage["scores"].items() if k not in ("step", "score"))
+            # Of a stage that was trained on another day than the last one.
+            commit = stage.get("commit", record["commit"])
+            of = f"; commit {commit or 'unknown'}" if commit != record["commit"] else ""
             typer.echo(
                 f"{name:<11} {stage['steps']} steps in {stage['seconds']:.0f} s, {stage['precision']}; kept that of"
-                f" step {stage['scores'].get('step', '-')}: {scores}"
+                f" step {stage['scores'].get('step', '-')}: {scores}{of}"
             )
+            others = stage.get("versions", versions).items() - versions.items()
+            if others:
+                typer.echo(
+                    f"{'':<11} with {', '.join(f'{package} {number}' for package, number in sorted(others))}"
+                )
+            place = f"stages.{name}."
+            _tell_settings({k.removeprefix(place): v for k, v in settings.items() if k.startswith(place)})
+
+
+def _tell_settings(settings: Mapping[str, Any]) -> None:
+    """Print fields as --set takes them."""
+    words = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
+    indent = " " * 12
+    wrapped = textwrap.fill(
+        "; ".join(words), 110, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+    )
+    typer.echo(wrapped)
+
+
+@contextlib.contextmanager
+def _reading_record(path: Path) -> Iterator[None]:
+    try:
+        yield
     except BrokenPipeError:
         raise  # whoever reads has gone
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

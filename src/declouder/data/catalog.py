@@ -252,8 +252,9 @@ def _pairs_of(found: Located, split: str, bands: BandSet | None) -> list[Pair]:
 
 def _listed_pairs(found: Located, split: str, bands: BandSet | None, split_list: Path | None) -> list[Pair]:
     path = split_list or found.root / "split.txt"
-    if split_list is None and not path.exists() and found.root.name in SPLITS:
-        raise DataError(f"{found.root} is one part of a set; give {found.root.parent}")
+    if split_list is None and not path.exists() and _called(found.root) in SPLITS:
+        whole = found.root.parent if found.root.name else found.root.resolve().parent
+        raise DataError(f"{found.root} is one part of a set; give {whole}")
     if split_list is None and not path.exists():
         raise DataError(
             f"{found.root} has no train and test folders and no split.txt; make one with: declouder data split"
@@ -301,10 +302,15 @@ def _without(pairs: list[Pair], exclude: Path | None) -> list[Pair]:
     return kept
 
 
+def _called(root: Path) -> str:
+    """Return the name of a folder, also of . and .., but not of what it links to."""
+    return root.resolve().name if root.name in ("", "..") else root.name
+
+
 def _recognised(root: Path) -> DataSet:
     """Return the row that a folder is named after, in small or capital letters, else the generic one."""
     by_name = {row.name.lower(): row for row in _ROWS}
-    return by_name.get(root.name.lower(), CATALOG[GENERIC])
+    return by_name.get(_called(root).lower(), CATALOG[GENERIC])
 
 
 def _has_images(found: Located, kind: str) -> bool:

@@ -4,10 +4,14 @@ Two kinds, both with one entry a line and # before comments, so that they can be
 
     exclude list:   12              the pair named 12 is left out
     split list:     test/12         the pair named 12 belongs to test
+
+An entry that white space, # or a quote would make ambiguous stands between double quotes, as JSON has it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -49,7 +53,7 @@ def write_exclude_list(path: Path, names: Mapping[str, str], *, heading: str) ->
     Raises:
         OutputError: if the file cannot be written.
     """
-    _write(path, heading, (f"{name}  # {reason}" for name, reason in names.items()))
+    _write(path, heading, (f"{_quoted(name)}  # {reason}" for name, reason in names.items()))
 
 
 def write_split_list(path: Path, split_of: Mapping[str, str], *, heading: str) -> None:
@@ -58,7 +62,7 @@ def write_split_list(path: Path, split_of: Mapping[str, str], *, heading: str) -
     Raises:
         OutputError: if the file cannot be written.
     """
-    _write(path, heading, (f"{split}/{name}" for name, split in split_of.items()))
+    _write(path, heading, (_quoted(f"{split}/{name}") for name, split in split_of.items()))
 
 
 # Names may hold the sign, so white space is before it, or nothing.
@@ -72,8 +76,24 @@ def _entries(path: Path) -> list[tuple[str, int]]:
         raise DataError(f"{path} does not exist; give a text file with one name a line") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as a list ({error}); give a text file") from None
-    stripped = ((_COMMENT.split(line)[0].strip(), number) for number, line in enumerate(lines, start=1))
+    stripped = ((_entry_of(line), number) for number, line in enumerate(lines, start=1))
     return [(entry, number) for entry, number in stripped if entry]
+
+
+def _quoted(entry: str) -> str:
+    plain = (
+        entry.isprintable() and entry == entry.strip() and not entry.startswith('"') and not _COMMENT.search(entry)
+    )
+    return entry if plain else json.dumps(entry)
+
+
+def _entry_of(line: str) -> str:
+    if line.lstrip().startswith('"'):
+        with contextlib.suppress(ValueError):  # a name that begins with a quote, written by hand
+            entry, end = json.JSONDecoder().raw_decode(line.lstrip())
+            if not _COMMENT.split(line.lstrip()[end:])[0].strip():
+                return str(entry)
+    return _COMMENT.split(line)[0].strip()
 
 
 def _write(path: Path, heading: str, lines: Iterable[str]) -> None:

@@ -142,6 +142,8 @@ def hold_out(pairs: Sequence[Pair], *, share: float, block: int) -> tuple[list[P
     for position, pair in enumerate(pairs):
         number = number_in(pair.name)
         blocks.setdefault((position if number is None else number) // block, []).append(pair)
+    if len(pairs) == 1:
+        raise DataError("there is one pair, so none can be held out; give more, or set data.hold_out: 0")
     if len(blocks) < 2:
         raise DataError(
             f"{len(pairs)} pairs lie in one block of {block} numbers, so none can be held out;"
@@ -163,7 +165,8 @@ def hold_out(pairs: Sequence[Pair], *, share: float, block: int) -> tuple[list[P
 
 def mend_of_one_block(names: Sequence[str], option: str) -> str:
     """Return what helps where all names lie in one block of numbers."""
-    if len({number_in(name) for name in names}) == 1:
+    numbers = {number_in(name) for name in names}
+    if len(numbers) == 1 and None not in numbers:
         return f"all end in one number ({names[0]}): let the number that tells images apart come last"
     return f"give a lower {option}"
 
@@ -302,12 +305,18 @@ def _read_raster(path: Path) -> NDArray[Any]:
     try:
         with open_raster(path) as reader:
             rows, columns = slice(0, reader.info.height), slice(0, reader.info.width)
-            pixels, valid = reader.read(rows, columns), reader.read_valid(rows, columns)
+            pixels = reader.read(rows, columns)
+            alpha = reader.info.alpha
+            # GDAL calls the fourth of four bytes alpha, whatever it is: near infrared has more than two levels.
+            see_through = alpha is not None and len(np.unique(pixels[alpha - 1])) <= 2
+            valid = reader.read_valid(rows, columns, heed_alpha=see_through)
     except RasterError as error:
         raise DataError(f"{path} cannot be read as an image ({error}); replace or remove the file") from None
     if not valid.all():
         share = 100 * (1 - float(valid.mean()))
-        raise DataError(f"{path} has {share:.1f} % of its pixels without data (nodata, NaN or mask); cut them off")
+        raise DataError(
+            f"{path} has {share:.1f} % of its pixels without data (nodata, NaN, mask or alpha); cut them off"
+        )
     return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
 

@@ -31,12 +31,16 @@ def resize_bicubic(image: NDArray[np.float32], height: int, width: int) -> NDArr
     return np.stack([np.asarray(band.resize((width, height), Image.Resampling.BICUBIC, box)) for band in bands])
 
 
-def resize_stored(image: NDArray[Any], side_px: int) -> NDArray[Any]:
-    """Return (side, side, C) for `image`: (H, W, C) of any dtype, which stays; integers are rounded and clipped."""
-    if image.shape[:2] == (side_px, side_px):
+def resize_stored(image: NDArray[Any], width_px: int) -> NDArray[Any]:
+    """Return `image`, (H, W, C) of any dtype, which stays, that wide and as much higher or lower.
+
+    Integers are rounded and clipped.
+    """
+    size = _scaled(image, width_px)
+    if image.shape[:2] == size:
         return np.ascontiguousarray(image)
     planes = np.asarray(image.transpose(2, 0, 1), np.float32)
-    resized = resize_bicubic(planes, side_px, side_px).transpose(1, 2, 0)
+    resized = resize_bicubic(planes, *size).transpose(1, 2, 0)
     if image.dtype.kind == "f":
         return np.ascontiguousarray(resized, image.dtype)
     limits = np.iinfo(image.dtype)
@@ -44,10 +48,17 @@ def resize_stored(image: NDArray[Any], side_px: int) -> NDArray[Any]:
     return np.ascontiguousarray(np.clip(np.rint(resized.astype(np.float64)), limits.min, limits.max), image.dtype)
 
 
-def resize_nearest(mask: NDArray[Any], side_px: int) -> NDArray[Any]:
-    """Return (side, side, C) for `mask`: (H, W, C); each pixel is the one at its middle, so no level is made up."""
-    rows, columns = ((np.arange(side_px) + 0.5) * size / side_px for size in mask.shape[:2])
+def resize_nearest(mask: NDArray[Any], width_px: int) -> NDArray[Any]:
+    """Return `mask`, (H, W, C), of the size that `resize_stored` gives; no level is made up."""
+    wanted = _scaled(mask, width_px)
+    rows, columns = ((np.arange(n) + 0.5) * size / n for n, size in zip(wanted, mask.shape[:2], strict=True))
     return np.ascontiguousarray(mask[rows.astype(int)[:, None], columns.astype(int)])
+
+
+def _scaled(image: NDArray[Any], width_px: int) -> tuple[int, int]:
+    """Return height and width, the height rounded up, as MATLAB does."""
+    height, width = image.shape[:2]
+    return math.ceil(height * width_px / width), width_px
 
 
 def _margin(size: int, wanted: int) -> int:

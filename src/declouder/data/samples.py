@@ -6,6 +6,7 @@ resumed run end where an uninterrupted one does. Real pairs and synthetic clouds
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
@@ -18,7 +19,7 @@ from typing import Any, NotRequired, TypedDict, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from declouder.config import DataConfig, StageConfig
+from declouder.config import DataConfig, PairSource, StageConfig
 from declouder.data.augment import (
     crop_patch,
     flip,
@@ -32,6 +33,7 @@ from declouder.data.augment import (
 )
 from declouder.data.catalog import set_pairs
 from declouder.data.clouds import simulate_clouds
+from declouder.data.lists import SPLITS
 from declouder.data.pairs import (
     LEAST_USED,
     Pair,
@@ -188,6 +190,7 @@ class TrainingData:
         self.synthetic_share = data.synthetic_share
         self.pairs: list[Pair] = []
         self.held_pairs: list[Pair] = []
+        known: list[Pair] = []
         for source in data.pairs:
             found = set_pairs(
                 data.base / source.root,
@@ -197,6 +200,7 @@ class TrainingData:
                 exclude=_below(data.base, source.exclude or data.exclude),
                 split_list=_below(data.base, source.split),
             )
+            known += _all_of(data.base, source)
             kept, out = hold_out(found, share=data.hold_out, block=data.hold_out_block)
             self.pairs += kept
             self.held_pairs += out
@@ -205,6 +209,8 @@ class TrainingData:
         held = {pair.cloudy_path.resolve(): pair for pair in self.held_pairs}
         self.held_pairs = list(held.values())
         self.pairs = [pair for pair in self.pairs if pair.cloudy_path.resolve() not in held]
+        learnt = {pair.clear_path.resolve() for pair in self.pairs}
+        self._withheld = {pair.clear_path.resolve() for pair in (*known, *self.held_pairs)} - learnt
         self._bands = len(self.band_names)
         self._data = data
         self._room = data.cache_gb * 1e9
@@ -225,12 +231,17 @@ class TrainingData:
         ]
 
     def _clear_images(self, data: DataConfig) -> list[Path]:
-        """Return the images of the clear folders, without the ground of held-out pairs."""
+        """Return the images of the clear folders, without the ground of pairs that nothing may be learnt from."""
         found = [path for folder in data.clear for path in find_images(data.base / folder)]
-        held = {pair.clear_path.resolve() for pair in self.held_pairs}
-        kept = [path for path in found if path.resolve() not in held]
+        kept = [path for path in found if path.resolve() not in self._withheld]
         if len(kept) < len(found):
-            log.info("%d clear images are those of held-out pairs, and left out", len(found) - len(kept))
+            log.info(
+                "%d clear images are of held-out, excluded or test pairs, and left out", len(found) - len(kept)
+            )
+        if found and not kept:
+            raise DataError(
+                f"all {len(found)} images of data.clear are those of held-out, excluded or test pairs; give others"
+            )
         return kept
 
     def fingerprint(self) -> str:
@@ -504,6 +515,16 @@ class _WholePairs(Sequence[Sample]):
     def _sample(self, number: int) -> Sample:
         cloudy, clear = self._cloudy.unit(number), self._clear.unit(number)
         return Sample(cloudy=_signed(cloudy), clear=_signed(clear), seed=number)
+
+
+def _all_of(base: Path, source: PairSource) -> list[Pair]:
+    """Return the pairs of a set that are for training or testing, excluded or not."""
+    root, split_list = base / source.root, _below(base, source.split)
+    parts: list[Pair] = []
+    for split in SPLITS:
+        with contextlib.suppress(DataError):  # a set may have no test part, or one that is not whole
+            parts += set_pairs(root, split, name=source.set, bands=source.bands, split_list=split_list)
+    return parts
 
 
 def _below(base: Path, path: Path | None) -> Path | None:

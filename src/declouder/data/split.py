@@ -31,6 +31,8 @@ def split_by_blocks(names: Sequence[str], *, share: float, block: int, seed: int
     for position, name in enumerate(ordered):
         number = number_in(name)
         blocks.setdefault((position if number is None else number) // block, []).append(name)
+    if len(ordered) == 1:
+        raise DataError(f"there is one pair ({ordered[0]}), so there is nothing to split; give more")
     if len(blocks) < 2:
         mend = mend_of_one_block(ordered, "--block")
         raise DataError(f"{len(names)} pairs lie in one block of {block} numbers; {mend}")

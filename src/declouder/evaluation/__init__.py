@@ -85,7 +85,7 @@ log = logging.getLogger(__name__)
 
 _DEFINITIONS = {
     **metrics.DEFINITIONS,
-    "interval": "95 % percentile bootstrap of the mean over images, 10000 draws, seed 0",
+    "interval": "95 % percentile bootstrap of the mean over images, 10000 draws, seed 0; none of a single image",
     "regions": dict(breakdown.DEFINITIONS),
     "null": "psnr of equal images is infinite: null here, and left out of the mean",
 }

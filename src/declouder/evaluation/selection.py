@@ -28,7 +28,7 @@ class Selection:
         bands: "rgb", or "rgbn" to join the near infrared's own tree.
         exclude: a text file of names to leave out, one a line; # begins a comment.
         limit: score so many images, spread evenly over the list; None scores all.
-        size_px: side that whole images are resized to, as `data.size` of a recipe does; None leaves them.
+        size_px: width that whole images are resized to, as `data.size` of a recipe does; None leaves them.
         split_list: a list of train/NAME and test/NAME; None goes by the folders, or by ROOT/split.txt.
     """
 

@@ -66,8 +66,8 @@ def summary(rows: Sequence[Mapping[str, Any]], *, samples: int = 1, averaged: bo
 
 
 def bootstrap_interval(values: NDArray[np.float64]) -> list[float] | None:
-    """Return the 95 % percentile bootstrap interval of the mean of (N,) values, or None where N is 0."""
-    if not values.size:
+    """Return the 95 % percentile bootstrap interval of the mean of (N,) values; one value tells of none."""
+    if values.size < 2:
         return None
     generator = np.random.default_rng(0)
     # A hundred draws at a time: those of a set of thousands of images would fill gigabytes.
@@ -87,10 +87,8 @@ def to_markdown(results: Sequence[Mapping[str, Any]]) -> str:
         cells = [f"{data['name']}/{data['split']} ({data['images']})", method["name"].replace("|", r"\|")]
         for name in SCORES:
             mean, interval = result["mean"][name], result["interval"][name]
-            if mean is None or interval is None:
-                cells.append("–")
-            else:
-                cells.append(f"{mean:.4f}<br>({interval[0]:.4f} to {interval[1]:.4f})")
+            within = "" if interval is None else f"<br>({interval[0]:.4f} to {interval[1]:.4f})"
+            cells.append("–" if mean is None else f"{mean:.4f}{within}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -196,12 +196,17 @@ class RasterReader:
             values: NDArray[Any] = self.dataset.read(_listed(bands), window=window)
         return values
 
-    def read_valid(self, rows: slice, cols: slice, bands: Sequence[int] | None = None) -> NDArray[np.bool_]:
-        """Return where samples hold data, (C, rows, cols): no nodata, NaN, infinity, mask or transparency."""
+    def read_valid(
+        self, rows: slice, cols: slice, bands: Sequence[int] | None = None, *, heed_alpha: bool = True
+    ) -> NDArray[np.bool_]:
+        """Return where samples hold data, (C, rows, cols): no nodata, NaN, infinity, mask or transparency.
+
+        Without `heed_alpha` a band that is called alpha is one like the others.
+        """
         hidden = []
         if self.info.has_mask:
             hidden.append(self.read_mask(rows, cols)[None] == 0)
-        if self.info.alpha is not None:
+        if heed_alpha and self.info.alpha is not None:
             hidden.append(self.read(rows, cols, [self.info.alpha]) == 0)
         dn = self.read(rows, cols, bands)
         return self._valid(dn, hidden, np.arange(rows.start, rows.stop), np.arange(cols.start, cols.stop))

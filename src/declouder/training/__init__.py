@@ -22,12 +22,11 @@ from typing import Any, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from declouder.config import STAGE_NAMES, StageName, TrainConfig
 from declouder.data.samples import TrainingData
 from declouder.errors import ConfigError
-from declouder.training.callbacks import AtomicCheckpointIO, OnStep, RunTimer, ScoreLog, StepReport
+from declouder.training.callbacks import AtomicCheckpointIO, OnStep, RunTimer, ScoreLog, StepKeeper, StepReport
 from declouder.training.module import StageModule
 from declouder.training.networks import (
     begin_with,
@@ -161,7 +160,7 @@ def _run_stage(run: _Run, name: StageName, *, max_time_s: float | None) -> Train
     if is_first_process():
         begin_stage(folder, run.data)
     timer = RunTimer(duration=None if max_time_s is None else timedelta(seconds=max_time_s), interval="step")
-    keeper = ModelCheckpoint(
+    keeper = StepKeeper(
         dirpath=folder,
         filename="last",
         every_n_train_steps=min(settings.checkpoint_every, settings.steps),
@@ -207,7 +206,7 @@ def _run_stage(run: _Run, name: StageName, *, max_time_s: float | None) -> Train
     elif trainer.is_global_zero:
         best = scores.finish(trainer, module)
         export(config, run.out, {part: best[part] for part in module.stage.learns})
-        about = {"steps": trainer.global_step, "seconds": round(seconds, 1), "scores": scores.best}
+        about = {"steps": trainer.global_step, "seconds": round(scores.seconds, 1), "scores": scores.best}
         about |= {"precision": trainer.precision, "devices": run.devices, "nodes": run.nodes}
         write_record(config, run.data, run.out / "model", name, about)
         write_text(folder / "finished", f"{trainer.global_step} steps\n", mend=MAKE_ROOM)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, Timer
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from numpy.typing import NDArray
 from PIL import Image
@@ -36,6 +38,13 @@ class ScoreLog(Callback):  # type: ignore[misc]
         self._best_weights: dict[str, dict[str, Tensor]] = {}
         self._scored_step = -1
         self._without_better = 0
+        self._earlier_s = 0.0
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """How long the stage has run, in this call and up to the checkpoints that earlier ones left."""
+        return self._earlier_s + time.monotonic() - self._started
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs."""
@@ -45,15 +54,17 @@ class ScoreLog(Callback):  # type: ignore[misc]
             "scored_step": self._scored_step,
             "without_better": self._without_better,
             "stopped": self.stopped,
+            "seconds": self.seconds,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
         self.best, self._best_weights = state_dict["best"], state_dict["weights"]
         self._scored_step = state_dict["scored_step"]
-        # Checkpoints of older versions lack these two.
+        # Checkpoints of older versions lack these.
         self._without_better = state_dict.get("without_better", 0)
         self.stopped = state_dict.get("stopped", False)
+        self._earlier_s = state_dict.get("seconds", 0.0)
 
     def on_train_start(self, trainer: L.Trainer, module: StageModule) -> None:
         """A run that was killed after its patience had run out has nothing left to do."""
@@ -98,7 +109,7 @@ class ScoreLog(Callback):  # type: ignore[misc]
                 module.log(f"held_out/{name}", value, rank_zero_only=True)
         _append_row(self.folder / "scores.csv", {"step": trainer.global_step, **scores})
         if rows:
-            sheet = _sheet_of(rows)
+            sheet = _sheet_of(rows, columns=len(module.columns))
             path = self.folder / "pictures" / f"{trainer.global_step:07d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(sheet).save(path)
@@ -129,6 +140,20 @@ class StepReport(Callback):  # type: ignore[misc]
             self._on_step(self._stage, trainer.global_step, steps, None if loss is None else float(loss))
 
 
+class StepKeeper(ModelCheckpoint):  # type: ignore[misc]
+    """Lightning's checkpoints at whole steps alone: from between the batches of one step a run could not go on.
+
+    A resumed one has forgotten at which step it was saved, and would save again after its first batch.
+    """
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save after the last batch of a step, where one is due."""
+        if _ends_step(trainer, batch_idx):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+
 class RunTimer(Timer):  # type: ignore[misc]
     """Lightning's timer without its memory: a resumed run has all of its time, not what earlier ones left.
 
@@ -143,7 +168,7 @@ class RunTimer(Timer):  # type: ignore[misc]
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Look at the clock after the last batch of a step."""
-        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+        if _ends_step(trainer, batch_idx):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def state_dict(self) -> dict[str, Any]:
@@ -170,6 +195,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):  # type: ignore[misc]
                 raise OSError(" ".join(str(error).split())) from error
 
 
+def _ends_step(trainer: L.Trainer, batch_index: int) -> bool:
+    return bool((batch_index + 1) % trainer.accumulate_grad_batches == 0)
+
+
 def _append_row(path: Path, row: dict[str, float]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     earlier: list[dict[str, Any]] = []
@@ -184,9 +213,19 @@ def _append_row(path: Path, row: dict[str, float]) -> None:
         writer.writerow({key: value if key == "step" else f"{value:.5f}" for key, value in row.items()})
 
 
-def _sheet_of(rows: Sequence[Tensor]) -> NDArray[np.uint8]:
-    """Return rows of images, (C, H, k*W) in [0, 1], as one image (H, W, 3) of the first three bands."""
-    width = min(row.shape[-1] for row in rows)
-    sheet = torch.cat([row[:3, :, :width] for row in rows], dim=1).permute(1, 2, 0).numpy()
+def _sheet_of(rows: Sequence[Tensor], columns: int) -> NDArray[np.uint8]:
+    """Return rows of images, (C, H, columns * W) in [0, 1], as one image (H, W, 3) of the first three bands.
+
+    Images that are narrower than others have black beside them.
+    """
+    width = max(row.shape[-1] for row in rows) // columns
+    aligned = [_widened(row[:3], columns, width) for row in rows]
+    sheet = torch.cat(aligned, dim=1).permute(1, 2, 0).numpy()
     rgb = sheet if sheet.shape[2] == 3 else np.repeat(sheet[:, :, :1], 3, axis=2)
     return Scaling.of_dtype(np.uint8).unit_to_dn(rgb, np.uint8)
+
+
+def _widened(row: Tensor, columns: int, width: int) -> Tensor:
+    """Return a row of images, (C, H, columns * W), as one of images `width` wide."""
+    images = row.view(*row.shape[:-1], columns, -1)
+    return F.pad(images, (0, width - images.shape[-1])).flatten(-2)

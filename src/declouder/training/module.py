@@ -95,6 +95,16 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _lr_factor(step, s))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Give what goes on the recipe's learning rate and weight decay, which may have changed since."""
+        s = self.settings
+        for schedule, optimizer in zip(checkpoint["lr_schedulers"], checkpoint["optimizer_states"], strict=True):
+            lr = s.lr * _lr_factor(schedule["last_epoch"], s)
+            schedule["base_lrs"] = [s.lr for _ in schedule["base_lrs"]]
+            schedule["_last_lr"] = [lr for _ in schedule["base_lrs"]]
+            for group in optimizer["param_groups"]:
+                group |= {"lr": lr, "initial_lr": s.lr, "weight_decay": s.weight_decay}
+
     def train_dataloader(self) -> DataLoader[Sample]:
         """Return the endless batches from the current step on."""
         s, workers = self.settings, self.config.data.workers

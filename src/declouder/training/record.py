@@ -28,6 +28,8 @@ def write_record(
     """Write beside the weights how they came to be: recipe, data, versions, commit, and each stage's scores."""
     path = folder / RECORD
     earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    # Of each stage too: one that goes on another day may be of another commit.
+    made_by = {"versions": _versions(), "commit": commit_of_source()}
     recipe = config.model_dump(mode="json")
     del recipe["data"]["base"]  # where the data lay on this machine says nothing on another
     record = {
@@ -39,9 +41,8 @@ def write_record(
             "clear_images": len(data.cloudless),
             "procedural_images": len(data.terrain),
         },
-        "versions": _versions(),
-        "commit": commit_of_source(),
-        "stages": {**earlier.get("stages", {}), stage: about},
+        **made_by,
+        "stages": {**earlier.get("stages", {}), stage: about | made_by},
     }
     write_text(path, json.dumps(record, indent=1) + "\n", mend=MAKE_ROOM)
 

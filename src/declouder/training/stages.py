@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -120,7 +120,7 @@ def _fused(module: StageModule, batch: Batch) -> _Fused:
 
 
 def _square_of(batch: Batch, reference: Tensor, side: int | None) -> tuple[Batch, Tensor]:
-    """Return the same square of a batch's images and of their reference, at a place that its seed says.
+    """Return the same square of each sample's images and of their reference, at a place that its seed says.
 
     A reference network that hears of wide surroundings needs them here as well: of a small patch it makes another
     image than of a whole one, with errors that the other networks would learn to expect.
@@ -130,10 +130,19 @@ def _square_of(batch: Batch, reference: Tensor, side: int | None) -> tuple[Batch
         return batch, reference
     # On a grid of 8 px, as whole patches begin on the grids of the networks' levels.
     places = [max(length - side, 0) // 8 + 1 for length in (height, width)]
-    seed = int(batch["seed"][0]) // LPIPS_STRIDE**2
-    top, left = seed % places[0] * 8, seed // places[0] % places[1] * 8
-    square = (..., slice(top, top + side), slice(left, left + side))
-    return {**batch, "cloudy": batch["cloudy"][square], "clear": batch["clear"][square]}, reference[square]
+    seeds = [seed // LPIPS_STRIDE**2 for seed in batch["seed"].tolist()]
+    corners = [(seed % places[0] * 8, seed // places[0] % places[1] * 8) for seed in seeds]
+    cut = [_cut(images, corners, (side, side)) for images in (batch["cloudy"], batch["clear"], reference)]
+    return {**batch, "cloudy": cut[0], "clear": cut[1]}, cut[2]
+
+
+def _cut(images: Tensor, corners: Sequence[tuple[int, int]], size: tuple[int, int]) -> Tensor:
+    """Return of each of (B, C, H, W) images the part of that size, or what there is of it, from its corner on."""
+    parts = [
+        image[:, top : top + size[0], left : left + size[1]]
+        for image, (top, left) in zip(images, corners, strict=True)
+    ]
+    return torch.stack(parts)
 
 
 def _other_losses(module: StageModule, fused: _Fused, batch: Batch) -> Tensor:
@@ -147,9 +156,9 @@ def _perceptual_loss(module: StageModule, restored: Tensor, clear: Tensor, batch
         return 0.0
     # LPIPS looks at every fourth pixel first. Were it always the same one of a patch, the networks, whose own grid
     # begins there too, would learn a pattern of four pixels that pleases it.
-    seed = int(batch["seed"][0])
-    down, right = seed % LPIPS_STRIDE, seed // LPIPS_STRIDE % LPIPS_STRIDE
-    shifted = [image[..., down:, right:] for image in (restored, clear)]
+    corners = [(seed % LPIPS_STRIDE, seed // LPIPS_STRIDE % LPIPS_STRIDE) for seed in batch["seed"].tolist()]
+    height, width = (length - LPIPS_STRIDE + 1 for length in restored.shape[-2:])
+    shifted = [_cut(images, corners, (height, width)) for images in (restored, clear)]
     s, distance = module.settings, module.perceptual(*shifted)
     loss: Tensor = s.perceptual_weight * distance.mean()
     if s.log_perceptual_weight:
