@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from rasterio import warp
 from rasterio.enums import ColorInterp
 from rasterio.transform import Affine, from_bounds
 from rasterio.warp import transform_bounds
@@ -132,8 +133,36 @@ def test_a_mask_that_lies_elsewhere_is_refused_without_a_crs_too(tmp_path):
     for transform in (PLACE, Affine.identity()):
         assert share_of(scene, MaskChoice(mask_file(tmp_path, values, crs=None, transform=transform))).min() == 1
     path = mask_file(tmp_path, values, crs=None, transform=Affine(10, 0, 5e5 + 30, 0, -10, 4e6))
-    with pytest.raises(RasterError, match=r"lies elsewhere than .*scene\.tif by their transforms"):
+    with pytest.raises(RasterError, match=r"lies elsewhere than .*scene\.tif by their transforms, and neither has"):
         share_of(scene, MaskChoice(path))
+    placed = write_tif(tmp_path / "placed.tif", np.full((3, 80, 100), 90, np.uint8))
+    south_up = Affine(10, 0, 5e5, 0, 10, 4e6 - 800)
+    for transform in (Affine(10, 0, 6e5, 0, -10, 4e6), south_up):
+        path = mask_file(tmp_path, values, crs=None, transform=transform)
+        with pytest.raises(RasterError, match=r"elsewhere than .*placed\.tif by their transforms, and one has no"):
+            share_of(placed, MaskChoice(path))
+    assert share_of(placed, MaskChoice(mask_file(tmp_path, values, crs=None, transform=PLACE))).min() == 1
+
+
+@pytest.mark.parametrize("west", [179.0, -181.0, 0.0, -180.0])
+@pytest.mark.parametrize("kind", ["nodata", "mask", "plain"])
+def test_a_mask_covers_a_scene_across_the_antimeridian(west, kind, tmp_path):
+    (x,), (y,) = warp.transform("EPSG:4326", "EPSG:32660", [180.0], [0.5])
+    across = Affine(100, 0, x - 5000, 0, -100, y + 4000)
+    scene = write_tif(
+        tmp_path / "scene.tif", np.full((3, 80, 100), 90, np.uint8), crs="EPSG:32660", transform=across
+    )
+    width = 2.0 if abs(west) > 180 or west == 179 else 360.0
+    values = np.ones((100, 1000), np.uint8)
+    values[50:] = 2
+    transform = from_bounds(west, 0, west + width, 1, 1000, 100)
+    path = mask_file(tmp_path, values, crs="EPSG:4326", transform=transform, nodata=9 if kind == "nodata" else None)
+    if kind == "mask":
+        with rasterio.open(path, "r+") as dataset:
+            dataset.write_mask(np.full(values.shape, 255, np.uint8))
+    share = share_of(scene, MaskChoice(path, values=(1,), feather_px=0))
+    assert (share[:37] == 1).all() and (share[43:] == 0).all()
+    assert share_of(scene, MaskChoice(path, feather_px=0)).min() == 1
 
 
 def test_the_share_is_one_on_cloud_zero_beyond_the_feather_and_falls_between(scene, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from PIL import Image
 
 from conftest import names_in, read_tif, write_tif
 from declouder.errors import OutputError, RasterError
@@ -331,3 +332,32 @@ def test_a_vrt_in_an_encoding_that_hides_its_declarations_is_refused(folder):
     path.write_bytes(('<!DOCTYPE x [<!ENTITY a "a.tif">]>' + vrt("&a;")).encode("utf-16"))
     with pytest.raises(RasterError, match="cannot be read as text"):
         whole(path)
+
+
+@pytest.mark.parametrize("how", ["tag", "sidecar", "vrt", "named by a vrt"])
+@pytest.mark.parametrize("where", ["secret.tif", "/vsicurl/http://127.0.0.1:9/x.tif"])
+def test_overviews_that_a_file_says_are_elsewhere_are_not_followed(how, where, folder):
+    elsewhere = where if where.startswith("/") else str(folder.parent / where)
+    domain = f'<Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">{elsewhere}</MDI></Metadata>'
+    path = folder / "a.tif"
+    if how == "sidecar":
+        (folder / "a.tif.aux.xml").write_text(f"<PAMDataset>{domain}</PAMDataset>")
+    elif how in ("tag", "named by a vrt"):
+        with rasterio.open(path, "r+") as dataset:
+            dataset.update_tags(ns="OVERVIEWS", OVERVIEW_FILE=elsewhere)
+    if "vrt" in how:
+        path = folder / "a.vrt"
+        path.write_text(vrt("a.tif", more=domain if how == "vrt" else ""))
+    with pytest.raises(RasterError, match=r"says that its overviews are in .*, which is not followed"):
+        whole(path)
+
+
+@pytest.mark.parametrize("suffix", [".ovr", ".msk"])
+def test_overviews_and_masks_beside_a_file_must_be_geotiffs(suffix, folder):
+    beside = folder / f"a.tif{suffix}"
+    beside.write_text(vrt("../secret.tif"))
+    with pytest.raises(RasterError, match=r"is not an image by its first bytes"):
+        whole(folder / "a.tif")
+    Image.new("L", (4, 4)).save(beside, "PNG")
+    with pytest.raises(RasterError, match=rf"a\.tif\{suffix}, which belongs to a\.tif, is no GeoTIFF; remove it"):
+        whole(folder / "a.tif")

@@ -355,3 +355,25 @@ def test_kill_9_while_the_output_is_written_costs_no_window_and_no_byte(tmp_path
     assert names_in(broken) == names_in(whole) == ["asked", "b.tif", "said.tif"]
     for name in ("b.tif", "said.tif"):
         assert (broken / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_the_estimates_threshold_is_part_of_what_a_run_goes_on_with(source, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", logger="declouder")
+    options = replace(SMALL, mask=MaskChoice("auto"))
+    with pytest.raises(Killed):
+        remove_from_scene(source, tmp_path / "b.tif", killed_at(3), options)
+    monkeypatch.setattr("declouder.masks._SHARE_ABOVE_DARK", 0.4)
+    remove_from_scene(source, tmp_path / "b.tif", FakePipeline(draws), options)
+    assert "continued" not in caplog.text
+
+
+def test_the_provenance_of_another_scene_is_kept_whatever_journal_lies_there(source, tmp_path, rng):
+    other = write_tif(tmp_path / "other.tif", rng.integers(0, 9000, (3, 90, 80), dtype=np.uint16))
+    options = replace(SMALL, provenance=tmp_path / "made_up.tif")
+    remove_from_scene(other, tmp_path / "clear.tif", FakePipeline(draws), options)
+    before = (tmp_path / "made_up.tif").read_bytes()
+    with pytest.raises(Killed):
+        remove_from_scene(source, tmp_path / "b.tif", killed_at(3), SMALL)
+    with pytest.raises(OutputError, match=r"made_up\.tif exists already"):
+        remove_from_scene(source, tmp_path / "b.tif", FakePipeline(draws), options)
+    assert (tmp_path / "made_up.tif").read_bytes() == before

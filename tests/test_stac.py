@@ -312,3 +312,36 @@ def test_without_pystac_the_error_names_the_command_that_installs_it(folder, tmp
     assert run("remove", "--stac", write(folder, item(ALL)), "-o", tmp_path / "b.tif") == 2
     err = capfd.readouterr().err
     assert err.count("\n") == 1 and "pip install 'declouder[stac]'" in err
+
+
+def test_what_an_item_does_not_say_its_files_do(folder):
+    for name in ("B04", "B03", "B02"):
+        with rasterio.open(folder / f"{name}.tif", "r+") as dataset:
+            dataset.scales, dataset.offsets, dataset.nodata = (5e-5,), (-0.05,), 7
+    said = coloured_assets()
+    for fields in said.values():
+        fields["raster:bands"] = [MEANING]
+    for assets, meaning, ends in (
+        (coloured_assets(), (5e-5, -0.05, 7), (1000, 21000)),
+        (said, (1e-4, -0.1, 0), (1000, 11000)),
+    ):
+        with (
+            scene_of(read_item(write(folder, item(assets)))) as scene,
+            open_raster(scene, allow_outside=True) as reader,
+        ):
+            info, scale = reader.info, auto_scale(reader, (1, 2, 3))
+            assert (info.scales[0], info.offsets[2], info.nodata) == pytest.approx(meaning)
+            assert (scale.low, scale.high) == pytest.approx(ends)
+
+
+def test_bands_that_control_points_place_are_refused(folder):
+    places = ((0, 0), (0, 9), (9, 0))
+    points = [rasterio.control.GroundControlPoint(r, c, 15 + c / 100, 36 - r / 100) for r, c in places]
+    for name in ("B04", "B03", "B02"):
+        with rasterio.open(folder / f"{name}.tif", "w", "GTiff", 50, 40, 1, dtype="uint16") as dataset:
+            dataset.write(np.ones((1, 40, 50), np.uint16))
+            dataset.gcps = (points, rasterio.crs.CRS.from_epsg(4326))
+    path = write(folder, item(coloured_assets()))
+    wanted = r"has its place by control points .* give it a grid first: gdalwarp"
+    with pytest.raises(RasterError, match=wanted), scene_of(read_item(path)):
+        pass

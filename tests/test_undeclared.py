@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
+import rasterio.shutil
+from rasterio.enums import Resampling
 
 from conftest import FakePipeline, read_tif, write_tif
 from declouder.errors import OptionError, RasterError
@@ -136,3 +139,38 @@ def test_names_may_be_plain_strings_and_other_kinds_of_options_are_told(tmp_path
     for field, value in (("mask", "auto"), ("scale", (0, 1))):
         with pytest.raises(OptionError, match=f"{field} is .*; give a "):
             SceneOptions(**{field: value})
+
+
+@pytest.mark.parametrize("other", [np.nan, -np.inf, np.inf])
+def test_a_lowest_number_is_found_beside_numbers_that_are_none(other, tmp_path, rng):
+    dn = ground(rng, "float32")
+    dn[:, 10:30] = -9999
+    dn[:, 50:55, 50:60] = other
+    with open_raster(write_tif(tmp_path / "a.tif", dn)) as reader:
+        reader.look_for_undeclared((1, 2, 3))
+        assert reader.undeclared is not None and reader.undeclared.value == -9999
+        assert auto_scale(reader, (1, 2, 3)).low == 0
+
+
+@pytest.mark.parametrize("through", ["tif", "vrt"])
+@pytest.mark.parametrize("value", [-9999, 0])
+def test_overviews_that_mix_no_data_with_ground_are_not_looked_at(value, through, tmp_path, rng):
+    dn = np.tile(ground(rng, "float32"), (1, 20, 20))
+    whole = np.full((3, 1500, 2300), value, np.float32)
+    whole[:, 150:1350, 150:2150] = dn
+    path = write_tif(tmp_path / "a.tif", whole)
+    if through == "vrt":
+        path = tmp_path / "a.vrt"
+        rasterio.shutil.copy(tmp_path / "a.tif", path, driver="VRT")
+
+    def found() -> tuple[object, ...]:
+        with open_raster(path) as reader:
+            reader.look_for_undeclared((1, 2, 3))
+            assert reader.undeclared is not None
+            return reader.undeclared.value, reader.undeclared.share, auto_scale(reader, (1, 2, 3))
+
+    before = found()
+    assert before[0] == value
+    with rasterio.open(tmp_path / "a.tif", "r+") as dataset:
+        dataset.build_overviews([2, 4], Resampling.average)
+    assert found() == before

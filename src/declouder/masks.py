@@ -92,6 +92,7 @@ class SceneMask:
 
     Attributes:
         files: that it is read from; none where it is made of the scene itself.
+        threshold: above which the scene's own cloudiness is cloud; None where it is read from files.
     """
 
     def __init__(
@@ -102,8 +103,10 @@ class SceneMask:
         width: int,
         feather_px: int,
         files: Sequence[Path] = (),
+        threshold: float | None = None,
     ) -> None:
         self.files = tuple(files)
+        self.threshold = threshold
         self._source = source
         self._size = height, width
         self._feather_px = feather_px
@@ -153,7 +156,9 @@ def open_mask(
         yield None
     elif choice.source == AUTO:
         source = Cloudiness(reader, bands=bands, names=names, scale=scale)
-        yield SceneMask(source, height=height, width=width, feather_px=choice.feather_px)
+        yield SceneMask(
+            source, height=height, width=width, feather_px=choice.feather_px, threshold=source.threshold
+        )
     else:
         with open_aligned(Path(choice.source), reader.info, allow_outside=allow_outside) as aligned:
             further = aligned.info.count - 1 - (aligned.info.alpha is not None)
@@ -201,8 +206,8 @@ class Cloudiness:
         if everywhere.any():
             seen = veil(scale.to_model(dn))[everywhere]
             dark, bright = (float(v) for v in np.percentile(seen, [_DARK_PERCENTILE, _BRIGHT_PERCENTILE]))
-        self._threshold = dark + max(_LEAST_ABOVE_DARK, _SHARE_ABOVE_DARK * (bright - dark))
-        log.info("cloudiness: cloud is where the veil is above %.3f of the scale", self._threshold)
+        self.threshold = dark + max(_LEAST_ABOVE_DARK, _SHARE_ABOVE_DARK * (bright - dark))
+        log.info("cloudiness: cloud is where the veil is above %.3f of the scale", self.threshold)
 
     def read(self, rows: slice, cols: slice) -> NDArray[np.bool_]:
         """Return True where cloud is, (rows, cols)."""
@@ -214,7 +219,7 @@ class Cloudiness:
         # Averaged over valid pixels only, so that a collar of nodata does not darken its neighbours.
         seen = np.where(valid, veil(self._scale.to_model(dn)), 0)
         total, count = (_smoothed(np.asarray(x, np.float32)) for x in (seen, valid))
-        cloudy = total > self._threshold * count
+        cloudy = total > self.threshold * count
         return np.asarray((cloudy & valid)[cut_rows, cut_cols])
 
 

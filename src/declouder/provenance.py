@@ -48,12 +48,14 @@ def provenance_info(like: RasterInfo, *, samples: int) -> RasterInfo:
     )
 
 
-def is_provenance(path: Path, *, max_pixels: int) -> bool:
-    """Return whether a file, of at most `max_pixels`, is a provenance raster that we have written."""
+def is_provenance(path: Path, like: RasterInfo) -> bool:
+    """Return whether a file is a provenance raster that we have written for a scene such as `like`."""
     try:
-        with open_raster(path, max_pixels=max_pixels) as reader:
+        with open_raster(path, max_pixels=like.height * like.width) as reader:
             info = reader.info
     except DeclouderError:
+        return False
+    if (info.height, info.width, info.crs, info.transform) != (like.height, like.width, like.crs, like.transform):
         return False
     return info.descriptions[:1] == ("changed",) and "DECLOUDER_NOTE" in info.tags.get(None, {})
 

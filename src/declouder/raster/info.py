@@ -22,6 +22,7 @@ _DERIVED_NAMESPACES = {
     "RPC",
     "TIFF",
     "COLOR_PROFILE",
+    "OVERVIEWS",
 }
 # Numbers about the old pixels would be wrong about the new ones.
 _STALE_TAGS = ("STATISTICS_", "TIFFTAG_MINSAMPLEVALUE", "TIFFTAG_MAXSAMPLEVALUE")

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from affine import Affine
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
 from rasterio.transform import xy
@@ -81,9 +82,10 @@ def open_aligned(path: Path, like: RasterInfo, *, allow_outside: bool = False) -
         info, dataset = reader.info, reader.dataset
         same_size = (info.height, info.width) == (like.height, like.width)
         unplaced = info.crs is None or like.crs is None
-        if same_size and info.crs is None and like.crs is None and _are_apart(info, like):
+        if same_size and unplaced and _are_apart(info, like):
+            without = "neither has a CRS" if info.crs is None and like.crs is None else "one has no CRS"
             raise RasterError(
-                f"mask {path} lies elsewhere than {like.path} by their transforms, and neither has a CRS; "
+                f"mask {path} lies elsewhere than {like.path} by their transforms, and {without}; "
                 "give a mask of the same place, or one without a transform"
             )
         if same_size and (unplaced or _same_grid(info, like)):
@@ -97,27 +99,46 @@ def open_aligned(path: Path, like: RasterInfo, *, allow_outside: bool = False) -
         grid = {"crs": like.crs, "transform": like.transform, "height": like.height, "width": like.width}
         # What is beyond its edge must come out as no data; a mask of its own does not see to that.
         says_so = dataset.nodatavals[0] is not None or info.alpha is not None
+        options = {"resampling": Resampling.nearest, "add_alpha": not says_so, **grid}
         try:
-            warped = stack.enter_context(
-                WarpedVRT(dataset, resampling=Resampling.nearest, add_alpha=not says_so, **grid)
-            )
+            warped = [
+                stack.enter_context(WarpedVRT(dataset, src_transform=transform, **options))
+                for transform in _turns(info, dataset.bounds)
+            ]
         except GDAL_ERRORS as error:
             raise RasterError(
                 f"mask {path} cannot be laid over {like.path} ({one_line(error)}); give both the same grid"
             ) from error
-        yield AlignedReader(info, dataset, warped, alpha=info.alpha if says_so else warped.count)
+        yield AlignedReader(info, dataset, *warped, alpha=info.alpha if says_so else warped[0].count)
+
+
+def _turns(info: RasterInfo, bounds: Any) -> list[Any]:
+    """Return the transforms by which a raster lies where longitudes are from -180 to 180 degrees.
+
+    One that goes on beyond lies on the other side of the antimeridian as well.
+    """
+    turns = [info.transform]
+    if info.crs.is_geographic:
+        turns += [Affine.translation(-360, 0) @ info.transform] if bounds.right > 180 else []
+        turns += [Affine.translation(360, 0) @ info.transform] if bounds.left < -180 else []
+    return turns
 
 
 def _are_apart(info: RasterInfo, like: RasterInfo) -> bool:
     """Return whether two rasters of one size both say where they lie, and it is not the same place."""
-    return not (info.transform.is_identity or like.transform.is_identity or _same_grid(info, like))
+    return not (info.transform.is_identity or like.transform.is_identity or _same_corners(info, like))
 
 
 def _same_grid(info: RasterInfo, like: RasterInfo) -> bool:
     """Return whether two rasters of one size lie on each other within a hundredth of a pixel."""
+    return bool(info.crs == like.crs) and _same_corners(info, like)
+
+
+def _same_corners(info: RasterInfo, like: RasterInfo) -> bool:
+    """Return whether two rasters of one size have the same corners, in whatever CRS."""
     step = max(abs(like.transform.a), abs(like.transform.b))
     corners = ((0, 0), (like.height, like.width))  # row, column
-    return bool(info.crs == like.crs) and all(
+    return all(
         abs(a - b) <= step / 100
         for corner in corners
         for a, b in zip(xy(info.transform, *corner), xy(like.transform, *corner), strict=True)
@@ -131,6 +152,7 @@ def _opened(path: Path, *, max_pixels: int, allow_outside: bool) -> Iterator[Ras
     with gdal_settings(), not_georeferenced_is_fine():
         source = opened_as(path, allow_outside=allow_outside)
         try:
+            source.check_company()
             dataset = rasterio.open(source.name, driver=source.driver)
         except GDAL_ERRORS as error:
             raise _damaged(path, error) from error
@@ -162,6 +184,8 @@ class RasterReader:
         self.info = info
         self.dataset = dataset
         self.undeclared: Undeclared | None = None
+        # What a file does not declare, its overviews have mixed with the ground.
+        self._trusts_overviews = info.nodata is not None or info.has_mask or info.alpha is not None
         self._reduced: dict[tuple[Any, ...], tuple[NDArray[Any], list[NDArray[np.bool_]]]] = {}
 
     def declare_nodata(self, value: float) -> None:
@@ -228,14 +252,19 @@ class RasterReader:
         shape = max(1, round(info.height / step)), max(1, round(info.width / step))
         # Kept, for of a large scene it takes minutes, and more than one asks for it.
         if (kept := (*bands, max_px)) not in self._reduced:
-            skim = _skim_by_blocks if _outgrows_cache(self.dataset) else _skim_at_once
-            with self._reading(slice(0, info.height), slice(0, info.width)):
-                dn = skim(self.dataset, list(bands), shape)
+            whole = slice(0, info.height), slice(0, info.width)
+            with self._reading(*whole), contextlib.ExitStack() as stack:
+                dataset = self.dataset
+                if not self._trusts_overviews and dataset.overviews(1):
+                    name, driver = dataset.name, dataset.driver
+                    dataset = stack.enter_context(rasterio.open(name, driver=driver, OVERVIEW_LEVEL="NONE"))
+                skim = _skim_by_blocks if _outgrows_cache(dataset) else _skim_at_once
+                dn = skim(dataset, list(bands), shape)
                 hidden = []
                 if info.has_mask:
-                    hidden.append(self.dataset.dataset_mask(out_shape=shape)[None] == 0)
+                    hidden.append(dataset.dataset_mask(out_shape=shape)[None] == 0)
                 if info.alpha is not None:
-                    hidden.append(skim(self.dataset, [info.alpha], shape) == 0)
+                    hidden.append(skim(dataset, [info.alpha], shape) == 0)
             self._reduced[kept] = dn, hidden
         dn, hidden = self._reduced[kept]
         return dn, self._valid(dn, hidden, *_looked_at(shape, info))
@@ -274,15 +303,19 @@ class RasterReader:
 class AlignedReader:
     """The first band of a raster on another's grid; made by `open_aligned`."""
 
-    def __init__(self, info: RasterInfo, dataset: Any, aligned: Any, *, alpha: int | None) -> None:
+    def __init__(self, info: RasterInfo, dataset: Any, *aligned: Any, alpha: int | None) -> None:
         self.info = info
         self._dataset, self._aligned = dataset, aligned
-        self._alpha = alpha  # of `aligned`
+        self._alpha = alpha  # of each of `aligned`
 
     def read(self, rows: slice, cols: slice) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return values and where there are any, (rows, cols) each."""
         window = GdalWindow.from_slices(rows, cols)
-        return self._read(self._aligned, self._alpha, window=window)
+        first, *others = (self._read(aligned, self._alpha, window=window) for aligned in self._aligned)
+        values, valid = first
+        for further, there in others:
+            values, valid = np.where(valid, values, further), valid | there
+        return values, valid
 
     def read_reduced(self, *, max_px: int = 1024) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return the raster itself, on its own grid, at a size of at most `max_px`, by leaving out pixels."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+import rasterio
+
 from declouder.errors import RasterError
 from declouder.raster.gdal import check_name, driver_of
 from declouder.raster.sentinel2 import files_of_safe, is_safe
@@ -58,6 +60,26 @@ def check_source(path: Path) -> None:
         raise RasterError(f"{path} is empty (0 bytes); get it again")
 
 
+def check_company(path: Path, driver: str) -> None:
+    """Raise RasterError if GDAL would read other files, of a file's choice, for its overviews or its mask.
+
+    A tag may name any file, or an address in the network, where overviews are; and what lies beside the file under
+    a certain name may be of any format, a VRT among others.
+    """
+    for suffix in (".ovr", ".msk"):
+        beside = path.with_name(path.name + suffix)
+        if beside.is_file() and driver_of(beside) != "GTiff":
+            raise RasterError(f"{beside}, which belongs to {path.name}, is no GeoTIFF; remove it, or make it anew")
+    # Without overviews the tag is not followed.
+    with rasterio.open(_plain(path), driver=driver, OVERVIEW_LEVEL="NONE") as dataset:
+        elsewhere = dataset.tags(ns="OVERVIEWS").get("OVERVIEW_FILE")
+    if elsewhere is not None:
+        raise RasterError(
+            f"{path} says that its overviews are in {elsewhere[:200]}, which is not followed; make a copy without: "
+            "gdal_translate IN OUT.tif"
+        )
+
+
 @dataclass(frozen=True)
 class Source:
     """What GDAL shall open, with which driver, and all files that it will read pixels from."""
@@ -65,6 +87,12 @@ class Source:
     name: str
     driver: str
     files: tuple[Path, ...]
+
+    def check_company(self) -> None:
+        """Raise RasterError if one of the files would make GDAL read others; see `check_company`."""
+        for path in self.files:
+            is_vrt = path.suffix.lower() == ".vrt"
+            check_company(path, "VRT" if is_vrt else driver_of(path))
 
 
 def opened_as(path: Path, *, allow_outside: bool) -> Source:

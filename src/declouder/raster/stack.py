@@ -21,13 +21,13 @@ _KINDS = {"uint8": "Byte", "uint16": "UInt16", "int16": "Int16", "float32": "Flo
 class BandFile:
     """One band of a file, and what its numbers mean: value = number * scale + offset.
 
-    `nodata` None stands for what the file itself says.
+    None stands for what the file itself says.
     """
 
     path: Path
     number: int = 1
-    scale: float = 1.0
-    offset: float = 0.0
+    scale: float | None = None
+    offset: float | None = None
     nodata: float | None = None
 
 
@@ -59,7 +59,10 @@ def vrt_of_bands(files: Mapping[str, Path | BandFile]) -> str:
 
 @dataclass(frozen=True)
 class Grid:
-    """Size, place (GDAL's six numbers), CRS (WKT) and dtype of a file; two of one grid are equal."""
+    """Size, place (GDAL's six numbers), CRS (WKT) and dtype of a file; two of one grid are equal.
+
+    And what the band's numbers mean by what the file says.
+    """
 
     width: int
     height: int
@@ -67,9 +70,11 @@ class Grid:
     crs: str
     dtype: str
     nodata: float | None = None
+    scale: float = 1.0
+    offset: float = 0.0
 
     def __eq__(self, other: object) -> bool:
-        """Compare all but nodata; corners may differ by a hundredth of a pixel."""
+        """Compare size, place, CRS and dtype; corners may differ by a hundredth of a pixel."""
         if not isinstance(other, Grid):
             return NotImplemented
         ours, theirs = ((g.width, g.height, g.crs, g.dtype) for g in (self, other))
@@ -109,13 +114,20 @@ def grid_of(band: BandFile) -> Grid:
                     f"{band.path} has a mask or alpha of its own, which would be lost beside other bands; make it"
                     f" nodata: gdal_translate -mask none -a_nodata 0"
                 )
+            if not dataset.crs and (dataset.gcps[0] or dataset.rpcs):
+                raise RasterError(
+                    f"{band.path} has its place by control points or an RPC model, which would be lost beside other"
+                    f" bands; give it a grid first: gdalwarp"
+                )
             return Grid(
                 dataset.width,
                 dataset.height,
                 tuple(dataset.transform.to_gdal()),
                 dataset.crs.to_wkt() if dataset.crs else "",
                 dataset.dtypes[0],
-                dataset.nodata,
+                dataset.nodatavals[band.number - 1],
+                dataset.scales[band.number - 1],
+                dataset.offsets[band.number - 1],
             )
     except GDAL_ERRORS as error:
         raise RasterError(
@@ -125,11 +137,13 @@ def grid_of(band: BandFile) -> Grid:
 
 def _band(number: int, name: str, band: BandFile, grid: Grid) -> str:
     nodata: Any = grid.nodata if band.nodata is None else band.nodata
+    scale = grid.scale if band.scale is None else band.scale
+    offset = grid.offset if band.offset is None else band.offset
     return (
         f'<VRTRasterBand dataType="{_KINDS[grid.dtype]}" band="{number}"><Description>{escape(name)}</Description>'
         + ("" if nodata is None else f"<NoDataValue>{nodata}</NoDataValue>")
-        + (f"<Offset>{band.offset:.17g}</Offset>" if band.offset != 0 else "")
-        + (f"<Scale>{band.scale:.17g}</Scale>" if band.scale != 1 else "")
+        + (f"<Offset>{offset:.17g}</Offset>" if offset != 0 else "")
+        + (f"<Scale>{scale:.17g}</Scale>" if scale != 1 else "")
         + f'<SimpleSource><SourceFilename relativeToVRT="0">{escape(str(band.path.resolve()))}</SourceFilename>'
         f"<SourceBand>{band.number}</SourceBand></SimpleSource></VRTRasterBand>"
     )

@@ -60,8 +60,8 @@ def find_undeclared(dn: NDArray[Any], *, height: int, width: int) -> Undeclared 
         height: of the scene.
         width: of the scene.
     """
-    low = dn.min()  # not a NaN, or there would be no end of what is below it
-    if low < 0 and np.isfinite(low):
+    low = dn.min(where=np.isfinite(dn), initial=0)
+    if low < 0:
         lowest = np.asarray((dn == low).all(axis=0))
         rest = dn[:, ~lowest]
         rest = rest[np.isfinite(rest)]

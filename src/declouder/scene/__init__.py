@@ -10,8 +10,8 @@ The diffusion's noise belongs to places in the scene, not to windows: overlappin
 and agree where they overlap.
 """
 
+from declouder.bands import BandChoice, choose_bands
 from declouder.noise import scene_noise
-from declouder.scene.bands import BandChoice, choose_bands
 from declouder.scene.inputs import auto_scale, fill_invalid
 from declouder.scene.options import SceneOptions, SceneReport
 from declouder.scene.outputs import restored_dn

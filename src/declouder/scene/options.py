@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from declouder.arguments import whole_number
+from declouder.bands import BandChoice, listed
 from declouder.errors import OptionError
 from declouder.masks import MaskChoice
 from declouder.mosaic import LEAST_CUT_PX, check_enlarge
 from declouder.raster import MOST_PIXELS
 from declouder.scaling import Scaling
-from declouder.scene.bands import BandChoice, listed
 
 _WHOLE = ("steps", "enlarge", "seed", "window_px", "overlap_px", "batch", "threads", "samples", "max_pixels")
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from declouder.bands import BandChoice, choose_bands, listed
 from declouder.errors import OutputError
 from declouder.journal import Layer, journal_path, open_journal
 from declouder.masks import NONE, SceneMask, open_mask
@@ -28,7 +29,6 @@ from declouder.raster import (
     remove_stale_parts,
 )
 from declouder.scaling import Scaling
-from declouder.scene.bands import BandChoice, choose_bands, listed
 from declouder.scene.engine import Engine, Group, Here, MakeEngine
 from declouder.scene.inference import Layers, Part, Progress, layers_of, steps_of, threads_of, unpacked
 from declouder.scene.inputs import auto_scale, fill_invalid, grid_origin
@@ -184,7 +184,7 @@ def check_outputs(source: Path, output: Path, info: RasterInfo, options: SceneOp
     if options.provenance.resolve() == output.resolve():
         raise OutputError(f"--provenance {options.provenance} is the output itself; give another name")
     # A run that was killed between its two files may have left the first: then it is one of ours.
-    continued = journal_path(output).exists() and is_provenance(options.provenance, max_pixels=options.max_pixels)
+    continued = journal_path(output).exists() and is_provenance(options.provenance, info)
     may_replace = options.overwrite or continued
     check_output(options.provenance, sources=[*sources, output], overwrite=may_replace)
     check_fits(options.provenance, provenance_info(info, samples=options.samples))
@@ -330,6 +330,7 @@ def _key(
         "window": options.window_px,
         "overlap": options.overlap,
         "mask": files_identity(mask.files) if mask is not None and mask.files else str(choice.source),
+        "cloudiness": None if mask is None else mask.threshold,
         "mask kind": [choice.kind, None if choice.values is None else list(choice.values)],
         "feather": choice.feather_px,
         "device": device,

@@ -198,11 +198,10 @@ def _meant(item: Path, file: Path, choice: _Choice, asset: Mapping[str, Any], *,
             if value is not None:
                 said[name] = value
     values = {name: _number(item, choice.asset, name, value) for name, value in said.items()}
-    if values.get("scale", 1) == 0:
+    if values.get("scale") == 0:
         raise RasterError(f"{item}: asset {choice.asset[:40]} has scale 0; mend the item")
-    offset = 0.0 if offset_applied else values.get("offset", 0.0)
-    nodata = values.get("nodata")
-    return BandFile(file, choice.number, values.get("scale", 1.0), offset, nodata)
+    offset = 0.0 if offset_applied else values.get("offset")
+    return BandFile(file, choice.number, values.get("scale"), offset, values.get("nodata"))
 
 
 def _at(bands: Any, number: int) -> Mapping[str, Any]:
