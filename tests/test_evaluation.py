@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -689,3 +691,146 @@ def test_bands_that_a_file_names_in_another_order_are_no_colours_to_score(tmp_pa
         dataset.descriptions = ("blue", "green", "red")
     with pytest.raises(DataError, match=r"label/2\.tif says that its bands are blue, green, red"):
         evaluate(folder, CloudyMethod(), out=tmp_path / "a.json", data_range=4095)
+
+
+def test_bands_in_another_order_are_refused_however_a_file_says_so(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    def pairs(root: Path, *, names: tuple[str, ...] = (), colors: tuple[str, ...] = ()) -> Path:
+        for kind in ("cloud", "label", "out"):
+            folder = root / "test" / kind if kind != "out" else root / "out"
+            folder.mkdir(parents=True, exist_ok=True)
+            is_said = kind != "out" or root.name == "outputs"
+            path = write_tif(folder / "1.tif", rng.integers(1, 255, (3, 20, 20), dtype=np.uint8))
+            with rasterio.open(path, "r+") as dataset:
+                if names and (is_said if root.name != "outputs" else kind == "out"):
+                    dataset.descriptions = names
+                if colors:
+                    dataset.colorinterp = [rasterio.enums.ColorInterp[color] for color in colors]
+        return root
+
+    wanted = "wanted are red, green, blue; put them in that order: gdal_translate -b 3 -b 2 -b 1 IN"
+    for root in (
+        pairs(tmp_path / "numbers", names=("B02", "B03", "B04")),
+        pairs(tmp_path / "colors", colors=("blue", "green", "red")),
+    ):
+        with pytest.raises(DataError, match=rf"cloud/1\.tif says that its bands are .*, {wanted}"):
+            evaluate(root, CloudyMethod(), out=tmp_path / f"{root.name}.json")
+    outputs = pairs(tmp_path / "outputs", names=("blue", "green", "red"))
+    with pytest.raises(DataError, match=rf"out/1\.tif says that its bands are blue, green, red, {wanted}"):
+        evaluate(outputs, OutputsMethod(outputs / "out"), out=tmp_path / "o.json")
+    other = pairs(tmp_path / "other", names=("nir", "red", "green"))
+    with pytest.raises(DataError, match="wanted are red, green, blue; give images of these bands"):
+        evaluate(other, CloudyMethod(), out=tmp_path / "p.json")
+    for root in (
+        pairs(tmp_path / "right", names=("B04", "B03", "B02")),
+        pairs(tmp_path / "unknown", names=("one", "two", "three")),
+    ):
+        evaluate(root, CloudyMethod(), out=tmp_path / f"{root.name}.json")
+
+
+@pytest.mark.parametrize("kind", ["palette", "nodata", "transparent"])
+def test_masks_are_read_by_their_numbers_and_hold_no_cloud_without_data(
+    kind: str, data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    half = np.zeros((40, 48), np.uint8)
+    half[:, :24] = 1
+    for name in NAMES:
+        if kind == "palette":
+            image = Image.fromarray(half, "P")
+            image.putpalette([0, 0, 0, 0, 200, 255])
+            image.save(folder / f"{name}.png")
+        elif kind == "nodata":
+            write_tif(folder / f"{name}.tif", np.where(half, 1, 7).astype(np.uint8)[None], nodata=7)
+        else:
+            shown = np.stack([np.full_like(half, 255), 255 * half], axis=2)
+            Image.fromarray(shown, "LA").save(folder / f"{name}.png")
+    found = evaluate(data, CloudyMethod(), out=tmp_path / "a.json", masks=folder)
+    assert [row["cover"] for row in found["images"]] == [0.5] * 3
+
+
+def test_masks_that_can_say_nothing_of_thick_cloud_and_pairs_without_one_are_told(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    classes = np.zeros((40, 48), np.uint8)
+    classes[:20], classes[:10] = 1, 2
+    for top, told in ((1, True), (127, False)):
+        for name in NAMES:
+            Image.fromarray(classes * np.uint8(top)).save(folder / f"{name}.png")
+        caplog.clear()
+        evaluate(data, CloudyMethod(), out=tmp_path / f"{top}.json", masks=folder)
+        assert ("masks go up to 0.0078 of their data type's range, so none" in caplog.text) == told
+    shutil.copytree(data, tmp_path / "RICE2")
+    (tmp_path / "RICE2" / "test" / "mask").mkdir()
+    shutil.copy(folder / f"{NAMES[0]}.png", tmp_path / "RICE2" / "test" / "mask")
+    evaluate(tmp_path / "RICE2", CloudyMethod(), out=tmp_path / "partly.json")
+    assert f"2 of 3 pairs have no cloud mask in the data set, the first is {NAMES[1]}" in caplog.text
+
+
+def test_a_disk_that_is_full_a_name_that_is_no_text_and_an_image_too_large_are_one_line(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    opened = Path.open
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Path, "open", lambda path, mode="r", **how: Full() if mode == "a" else opened(path, mode, **how)
+        )
+        with pytest.raises(
+            OutputError, match=r"partial cannot be written \(.*No space left.*\); make room, and go on"
+        ):
+            evaluate(data, CloudyMethod(), out=tmp_path / "a.json")
+    folder = tmp_path / "set" / "test"
+    for kind in ("cloud", "label"):
+        (folder / kind).mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / kind / os.fsdecode(b"caf\xe9 1.png"))
+    with pytest.raises(DataError, match="is no UTF-8; rename"):
+        evaluate(tmp_path / "set", CloudyMethod(), out=tmp_path / "b.json")
+    large = tmp_path / "large" / "test"
+    for kind in ("cloud", "label"):
+        (large / kind).mkdir(parents=True)
+        with rasterio.open(
+            large / kind / "1.tif",
+            "w",
+            "GTiff",
+            90000,
+            90000,
+            1,
+            dtype="uint8",
+            tiled=True,
+            SPARSE_OK=True,
+            blockxsize=4096,
+            blockysize=4096,
+        ):
+            pass
+    with pytest.raises(DataError, match=r"claims 90000 x 90000 px"):
+        evaluate(tmp_path / "large", CloudyMethod(), out=tmp_path / "c.json")
+
+
+def test_scores_that_lack_a_part_are_refused(data: Path, tmp_path: Path) -> None:
+    evaluate(data, CloudyMethod(), out=tmp_path / "a.json")
+    whole = json.loads((tmp_path / "a.json").read_text())
+    for part in ("definitions", "regions", "groups", "bands", "spread", "interval", "versions"):
+        (tmp_path / "b.json").write_text(json.dumps({key: value for key, value in whole.items() if key != part}))
+        with pytest.raises(DataError, match=rf"b\.json lacks {part}; evaluate again"):
+            read_scores(tmp_path / "b.json")
+
+
+def test_a_frame_that_holds_no_data_is_told(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    evaluate(data, CloudyMethod(), out=tmp_path / "a.json")
+    assert "frame" not in caplog.text
+    shutil.copytree(data, tmp_path / "framed")
+    for kind in ("cloud", "label"):
+        path = tmp_path / "framed" / "test" / kind / f"{NAMES[1]}.png"
+        image = np.array(Image.open(path))
+        image[:, :5] = 0
+        Image.fromarray(image).save(path)
+    evaluate(tmp_path / "framed", CloudyMethod(), out=tmp_path / "b.json")
+    assert f"1 images, the first is {NAMES[1]}, have a frame of 0" in caplog.text

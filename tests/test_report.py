@@ -298,3 +298,22 @@ def test_plots_stand_one_value_and_equal_values() -> None:
     assert "&lt;i&gt;" in distribution("psnr", {"<i>": [1.0, 2.0]})
     zero = np.zeros((4, 4))
     assert "<svg" in reliability(pooled_spread([spread_scores(zero, zero + 0.1)], samples=2, averaged=True))
+
+
+def test_scores_that_were_measured_otherwise_say_so(report: Path, tmp_path: Path) -> None:
+    data = report.parent / "FAKE"
+    evaluate(data, CloudyMethod(), out=tmp_path / "plain.json")
+    evaluate(Selection(data, size_px=24), CloudyMethod(), out=tmp_path / "small.json")
+    evaluate(data, CloudyMethod(), out=tmp_path / "bright.json", data_range=(0, 1000))
+    evaluate(data, CloudyMethod(), out=tmp_path / "masked.json", masks=data / "test" / "label")
+    write_report(
+        [tmp_path / f"{name}.json" for name in ("plain", "small", "bright", "masked")], tmp_path / "a.html"
+    )
+    page = (tmp_path / "a.html").read_text()
+    assert page.count("<dt>measured</dt>") == 4
+    for said in ("24 px wide", "range 0 to 1000", "cloud by masks ("):
+        assert said in page.split("</table>")[0] and said in page.split("How it was measured")[-1]
+    write_report([tmp_path / "plain.json"], tmp_path / "b.html")
+    alone = (tmp_path / "b.html").read_text()
+    assert "range of the data type" not in alone.split("</table>")[0]
+    assert "as large as they are; range of the data type; cloud by difference" in alone

@@ -14,6 +14,7 @@ from PIL import Image
 from rasterio.transform import Affine
 
 from conftest import FakePipeline, read_tif, write_tif
+from declouder import cli
 from declouder.errors import ModelError, OptionError, OutputError, RasterError
 from declouder.masks import MaskChoice
 from declouder.mosaic import Window
@@ -522,3 +523,48 @@ def test_windows_are_continued_to_the_grid_by_their_mirror_image(tmp_path, rng):
     assert top > 0 and left > 0
     np.testing.assert_array_equal(seen[:, :, :top], seen[:, :, top : 2 * top].flip(2))
     np.testing.assert_array_equal(seen[..., :left], seen[..., left : 2 * left].flip(3))
+
+
+@pytest.mark.parametrize(
+    ("given", "numbers"),
+    [
+        (("red", "green", "blue"), (4, 3, 2)),
+        (("nir", "RED", "Green"), (5, 4, 3)),
+        (("swir", 4, "2"), (1, 4, 2)),
+    ],
+)
+def test_bands_are_given_by_name_or_number(given, numbers, rich_tif):
+    with open_raster(rich_tif) as reader:
+        assert (
+            choose_bands(reader.info, ("red", "green", "blue"), SceneOptions(bands=given).bands).numbers == numbers
+        )
+
+
+def test_names_that_say_no_band_or_several_are_told(rich_tif, tmp_path):
+    with open_raster(rich_tif) as reader:
+        for given, told in (
+            (
+                ("red", "green", "pink"),
+                r"no band that is called 'pink' \(swir, blue, green, red, nir\); give numbers",
+            ),
+            (("red", 4, "blue"), r"red,4,blue names bands 4,4,2 of .*; give each once"),
+        ):
+            with pytest.raises((RasterError, OptionError), match=told):
+                choose_bands(reader.info, ("red", "green", "blue"), given)
+    path = write_tif(tmp_path / "twice.tif", np.ones((3, 4, 4), np.uint8))
+    with rasterio.open(path, "r+") as dataset:
+        dataset.descriptions = ("a", "a", "b")
+    with open_raster(path) as reader, pytest.raises(RasterError, match="several bands that are called 'a'"):
+        choose_bands(reader.info, ("red", "green", "blue"), ("a", 2, 3))
+    with pytest.raises(OptionError, match=r"a band is 1\.5"):
+        SceneOptions(bands=(1.5, 2, 3))
+
+
+def test_the_command_takes_bands_by_name(rich_tif, tmp_path, model_folder, capsys):
+    words = ["remove", rich_tif, "-o", tmp_path / "out.tif", "--model", model_folder, "--steps", 0]
+    for bands, code in (("nir,red,green", 0), ("nir,red,purple", 2)):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(word) for word in (*words, "--bands", bands, "--overwrite")])
+        assert ended.value.code == code
+    said = " ".join(capsys.readouterr().err.split())
+    assert "bands: 5,4,3 = red, green, blue (as given)" in said and "no band that is called 'purple'" in said

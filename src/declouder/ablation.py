@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from declouder import breakdown
 from declouder.errors import OptionError, OutputError
@@ -56,8 +57,11 @@ W_BOUNDS = ((-1e3, 1e3), (0.0, 1.0), (0.3, 1.0), (0.0, 0.7))
 STRENGTHS = (1.0, 0.75, 0.5, 0.25)
 SEEDS = (1, 2, 3)
 MEAN_OF = 4
-FEWEST_JUDGED = 5
-"""Images from which an interval of differences is taken for a verdict."""
+FEWEST_JUDGED = 10
+"""Images from which a verdict is given: a bootstrap interval of fewer is too narrow."""
+ERROR = 0.05
+"""Share of cases without a difference in which a verdict may still find one, over all groups together."""
+SIGN_FLIPS = 10_000
 
 
 @dataclass(frozen=True)
@@ -249,7 +253,45 @@ def answer(fused: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, 
     for region in breakdown.REGIONS:
         ours, theirs = (file["regions"][region]["psnr"] for file in (fused, reference))
         regions[region] = None if ours is None or theirs is None else ours - theirs
-    return {**overall, "where": where, "regions": regions, "sentence": _sentence(overall, where)}
+    verdicts = _verdicts(fused, reference, where)
+    return {**overall, "where": where, "regions": regions, "sentence": _sentence(overall, verdicts)}
+
+
+def _verdicts(
+    fused: Mapping[str, Any], reference: Mapping[str, Any], where: Mapping[str, Mapping[str, Any]]
+) -> dict[str, str]:
+    """Return "holds", "worse" or "" of each group that can be judged.
+
+    The more groups are looked at, the more of them differ by chance: the error is shared out among them, and among
+    the two scores of each.
+    """
+    judged = [
+        name for name, each in where.items() if each["lpips"] and each["psnr"] and each["images"] >= FEWEST_JUDGED
+    ]
+    most = ERROR / max(1, 2 * len(judged))
+    verdicts = {}
+    for name in judged:
+        members = {row["name"] for row in reference["images"] if GROUPS[name](row)}
+        ours, theirs = ([row for row in file["images"] if row["name"] in members] for file in (fused, reference))
+        # Above 0 is better, of both.
+        better = {"lpips": -_paired(ours, theirs, "lpips"), "psnr": _paired(ours, theirs, "psnr")}
+        is_told = {score: _by_chance(values) <= most for score, values in better.items()}
+        if any(is_told[score] and values.mean() < 0 for score, values in better.items()):
+            verdicts[name] = "worse"
+        else:
+            verdicts[name] = "holds" if is_told["lpips"] else ""
+    return verdicts
+
+
+def _by_chance(differences: NDArray[np.float64]) -> float:
+    """Return how often paired differences (N,), were their signs random, would have a mean as far from 0.
+
+    The sign-flip test: unlike a bootstrap interval it keeps its error for ten images too.
+    """
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (SIGN_FLIPS, differences.size))
+    # What rounding makes of equal means must not differ.
+    as_far = np.abs(signs @ differences) >= abs(differences.sum()) * (1 - 1e-9)
+    return float((as_far.sum() + 1) / (SIGN_FLIPS + 1))
 
 
 def to_markdown(found: Mapping[str, Any]) -> str:
@@ -325,9 +367,7 @@ def _differences(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str
     """Return mean and interval of fused less reference, of LPIPS and PSNR; None where there is none."""
     found: dict[str, Any] = {}
     for name in ("lpips", "psnr"):
-        by_name = {row["name"]: row[name] for row in theirs}
-        pairs = [(row[name], by_name[row["name"]]) for row in ours]
-        values = np.array([a - b for a, b in pairs if a is not None and b is not None], np.float64)
+        values = _paired(ours, theirs, name)
         found[name] = None
         if values.size:
             interval = bootstrap_interval(values)
@@ -335,7 +375,16 @@ def _differences(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str
     return found
 
 
-def _sentence(overall: Mapping[str, Any], where: Mapping[str, Any]) -> str:
+def _paired(
+    ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], score: str
+) -> NDArray[np.float64]:
+    """Return a score of ours less that of theirs, image by image, of those that have it: (N,)."""
+    by_name = {row["name"]: row[score] for row in theirs}
+    pairs = [(row[score], by_name[row["name"]]) for row in ours]
+    return np.array([a - b for a, b in pairs if a is not None and b is not None], np.float64)
+
+
+def _sentence(overall: Mapping[str, Any], verdicts: Mapping[str, str]) -> str:
     lpips, psnr = overall["lpips"], overall["psnr"]
     if lpips is None or psnr is None:
         return "The paper's claim cannot be judged: LPIPS or PSNR is missing."
@@ -354,16 +403,11 @@ def _sentence(overall: Mapping[str, Any], where: Mapping[str, Any]) -> str:
         )
     else:
         verdict = "The paper's claim is not borne out: the fused image does not beat the reference in LPIPS"
-    judged = {
-        name: (each["lpips"]["interval"], each["psnr"]["interval"])
-        for name, each in where.items()
-        if each["lpips"] and each["psnr"] and each["images"] >= FEWEST_JUDGED
-    }
-    won = [name for name, (lpips, psnr) in judged.items() if lpips[1] < 0 and psnr[1] >= 0]
-    lost = [name for name, (lpips, psnr) in judged.items() if lpips[0] > 0 or psnr[1] < 0]
-    places = (
-        f" It holds for images with: {', '.join(won)}." if won else " It holds for no group of 5 images or more."
-    )
+    won, lost = ([name for name, each in verdicts.items() if each == kind] for kind in ("holds", "worse"))
+    if won:
+        places = f" It holds for images with: {', '.join(won)}."
+    else:
+        places = f" It holds for no group of {FEWEST_JUDGED} images or more by itself."
     if lost:
         places += f" The fused image is worse, in LPIPS or PSNR, for images with: {', '.join(lost)}."
     return f"{verdict} ({numbers}).{places}"

@@ -27,19 +27,27 @@ class BandChoice:
     doubtful: tuple[str, ...] = ()
 
 
-def choose_bands(info: RasterInfo, names: Sequence[str], numbers: Sequence[int] | None = None) -> BandChoice:
-    """Find the model's bands `names` in a raster: by number, else by description or colour, else in order.
+def choose_bands(info: RasterInfo, names: Sequence[str], given: Sequence[int | str] | None = None) -> BandChoice:
+    """Find the model's bands `names` in a raster: as given, else by description or colour, else in order.
 
     A band that is described as another one, such as near infrared for a model of red, green and blue, is not taken.
+
+    Args:
+        info: what the raster says of itself.
+        names: of the model's bands.
+        given: which band each of them is, by its 1-based number or by what it is called there.
 
     Raises:
         RasterError: if the raster has not got them.
     """
     wanted = f"this model wants {len(names)} ({', '.join(names)})"
-    if numbers is not None:
-        if len(numbers) != len(names):
+    if given is not None:
+        if len(given) != len(names):
+            raise OptionError(f"--bands {listed(given)} names {len(given)} bands, {wanted}; give {len(names)}")
+        numbers = numbered(info, given)
+        if len(set(numbers)) < len(numbers):
             raise OptionError(
-                f"--bands {listed(numbers)} names {len(numbers)} bands, {wanted}; give {len(names)} numbers"
+                f"--bands {listed(given)} names bands {listed(numbers)} of {info.path}; give each once"
             )
         if max(numbers) > info.count or min(numbers) < 1:
             raise RasterError(
@@ -88,6 +96,33 @@ def choose_bands(info: RasterInfo, names: Sequence[str], numbers: Sequence[int] 
         if (text := described[number - 1]) and (name in in_order or (ambiguous and _is_number(text)))
     ]
     return BandChoice(tuple(bands.values()), tuple(names), how, tuple(doubtful))
+
+
+def numbered(info: RasterInfo, given: Sequence[int | str]) -> tuple[int, ...]:
+    """Return the 1-based numbers of bands, some of which are given by what they are called.
+
+    Raises:
+        RasterError: if no band, or more than one, is called so.
+    """
+    return tuple(band if isinstance(band, int) else _called(info, band) for band in given)
+
+
+def _called(info: RasterInfo, name: str) -> int:
+    described = [text or "" for text in info.descriptions]
+    whole, spoken = [_whole(text) for text in described], [_spoken(text) for text in described]
+    for said, word in (
+        (described, name),
+        (whole, _whole(name)),
+        (spoken, _spoken(name)),
+        (info.colors, _spoken(name)),
+    ):
+        if word and (count := list(said).count(word)):
+            if count == 1:
+                return list(said).index(word) + 1
+            break
+    called = ", ".join(text or color for text, color in zip(described, info.colors, strict=True))
+    which = "several bands that are" if word and count else "no band that is"
+    raise RasterError(f"{info.path} has {which} called {name!r} ({called}); give numbers from 1 to {info.count}")
 
 
 def _found(names: Sequence[str], said: Sequence[str], wholly: Sequence[str]) -> dict[str, int]:
@@ -193,9 +228,9 @@ def _whole(text: str) -> str:
     return "".join(_words(text))
 
 
-def listed(numbers: Sequence[int]) -> str:
-    """Return numbers as they are given to --bands."""
-    return ",".join(str(number) for number in numbers)
+def listed(bands: Sequence[int | str]) -> str:
+    """Return numbers or names as they are given to --bands."""
+    return ",".join(str(band) for band in bands)
 
 
 def _count(bands: int) -> str:

@@ -47,7 +47,7 @@ DEFINITIONS: Mapping[str, str] = {
     "thick": f"from {THICK_FROM:g}",
     "edge": f"within {EDGE_PX} px of the border between outside and inside",
     "masks": "where masks are given, inside is where the mask is above 0; a mask of two levels leaves thin and"
-    f" thick to the rule above, in one of more levels thick is from {MASK_THICK_FROM:g} of the mask's range",
+    f" thick to the rule above, in one of more levels thick is from {MASK_THICK_FROM:g} of its data type's range",
     "smallest": f"a region of less than {SMALLEST_REGION:.0%} of an image is not scored",
     "flat": f"standard deviation of the clear image's band mean under {FLAT_BELOW:g} of the range",
     "changed": f"share of pixels outside whose mean |restored - cloudy| is {CHANGED_FROM:g} of the range or more",
@@ -93,13 +93,17 @@ def regions(
             )
         cloud = levels > 0
         if len(np.unique(levels[cloud])) > 1:
-            top = float(np.iinfo(levels.dtype).max) if np.issubdtype(levels.dtype, np.integer) else 1.0
-            thick = levels >= MASK_THICK_FROM * top
+            thick = levels >= MASK_THICK_FROM * mask_range(levels.dtype)
         thick &= cloud
     # Two runs of a line are one run of a square, and much faster.
     row, column = np.ones((1, 2 * EDGE_PX + 1), bool), np.ones((2 * EDGE_PX + 1, 1), bool)
     near, far = (binary_dilation(binary_dilation(x, row), column) for x in (cloud, ~cloud))
     return {"outside": ~cloud, "inside": cloud, "thin": cloud & ~thick, "thick": thick, "edge": near & far}
+
+
+def mask_range(dtype: np.dtype[Any]) -> float:
+    """Return what the numbers of a mask go up to, 1 where they are floats."""
+    return float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else 1.0
 
 
 def region_scores(

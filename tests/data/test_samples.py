@@ -492,7 +492,7 @@ def test_twins_of_different_data_types_are_named(tmp_path):
 
 
 def test_bands_that_a_file_names_in_another_order_are_refused(tmp_path):
-    told = r"\d\.tif says that its bands are blue, green, red, wanted are red, green, blue; .* -b 3 -b 2 -b 1 IN"
+    told = r"\d\.tif says that its bands are Blue, green, red, wanted are red, green, blue; .* -b 3 -b 2 -b 1 IN"
     with pytest.raises(DataError, match=told):
         data_of(write_tifs(tmp_path / "a", "uint8", names=("Blue", "green", "red")))
     data_of(write_tifs(tmp_path / "b", "uint8", names=("red", "green", "blue")))

@@ -70,7 +70,10 @@ def remove(
     device: DeviceOption = "auto",
     bands: Annotated[
         str | None,
-        typer.Option(help="Bands in the model's order, such as 3,2,1; without it found by name.", metavar="LIST"),
+        typer.Option(
+            help="Bands in the model's order, by number or name, such as 3,2,1; without it found by name.",
+            metavar="LIST",
+        ),
     ] = None,
     scale: Annotated[
         str, typer.Option(help="auto, or the DN that are black and white to the model.", metavar="LOW,HIGH")
@@ -159,7 +162,7 @@ def remove(
         least_painted=FAST_LEAST_PAINTED if fast else 0,
         enlarge=enlarge,
         seed=seed,
-        bands=_parsed_numbers("--bands", bands),
+        bands=None if bands is None else tuple(bands.split(",")),
         scale=_parsed_scale(scale),
         nodata=nodata,
         window_px=SceneOptions.window_px // max(enlarge, 1) if window is None else window,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from declouder.errors import DataError, RasterError
+from declouder.raster.gdal import check_name
 from declouder.scaling import Scaling
 
 _FAR_BEYOND_UNIT = 5.0
@@ -114,6 +115,8 @@ def find_images(folder: Path) -> list[Path]:
     images = sorted(filter(_is_image, folder.rglob("*")))
     if not images:
         raise DataError(f"{folder} holds no image; wanted {', '.join(sorted(IMAGE_SUFFIXES))}")
+    for path in images:
+        check_name(path, DataError)
     return images
 
 
@@ -211,6 +214,23 @@ def read_image(path: Path) -> NDArray[Any]:
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
+def read_mask(path: Path) -> NDArray[Any]:
+    """Return the numbers of a cloud mask, (H, W, 1), of a palette image those of its colours; 0 where no data is.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    if path.suffix.lower() not in (".tif", ".tiff", ".png"):
+        return read_image(path)[:, :, :1]
+    from declouder.raster import read_numbers
+
+    try:
+        values, valid = read_numbers(path)
+    except RasterError as error:
+        raise DataError(f"{path} cannot be read as a mask ({error}); replace or remove the file") from None
+    return np.where(valid, values, 0).astype(values.dtype)[:, :, None]
+
+
 def scaling_of(image: NDArray[Any], path: Path, dn_range: tuple[float, float] | None, *, mend: str) -> Scaling:
     """Return the map of an image's numbers to the model's: of a given range, else of its data type.
 
@@ -300,10 +320,10 @@ def _png_head(path: Path) -> bytes:
 
 
 def _read_raster(path: Path) -> NDArray[Any]:
-    from declouder.raster import open_raster
+    from declouder.raster import MOST_PIXELS_IN_MEMORY, open_raster
 
     try:
-        with open_raster(path) as reader:
+        with open_raster(path, max_pixels=MOST_PIXELS_IN_MEMORY) as reader:
             rows, columns = slice(0, reader.info.height), slice(0, reader.info.width)
             pixels = reader.read(rows, columns)
             alpha = reader.info.alpha
@@ -321,19 +341,29 @@ def _read_raster(path: Path) -> NDArray[Any]:
 
 
 def check_band_order(path: Path, names: Sequence[str]) -> None:
-    """Raise DataError if a GeoTIFF says that its bands are those of `names`, but in another order."""
+    """Raise DataError if a GeoTIFF says, by descriptions or colours, that it has other bands or another order."""
     if path.suffix.lower() not in (".tif", ".tiff"):
         return
+    from declouder.bands import choose_bands
     from declouder.raster import open_raster
 
     with open_raster(path) as reader:
-        said = [(text or "").strip().lower() for text in reader.info.descriptions]
-    wanted = [name.lower() for name in names]
-    found = {name: said.index(name) for name in wanted if said.count(name) == 1}
-    if any(place != wanted.index(name) for name, place in found.items()):
-        order = " ".join(f"-b {found[name] + 1}" if name in found else "-b N" for name in wanted)
+        info = reader.info
+    if info.count != len(names):
+        return  # told elsewhere, with what may be wrong with it
+    # GDAL calls the fourth of four bytes alpha, whatever it is.
+    info = replace(info, colors=tuple("undefined" if color == "alpha" else color for color in info.colors))
+    said = ", ".join(text or color for text, color in zip(info.descriptions, info.colors, strict=True))
+    try:
+        numbers = choose_bands(info, names).numbers
+    except RasterError:
         raise DataError(
-            f"{path} says that its bands are {', '.join(said)}, wanted are {', '.join(wanted)}; put them in that"
+            f"{path} says that its bands are {said}, wanted are {', '.join(names)}; give images of these bands"
+        ) from None
+    if numbers != (*range(1, len(names) + 1),):
+        order = " ".join(f"-b {number}" for number in numbers)
+        raise DataError(
+            f"{path} says that its bands are {said}, wanted are {', '.join(names)}; put them in that"
             f" order: gdal_translate {order} IN OUT.tif"
         )
 

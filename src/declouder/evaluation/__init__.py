@@ -195,8 +195,11 @@ def evaluate(
                             f"{pair.clear_path} has {len(row['bands'])} bands, the images before it"
                             f" {len(rows[0]['bands'])}; a set has one number of bands"
                         )
-                    journal.write(json.dumps(row) + "\n")
-                    journal.flush()
+                    try:
+                        journal.write(json.dumps(row) + "\n")
+                        journal.flush()
+                    except OSError as error:
+                        raise OutputError(f"{partial} cannot be written ({error}); make room, and go on") from None
                 rows.append(row)
                 if on_image is not None:
                     on_image(len(rows), len(pairs), means(rows))
@@ -204,6 +207,20 @@ def evaluate(
         if not (rows or done):
             partial.unlink(missing_ok=True)  # nothing to go on with: it would only stand in the way
     _tell_unused_range(scorer.most_used)
+    if scorer.framed:
+        log.warning(
+            "%d images, the first is %s, have a frame of 0 or a lowest number that looks like no data; here it is"
+            " ground, to declouder remove it is not",
+            len(scorer.framed),
+            scorer.framed[0],
+        )
+    if scorer.thickest_mask is not None and scorer.thickest_mask < breakdown.MASK_THICK_FROM:
+        log.warning(
+            "the masks go up to %.2g of their data type's range, so none of their cloud counts as thick, which is"
+            " from %g on; write thick cloud as the range's end",
+            scorer.thickest_mask,
+            breakdown.MASK_THICK_FROM,
+        )
     samples, averaged = described.get("samples", 1), described.get("averaged", False)
     result = {**head, **summary(rows, samples=samples, averaged=averaged), "images": rows}
     write_text(beside[".csv"], to_csv(rows))

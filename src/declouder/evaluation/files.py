@@ -19,6 +19,13 @@ FORMAT_VERSION = 1
 PACKAGES = ("declouder", "torch", "diffusers", "numpy", "scipy", "pillow")
 
 
+_KEYS = (
+    *("data", "method", "lpips", "kept", "definitions", "versions"),
+    *("mean", "interval", "bands", "regions", "groups", "changed", "spread", "images"),
+)
+"""What a file of scores holds."""
+
+
 def read_scores(path: Path) -> dict[str, Any]:
     """Read a file that `evaluate` wrote.
 
@@ -37,7 +44,7 @@ def read_scores(path: Path) -> dict[str, Any]:
         raise DataError(
             f"{path} is of version {found.get('version')}, this declouder reads {FORMAT_VERSION}; evaluate again"
         )
-    missing = [key for key in ("data", "method", "lpips", "kept", "mean", "images") if key not in found]
+    missing = [key for key in _KEYS if key not in found]
     if missing:
         raise DataError(f"{path} lacks {', '.join(missing)}; evaluate again")
     return found

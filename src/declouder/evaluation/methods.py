@@ -35,12 +35,14 @@ class Restored:
         reference: the reference network's image, the same.
         w: (H, W) share of the reference at the last step, mean over bands.
         spread: (H, W) standard deviation over samples, root mean square over bands, as a share of the range.
+        path: the file that the image is from.
     """
 
     image: NDArray[Any]
     reference: NDArray[Any] | None = None
     w: NDArray[np.float64] | None = None
     spread: NDArray[np.float64] | None = None
+    path: Path | None = None
 
 
 class Method(Protocol):
@@ -193,7 +195,7 @@ class OutputsMethod:
                 f"{path} is {described(restored)}, its cloudy image {described(cloudy)}; give outputs"
                 f" of the same size, bands and type"
             )
-        return Restored(restored)
+        return Restored(restored, path=path)
 
     @cached_property
     def _by_name(self) -> dict[str, Path]:

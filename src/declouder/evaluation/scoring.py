@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from declouder.errors import DataError, OptionError
 from declouder.evaluation.methods import Method
 from declouder.evaluation.selection import Selection
 from declouder.kept import keep_images
+from declouder.raster import find_undeclared
 
 DEFAULT_BANDS: Mapping[int, tuple[str, ...]] = {
     1: ("grey",),
@@ -43,6 +44,8 @@ class Scorer:
         owner: of that folder, see `kept.check_owner`.
         most_used: the largest share of the data type's range that an image used; 1 where a range is given, None
             before the first.
+        thickest_mask: the largest share of its data type's range that a mask of several levels used, None before.
+        framed: names of the pairs that have pixels which look as if they held no data.
     """
 
     selection: Selection
@@ -55,6 +58,8 @@ class Scorer:
     keep: Path | None
     owner: str = ""
     most_used: float | None = None
+    thickest_mask: float | None = None
+    framed: list[str] = field(default_factory=list)
 
     def row(self, pair: Pair) -> dict[str, Any]:
         """Read, restore and score one pair.
@@ -71,13 +76,19 @@ class Scorer:
         used = 1.0 if given else float(max(cloudy.max(), clear.max())) / span
         self.most_used = max(self.most_used or 0.0, used)
         mask = self.selection.read_mask(self.mask_of[pair.name]) if pair.name in self.mask_of else None
+        found_none = find_undeclared(cloudy.transpose(2, 0, 1), height=cloudy.shape[0], width=cloudy.shape[1])
+        if found_none is not None:
+            self.framed.append(pair.name)
+        if mask is not None and len(np.unique(mask[mask > 0])) > 1:
+            share = float(mask.max()) / breakdown.mask_range(mask.dtype)
+            self.thickest_mask = max(self.thickest_mask or 0.0, share)
         parts = breakdown.regions(cloudy, clear, span, mask)
         restored = self.method.restore(pair, cloudy, scaling)
         image = restored.image
         if scaling.low:  # scores are of numbers from black on
             cloudy, clear, image = (x.astype(np.float64) - scaling.low for x in (cloudy, clear, image))
         names = self._names(pair, clear.shape[2])
-        for path in (pair.cloudy_path, pair.clear_path):
+        for path in (pair.cloudy_path, pair.clear_path, *([] if restored.path is None else [restored.path])):
             check_band_order(path, names)
         try:
             scores = metrics.score(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declouder.data.catalog import GENERIC, BandSet, set_pairs
-from declouder.data.pairs import Pair, fingerprint, images_by_name, read_image
+from declouder.data.pairs import Pair, fingerprint, images_by_name, read_mask
 from declouder.data.resize import resize_nearest, resize_stored
 from declouder.errors import DataError, OptionError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,12 +84,12 @@ class Selection:
         return resize_stored(cloudy, self.size_px), resize_stored(clear, self.size_px)
 
     def read_mask(self, path: Path) -> NDArray[Any]:
-        """Return a cloud mask (H, W, C) of the size of the images that are scored.
+        """Return a cloud mask (H, W, C) of the size of the images that are scored; 0 where it holds no data.
 
         Raises:
             DataError: if it cannot be read.
         """
-        mask = read_image(path)
+        mask = read_mask(path)
         return mask if self.size_px is None else resize_nearest(mask, self.size_px)
 
     def describe(self, pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -116,7 +119,17 @@ def masks_of(pairs: Sequence[Pair], folder: Path | None) -> dict[str, Path]:
         DataError: if the folder lacks one.
     """
     if folder is None:
-        return {pair.name: pair.mask_path for pair in pairs if pair.mask_path is not None}
+        given = {pair.name: pair.mask_path for pair in pairs if pair.mask_path is not None}
+        if given and len(given) < len(pairs):
+            lacking = next(pair.name for pair in pairs if pair.name not in given)
+            log.warning(
+                "%d of %d pairs have no cloud mask in the data set, the first is %s: what is cloud in these, the"
+                " difference between cloudy and clear image says",
+                len(pairs) - len(given),
+                len(pairs),
+                lacking,
+            )
+        return given
     found = images_by_name(folder)
     missing = [pair.name for pair in pairs if pair.name not in found]
     if missing:

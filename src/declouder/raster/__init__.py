@@ -10,10 +10,18 @@ when it is complete, so whoever sees `out.tif` sees all of it.
 
 from declouder.raster.gdal import DTYPES, INPUT_DRIVERS, INPUT_SUFFIXES, OUTPUT_DRIVERS, not_georeferenced_is_fine
 from declouder.raster.info import RasterInfo, files_identity
-from declouder.raster.reading import MOST_PIXELS, AlignedReader, RasterReader, open_aligned, open_raster
+from declouder.raster.reading import (
+    MOST_PIXELS,
+    MOST_PIXELS_IN_MEMORY,
+    AlignedReader,
+    RasterReader,
+    open_aligned,
+    open_raster,
+    read_numbers,
+)
 from declouder.raster.sentinel2 import is_safe
 from declouder.raster.stack import BandFile, grid_of, vrt_of_bands
-from declouder.raster.undeclared import Undeclared
+from declouder.raster.undeclared import Undeclared, find_undeclared
 from declouder.raster.writing import (
     BLOCK_PX,
     RasterWriter,
@@ -31,6 +39,7 @@ __all__ = [
     "INPUT_DRIVERS",
     "INPUT_SUFFIXES",
     "MOST_PIXELS",
+    "MOST_PIXELS_IN_MEMORY",
     "OUTPUT_DRIVERS",
     "AlignedReader",
     "BandFile",
@@ -43,12 +52,14 @@ __all__ = [
     "check_output",
     "create_raster",
     "files_identity",
+    "find_undeclared",
     "grid_of",
     "is_safe",
     "not_georeferenced_is_fine",
     "open_aligned",
     "open_raster",
     "output_name",
+    "read_numbers",
     "remove_stale_parts",
     "vrt_of_bands",
 ]

@@ -35,6 +35,8 @@ from declouder.raster.undeclared import Undeclared, find_undeclared
 
 MOST_PIXELS = 10**10
 """A raster of more pixels (100,000 x 100,000) is refused unless more are asked for."""
+MOST_PIXELS_IN_MEMORY = 2**28
+"""The same of one that is read as a whole (16,384 x 16,384)."""
 MOST_BANDS = 1024
 # Formats without blocks are decoded as a whole, or up to the place that is read.
 _MOST_PIXELS_AT_ONCE = 2**28
@@ -60,6 +62,21 @@ def open_raster(
     with _opened(path, max_pixels=max_pixels, allow_outside=allow_outside) as reader:
         _check_scene(reader)
         yield reader
+
+
+def read_numbers(path: Path) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Return the first band of a raster, of a palette image the numbers of its colours, and where it holds data.
+
+    Returns:
+        (H, W) in the raster's dtype, and (H, W).
+
+    Raises:
+        RasterError: if it cannot be read.
+    """
+    with _opened(path, max_pixels=MOST_PIXELS_IN_MEMORY, allow_outside=False) as reader:
+        info = reader.info
+        aligned = AlignedReader(info, reader.dataset, reader.dataset, alpha=info.alpha)
+        return aligned.read(slice(0, info.height), slice(0, info.width))
 
 
 @contextmanager

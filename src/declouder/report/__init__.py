@@ -111,12 +111,17 @@ def render(files: Sequence[tuple[Path, Mapping[str, Any]]], *, title: str | None
 def _methods(files: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """Return what the tables show of each file, with labels that differ."""
     methods: list[dict[str, Any]] = []
-    many_sets = len({result["data"]["sha256"] for _, result in files}) > 1
+    measured = [_measured(result) for _, result in files]
+    shared = set.intersection(*map(set, measured))
+    sets = {(result["data"]["sha256"], *said) for (_, result), said in zip(files, measured, strict=True)}
+    many_sets = len(sets) > 1
     called: dict[str, str] = {}  # fingerprints by name: two sets may be called alike
-    for path, result in files:
+    for (path, result), said in zip(files, measured, strict=True):
         data, fingerprint = f"{result['data']['name']}/{result['data']['split']}", result["data"]["sha256"]
         if called.setdefault(data, fingerprint) != fingerprint:
             data += f" ({fingerprint[:8]})"
+        if apart := [words for words in said if words not in shared]:
+            data += f", {', '.join(apart)}"
         label = result["method"]["name"] + (f", {data}" if many_sets else "")
         taken = {method["label"] for method in methods}
         if label in taken:
@@ -128,8 +133,21 @@ def _methods(files: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[dict[str, 
             for key, value in result["method"].items()
             if key not in ("name", "kind")
         }
+        facts = {"measured": "; ".join(said), **facts}
         methods.append({"label": label, "data": data, "result": result, "facts": facts})
     return methods
+
+
+def _measured(result: Mapping[str, Any]) -> list[str]:
+    """Return what makes scores comparable or not, besides the images: size, range, and what says where cloud is."""
+    data = result["data"]
+    size, ends, masks = data.get("size_px"), data.get("data_range"), data.get("masks")
+    low, high = ends if isinstance(ends, list) else (0, ends)
+    return [
+        "as large as they are" if size is None else f"{size} px wide",
+        "range of the data type" if ends is None else f"range {low:g} to {high:g}",
+        "cloud by difference" if masks is None else f"cloud by masks ({masks[:8]})",
+    ]
 
 
 def _compared(methods: Sequence[Mapping[str, Any]], part: str) -> list[tuple[str, str, Mapping[str, Any]]]:

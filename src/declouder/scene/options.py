@@ -28,7 +28,7 @@ class SceneOptions:
         enlarge: how many times as large the networks see the scene, from 1 to 4, for clouds of a few pixels; time,
             and memory for windows of one size, grow with its square.
         seed: of the noise, 0 <= seed < 2^64.
-        bands: 1-based numbers of the raster's bands that the model sees, in the model's order; None finds
+        bands: the raster's bands that the model sees, in the model's order, by 1-based number or name; None finds
             them.
         scale: the DN that are 0 and 1 to the model; None finds them.
         nodata: the DN that holds no data, in place of what the file says; None takes the file's word, and where it
@@ -52,7 +52,7 @@ class SceneOptions:
     least_painted: float = 0.0
     enlarge: int = 1
     seed: int = 0
-    bands: tuple[int, ...] | None = None
+    bands: tuple[int | str, ...] | None = None
     scale: Scaling | None = None
     nodata: float | None = None
     window_px: int = 1024
@@ -73,7 +73,7 @@ class SceneOptions:
             if value is not None:
                 object.__setattr__(self, name, whole_number(value, name.removesuffix("_px").replace("_", "-")))
         if self.bands is not None:
-            object.__setattr__(self, "bands", tuple(whole_number(band, "a band") for band in self.bands))
+            object.__setattr__(self, "bands", tuple(_band(band) for band in self.bands))
         object.__setattr__(self, "least_painted", float(self.least_painted))
         for name, kind in (("mask", MaskChoice), ("scale", Scaling)):
             value = getattr(self, name)
@@ -101,7 +101,7 @@ class SceneOptions:
             raise OptionError(f"batch is {self.batch}; give 1 window or more")
         if self.threads is not None and not 1 <= self.threads <= 1024:
             raise OptionError(f"threads is {self.threads}; give 1 to 1024")
-        if self.bands is not None and min(self.bands, default=0) < 1:
+        if self.bands is not None and not all(isinstance(band, str) or band >= 1 for band in self.bands or (0,)):
             raise OptionError(f"bands is {listed(self.bands)}; bands are counted from 1, such as 3,2,1")
         if self.bands is not None and len(set(self.bands)) < len(self.bands):
             raise OptionError(f"bands is {listed(self.bands)}; give each band once")
@@ -148,3 +148,10 @@ class SceneReport:
     def megapixels(self) -> float:
         """Size of the scene in millions of pixels."""
         return self.height * self.width / 1e6
+
+
+def _band(value: object) -> int | str:
+    """Return a band's number, or what it is called."""
+    if isinstance(value, str) and value.strip() and not value.strip().isdecimal():
+        return value.strip()
+    return whole_number(int(value) if isinstance(value, str) and value.strip() else value, "a band")
