@@ -19,6 +19,7 @@ import lightning
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -39,7 +40,7 @@ from declouder.training import stages as stages_module
 from declouder.training.module import COLUMNS, _lr_factor
 from declouder.training.networks import NETWORKS, build_networks, export, make_pipeline
 from declouder.training.stages import _perceptual_loss
-from declouder.training.surroundings import one_line_errors
+from declouder.training.surroundings import check_nodes, one_line_errors
 
 ROOT = Path(__file__).parent.parent
 TOY = ROOT / "configs" / "toy.yaml"
@@ -675,6 +676,50 @@ def test_several_machines_that_do_not_know_each_other_are_refused(tmp_path, monk
     assert not (tmp_path / "run").exists()
 
 
+def test_torchrun_and_the_number_of_devices_must_agree(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    told = r"torchrun has started 2 processes, for --devices 1 and --nodes 1 there are 1; give --devices as"
+    with pytest.raises(OptionError, match=told):
+        train(toy(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    check_nodes(1, 2)
+    check_nodes(2, 1)
+
+
+class Scalars(CSVLogger):
+    """Stands for TensorBoard where that is not installed."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, flush_logs_every_n_steps=1)
+        self.experiment.add_image = lambda *_, **__: None
+
+
+def test_held_out_scores_are_logged_at_their_own_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(training_module, "tensorboard_logger", Scalars)
+    fields = ("steps=50", "validate_every=15")
+    train_quietly(toy(*(f"stages.reference.{field}" for field in fields)), tmp_path, stages=["reference"])
+    (path,) = (tmp_path / "reference").rglob("metrics.csv")
+    psnr = "held_out/reference_psnr"
+    logged = [(row["step"], float(row[psnr])) for row in csv.DictReader(path.open()) if row[psnr]]
+    with (tmp_path / "reference" / "scores.csv").open() as file:
+        scored = [(row["step"], float(row["reference_psnr"])) for row in csv.DictReader(file)]
+    assert [step for step, _ in logged] == ["15", "30", "45", "50"] == [step for step, _ in scored]
+    assert [value for _, value in logged] == pytest.approx([value for _, value in scored], abs=1e-4)
+    train_quietly(toy(), tmp_path / "short", stages=["reference"])
+    (path,) = (tmp_path / "short").rglob("metrics.csv")
+    assert any(row["loss"] for row in csv.DictReader(path.open()))
+
+
+def test_a_model_that_is_not_whole_yet_says_so(tmp_path, caplog):
+    train_quietly(toy(), tmp_path / "first")
+    other = toy(f"model.start_from={tmp_path / 'first' / 'model'}", "model.weight_net.widths=[8, 24]")
+    caplog.set_level("WARNING")
+    train_quietly(other, tmp_path / "second", stages=["reference"])
+    assert "is no whole model yet, as what model.start_from has is not the recipe's" in caplog.text
+    assert not (tmp_path / "second" / "model" / "model_index.json").exists()
+
+
 def run_until_killed(config: TrainConfig, out: Path, after_s: float) -> None:
     """Train in a forked process and kill it with SIGKILL a while after its first checkpoint."""
     process = multiprocessing.get_context("fork").Process(
@@ -886,6 +931,9 @@ def test_a_loader_process_that_is_killed_is_one_line(error, tmp_path):
     told = r"^a loader process was ended from outside \([^()]+\); .* go on with --resume$"
     with pytest.raises(DataError, match=told), one_line_errors(tmp_path):
         raise error
+    lost = RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1")
+    with pytest.raises(DataError, match=r"^another process of this run has ended"), one_line_errors(tmp_path):
+        raise lost
     with pytest.raises(RuntimeError, match=r"^another$"), one_line_errors(tmp_path):
         raise RuntimeError("another")
 

@@ -102,7 +102,7 @@ def train(
         ModelError: if a stage needs a network that no earlier stage leaves or has left.
         OptionError: if there are several nodes and nothing tells this one about the others.
     """
-    check_nodes(nodes)
+    check_nodes(nodes, devices)
     for name in stages:
         if name not in config.stages:
             raise ConfigError(f"the recipe has no stage {name!r}; it has {', '.join(config.stages)}")
@@ -188,7 +188,7 @@ def _run_stage(run: _Run, name: StageName, *, max_time_s: float | None) -> Train
             enable_model_summary=False,
             logger=tensorboard_logger(folder),
             default_root_dir=folder,
-            log_every_n_steps=20,
+            log_every_n_steps=min(20, settings.steps),
         )
         goes_on = run.resume and last.exists()
         try:
@@ -234,6 +234,8 @@ def _prepared_module(run: _Run, name: StageName) -> StageModule:
     # Convolutions run faster this way on GPUs and CPUs alike.
     module.to(memory_format=torch.channels_last)
     if config.compile:
+        # What an earlier stage taught the compiler of sizes would not hold in this one.
+        torch._dynamo.reset()
         for part in module.stage.learns:
             network: Any = module.learning[part]
             network.compile()

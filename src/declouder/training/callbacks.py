@@ -104,9 +104,9 @@ class ScoreLog(Callback):  # type: ignore[misc]
                 name: {key: value.detach().cpu().clone() for key, value in module.kept(name).state_dict().items()}
                 for name in module.stage.learns
             }
-        for name, value in scores.items():
-            if name != "score":
-                module.log(f"held_out/{name}", value, rank_zero_only=True)
+        if trainer.logger is not None:  # at its own step; what a module logs, Lightning writes at every so many
+            told = {f"held_out/{name}": value for name, value in scores.items() if name != "score"}
+            trainer.logger.log_metrics(told, step=trainer.global_step)
         _append_row(self.folder / "scores.csv", {"step": trainer.global_step, **scores})
         if rows:
             sheet = _sheet_of(rows, columns=len(module.columns))

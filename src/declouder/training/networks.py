@@ -211,8 +211,11 @@ def export(config: TrainConfig, out: Path, learnt: dict[str, nn.Module]) -> None
                 return
             try:
                 take_over(network, earlier, stage="export")
-            except ModelError:
+            except ModelError as error:
                 if earlier.parent in (part, folder):
                     raise
+                log.warning(
+                    "%s is no whole model yet, as what model.start_from has is not the recipe's: %s", folder, error
+                )
                 return
         make_pipeline(config, networks).save_pretrained(part)

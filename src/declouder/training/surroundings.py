@@ -17,16 +17,26 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from declouder.errors import ConfigError, DataError, OptionError, OutputError
 
+_PEER_LOST = re.compile(r"Connection (closed by peer|reset by peer|refused)|NCCL.*remote process exited", re.DOTALL)
+"""What gloo and NCCL say where a process that they wait for is gone."""
 MAKE_ROOM = "free some room and go on with --resume"
 """The mend where a run cannot write."""
 
 
-def check_nodes(nodes: int) -> None:
-    """Refuse several machines that do not know of each other: each would wait for the rest for ever.
+def check_nodes(nodes: int, devices: int) -> None:
+    """Refuse processes that do not know of each other: machines would wait for ever, torchrun's would run alone.
 
     Raises:
-        OptionError: if neither Slurm, torchrun nor the environment tells where they meet.
+        OptionError: if there are several nodes, and neither Slurm, torchrun nor the environment tells where they
+            meet; if torchrun has started another number of processes.
     """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        started = int(os.environ.get("WORLD_SIZE", 1))
+        if started != nodes * devices:
+            raise OptionError(
+                f"torchrun has started {started} processes, for --devices {devices} and --nodes {nodes} there are"
+                f" {nodes * devices}; give --devices as torchrun's --nproc-per-node, and --nodes as its --nnodes"
+            )
     by_hand = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
     told = "SLURM_JOB_ID" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
     if nodes > 1 and not told:
@@ -105,6 +115,10 @@ def one_line_errors(out: Path) -> Iterator[None]:
     except (RuntimeError, ConnectionError) as error:
         # A process that is gone shows in one of three ways: to PyTorch's signal handler, to its own look at the
         # processes, or as a batch that breaks off.
+        if not isinstance(error, ConnectionError) and _PEER_LOST.search(str(error)):
+            raise DataError(
+                "another process of this run has ended; its message says why; go on with --resume"
+            ) from error
         told = re.search(r"DataLoader worker .*(killed by signal: \w+|exited unexpectedly)", str(error))
         if told is None and not isinstance(error, ConnectionError):
             raise
