@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from PIL import Image
 from conftest import names_in, read_tif, write_tif
 from declouder import CloudRemovalPipeline, cli
 from declouder.cli.jobs import jobs_folder, planned_jobs
+from declouder.errors import RasterError
+from declouder.raster.gdal import check_name
 from declouder.scene import SceneOptions
 from declouder.small_clouds import SmallClouds
 
@@ -613,3 +616,45 @@ def test_a_nodata_that_an_output_of_a_folder_cannot_hold_is_told_before_any_work
         Image.new("RGB", (20, 20), (9, 9, 9)).save(folder / name)
     assert run("remove", folder, "-o", tmp_path / "out", "--nodata", 0, "-q", *quick) == 2
     assert "a.webp cannot hold the nodata value" in capfd.readouterr().err
+
+
+def started(*arguments: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run the command in a process of its own."""
+    command = [sys.executable, "-m", "declouder.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=options.pop("capture_output", True), check=False, **options)
+
+
+@pytest.mark.parametrize("case", ["names", "width", "stderr", "folder"])
+def test_odd_surroundings_are_no_bug(case: str, scene: Path, model_folder: Path, tmp_path: Path) -> None:
+    words = [scene.absolute(), "--model", model_folder.absolute(), "--steps", 0, "--mask", "auto"]
+    environment = dict(os.environ)
+    if case == "names":  # that stdout cannot show
+        environment["PYTHONIOENCODING"] = "latin-1"
+        ended = started("remove", *words, "-o", tmp_path / "\u65e5.tif", env=environment)
+        assert (ended.returncode, b"\\u65e5.tif" in ended.stdout) == (0, True)
+    elif case == "width":
+        ended = started("remove", *words, "-o", tmp_path / "a.tif", env=environment | {"COLUMNS": "0"})
+        assert ended.returncode == 0 and b"bands: 1,2,3" in ended.stderr
+    elif case == "stderr":
+        shell = f"{sys.executable} -m declouder.cli remove nope.tif -o a.tif 2>&-"
+        ended = subprocess.run(["sh", "-c", shell], capture_output=True, check=False)
+        assert (ended.returncode, ended.stdout) == (2, b"")
+    else:
+        (tmp_path / "gone").mkdir()
+        gone = tmp_path / "gone"
+        shell = f"cd {gone} && rmdir {gone} && {sys.executable} -m declouder.cli remove a.tif -o b.tif"
+        ended = subprocess.run(["sh", "-c", shell], capture_output=True, check=False)
+        assert ended.returncode == 2 and b"bug" not in ended.stderr
+
+
+def test_a_record_is_not_blamed_for_a_full_device() -> None:
+    with Path("/dev/full").open("wb") as full:
+        ended = started("info", "--recipe", stdout=full, stderr=subprocess.PIPE, capture_output=False)
+    assert ended.returncode == 2 and b"is no record" not in ended.stderr and b"No space left" in ended.stderr
+
+
+def test_a_name_that_is_another_one_in_the_locale_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsencode", lambda path: str(path).encode("latin-1"))
+    with pytest.raises(RasterError, match=r"no UTF-8 in this locale, .*; set another, such as LC_ALL=C\.UTF-8"):
+        check_name(Path("w\u00f6lke.png"), RasterError)
+    check_name(Path("wolke.png"), RasterError)

@@ -405,3 +405,19 @@ def test_the_estimate_takes_the_bands_that_are_named(tmp_path, rng):
         open_mask(MaskChoice("auto"), reader, bands=(1, 2, 3, 4), names=names, scale=scale) as mask,
     ):
         np.testing.assert_array_equal(mask.share(slice(0, 80), slice(0, 100)), plain)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"feather_px": 1.5}, r"feather is 1\.5; give a whole number"),
+        ({"feather_px": "8"}, "feather is '8'; give a whole number"),
+        ({"values": (1.5,)}, r"a mask value is 1\.5; give a whole number"),
+        ({"source": None}, "the mask is None; give a file, 'auto' or 'none'"),
+        ({"source": 3}, "the mask is 3; give a file"),
+    ],
+)
+def test_what_no_mask_can_be_is_told_before_anything_is_done(fields, told):
+    with pytest.raises(OptionError, match=told):
+        MaskChoice(**{"source": "m.tif", **fields})
+    assert MaskChoice("m.tif", values=3).values == (3,)

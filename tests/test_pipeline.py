@@ -672,3 +672,24 @@ def test_another_seed_is_another_image(model_folder):
     )
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
+
+
+@pytest.mark.parametrize("option", [{"generator": torch.Generator()}, {"output_type": "pil"}])
+def test_what_remove_clouds_gives_by_itself_is_refused(option):
+    (name,) = option
+    with pytest.raises(OptionError, match=rf"^{name} is given by remove_clouds itself"):
+        remove_clouds(np.zeros((8, 8, 3), np.float32), **option)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.complex64, torch.int32])
+def test_tensors_of_other_than_floats_are_refused(dtype, pipeline):
+    with pytest.raises(OptionError, match=rf"the tensor is of {dtype}; give floats in \[0, 1\]"):
+        pipeline(torch.ones(1, 3, 16, 16).to(dtype))
+
+
+def test_steps_may_be_of_any_whole_kind_and_of_no_other(pipeline):
+    image = torch.full((1, 3, 16, 16), 0.5)
+    for steps in (torch.tensor(2), np.int64(2)):
+        assert pipeline(image, num_inference_steps=steps, output_type="pt").images.shape == image.shape
+    with pytest.raises(OptionError, match=r"the number of steps is .*; give a whole number"):
+        pipeline(image, num_inference_steps=np.array([2]))

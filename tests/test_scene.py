@@ -463,9 +463,14 @@ def test_auto_scale_of_reflectance_is_zero_to_one_and_of_other_floats_their_perc
     assert scale_of(write_tif(tmp_path / "c.tif", x * 1e-3)).high < 1e-3
 
 
-def test_auto_scale_copes_with_flat_and_empty_scenes(tmp_path):
-    flat = scale_of(write_tif(tmp_path / "a.tif", np.full((3, 9, 9), 700, np.uint16)))
+def test_auto_scale_copes_with_flat_and_empty_scenes(tmp_path, caplog):
+    dn = np.full((3, 90, 90), 700, np.uint16)
+    flat = scale_of(write_tif(tmp_path / "a.tif", dn))
     assert flat.low < 700 < flat.high
+    assert "all of the scene is 700, which says nothing of its scale; give --scale" in caplog.text
+    caplog.clear()
+    dn[:, 40:44, 50:55] = 9000  # less than the percentiles see
+    assert scale_of(write_tif(tmp_path / "cloud.tif", dn)) == Scaling(700, 9000) and not caplog.text
     scale_of(write_tif(tmp_path / "b.tif", np.full((3, 9, 9), np.nan, np.float32)))
 
 

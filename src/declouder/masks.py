@@ -25,7 +25,7 @@ cloud has no dark ground to compare with: docs/scenes.md has the figures.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from declouder.arguments import whole_number
 from declouder.errors import OptionError, RasterError
 from declouder.raster import AlignedReader, RasterReader, open_aligned
 from declouder.rgb import rgb_places
@@ -68,6 +69,12 @@ class MaskChoice:
     feather_px: int = 8
 
     def __post_init__(self) -> None:
+        if not isinstance(self.source, (str, Path)):
+            raise OptionError(f"the mask is {self.source!r}; give a file, {AUTO!r} or {NONE!r}")
+        object.__setattr__(self, "feather_px", whole_number(self.feather_px, "feather"))
+        if self.values is not None:
+            given = self.values if isinstance(self.values, Iterable) else (self.values,)
+            object.__setattr__(self, "values", tuple(whole_number(value, "a mask value") for value in given))
         if self.kind not in KINDS:
             raise OptionError(f"mask kind is {self.kind!r}; give one of {', '.join(KINDS)}")
         if self.values is not None and self.kind != "values":

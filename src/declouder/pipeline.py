@@ -100,6 +100,8 @@ class CloudRemovalOutput(BaseOutput):  # type: ignore[misc]
 class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
     """Reference network, denoiser, weight network and scheduler as one folder and one call.
 
+    The scheduler keeps the state of a call: threads need a pipeline each, or a lock.
+
     Args:
         reference: one of `networks.REFERENCES`; (B, C, H, W) in [-1, 1] to the same.
         denoiser: `networks.Denoiser`.
@@ -146,7 +148,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
             num_inference_steps=num_inference_steps,
             strength=strength,
         )
-        _check_sampling(num_inference_steps, strength)
+        _checked_steps(num_inference_steps, strength)
         self._prepared: dict[str, Prepared] = {}
 
     @classmethod
@@ -219,7 +221,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         start = self.config.strength if strength is None else strength
         bounds = _checked_bounds(self.config.w_bounds if w_bounds is None else w_bounds)
-        _check_sampling(steps, start)
+        steps = _checked_steps(steps, start)
         _check_scheduler(self.scheduler)
         if not (isinstance(least_painted, (int, float, np.floating)) and 0 <= least_painted <= 1):
             raise OptionError(f"least_painted is {least_painted!r}; give a share, from 0 to 1")
@@ -331,7 +333,7 @@ def remove_clouds(
         image: (H, W, C) or (B, H, W, C) in [0, 1], C the model's bands.
         model: pipeline folder or hub id; None is the shipped model.
         seed: of the starting noise, which the images of a batch draw one after the other.
-        options: further arguments of `CloudRemovalPipeline.__call__`.
+        options: further arguments of `CloudRemovalPipeline.__call__`, but generator and output_type.
 
     Returns:
         The restored image, float32 in [0, 1], of the shape of `image`.
@@ -341,6 +343,9 @@ def remove_clouds(
     seed = whole_number(seed, "seed")
     if not 0 <= seed < 2**64:
         raise OptionError(f"seed is {seed}; give a number from 0 to 2^64 - 1")
+    taken = sorted({"generator", "output_type"}.intersection(options))
+    if taken:
+        raise OptionError(f"{taken[0]} is given by remove_clouds itself; give seed, or call a CloudRemovalPipeline")
     pipeline = CloudRemovalPipeline.from_pretrained(model)
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(seed)
@@ -348,13 +353,14 @@ def remove_clouds(
     return cast("NDArray[np.float32]", restored[0] if image.ndim == 3 else restored)
 
 
-def _check_sampling(steps: int, strength: float) -> None:
-    if not hasattr(steps, "__index__"):
-        raise OptionError(f"{steps!r} steps asked for; give a whole number")
-    if steps < 0:
-        raise OptionError(f"{steps} steps asked for; give 0 (reference image only) or more")
+def _checked_steps(steps: Any, strength: Any) -> int:
+    """Return the number of steps as an int; OptionError if that, or the strength, is none."""
+    number = whole_number(steps, "the number of steps")
+    if number < 0:
+        raise OptionError(f"{number} steps asked for; give 0 (reference image only) or more")
     if not (isinstance(strength, (int, float, np.floating)) and 0 < strength <= 1):
         raise OptionError(f"strength is {strength!r}; give a number above 0 and up to 1")
+    return number
 
 
 def _checked_bounds(bounds: Any) -> tuple[float, float]:
@@ -435,6 +441,8 @@ def _to_tensor(cloudy: Any, *, bands: int) -> Tensor:
         cloudy = torch.from_numpy(kept if kept.flags.writeable else kept.copy()).permute(0, 3, 1, 2)
     if not isinstance(cloudy, Tensor) or cloudy.ndim != 4:
         raise OptionError("cloudy must be a (B, C, H, W) tensor, an (H, W, C) or (B, H, W, C) array, or PIL images")
+    if not cloudy.is_floating_point():
+        raise OptionError(f"the tensor is of {cloudy.dtype}; give floats in [0, 1]")
     if cloudy.shape[1] != bands:
         raise OptionError(f"the image has {cloudy.shape[1]} bands, this model wants {bands}; pick {bands} of them")
     if cloudy.numel() == 0:

@@ -113,6 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # ignored, it stays so
         signal.signal(signal.SIGINT, _interrupt)
+    if hasattr(sys.stdout, "reconfigure"):  # a name that it cannot show is no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")
     with reporting_errors(debug="--debug" in arguments):
         for before, word in zip(["", *arguments], arguments, strict=False):
             if word == "" and before not in ("--title", "--name"):  # it would be taken for the current folder
@@ -133,13 +135,16 @@ def reporting_errors(*, debug: bool = False) -> Iterator[None]:
         _report(error, debug)
         sys.exit(getattr(error, "exit_code", 2))
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted", file=sys.stderr)
+        _tell("interrupted")
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has gone; Python would complain about that once more as it exits.
         sys.stdout = None
         sys.exit(1)
     except OSError as error:
+        if error.errno == errno.ENOENT and error.filename is None:  # os.getcwd
+            _report(OptionError("the working folder is gone; go to one that exists"), debug)
+            sys.exit(2)
         if error.errno not in _THEIRS:
             _report(error, debug, _BUG)
             sys.exit(1)
@@ -165,12 +170,17 @@ def _report(error: Exception, debug: bool, remark: str = "") -> None:
     # typer's errors put the option's name into format_message() only.
     text = error.format_message() if hasattr(error, "format_message") else str(error)
     if type(error).__name__ == "NoArgsIsHelpError":  # of click, which typer has under names of its own
-        print(text, file=sys.stderr)
+        _tell(text)
         return
     line = " ".join(text.split()) or type(error).__name__
     if remark:
         line = f"{type(error).__name__}: {line}"
-    print(f"error: {line}{remark}", file=sys.stderr)
+    _tell(f"error: {line}{remark}")
+
+
+def _tell(line: str) -> None:
+    if sys.stderr is not None:  # where it is closed, print() would take stdout
+        print(line, file=sys.stderr)
 
 
 _interrupts: list[int] = []

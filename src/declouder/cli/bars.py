@@ -126,7 +126,7 @@ def _shown(bar: Any, *, level: int = logging.WARNING) -> Iterator[Any]:
 
     def tell(line: str) -> None:
         if not bar.disable:
-            bar.console.print(line, markup=False, soft_wrap=True)
+            bar.console.print(line, markup=False, emoji=False, soft_wrap=True)
 
     with logging_to(tell, level=level):
         try:
@@ -148,4 +148,7 @@ def _new_bar(before: str = "", *, after: str = "", elapsed: bool = False, quiet:
     if after:
         columns.append(TextColumn(after, markup=False))
     columns += [TimeElapsedColumn(), "gone,", TimeLeftColumn(), "left"] if elapsed else [TimeLeftColumn()]
-    return Progress(*columns, console=Console(stderr=True, highlight=False), disable=quiet)
+    console = Console(stderr=True, highlight=False)
+    if console.width < 1:  # COLUMNS=0: rich would print nothing
+        console.width = 80
+    return Progress(*columns, console=console, disable=quiet)

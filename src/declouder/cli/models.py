@@ -161,7 +161,7 @@ def _tell_settings(settings: Mapping[str, Any]) -> None:
 def _reading_record(path: Path) -> Iterator[None]:
     try:
         yield
-    except BrokenPipeError:
-        raise  # whoever reads has gone
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, OSError) and error.filename is None:
+            raise  # stdout: a full device, or a reader that has gone
         raise ModelError(f"{path} is no record of a training ({error!r}); remove it, or train again") from None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,11 +67,16 @@ def one_line(error: BaseException) -> str:
 
 
 def check_name(path: Path, error: type[DeclouderError]) -> None:
-    """Raise `error` if GDAL cannot be told the name of a file."""
+    """Raise `error` if GDAL, which knows UTF-8 alone, cannot be told the name of a file."""
     try:
-        str(path).encode()
+        told = str(path).encode()
     except UnicodeEncodeError:
         raise error(f"the name {str(path)!r} is no UTF-8; rename the file or folder") from None
+    if told != os.fsencode(path):
+        raise error(
+            f"the name {str(path)!r} is no UTF-8 in this locale, {sys.getfilesystemencoding()}; set another, such"
+            " as LC_ALL=C.UTF-8"
+        )
 
 
 def driver_of(path: Path) -> str:

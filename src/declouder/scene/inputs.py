@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from declouder.mosaic import Origin
 from declouder.raster import RasterInfo, RasterReader
 from declouder.scaling import Scaling
+
+log = logging.getLogger(__name__)
 
 
 def grid_origin(info: RasterInfo) -> Origin:
@@ -53,7 +56,10 @@ def auto_scale(reader: RasterReader, bands: Sequence[int]) -> Scaling:
     if dn.dtype.kind == "f" and low >= -0.05 and 0.1 <= high <= 1.05:
         return Scaling(0.0, 1.0)
     if not low < high:
-        # A flat scene: any width will do that keeps the value inside.
+        # Flat but for less than a hundredth, which may be a cloud.
+        low, high = float(values.min()), float(values.max())
+    if not low < high:
+        log.warning("all of the scene is %g, which says nothing of its scale; give --scale", low)
         width = max(abs(low), 1.0)
         return Scaling(low - width / 2, low + width / 2)
     return Scaling(low, high)
