@@ -345,3 +345,23 @@ def test_bands_that_control_points_place_are_refused(folder):
     wanted = r"has its place by control points .* give it a grid first: gdalwarp"
     with pytest.raises(RasterError, match=wanted), scene_of(read_item(path)):
         pass
+
+
+def test_an_item_that_a_stopped_run_has_not_written_is_made_alone(folder, tmp_path, model_folder, capsys):
+    path, output = write(folder, item(coloured_assets())), tmp_path / "clear.tif"
+    words = ["remove", "--stac", path, "-o", output, "--model", model_folder, "--steps", 0, "-q"]
+
+    def run(*more: str) -> Any:
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(word) for word in (*words, *more)])
+        return ended.value.code
+
+    assert run() == 0
+    made = (tmp_path / "clear.json").read_text()
+    stamp = output.stat().st_mtime_ns
+    (tmp_path / "clear.json").unlink()
+    assert run() == 2
+    assert "its item does not, as a run leaves it that was stopped" in " ".join(capsys.readouterr().err.split())
+    assert run("--skip-existing") == 0
+    assert json.loads((tmp_path / "clear.json").read_text())["assets"] == json.loads(made)["assets"]
+    assert output.stat().st_mtime_ns == stamp

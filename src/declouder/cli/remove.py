@@ -191,7 +191,7 @@ def remove(
             if inputs or input_list:
                 raise OptionError("--stac names the input; give no INPUT and no --list beside it")
             item = _extra("stac", "--stac", "pystac").read_item(stac, allow_outside=allow_outside)
-            inputs = [stack.enter_context(_scene_of(item, output, options))]
+            inputs = [stack.enter_context(_scene_of(item, output, options, skip_existing=skip_existing))]
             options = replace(options, allow_outside=True)  # the item's files were looked at
         jobs = planned_jobs(inputs or [], input_list, output, options, skip_existing=skip_existing)
         if not quiet:
@@ -226,7 +226,7 @@ def remove(
 
 
 @contextlib.contextmanager
-def _scene_of(item: SourceItem, output: Path, options: SceneOptions) -> Iterator[Path]:
+def _scene_of(item: SourceItem, output: Path, options: SceneOptions, *, skip_existing: bool) -> Iterator[Path]:
     """Yield the scene of a STAC item, once it is sure that nothing of the item is written over."""
     from declouder import raster, stac
 
@@ -235,6 +235,12 @@ def _scene_of(item: SourceItem, output: Path, options: SceneOptions) -> Iterator
         for original in originals:
             if path is not None and path.resolve() == original.resolve():
                 raise OutputError(f"output {path} is the input {original} itself; give another name")
+    left = output.is_file() and not output.with_suffix(".json").exists()
+    if left and not (options.overwrite or skip_existing):
+        raise OutputError(
+            f"{output} exists already, and its item does not, as a run leaves it that was stopped between the two;"
+            " give --skip-existing to have the item alone, or --overwrite"
+        )
     if not output.exists():
         raster.check_folder(output.parent)
         stac.derived_path(output, overwrite=options.overwrite)
