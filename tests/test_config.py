@@ -28,6 +28,12 @@ def test_every_recipe_opens_with_its_command(path):
     assert path.read_text().startswith("# declouder train configs/")
 
 
+def test_the_page_of_fields_is_what_the_fields_say():
+    maker = Path(__file__).parent.parent / "benchmarks" / "make_recipe_page.py"
+    done = subprocess.run([sys.executable, maker, "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_set_wins_over_the_file_and_reads_numbers_as_people_write_them():
     config = load_config(CONFIGS[0].parent / "toy.yaml", ["stages.joint.lr=1e-5", "data.workers=2", "name=x"])
     assert config.stages["joint"].lr == 1e-5

@@ -34,34 +34,54 @@ class ReferenceConfig(_Strict):
     """The reference network."""
 
     network: str = Field("compact", description="name in declouder.networks.REFERENCES")
-    options: dict[str, Any] = Field(default_factory=dict, description="the network's own fields, bands aside")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="arguments of that network, such as widths; bands are set by model.bands"
+    )
 
 
 class ModelConfig(_Strict):
     """What is built, and how it samples by default."""
 
-    bands: list[str] = Field(["red", "green", "blue"], min_length=1, description="band names, in order")
+    bands: list[str] = Field(["red", "green", "blue"], min_length=1, description="names of the bands, in order")
     start_from: str | None = Field(
         None,
-        description="model folder, or shipped: gives what no stage has learnt yet; stages begin with its weights",
+        description="a model folder, or `shipped`: learning begins with its weights, and they stand in for"
+        " what no stage has learnt yet",
     )
     reference: ReferenceConfig = ReferenceConfig()
-    denoiser: dict[str, Any] = Field(default_factory=dict, description="fields of Denoiser, bands aside")
-    weight_net: dict[str, Any] = Field(default_factory=dict, description="fields of WeightNet, bands aside")
+    denoiser: dict[str, Any] = Field(
+        default_factory=dict, description="arguments of networks.Denoiser, without bands"
+    )
+    weight_net: dict[str, Any] = Field(
+        default_factory=dict, description="arguments of networks.WeightNet, without bands"
+    )
     sampler: str = Field("ddim", description="name in declouder.pipeline.SAMPLERS")
-    num_inference_steps: int = Field(10, ge=0, le=1000, description="network evaluations when sampling")
-    strength: float = Field(1.0, gt=0, le=1, description="1: from pure noise; less: from the noised reference")
-    w_bounds: tuple[float, float] = Field((0.3, 1.0), description="bounds of w when sampling; authors: 0.3, 1")
+    num_inference_steps: int = Field(10, ge=0, le=1000, description="steps when sampling; 0: the reference alone")
+    strength: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="where sampling starts: 1 from pure noise, s < 1 from the reference noised to t near 1000 s",
+    )
+    w_bounds: tuple[float, float] = Field(
+        (0.3, 1.0), description="bounds of w when sampling; the authors': [0.3, 1]"
+    )
 
 
 class PairSource(_Strict):
     """One set of pairs. A recipe may give its root alone: `pairs: [RICE1]`."""
 
-    root: Path = Field(description="folder that holds the set, or the archive that it came in")
-    set: str | None = Field(None, description="name in declouder.data.catalog.CATALOG; none: a pair of folders")
-    bands: Literal["rgb", "rgbn"] | None = Field(None, description="rgbn joins the near infrared's own tree")
-    exclude: Path | None = Field(None, description="list of names that are not learnt from, one a line")
-    split: Path | None = Field(None, description="list of train/NAME and test/NAME; none: ROOT/split.txt")
+    root: Path = Field(description="folder of the set, or of the unpacked archive")
+    set: str | None = Field(
+        None, description="name in declouder.data.catalog.CATALOG; without it, found by the folder's name"
+    )
+    bands: Literal["rgb", "rgbn"] | None = Field(
+        None, description="rgb or rgbn; rgbn joins the near infrared that lies in a tree of its own"
+    )
+    exclude: Path | None = Field(None, description="file of names to leave out, one a line")
+    split: Path | None = Field(
+        None, description="file of train/NAME and test/NAME; without it ROOT/split.txt, if there is one"
+    )
 
 
 def _as_text(value: object) -> object:
@@ -76,106 +96,136 @@ def _as_source(value: object) -> object:
 class DataConfig(_Strict):
     """What is learnt from. Paths are relative to `base`."""
 
-    base: Path = Field(Path("data"), description="folder that the paths below start from")
+    base: Path = Field(Path("data"), description="folder that the other paths start from")
     pairs: list[Annotated[PairSource, BeforeValidator(_as_source)]] = Field(
-        default_factory=list, description="sets of pairs; their train parts are learnt from"
+        default_factory=list,
+        description="sets of pairs, each a folder or the fields below; their train parts are learnt from",
     )
-    exclude: Path | None = Field(None, description="list of names for a recipe with one set; else see pairs")
+    exclude: Path | None = Field(
+        None, description="file of names to leave out, for a recipe with one set; with several, `exclude` of each"
+    )
     size: int | None = Field(
-        None, ge=8, description="whole images are resized to this width in px, their height alike; the paper: 256"
+        None, ge=8, description="width in px that whole images are resized to, height in proportion; the paper: 256"
     )
     range: tuple[float, float] | None = Field(
-        None, description="DN that are black and white, such as [0, 10000]; none: the data type's range"
+        None,
+        description="DN that are black and white, such as [0, 10000]; without it the data type's range, of"
+        " floats 0 to 1",
     )
     cache_gb: float = Field(
         8.0,
         ge=0,
-        description="decoded images are kept in memory up to this, in each process; more: read anew",
+        description="memory for decoded images, in GB and each process; further ones are read anew each time",
     )
-    clear: list[Path] = Field(default_factory=list, description="folders of clear images, for synthetic clouds")
-    procedural: int = Field(0, ge=0, description="generated terrain images of 96 px to add to the clear ones")
-    synthetic_share: float = Field(0.0, ge=0, le=1, description="share of samples with synthetic clouds")
+    clear: list[Path] = Field(
+        default_factory=list, description="folders of clear images, as ground for synthetic and moved clouds"
+    )
+    procedural: int = Field(
+        0, ge=0, description="how many generated terrain images of 96 px are added to the clear ones"
+    )
+    synthetic_share: float = Field(
+        0.0, ge=0, le=1, description="share of samples that are clear images under synthetic clouds"
+    )
     hold_out: float = Field(
         0.12,
         ge=0,
         lt=1,
-        description="share of train kept for validation, in whole blocks; 0: none, the last weights are kept",
+        description="share of the train pairs kept for validation, in whole blocks; 0: none, and the last"
+        " weights count",
     )
-    hold_out_block: int = Field(25, ge=1, description="neighbouring numbers that are held out together")
+    hold_out_block: int = Field(
+        25, ge=1, description="size of these blocks: so many neighbouring numbers are held out together"
+    )
     workers: int = Field(1, ge=0, description="loader processes; 0 loads in the training process")
 
 
 class AugmentConfig(_Strict):
-    """How a training sample is varied. Cloudy and clear change alike, save for the cloud's strength."""
+    """How a training sample is varied. Cloudy and clear image change alike, save for the cloud's strength."""
 
-    flips: Literal["none", "horizontal", "dihedral"] = Field("dihedral", description="the paper: horizontal")
-    color: float = Field(0.0, ge=0, le=1, description="how far gain, gamma and band order of the ground vary")
+    flips: Literal["none", "horizontal", "dihedral"] = Field(
+        "dihedral",
+        description="none, horizontal, or dihedral: all eight ways to turn and mirror a square; the paper:"
+        " horizontal",
+    )
+    color: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="how far gain, gamma and band order vary, both images alike; 1: gains within about a"
+        " factor of 1.6",
+    )
     color_most: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="each sample's `color` is drawn from between `color` and this; none: all the same",
+        description="if given, each sample's `color` is drawn between `color` and this",
     )
     cloud_strength: tuple[float, float] = Field(
-        (1.0, 1.0), description="cloudy <- clear + a (cloudy - clear), a drawn from this range"
+        (1.0, 1.0), description="the cloudy image becomes clear + a (cloudy - clear), a drawn from this range"
     )
     transplant: float = Field(
         0.0, ge=0, le=1, description="share of real pairs whose cloud is moved onto other clear ground"
     )
     cloudless: float = Field(
-        0.0, ge=0, le=1, description="share of samples whose input is the clear image: it is to stay as it is"
+        0.0,
+        ge=0,
+        le=1,
+        description="share of samples whose input is the clear image itself, which must stay as it is",
     )
     sensor: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="share of samples with moved, synthetic or no clouds that get the look of another sensor",
+        description="share of the samples with moved, synthetic or no cloud that get the look of another sensor:"
+        " saturated cloud, other colours, levels and sharpness",
     )
     even_haze: bool = Field(
         False,
-        description="pairs under an even grey haze keep to its law: ground varies below it, strength about white",
+        description="pairs under an even grey haze are varied by its law (docs/method.md): the ground changes"
+        " below the haze, and its strength about its white",
     )
     zoom: tuple[float, float] = Field(
         (1.0, 1.0),
-        description="images are enlarged by a factor drawn from this range; below 1 they are mirrored at the edges",
+        description="both images are enlarged by a factor drawn from this range; below 1 they are made smaller and"
+        " mirrored at the edges",
     )
     dim: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="share of real pairs that become dry ground under a thin cloud that darkens it; wants pairs of"
-        " such a cloud",
+        description="share of the samples of pairs that become dry ground under a thin cloud that darkens it; wants"
+        " pairs with such a cloud in the data",
     )
-    haze_color: float = Field(0.25, ge=0, le=1, description="`color` of the ground under such haze")
+    haze_color: float = Field(0.25, ge=0, le=1, description="`color` of the ground under an even haze")
     haze_strength: tuple[float, float] = Field(
-        (0.85, 1.2), description="such haze's transmission is divided by a number drawn from this range"
+        (0.85, 1.2), description="the even haze's transmission is divided by a number drawn from this range"
     )
     haze_relight: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="share of samples under such haze whose ground is relit and keeps its black; they learn the"
-        " clear image, keep_to or not",
+        description="share of the samples under an even haze whose ground is relit without losing its black;"
+        " they learn the clear image even with keep_to",
     )
     calm: float = Field(
-        0.0, ge=0, le=1, description="share of cloudless samples that become flat and dark, as calm water is"
+        0.0, ge=0, le=1, description="share of the cloudless samples that become flat and dark, like calm water"
     )
     relight: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="share of samples of pairs, those under even haze aside, whose ground becomes as bright as any;"
-        " cloudless ones, haze or not, are drawn for once more",
+        description="share of the samples of pairs, except under even haze, whose ground takes any brightness"
+        " and a sandy tint; cloudless samples are drawn once more",
     )
     relight_lifts: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="share of relit ground under broken cloud that loses contrast and black, as sand does; the"
-        " more, the more haze over bright ground is taken for it",
+        description="share of the relit ground under broken cloud that loses contrast and black, as sand does; too"
+        " much of it, and haze over bright ground is taken for sand",
     )
     cloudless_color: float | None = Field(
-        None, ge=0, le=1, description="`color` of cloudless samples, whose colors may be any; none: as the others'"
+        None, ge=0, le=1, description="`color` of cloudless samples; without it, as of the others"
     )
 
     @model_validator(mode="after")
@@ -197,77 +247,85 @@ class StageConfig(_Strict):
     """How one stage learns."""
 
     steps: int = Field(ge=1, description="optimiser steps")
-    batch: int = Field(8, ge=1, description="samples a step and device")
-    accumulate: int = Field(1, ge=1, description="batches summed before a step")
+    batch: int = Field(8, ge=1, description="samples in a batch, on each device")
+    accumulate: int = Field(1, ge=1, description="batches whose gradients are summed before a step")
     lr: float = Field(1e-4, gt=0, description="AdamW learning rate after the warm-up")
     warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up")
-    schedule: Literal["constant", "cosine"] = Field("constant", description="cosine falls to lr / 100")
-    weight_decay: float = Field(0.0, ge=0)
-    clip_norm: float | None = Field(None, gt=0, description="gradient norm is clipped to this")
-    ema: float = Field(0.9999, ge=0, lt=1, description="decay of the averaged weights; short runs ramp up to it")
-    patch_px: int | None = Field(None, ge=8, description="side of a training patch; none: the whole image")
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="constant or cosine, which falls to lr / 100"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW")
+    clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient; without it, no clipping")
+    ema: float = Field(
+        0.9999,
+        ge=0,
+        lt=1,
+        description="decay of the averaged weights, after a ramp of (1 + n) / (10 + n) over steps n",
+    )
+    patch_px: int | None = Field(None, ge=8, description="side of a training patch in px; without it whole images")
     fused_px: int | None = Field(
         None,
         ge=8,
         multiple_of=8,
-        description="weights and joint stage: side of the square of a patch that is fused, of the whole patch's"
-        " reference; none: all of it",
+        description="side in px of the square on which denoiser and weight network learn, while the reference"
+        " is made of the whole patch; without it all of the patch",
     )
-    downscale: int = Field(1, ge=1, description="images are made this much smaller first; coarse stage: 4")
-    max_t: int = Field(
-        1000, ge=1, le=1000, description="all but the reference stage: time steps are drawn from [0, max_t)"
+    downscale: int = Field(
+        1,
+        ge=1,
+        description="images are first made smaller by this factor; 4 for the denoiser in the paper's recipes",
     )
+    max_t: int = Field(1000, ge=1, le=1000, description="time steps are drawn from [0, max_t)")
     noised: Literal["clear", "reference"] = Field(
         "clear",
-        description="weights and joint stage: what x_t is made of; reference: as in sampling that starts from the"
-        " noised reference",
+        description="clear or reference: which image is noised to x_t; sampling with strength below 1 noises"
+        " the reference",
     )
-    noise_weight: float = Field(1.0, ge=0, description="joint stage: lambda of L_joint")
+    noise_weight: float = Field(1.0, ge=0, description="λ of L_joint")
     through_denoiser: bool = Field(
-        False, description="joint stage: the fusion loss reaches the denoiser through x0_diffusion; the authors: no"
+        False,
+        description="whether the fusion loss also trains the denoiser, through its guess of x0; the authors: no",
     )
     perceptual_weight: float = Field(
         0.0,
         ge=0,
-        description="all but the denoiser stage: share of the restored image's LPIPS in the loss; the paper: 0",
+        description="weight of the restored image's LPIPS in the loss; the paper: 0",
     )
     log_perceptual_weight: float = Field(
-        0.0, ge=0, description="share of its logarithm, image by image: thin haze counts as much as thick cloud"
+        0.0, ge=0, description="weight of ln LPIPS of each image, so that thin haze counts as much as thick cloud"
     )
-    edge_weight: float = Field(0.05, ge=0, description="reference stage: share of the edge loss")
-    ssim_weight: float = Field(0.0, ge=0, description="reference, weights and joint stage: share of 1 - SSIM")
-    psnr_weight: float = Field(0.0, ge=0, description="the same stages: share of each image's ln MSE")
+    edge_weight: float = Field(0.05, ge=0, description="weight of the edge loss")
+    ssim_weight: float = Field(0.0, ge=0, description="weight of 1 - SSIM")
+    psnr_weight: float = Field(0.0, ge=0, description="weight of each image's ln MSE")
     choice_weight: float = Field(
-        0.0, ge=0, description="reference stage: share of L_choice; for a compact network with guided alone"
+        0.0, ge=0, description="weight of L_choice; only for the compact network with `guided`"
     )
     only: list[str] = Field(
         [],
-        description="parts of the stage's networks that learn, as their parameters' names begin, such as fill;"
-        " the rest stays as it is; empty: all",
+        description="what learns: beginnings of parameter names, such as `fill`; the rest stays as it is."
+        " Empty: all",
     )
     keep_to: str | None = Field(
         None,
-        description="reference stage: a model folder, or shipped; of ambiguous samples (an even haze over ground as"
-        " it is, relit ground without cloud) the network learns what that model makes of them, not the clear image;"
-        " wants augment.even_haze",
+        description="a model folder, or `shipped`: where haze and bright ground look alike (an even haze over"
+        " its own ground, relit ground without cloud) the network learns what that model makes of"
+        " the sample, not the clear image; needs augment.even_haze",
     )
     augment: AugmentConfig = AugmentConfig()
     validate_every: int = Field(500, ge=1, description="steps between scores and pictures on held-out pairs")
     checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
-    patience: int | None = Field(
-        None, ge=1, description="stop after this many scores on held-out pairs without a better one"
-    )
+    patience: int | None = Field(None, ge=1, description="stop after this many scores without a better one")
 
 
 class TrainConfig(_Strict):
     """A whole recipe."""
 
-    name: str = Field(min_length=1, description="names the run's folder")
-    seed: int = Field(0, ge=0, lt=2**60, description="everything random follows from it")
+    name: str = Field(min_length=1, description="of the recipe; the run goes to runs/NAME")
+    seed: int = Field(0, ge=0, lt=2**60, description="all random numbers follow from it")
     precision: Annotated[Literal["auto", "32", "bf16"], BeforeValidator(_as_text)] = Field(
-        "auto", description="auto: bf16 where the hardware has it"
+        "auto", description="auto, 32 or bf16; auto is bf16 where the hardware has it"
     )
-    compile: bool = Field(False, description="torch.compile the networks that learn")
+    compile: bool = Field(False, description="whether torch.compile compiles the networks that learn")
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     stages: dict[StageName, StageConfig] = Field(min_length=1)
