@@ -32,17 +32,20 @@ HEAD = """\
 
 <!-- Made by benchmarks/make_benchmark_table.py from benchmarks/scores and benchmarks/given.csv; do not edit. -->
 
-All methods are scored by the same code on the same test images at 256 x 256 px, uint8. These are parts of the full
-sets, parted from the training images by blocks of 50 numbers because neighbouring numbers show the same ground:
-{counts}.
-Test images are numbers 100 to 149 and 250 to 299 of the full RICE1 and 50 to 99, 250 to 299 and 550 to 599 of
-RICE2; which of these, the rows of `benchmarks/scores/*-model.csv` say. They are lossless, the train images that the
-shipped model learnt from WebP of quality 96.
-Means over images; in brackets the 95 % bootstrap interval. Rows marked *given* were measured on these images by
-others, with the same definitions, and carry no interval. What each score means: [evaluate.md](evaluate.md).
-A `paper_` score follows the paper's evaluator, slips included, and is not comparable with a standard one.
+For people who compare methods: the shipped model, its reference alone, and others, on the same test images by the
+same code, at 256 x 256 px, uint8. What each score means: [evaluate.md](evaluate.md#what-the-scores-mean). A
+`paper_` score follows the paper's evaluator, slips included, and is not comparable with a standard one.
 
-pix2pix and SpA-GAN were trained by their authors on the full sets and may have seen some of these images.
+**The images** are parts of the full sets, split from the training images by blocks of 50 numbers, because
+neighbouring numbers show the same ground: {counts}. They are numbers 100 to 149 and 250 to 299 of the full RICE1,
+and 50 to 99, 250 to 299 and 550 to 599 of RICE2; the rows of `benchmarks/scores/*-model.csv` name each. They are
+lossless; the shipped model learnt from WebP of quality 96.
+
+**The rows.** Means over images, below each the 95 % bootstrap interval. *Reference alone* is the model without
+diffusion, `--fast` with a step only where much was painted. *Full-size DE* are the paper's networks, trained for
+minutes ([model card](model-card.md#the-papers-own-networks)). Rows marked *given* were measured on these images
+by others, with the same definitions, and carry no interval. pix2pix and SpA-GAN were trained by their authors on
+the full sets and may have seen some of these images.
 """
 
 COMMANDS = """
@@ -58,8 +61,8 @@ COMMANDS = """
         --out benchmarks/scores/RICE1-another.json
     python benchmarks/make_benchmark_table.py
 
-and the same with RICE2; each with `--lpips-backbone`, or `--lpips-download` once. The files of scores carry the
-fingerprints of data and model:
+and the same with RICE2; each with `--lpips-backbone FILE`, or `--lpips-download` once. The files of scores
+carry the fingerprints of data and model:
 
 """
 
