@@ -2,6 +2,13 @@
 
     from declouder import CloudRemovalPipeline, remove_clouds
 
+    clear = remove_clouds(cloudy)                             # (H, W, C) floats in [0, 1], to the same
+    pipeline = CloudRemovalPipeline.from_pretrained()         # the same, with all settings, for many images
+
+Scenes of any size, from file to file: `declouder.scene.remove_from_scene`. Scores: `declouder.metrics` and
+`declouder.evaluation`. Recipes of training: `declouder.config`. Errors that a user can mend are
+`declouder.errors.DeclouderError`s.
+
 The names are loaded on first use, so that `import declouder` stays light (no torch).
 """
 

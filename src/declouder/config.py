@@ -1,8 +1,12 @@
 """How a model is built and trained: typed fields <- YAML <- `--set a.b=value`.
 
+    config = load_config(Path("configs/toy.yaml"), ["stages.joint.lr=1e-5"])      a TrainConfig
+    config.stages["joint"].lr
+
 A recipe is one YAML file: `model` (what is built), `data` (what it learns from) and `stages` (how each of the
 four stages learns). A field that a recipe leaves out has the value written here; an unknown field is an error
-that names the nearest right one. No torch is loaded here.
+that names the nearest right one. docs/recipe.md lists the fields; it is made from the descriptions here
+(benchmarks/make_recipe_page.py). No torch is loaded here.
 """
 
 from __future__ import annotations
@@ -318,7 +322,7 @@ class StageConfig(_Strict):
 
 
 class TrainConfig(_Strict):
-    """A whole recipe."""
+    """A whole recipe; frozen. `stages` has at least one of `STAGE_NAMES`, and is trained in their order."""
 
     name: str = Field(min_length=1, description="of the recipe; the run goes to runs/NAME")
     seed: int = Field(0, ge=0, lt=2**60, description="all random numbers follow from it")
@@ -447,10 +451,15 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
 
     Args:
         path: YAML file.
-        overrides: "a.b=value" strings, values read as YAML; they win over the file.
+        overrides: "a.b=value" strings, such as "stages.joint.lr=1e-4"; values are read as YAML, and they win over
+            the file.
+
+    Returns:
+        The recipe, every field checked and filled in.
 
     Raises:
-        ConfigError: if the file cannot be read, a field is unknown or a value does not fit.
+        ConfigError: if the file cannot be read, a field is unknown or of no use where it stands, or a value does
+            not fit. The message names the file and the field.
     """
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_OnceEach)

@@ -1,7 +1,11 @@
 """How near a restored image is to the clear one: the standard scores and, beside them, the paper's own.
 
-Images are (H, W, C) arrays, both of one shape, in their own numbers; `data_range` is the span of those
-numbers (255 for uint8, 65535 for uint16, 1 for floats unless given).
+Images are (H, W, C) arrays, both of one shape, in their own numbers and without NaN; `data_range` is the span of
+those numbers. None takes the data type's: 255 for uint8, 65535 for uint16, 1 for floats; both images must then be
+of one type. `score` gives all scores at once; each can be had alone by the function of its name.
+
+Every function raises `DataError` for images that cannot be compared (shapes or types that differ, no pixel, NaN,
+too small for a window) and `OptionError` for a `data_range` that is not above 0.
 
     psnr    10 log10(range^2 / mse), one mse over all bands, dB                       higher is better
     ssim    Wang et al. 2004: 11 x 11 Gaussian window, sigma 1.5, population covariance, mean over bands
@@ -85,14 +89,16 @@ def score(
     """Return every score of one image.
 
     Args:
-        restored, clear: (H, W, C), in their own numbers.
-        lpips: from `load_lpips`; without it, and for images under 31 px, every LPIPS is None.
+        restored, clear: (H, W, C), of one shape, 11 px or more to each side.
+        lpips: network from `load_lpips`; with None, and for images under 31 px, every LPIPS is None.
         band_lpips: take LPIPS of each band too, as a grey triple: half of the time again for each band.
-        band_names: C names; they say where red, green and blue are.
+        band_names: C names, such as "red"; they say where red, green and blue are. None: three bands are red, green
+            and blue, others are compared band by band.
         data_range: the span of the numbers; None takes the dtype's.
 
     Raises:
-        DataError: if the shapes differ or are too small for the windows.
+        DataError: if the images cannot be compared, or are too small for SSIM's window.
+        OptionError: if the range is not above 0.
     """
     span = _checked_range(restored, clear, data_range)
     ours, theirs = paper_levels(restored, span), paper_levels(clear, span)
@@ -136,7 +142,12 @@ def score(
 
 
 def psnr(restored: Image, clear: Image, *, data_range: float | None = None) -> float:
-    """Return the peak signal-to-noise ratio in dB; infinite for equal images."""
+    """Return the PSNR in dB, of one mean squared error over all bands; infinite for equal images.
+
+    Args:
+        restored, clear: (H, W, C), of one shape.
+        data_range: the span of the numbers; None takes the dtype's.
+    """
     span = _checked_range(restored, clear, data_range)
     difference = restored.astype(np.float64) - clear
     mse = float(np.mean(np.square(difference)))
@@ -144,24 +155,32 @@ def psnr(restored: Image, clear: Image, *, data_range: float | None = None) -> f
 
 
 def ssim(restored: Image, clear: Image, *, data_range: float | None = None) -> float:
-    """Return the structural similarity, in [-1, 1], mean over bands."""
+    """Return the structural similarity, mean over bands: 1 for equal images, at least -1.
+
+    Args:
+        restored, clear: (H, W, C), of one shape, 11 px or more to each side.
+        data_range: the span of the numbers; None takes the dtype's.
+    """
     return float(np.mean(ssim_per_band(restored, clear, data_range=data_range)))
 
 
 def ssim_per_band(restored: Image, clear: Image, *, data_range: float | None = None) -> list[float]:
-    """Return the structural similarity of each band, in [-1, 1]."""
+    """Return the structural similarity of each of the C bands, as `ssim`."""
     span = _checked_range(restored, clear, data_range)
     return [float(plane.mean()) for plane in _ssim_maps(_planes(restored), _planes(clear), span)]
 
 
 def mae(restored: Image, clear: Image, *, data_range: float | None = None) -> float:
-    """Return the mean absolute error as a share of the data range."""
+    """Return the mean absolute error of (H, W, C) images as a share of the data range: 0 for equal images."""
     span = _checked_range(restored, clear, data_range)
     return float(np.mean(np.abs(restored.astype(np.float64) - clear))) / span
 
 
 def sam(restored: Image, clear: Image) -> float | None:
-    """Return the mean spectral angle in degrees; None for a single band or where no pixel has a spectrum."""
+    """Return the mean angle between the spectra of a pixel, in degrees: 0 where they differ in brightness alone.
+
+    Pixels that are all zero in one of the images are left out. None for a single band, or if no pixel is left.
+    """
     _checked_range(restored, clear, None)
     return _sam_of_planes(_planes(restored), _planes(clear))
 
@@ -174,7 +193,14 @@ def lpips(
     band_names: Sequence[str] | None = None,
     data_range: float | None = None,
 ) -> float:
-    """Return the perceptual distance, 0 for equal images: on RGB if there, else the mean over bands."""
+    """Return LPIPS, 0 for equal images: of red, green and blue if there are such, else the mean over bands.
+
+    Args:
+        restored, clear: (H, W, C), of one shape, 31 px or more to each side.
+        network: from `load_lpips`.
+        band_names: as for `score`.
+        data_range: the span of the numbers; None takes the dtype's.
+    """
     span = _checked_range(restored, clear, data_range)
     _check_window(clear, LPIPS_SMALLEST_PX)
     ours, theirs = (np.stack(_triples(_to_unit(image, span), band_names)) for image in (restored, clear))

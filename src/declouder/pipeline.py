@@ -87,14 +87,18 @@ def make_scheduler(name: str) -> Any:
 
 @dataclass
 class CloudRemovalOutput(BaseOutput):  # type: ignore[misc]
-    """What the pipeline returns; tensors for output_type "pt", (B, H, W, C) arrays for "np", lists for "pil"."""
+    """What the pipeline returns, float32, of the size of its input.
+
+    For output_type "pt" all are (B, C, H, W) tensors, for "np" (B, H, W, C) arrays. For "pil" images and reference
+    are lists of B 8-bit PIL images, and weights is an array as for "np".
+    """
 
     images: Any
-    """The restored images, in [0, 1]: (B, C, H, W)."""
+    """The restored images, in [0, 1]."""
     reference: Any
-    """The reference network's images, in [0, 1]: (B, C, H, W)."""
+    """The reference network's images, in [0, 1]."""
     weights: Any
-    """w of the last step, the share of the reference: (B, C, H, W). All 1 where no step was taken. Never PIL."""
+    """w of the last step, for each pixel and band: the share of the reference. 1 in images that took no step."""
 
 
 class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
@@ -104,17 +108,22 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     Args:
         reference: one of `networks.REFERENCES`; (B, C, H, W) in [-1, 1] to the same.
-        denoiser: `networks.Denoiser`.
-        weight_net: `networks.WeightNet`.
+        denoiser: `networks.Denoiser`, for the same number of bands.
+        weight_net: `networks.WeightNet`, for the same number of bands.
         scheduler: a diffusers scheduler with prediction_type "sample", such as `make_scheduler("ddim")`; of the
             first or second order.
         bands: the names of the C bands, in order.
-        w_bounds: bounds of w when sampling; the authors' are (0.3, 1).
-        num_inference_steps: steps by default; a sampler of the second order evaluates the networks twice in most of
-            them; 0 gives the reference image.
-        strength: 1 starts from pure noise; s < 1 from the reference, noised to a step near 1000 s, or, where more
-            steps than 1000 s are taken, to one that leaves room for them. ("leading" samplers, such as "ddim", go
-            by whole numbers of t, so with hundreds of steps they begin earlier.)
+        w_bounds: (w_min, w_max) when sampling; the authors' are (0.3, 1).
+        num_inference_steps: steps where a call does not say; 0 gives the reference image. A sampler of the second
+            order evaluates the networks twice in most steps.
+        strength: in (0, 1], where a call does not say: 1 starts from pure noise, s < 1 from the reference noised to
+            a step near 1000 s. If more than 1000 s steps are taken, it starts at a higher one that leaves room for
+            them. ("leading" samplers, such as "ddim", go by whole numbers of t, so with hundreds of steps they
+            begin at a lower t.)
+
+    Raises:
+        ModelError: if the parts are for different numbers of bands, or the scheduler does not fit.
+        OptionError: if the steps or the strength are out of range.
     """
 
     model_cpu_offload_seq = "reference->denoiser->weight_net"
@@ -155,8 +164,12 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
     def from_pretrained(cls, model: str | Path | None = None, **kwargs: Any) -> Self:
         """Load a pipeline folder, a hub id, or the shipped model where `model` is None.
 
-        Safetensors only: a pickle is never opened. Weights become float32 unless `dtype` (or, as diffusers calls it
-        too, `torch_dtype`) says otherwise.
+        Safetensors only: a pickle is never opened.
+
+        Args:
+            model: folder that `declouder train` or `declouder convert` wrote, or a hub id.
+            kwargs: as for diffusers' `from_pretrained`. Weights become float32 unless `dtype` (diffusers also calls
+                it `torch_dtype`) says otherwise.
 
         Raises:
             ModelError: if the folder does not exist, lacks a part or holds parts of another kind.
@@ -197,22 +210,24 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         """Remove the clouds.
 
         Args:
-            cloudy: (B, C, H, W) tensor, (H, W, C) or (B, H, W, C) array, both in [0, 1]; or 8-bit PIL images.
-            num_inference_steps: evaluations of denoiser and weight network; 0 returns the reference image.
-                None: as the model was saved.
-            strength: in (0, 1]: where the process starts; None: as the model was saved.
-            w_bounds: bounds of w; equal bounds fix w. None: as the model was saved.
+            cloudy: (B, C, H, W) float tensor, or (H, W, C) or (B, H, W, C) float array, in [0, 1]; or one 8-bit PIL
+                image or a list of them, all of one size. C are the model's bands, in its order. No NaN.
+            num_inference_steps: steps of the diffusion, at most 1000; 0 returns the reference image. None: as the
+                model was saved.
+            strength: in (0, 1]: where the process starts, see the class. None: as the model was saved.
+            w_bounds: (w_min, w_max); equal bounds fix w. None: as the model was saved.
             least_painted: in [0, 1]: images of which the reference network painted a smaller share (see
                 `declouder.painted`) take no step; 0: every image takes all steps.
             enlarge: how many times as large the networks see the images, from 1 to 4: for clouds of a few pixels,
                 see `declouder.enlarging`. Time and memory grow with its square.
-            generator: the source of the starting noise, on the CPU or the pipeline's device; all images of a batch
-                draw from it one after the other, so an image alone gets other noise than within a batch.
-            latents: x_T, (B, C, enlarge H, enlarge W): the starting noise itself, in place of `generator`.
-            output_type: "pt", "np" or "pil".
+            generator: the source of the starting noise, on the CPU or the pipeline's device; None draws from
+                PyTorch's global one. All images of a batch draw from it one after the other, so an image alone gets
+                other noise than within a batch.
+            latents: the starting noise itself, (B, C, enlarge H, enlarge W), in place of `generator`.
+            output_type: "pt", "np" or "pil" (only for 1, 3 or 4 bands).
 
         Returns:
-            `.images`, `.reference` in [0, 1] and `.weights`, all of the size of `cloudy`.
+            See `CloudRemovalOutput`: `.images` and `.reference` in [0, 1], and `.weights`.
 
         Raises:
             OptionError: if an argument has the wrong shape, range or number of bands.
@@ -329,14 +344,24 @@ def remove_clouds(
 ) -> NDArray[np.float32]:
     """Remove the clouds from one array, in one line: `clear = remove_clouds(cloudy)`.
 
+    The model is loaded anew at each call, and the whole array goes through it at once. For many images keep a
+    `CloudRemovalPipeline`; for a scene of any size, nodata or georeference use `declouder.scene.remove_from_scene`.
+
     Args:
-        image: (H, W, C) or (B, H, W, C) in [0, 1], C the model's bands.
+        image: (H, W, C) or (B, H, W, C) float array in [0, 1], without NaN. C are the model's bands, in its order:
+            red, green, blue for the shipped one. For 8-bit images divide by 255.
         model: pipeline folder or hub id; None is the shipped model.
-        seed: of the starting noise, which the images of a batch draw one after the other.
-        options: further arguments of `CloudRemovalPipeline.__call__`, but generator and output_type.
+        seed: of the starting noise, from 0 to 2^64 - 1; the images of a batch draw from it one after the other.
+        options: further arguments of `CloudRemovalPipeline.__call__`, such as num_inference_steps=0 or enlarge=2,
+            except generator and output_type.
 
     Returns:
         The restored image, float32 in [0, 1], of the shape of `image`.
+
+    Raises:
+        OptionError: if the image is no float array in [0, 1] of that shape and number of bands, or an option is out
+            of range.
+        ModelError: if the model cannot be loaded.
     """
     if not isinstance(image, np.ndarray):
         raise OptionError(f"the image is a {type(image).__name__}; give an array (H, W, C) of floats in [0, 1]")

@@ -108,23 +108,29 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a method on a data set's test part and write `out` (JSON), and beside it .csv and .md.
 
+    If the same call was stopped before, it continues from OUT.partial.
+
     Args:
-        data: what to score on; a path means all of its test part.
+        data: folder of the data set, of which all of the test part is scored; or a `Selection` for less, or another
+            part.
         method: `ModelMethod`, `OutputsMethod` or `CloudyMethod`.
-        out: the JSON file to write; its folder is made.
+        out: the file to write, which must end in .json; its folder is made.
         masks: folder of cloud masks named as the pairs, above 0 where cloud. None takes the data set's own, or
             tells cloud from how far the pair differs.
         keep: folder for the images that `declouder report` shows; see `kept`.
         band_names: C names; None takes the model's, else grey, RGB or RGB + NIR by the number of bands.
-        data_range: span of the data's numbers, or the two that are black and white; None takes the dtype's.
-        lpips_backbone: AlexNet for LPIPS; see `metrics.load_lpips`.
-        download_backbone: fetch the backbone if it is nowhere on this machine.
+        data_range: span of the data's numbers, or the two that are black and white; None takes the dtype's, of
+            floats 0 to 1.
+        lpips_backbone: file of AlexNet's weights for LPIPS; None looks where `metrics.load_lpips` looks. If there
+            are none, LPIPS is None, and the file says why.
+        download_backbone: fetch the weights if they are nowhere on this machine.
         band_lpips: take LPIPS of each band too, about 25 ms of CPU a band of 256 px.
         overwrite: replace existing files.
         on_image: called after each image with images done, images in all and the running means.
 
     Returns:
-        What the JSON file holds: "mean", "interval" (bootstrap, 95 %), "images" and all that repeats them.
+        What the JSON file holds: "mean" and "interval" (95 % bootstrap) of each score, "images" (a row an image),
+        and all that is needed to repeat them.
 
     Raises:
         DataError: if pairs, outputs, masks or sizes do not fit.
