@@ -68,10 +68,12 @@ ModelOption = Annotated[
 ]
 SetOption = Annotated[
     str | None,
-    typer.Option("--set", help="Its name in the catalog; without it found by folder name.", metavar="NAME"),
+    typer.Option("--set", help="The set's name in the catalog; without it found by folder name.", metavar="NAME"),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", metavar="NAME")]
-SeedOption = Annotated[int, typer.Option(help="Of the noise; the same seed gives the same image.", metavar="N")]
+SeedOption = Annotated[
+    int, typer.Option(help="Seed of the noise; the same seed gives the same image.", metavar="N")
+]
 StepsOption = Annotated[
     int | None,
     typer.Option(

@@ -88,12 +88,12 @@ def remove(
     ] = None,
     overlap: Annotated[
         int | None,
-        typer.Option(help="Of neighbouring windows; an eighth of a window without it.", metavar="PX"),
+        typer.Option(help="What neighbouring windows share; an eighth of a window without it.", metavar="PX"),
     ] = None,
     batch: Annotated[int, typer.Option(help="Windows that go through the model at once.", metavar="N")] = 1,
     threads: Annotated[
         int | None,
-        typer.Option(help="Of the CPU, for one model; without it as many as PyTorch takes here.", metavar="N"),
+        typer.Option(help="CPU threads of one model; without it as many as PyTorch takes here.", metavar="N"),
     ] = None,
     cluster: Annotated[
         str | None,
@@ -118,17 +118,15 @@ def remove(
         typer.Option(help="Values of FILE that are cloud, such as 1,2; without it all but 0.", metavar="LIST"),
     ] = None,
     feather: Annotated[
-        int, typer.Option(help="The mask is grown by so much, and fades out there.", metavar="PX")
+        int, typer.Option(help="The mask grows by so much, and fades out over the outer half of it.", metavar="PX")
     ] = 8,
     provenance: Annotated[
         Path | None,
-        typer.Option(help="Raster to write of what was made up: changed, w, spread.", metavar="FILE"),
+        typer.Option(help="Raster to write that says what was made up: changed, w, spread.", metavar="FILE"),
     ] = None,
     samples: Annotated[
         int,
-        typer.Option(
-            help="Draws whose spread goes into the provenance: where the noise matters, no error bar.", metavar="N"
-        ),
+        typer.Option(help="Draws of the noise whose spread goes into the provenance: no error bar.", metavar="N"),
     ] = 1,
     cog: Annotated[bool, typer.Option("--cog", help="Write a cloud-optimised GeoTIFF with overviews.")] = False,
     max_pixels: Annotated[
@@ -136,7 +134,7 @@ def remove(
         typer.Option(help="Refuse larger scenes; 10,000,000,000 without it.", metavar="N"),
     ] = None,
     allow_outside: Annotated[
-        bool, typer.Option("--allow-outside", help="A VRT may read files outside its own folder.")
+        bool, typer.Option("--allow-outside", help="A VRT or STAC item may read files outside its folder.")
     ] = False,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Pass over inputs whose output exists.")

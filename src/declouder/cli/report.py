@@ -42,7 +42,7 @@ def report(
         list[Path], typer.Argument(metavar="SCORES...", help="Files that `declouder evaluate` wrote.")
     ],
     out: Annotated[Path, typer.Option(*OUTPUT_NAMES, help="The page.", metavar="FILE.html")],
-    title: Annotated[str | None, typer.Option(help="Of the page.", metavar="TEXT")] = None,
+    title: Annotated[str | None, typer.Option(help="Title of the page.", metavar="TEXT")] = None,
     overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
