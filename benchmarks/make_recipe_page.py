@@ -30,9 +30,14 @@ give `name`, something to learn from (`data.pairs`, `data.clear` or `data.proced
 its `steps`. An unknown field, and one that would do nothing where it stands, is refused with one line that says so.
 """
 
+MODEL = """\
+What is built, and how it samples when nothing else is asked for. The networks' own arguments, with their
+defaults, are in their docstrings: in Python, `help(declouder.networks.CompactNet)`, and likewise `MSDA`,
+`MemoryNet`, `Denoiser` and `WeightNet`."""
+
 PARTS: tuple[tuple[str, str, type[BaseModel], str], ...] = (
     ("The recipe itself", "", config.TrainConfig, ""),
-    ("`model`", "model.", config.ModelConfig, "What is built, and how it samples when nothing else is asked for."),
+    ("`model`", "model.", config.ModelConfig, MODEL),
     ("`model.reference`", "model.reference.", config.ReferenceConfig, ""),
     ("`data`", "data.", config.DataConfig, "What is learnt from. Paths are relative to `data.base`."),
     (
