@@ -23,7 +23,6 @@ from declouder.whole_files import write_text
 OWNER = "evaluation.txt"
 """The file in a folder of kept images that says whose they are."""
 _HEADING = "Images kept by declouder evaluate, of the run"
-PICTURES = ("cloudy", "reference", "restored", "clear")
 MAPS = ("error", "w", "spread")
 FULL_SCALE: Mapping[str, float] = {"error": 0.2, "w": 1.0, "spread": 0.1}
 """What white is in a map; error and spread are shares of the data's range."""
@@ -72,7 +71,7 @@ def keep_images(
     Args:
         folder: of all kept images of one evaluation.
         name: of the pair; may hold slashes.
-        pictures: (H, W, C) each in the data's own numbers, among `PICTURES`; "clear" must be there.
+        pictures: (H, W, C) each in the data's own numbers, by kind; "clear" must be there.
         maps: (H, W) each, among `MAPS`.
         band_names: C names; they say where red, green and blue are.
         owner: of the folder, see `check_owner`; it is noted there.

@@ -20,7 +20,7 @@ DIRECT, EACH_BAND, ALL_BANDS, FROM_WHITE, FROM_DARK = 0, 2, 3, 4, 5
 
 def choice(first: int | None = None, second: int = 0) -> GuidedChoice:
     """Return a block that takes one image alone, of each choice."""
-    block = GuidedChoice(WIDTH, 3, 2, (SIDE,)).requires_grad_(False)
+    block = GuidedChoice(WIDTH, 2, (SIDE,)).requires_grad_(False)
     if first is not None:
         shares = torch.full((10,), -40.0)
         shares[first] = shares[6 + second] = 0.0
@@ -226,7 +226,7 @@ def test_choices_are_what_the_output_is_mixed_of_at_any_size():
 
 
 def test_third_choice_is_of_each_pixel_alone():
-    block = GuidedChoice(WIDTH, 3, 2, (SIDE,), third=True).requires_grad_(False)
+    block = GuidedChoice(WIDTH, 2, (SIDE,), third=True).requires_grad_(False)
     features = torch.zeros(1, WIDTH, 64, 64)
     features[..., 32:, 32:] = 1.0
     as_is = 2

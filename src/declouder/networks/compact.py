@@ -117,7 +117,6 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         if guided:
             self.choice = GuidedChoice(
                 widths[0],
-                bands,
                 stem,
                 guided,
                 third=third_choice,

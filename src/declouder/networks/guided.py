@@ -105,7 +105,6 @@ class GuidedChoice(nn.Module):
 
     Args:
         width: channels of the features that decide.
-        bands: spectral bands of an image.
         stem: the features are at this much less than the image's size.
         sides: of the squares, in pixels of a `REDUCTION`-th of the image's size; odd.
         third: whether there is a third choice.
@@ -117,7 +116,6 @@ class GuidedChoice(nn.Module):
     def __init__(
         self,
         width: int,
-        bands: int,
         stem: int,
         sides: Sequence[int],
         *,

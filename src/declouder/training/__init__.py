@@ -204,7 +204,7 @@ def _run_stage(run: _Run, name: StageName, *, max_time_s: float | None) -> Train
         with quiet_lightning():
             trainer.save_checkpoint(last)  # by all processes: they wait for each other in it
     elif trainer.is_global_zero:
-        best = scores.finish(trainer, module)
+        best = scores.finish(module)
         export(config, run.out, {part: best[part] for part in module.stage.learns})
         about = {"steps": trainer.global_step, "seconds": round(scores.seconds, 1), "scores": scores.best}
         about |= {"precision": trainer.precision, "devices": run.devices, "nodes": run.nodes}

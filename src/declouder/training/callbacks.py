@@ -83,7 +83,7 @@ class ScoreLog(Callback):  # type: ignore[misc]
             self.stopped = trainer.strategy.broadcast(self.stopped)
             trainer.should_stop = trainer.should_stop or self.stopped
 
-    def finish(self, trainer: L.Trainer, module: StageModule) -> dict[str, nn.Module]:
+    def finish(self, module: StageModule) -> dict[str, nn.Module]:
         """Return the learnt networks with the weights that scored best; the last, where nothing is held out.
 
         A run that was resumed for fewer steps than it had taken may have no score yet: then the last too.
