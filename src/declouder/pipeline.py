@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from declouder.arguments import whole_number
+from declouder.arguments import seed_number, whole_number
 from declouder.enlarging import enlarged, shrunk
 from declouder.errors import ModelError, OptionError
 from declouder.fusion import predict_x0
@@ -365,9 +365,7 @@ def remove_clouds(
     """
     if not isinstance(image, np.ndarray):
         raise OptionError(f"the image is a {type(image).__name__}; give an array (H, W, C) of floats in [0, 1]")
-    seed = whole_number(seed, "seed")
-    if not 0 <= seed < 2**64:
-        raise OptionError(f"seed is {seed}; give a number from 0 to 2^64 - 1")
+    seed = seed_number(seed)
     taken = sorted({"generator", "output_type"}.intersection(options))
     if taken:
         raise OptionError(f"{taken[0]} is given by remove_clouds itself; give seed, or call a CloudRemovalPipeline")

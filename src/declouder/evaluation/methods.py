@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from declouder.arguments import whole_number
+from declouder.arguments import seed_number, whole_number
 from declouder.data.pairs import Pair, images_by_name, read_image
 from declouder.errors import DataError, OptionError
 from declouder.evaluation.files import files_fingerprint
@@ -84,14 +84,13 @@ class ModelMethod:
     name: str = "model"
 
     def __post_init__(self) -> None:
-        for name in ("num_inference_steps", "enlarge", "seed", "samples"):
+        for name in ("num_inference_steps", "enlarge", "samples"):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, whole_number(value, name))
+        object.__setattr__(self, "seed", seed_number(self.seed))
         if self.samples < 1:
             raise OptionError(f"{self.samples} samples asked for; give 1 or more")
-        if not 0 <= self.seed < 2**64:
-            raise OptionError(f"seed is {self.seed}; give a number from 0 to 2^64 - 1")
         check_enlarge(self.enlarge)
 
     def describe(self, pairs: Sequence[Pair]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from declouder.arguments import whole_number
+from declouder.arguments import seed_number, whole_number
 from declouder.bands import BandChoice, listed
 from declouder.errors import OptionError
 from declouder.masks import MaskChoice
@@ -13,7 +13,7 @@ from declouder.mosaic import LEAST_CUT_PX, check_enlarge
 from declouder.raster import MOST_PIXELS
 from declouder.scaling import Scaling
 
-_WHOLE = ("steps", "enlarge", "seed", "window_px", "overlap_px", "batch", "threads", "samples", "max_pixels")
+_WHOLE = ("steps", "enlarge", "window_px", "overlap_px", "batch", "threads", "samples", "max_pixels")
 
 
 @dataclass(frozen=True)
@@ -68,28 +68,34 @@ class SceneOptions:
     allow_outside: bool = False
 
     def __post_init__(self) -> None:
-        for name in _WHOLE:
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, whole_number(value, name.removesuffix("_px").replace("_", "-")))
-        if self.bands is not None:
-            object.__setattr__(self, "bands", tuple(_band(band) for band in self.bands))
-        object.__setattr__(self, "least_painted", float(self.least_painted))
         for name, kind in (("mask", MaskChoice), ("scale", Scaling)):
             value = getattr(self, name)
             if not isinstance(value, kind) and (name, value) != ("scale", None):
                 raise OptionError(f"{name} is {value!r}; give a {kind.__name__}")
+        for name, value in self._plain().items():
+            object.__setattr__(self, name, value)
+        self._check()
+
+    def _plain(self) -> dict[str, object]:
+        """Return fields as plain Python has them: callers give numpy's numbers, and paths as text."""
+        plain: dict[str, object] = {"seed": seed_number(self.seed), "least_painted": float(self.least_painted)}
+        for name in _WHOLE:
+            if (value := getattr(self, name)) is not None:
+                plain[name] = whole_number(value, name.removesuffix("_px").replace("_", "-"))
+        if self.bands is not None:
+            plain["bands"] = tuple(_band(band) for band in self.bands)
         if self.provenance is not None:
-            object.__setattr__(self, "provenance", Path(self.provenance))
+            plain["provenance"] = Path(self.provenance)
         if self.nodata is not None:
-            object.__setattr__(self, "nodata", float(self.nodata))
+            plain["nodata"] = float(self.nodata)
+        return plain
+
+    def _check(self) -> None:
         if self.steps is not None and self.steps < 0:
             raise OptionError(f"steps is {self.steps}; give 0 (the reference image) or more")
         if not 0 <= self.least_painted <= 1:
             raise OptionError(f"least_painted is {self.least_painted:g}; give a share, from 0 to 1")
         check_enlarge(self.enlarge)
-        if not 0 <= self.seed < 2**64:
-            raise OptionError(f"seed is {self.seed}; give a number from 0 to 2^64 - 1")
         if self.window_px < 1:
             raise OptionError(f"window is {self.window_px} px; give at least 1, such as 1024")
         if not 0 <= self.overlap <= self.window_px // 2:
