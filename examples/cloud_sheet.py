@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from declouder.data.clouds import KINDS, simulate_clouds
-from declouder.data.pairs import find_images, read_image
+from declouder.data.images import read_image
+from declouder.data.pairs import find_images
 from declouder.data.resize import resize_bicubic
 
 THUMB_PX = 96

@@ -14,7 +14,8 @@ from PIL import Image, ImageDraw
 
 from declouder import CloudRemovalPipeline
 from declouder.data.catalog import set_pairs
-from declouder.data.pairs import Pair, read_image
+from declouder.data.images import read_image
+from declouder.data.pairs import Pair
 
 TILE_PX = 168
 GAP_PX = 6

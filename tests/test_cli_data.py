@@ -14,10 +14,8 @@ from declouder.cli import main
 from declouder.config import load_config
 from declouder.data.catalog import set_pairs
 from declouder.data.lists import read_exclude_list
-from declouder.data.pairs import hold_out
-from declouder.data.split import split_by_blocks
+from declouder.data.split import hold_out
 from declouder.data.terrain import make_terrain
-from declouder.errors import DataError
 
 ROOT = Path(__file__).parent.parent
 
@@ -178,19 +176,6 @@ def test_split_is_reproducible_and_makes_train_and_test_findable(capsys, tmp_pat
     assert run(capsys, "evaluate", root, "--cloudy", "--size", 24, "--out", half, "-q")[0] == 0
     assert json.loads(half.read_text())["data"]["size_px"] == 24
     assert run(capsys, "evaluate", root, "--cloudy", "--size", 0, "--out", half, "-q", "--overwrite")[0] == 2
-
-
-def test_blocks_stay_whole_and_another_seed_draws_others():
-    names = [f"{number:03d}" for number in range(200)]
-    splits = [split_by_blocks(names, share=0.2, block=25, seed=seed) for seed in (0, 0, 1)]
-    assert splits[0] == splits[1] != splits[2]
-    for split in splits:
-        assert set(split) == set(names)
-        by_block = {(int(name) // 25, part) for name, part in split.items()}
-        assert len(by_block) == 8
-        assert sum(part == "test" for part in split.values()) == 50
-    with pytest.raises(DataError, match="lie in one block"):
-        split_by_blocks(names[:20], share=0.2, block=25, seed=0)
 
 
 def test_simulate_makes_a_paired_set_with_masks(capsys, tmp_path):

@@ -14,7 +14,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from declouder import metrics
 from declouder.data.catalog import set_pairs
-from declouder.data.pairs import read_image
+from declouder.data.images import read_image
 from declouder.errors import DataError, OptionError
 
 

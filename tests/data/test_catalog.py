@@ -12,8 +12,9 @@ from PIL import Image
 from conftest import write_tif
 from declouder.config import DataConfig, StageConfig
 from declouder.data.catalog import CATALOG, GENERIC, all_pairs, locate, set_pairs
+from declouder.data.images import read_image
 from declouder.data.lists import SPLITS, read_exclude_list, read_split_list, write_exclude_list, write_split_list
-from declouder.data.pairs import fingerprint, read_image
+from declouder.data.pairs import fingerprint
 from declouder.data.samples import StageSamples, TrainingData
 from declouder.errors import DataError
 

@@ -1,11 +1,9 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
-import rasterio
 from PIL import Image
 
-from declouder.data.pairs import Pair, find_images, hold_out, pair_up, read_image
+from declouder.data.pairs import Pair, find_images, pair_up
 from declouder.errors import DataError
 
 
@@ -69,68 +67,3 @@ def test_two_images_of_one_name_are_an_error(tmp_path):
     make_tree(tmp_path, ["1"], suffix=".webp")
     with pytest.raises(DataError, match="have one name"):
         pairs_in(tmp_path)
-
-
-def numbered(numbers: range) -> list[Pair]:
-    return [Pair(str(n), Path(f"c/{n}"), Path(f"l/{n}")) for n in numbers]
-
-
-@pytest.mark.parametrize("share", [0.05, 0.12, 0.3, 0.5])
-def test_held_out_blocks_are_whole_and_nothing_is_lost(share):
-    pairs = numbered(range(0, 500, 3))
-    training, held = hold_out(pairs, share=share, block=25)
-    assert {p.name for p in training} | {p.name for p in held} == {p.name for p in pairs}
-    assert not {int(p.name) // 25 for p in training} & {int(p.name) // 25 for p in held}
-    assert share <= len(held) / len(pairs) < share + 0.07
-
-
-def test_a_share_of_none_holds_out_none():
-    pairs = numbered(range(10))
-    assert hold_out(pairs, share=0, block=25) == (pairs, [])
-
-
-def test_one_block_cannot_be_split():
-    with pytest.raises(DataError, match="one block"):
-        hold_out(numbered(range(10)), share=0.2, block=25)
-
-
-def test_images_are_read_as_they_are(tmp_path):
-    assert read_image(write(tmp_path / "a.png")).shape == (6, 8, 3)
-    assert read_image(write(tmp_path / "g.png", mode="L")).shape == (6, 8, 1)
-    deep = np.arange(48, dtype=np.uint16).reshape(6, 8) * 1000
-    Image.fromarray(deep).save(tmp_path / "deep.png")
-    assert np.array_equal(read_image(tmp_path / "deep.png")[:, :, 0], deep)
-    colours = np.stack([deep, deep // 2, deep // 3])
-    with rasterio.open(tmp_path / "rgb.png", "w", "PNG", 8, 6, 3, dtype="uint16") as dataset:
-        dataset.write(colours)
-    assert np.array_equal(read_image(tmp_path / "rgb.png"), colours.transpose(1, 2, 0))  # not cut to 8 bits
-
-
-def test_a_file_that_is_no_image_is_named(tmp_path):
-    path = tmp_path / "x.png"
-    path.write_text("no image")
-    with pytest.raises(DataError, match=r"x\.png cannot be read as an image"):
-        read_image(path)
-    whole = write(tmp_path / "t.png", size=(80, 60))
-    whole.write_bytes(whole.read_bytes()[:-40])
-    with pytest.raises(DataError, match=r"t\.png"):
-        read_image(whole)
-
-
-def test_held_out_blocks_are_spread_over_the_numbers():
-    _, held = hold_out(numbered(range(100)), share=0.1, block=5)
-    numbers = [int(pair.name) for pair in held]
-    assert len(numbers) == 10 and max(numbers) - min(numbers) > 40
-
-
-@pytest.mark.parametrize(
-    ("names", "mend"),
-    [
-        (["7"], "there is one pair, so none can be held out; give more, or set data.hold_out: 0"),
-        (["alpha", "beta"], "give a lower data.hold_out_block"),
-        (["a1", "b1"], r"all end in one number \(a1\)"),
-    ],
-)
-def test_what_helps_where_nothing_can_be_held_out_is_told(names, mend):
-    with pytest.raises(DataError, match=mend):
-        hold_out([Pair(name, Path(name), Path(name)) for name in names], share=0.2, block=25)

@@ -10,8 +10,8 @@ from conftest import write_tif
 from declouder.config import DataConfig, StageConfig
 from declouder.data.augment import zoom
 from declouder.data.clouds import simulate_clouds
+from declouder.data.images import read_image
 from declouder.data.lists import write_split_list
-from declouder.data.pairs import read_image
 from declouder.data.resize import resize_bicubic
 from declouder.data.samples import BatchNumbers, ImagePool, StageSamples, TrainingData
 from declouder.errors import DataError

@@ -15,16 +15,9 @@ import numpy as np
 from declouder.breakdown import THIN_FROM, cloud_distance
 from declouder.data.catalog import BandSet, Located, locate
 from declouder.data.duplicates import Duplicate, Look, find_duplicates, look_of
+from declouder.data.images import LEAST_USED, check_finite, read_image, scaling_of
 from declouder.data.lists import SPLITS, read_split_list
-from declouder.data.pairs import (
-    LEAST_USED,
-    Pair,
-    holds_images,
-    images_by_name,
-    number_first,
-    read_image,
-    scaling_of,
-)
+from declouder.data.pairs import Pair, holds_images, images_by_name, number_first
 from declouder.errors import DataError
 from declouder.scaling import Scaling
 
@@ -198,9 +191,8 @@ def _check_pair(
 ) -> Look | None:
     try:
         cloudy, clear = pair.read_cloudy(), pair.read_clear()
-        for path, image in ((pair.cloudy_path, cloudy), (pair.clear_path, clear)):
-            if image.dtype.kind == "f" and not np.isfinite(image).all():
-                raise DataError(f"{path} holds NaN or infinity; replace or remove the file")
+        check_finite(cloudy, pair.cloudy_path)
+        check_finite(clear, pair.clear_path)
         if cloudy.shape != clear.shape or cloudy.dtype != clear.dtype:
             shapes = [f"{i.shape[0]} x {i.shape[1]} x {i.shape[2]} {i.dtype}" for i in (cloudy, clear)]
             raise DataError(f"{pair.cloudy_path} is {shapes[0]}, its twin {pair.clear_path} {shapes[1]}")

@@ -33,18 +33,11 @@ from declouder.data.augment import (
 )
 from declouder.data.catalog import set_pairs
 from declouder.data.clouds import simulate_clouds
+from declouder.data.images import LEAST_USED, check_band_order, check_finite, read_bands, scaling_of
 from declouder.data.lists import SPLITS
-from declouder.data.pairs import (
-    LEAST_USED,
-    Pair,
-    check_band_order,
-    find_images,
-    fingerprint,
-    hold_out,
-    read_bands,
-    scaling_of,
-)
+from declouder.data.pairs import Pair, find_images, fingerprint
 from declouder.data.resize import resize_bicubic, resize_stored
+from declouder.data.split import hold_out
 from declouder.data.terrain import make_terrain
 from declouder.data.transplant import Dimming, EvenHaze, move_cloud
 from declouder.errors import DataError
@@ -169,8 +162,7 @@ class ImagePool:
                 f"{path} has {image.shape[2]} bands{_kind_of(image.shape[2])}, the recipe's model.bands names"
                 f" {self._bands}; convert the image or change model.bands"
             )
-        if image.dtype.kind == "f" and not np.isfinite(image).all():
-            raise DataError(f"{path} holds NaN or infinity; replace or remove the file")
+        check_finite(image, path)
         scaling_of(image, path, self._dn_range, mend="data.range: [LOW, HIGH]")
         if self._size_px is not None:
             image = resize_stored(image, self._size_px)

@@ -18,15 +18,9 @@ from PIL import Image
 
 from declouder.data.catalog import BAND_NAMES
 from declouder.data.clouds import CloudKind, simulate_clouds
+from declouder.data.images import LEAST_USED, check_band_order, check_finite, read_image, scaling_of
 from declouder.data.lists import SPLITS
-from declouder.data.pairs import (
-    LEAST_USED,
-    check_band_order,
-    images_by_name,
-    number_first,
-    read_image,
-    scaling_of,
-)
+from declouder.data.pairs import images_by_name, number_first
 from declouder.errors import DataError, OutputError
 from declouder.whole_files import whole_file, whole_folder
 
@@ -83,8 +77,7 @@ def simulate_set(
                 raise DataError(
                     f"{path} has {dn.shape[2]} bands, one of them an alpha or of ink; convert it to grey or RGB"
                 )
-            if dn.dtype.kind == "f" and not np.isfinite(dn).all():
-                raise DataError(f"{path} holds NaN or infinity; replace or remove the file")
+            check_finite(dn, path)
             check_band_order(path, band_names or _BAND_NAMES.get(dn.shape[2], ()))
             scaling = scaling_of(dn, path, dn_range, mend="--scale LOW,HIGH")
             most_used = 1.0 if dn_range else max(most_used, float(dn.max()) / scaling.high)

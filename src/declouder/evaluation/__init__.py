@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from declouder import breakdown, metrics
-from declouder.data.pairs import LEAST_USED
+from declouder.data.images import LEAST_USED
 from declouder.errors import DataError, OptionError, OutputError
 from declouder.evaluation.files import (
     FORMAT,

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declouder.arguments import seed_number, whole_number
-from declouder.data.pairs import Pair, images_by_name, read_image
+from declouder.data.images import read_image
+from declouder.data.pairs import Pair, images_by_name
 from declouder.errors import DataError, OptionError
 from declouder.evaluation.files import files_fingerprint
 from declouder.evaluation.selection import described

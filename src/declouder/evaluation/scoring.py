@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declouder import breakdown, metrics
-from declouder.data.pairs import Pair, check_band_order, scaling_of
+from declouder.data.images import check_band_order, scaling_of
+from declouder.data.pairs import Pair
 from declouder.errors import DataError, OptionError
 from declouder.evaluation.methods import Method
 from declouder.evaluation.selection import Selection

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declouder.data.catalog import GENERIC, BandSet, set_pairs
-from declouder.data.pairs import Pair, fingerprint, images_by_name, read_mask
+from declouder.data.images import read_mask
+from declouder.data.pairs import Pair, fingerprint, images_by_name
 from declouder.data.resize import resize_nearest, resize_stored
 from declouder.errors import DataError, OptionError
 

@@ -1,0 +1,193 @@
+"""Image files to pixels, (H, W, C) in their own dtype and DN, and what those numbers mean.
+
+Whatever would be taken for another image than it is, is refused: alpha and inks are no bands, NaN is no number, and
+bands that call themselves something else are not those of a recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from declouder.errors import DataError, RasterError
+from declouder.scaling import Scaling
+
+_FAR_BEYOND_UNIT = 5.0
+"""Floats below are clipped to 0 and 1: reflectance of cloud and glint goes beyond. Above they are other numbers."""
+
+LEAST_USED = 0.25
+"""Images that use less of their data type's range all look dark and alike, as 12 bits in 16 do."""
+
+
+def read_bands(path: Path, nir_path: Path | None = None) -> NDArray[Any]:
+    """Return an image, and as its last band the first channel of another: (H, W, C) in its own dtype and DN.
+
+    Raises:
+        DataError: if a file cannot be read or has an alpha channel, or the two differ in size or type.
+    """
+    image = read_image(path)
+    if _has_alpha(path):
+        raise DataError(f"{path} has an alpha channel, which is no band; save it as grey or RGB")
+    if _is_of_inks(path):
+        raise DataError(f"{path} holds four inks (CMYK), which are no bands; save it as RGB")
+    if nir_path is None:
+        return image
+    nir = read_image(nir_path)[:, :, :1]
+    if nir.shape[:2] != image.shape[:2] or nir.dtype != image.dtype:
+        raise DataError(
+            f"{nir_path} is {nir.shape[0]} x {nir.shape[1]} {nir.dtype}, its colours {path} are {image.shape[0]} x"
+            f" {image.shape[1]} {image.dtype}; both must have one size and type"
+        )
+    return np.concatenate([image, nir], axis=2)
+
+
+def read_image(path: Path) -> NDArray[Any]:
+    """Return an image as (H, W, C) in its own dtype and DN; a TIFF may have any number of bands.
+
+    Raises:
+        DataError: if the file is missing, is no image, or a TIFF or 16-bit PNG has pixels without data.
+    """
+    if path.suffix.lower() in (".tif", ".tiff") or _is_deep_png(path):
+        return _read_raster(path)
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image if image.mode != "P" else image.convert("RGB"))
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; was it moved while the data set was read?") from None
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as an image ({error}); replace or remove the file") from None
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def read_mask(path: Path) -> NDArray[Any]:
+    """Return the numbers of a cloud mask, (H, W, 1), of a palette image those of its colours; 0 where no data is.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    if path.suffix.lower() not in (".tif", ".tiff", ".png"):
+        return read_image(path)[:, :, :1]
+    from declouder.raster import read_numbers
+
+    try:
+        values, valid = read_numbers(path)
+    except RasterError as error:
+        raise DataError(f"{path} cannot be read as a mask ({error}); replace or remove the file") from None
+    return np.where(valid, values, 0).astype(values.dtype)[:, :, None]
+
+
+def check_finite(image: NDArray[Any], path: Path) -> None:
+    """Raise DataError if an image of floats, of any shape, holds NaN or infinity; `path` is where it is from."""
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        raise DataError(f"{path} holds NaN or infinity; replace or remove the file")
+
+
+def scaling_of(image: NDArray[Any], path: Path, dn_range: tuple[float, float] | None, *, mend: str) -> Scaling:
+    """Return the map of an image's numbers to the model's: of a given range, else of its data type.
+
+    Args:
+        image: any shape.
+        path: where it is from.
+        dn_range: DN that are black and white; None takes the data type's, of floats 0 and 1.
+        mend: how a user gives the range here.
+
+    Raises:
+        DataError: if floats without a range go beyond 0 and 1: they are other numbers, such as reflectance in
+            ten-thousandths, and all would be white.
+    """
+    if dn_range is not None:
+        return Scaling(*dn_range)
+    if image.dtype.kind == "f" and image.size:
+        low, high = float(np.nanmin(image)), float(np.nanmax(image))
+        if low < -_FAR_BEYOND_UNIT or high > _FAR_BEYOND_UNIT:
+            raise DataError(f"{path} holds {low:g} to {high:g}, and floats are taken as 0 to 1; give {mend}")
+    return Scaling.of_dtype(image.dtype)
+
+
+def check_band_order(path: Path, names: Sequence[str]) -> None:
+    """Raise DataError if a GeoTIFF says, by descriptions or colours, that it has other bands or another order."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return
+    from declouder.bands import choose_bands
+    from declouder.raster import open_raster
+
+    with open_raster(path) as reader:
+        info = reader.info
+    if info.count != len(names):
+        return  # told elsewhere, with what may be wrong with it
+    # GDAL calls the fourth of four bytes alpha, whatever it is.
+    info = replace(info, colors=tuple("undefined" if color == "alpha" else color for color in info.colors))
+    said = ", ".join(text or color for text, color in zip(info.descriptions, info.colors, strict=True))
+    try:
+        numbers = choose_bands(info, names).numbers
+    except RasterError:
+        raise DataError(
+            f"{path} says that its bands are {said}, wanted are {', '.join(names)}; give images of these bands"
+        ) from None
+    if numbers != (*range(1, len(names) + 1),):
+        order = " ".join(f"-b {number}" for number in numbers)
+        raise DataError(
+            f"{path} says that its bands are {said}, wanted are {', '.join(names)}; put them in that"
+            f" order: gdal_translate {order} IN OUT.tif"
+        )
+
+
+def _has_alpha(path: Path) -> bool:
+    """Return whether Pillow finds an alpha channel; in a GeoTIFF a fourth band is often called so that is none."""
+    if path.suffix.lower() in (".tif", ".tiff"):
+        return False
+    if _is_deep_png(path):
+        return _png_head(path)[25] in (4, 6)  # grey and alpha, RGB and alpha
+    with Image.open(path) as image:
+        return image.mode in ("RGBA", "LA", "PA")
+
+
+def _is_of_inks(path: Path) -> bool:
+    if path.suffix.lower() not in (".jpg", ".jpeg"):
+        return False
+    with Image.open(path) as image:
+        return image.mode == "CMYK"
+
+
+def _is_deep_png(path: Path) -> bool:
+    """Return whether a PNG holds 16 bits in several bands, of which Pillow would keep 8."""
+    if path.suffix.lower() != ".png":
+        return False
+    try:
+        head = _png_head(path)
+    except OSError:
+        return False
+    return len(head) == 26 and head[12:16] == b"IHDR" and head[24] == 16 and head[25] != 0
+
+
+def _png_head(path: Path) -> bytes:
+    """Return signature; length and name of IHDR; width, height, bit depth, kind of colour: 26 bytes of a PNG."""
+    with path.open("rb") as file:
+        return file.read(26)
+
+
+def _read_raster(path: Path) -> NDArray[Any]:
+    from declouder.raster import MOST_PIXELS_IN_MEMORY, open_raster
+
+    try:
+        with open_raster(path, max_pixels=MOST_PIXELS_IN_MEMORY) as reader:
+            rows, columns = slice(0, reader.info.height), slice(0, reader.info.width)
+            pixels = reader.read(rows, columns)
+            alpha = reader.info.alpha
+            # GDAL calls the fourth of four bytes alpha, whatever it is: near infrared has more than two levels.
+            see_through = alpha is not None and len(np.unique(pixels[alpha - 1])) <= 2
+            valid = reader.read_valid(rows, columns, heed_alpha=see_through)
+    except RasterError as error:
+        raise DataError(f"{path} cannot be read as an image ({error}); replace or remove the file") from None
+    if not valid.all():
+        share = 100 * (1 - float(valid.mean()))
+        raise DataError(
+            f"{path} has {share:.1f} % of its pixels without data (nodata, NaN, mask or alpha); cut them off"
+        )
+    return np.ascontiguousarray(pixels.transpose(1, 2, 0))
