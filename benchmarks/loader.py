@@ -23,8 +23,9 @@ from PIL import Image
 
 from declouder.config import AugmentConfig, DataConfig, StageConfig
 from declouder.data.clouds import simulate_clouds
-from declouder.data.samples import StageSamples, TrainingData
+from declouder.data.samples import StageSamples
 from declouder.data.terrain import make_terrain
+from declouder.data.training import TrainingData
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ import torch
 
 from declouder import CloudRemovalPipeline
 from declouder.config import load_config
-from declouder.data.samples import TrainingData
+from declouder.data.training import TrainingData
 
 SQUARE_PX = 64
 

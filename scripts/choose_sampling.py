@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from declouder import CloudRemovalPipeline
 from declouder.cli.app import FAST_LEAST_PAINTED, FAST_STEPS
 from declouder.config import load_config
-from declouder.data.samples import Sample, TrainingData
+from declouder.data.training import Sample, TrainingData
 from declouder.metrics import load_lpips, psnr, ssim
 from declouder.metrics import lpips as lpips_of
 from declouder.pipeline import make_scheduler

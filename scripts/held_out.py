@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from declouder import CloudRemovalPipeline
 from declouder.config import load_config
-from declouder.data.samples import Sample, TrainingData
+from declouder.data.training import Sample, TrainingData
 
 FloatArray = NDArray[np.float32]
 Images = tuple[FloatArray, FloatArray]

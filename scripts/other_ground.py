@@ -18,7 +18,7 @@ from held_out import FloatArray, data_of, held_pairs, parser_of, pipeline_of
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, uniform_filter
 
-from declouder.data.samples import Sample
+from declouder.data.training import Sample
 from declouder.data.transplant import move_cloud
 from declouder.metrics import psnr
 

@@ -19,7 +19,7 @@ from held_out import FloatArray, Images, data_of, held_pairs, parser_of, pipelin
 from numpy.typing import NDArray
 
 from declouder import CloudRemovalPipeline
-from declouder.data.samples import Sample
+from declouder.data.training import Sample
 from declouder.metrics import psnr
 
 

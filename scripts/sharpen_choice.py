@@ -23,7 +23,7 @@ from held_out import held_out_of
 
 from declouder import CloudRemovalPipeline
 from declouder.config import load_config
-from declouder.data.samples import TrainingData
+from declouder.data.training import TrainingData
 from declouder.metrics import load_lpips, psnr, ssim
 from declouder.metrics import lpips as lpips_of
 from declouder.networks import CompactNet

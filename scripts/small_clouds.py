@@ -15,7 +15,7 @@ from held_out import FloatArray, data_of, held_pairs, parser_of, pipeline_of
 
 from declouder import CloudRemovalPipeline
 from declouder.data.resize import resize_bicubic
-from declouder.data.samples import Sample
+from declouder.data.training import Sample
 from declouder.metrics import psnr
 from declouder.mosaic import MOST_ENLARGED
 

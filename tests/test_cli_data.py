@@ -78,7 +78,7 @@ def test_check_finds_leaks_and_training_and_evaluation_read_its_list(capsys, lea
     recipe = ROOT / "configs" / "toy.yaml"
     fields = [f"data.base={tmp_path}", "data.pairs=[set]", "data.exclude=exclude.txt", "data.hold_out_block=1"]
     config = load_config(recipe, [*fields, "data.synthetic_share=0"])
-    from declouder.data.samples import TrainingData
+    from declouder.data.training import TrainingData
 
     data = TrainingData(config.data, band_names=config.model.bands, seed=0)
     assert sorted(pair.name for pair in [*data.pairs, *data.held_pairs]) == ["0", "1", "4", "5"]

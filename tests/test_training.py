@@ -28,7 +28,7 @@ from declouder import training as training_module
 from declouder.cli import main
 from declouder.config import STAGE_NAMES, DataConfig, StageConfig, TrainConfig, load_config, parse_config
 from declouder.data.catalog import CATALOG
-from declouder.data.samples import TrainingData
+from declouder.data.training import TrainingData
 from declouder.errors import ConfigError, DataError, ModelError, OptionError, OutputError
 from declouder.fusion import predict_x0
 from declouder.losses import fidelity_loss

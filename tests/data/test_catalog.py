@@ -15,7 +15,8 @@ from declouder.data.catalog import CATALOG, GENERIC, all_pairs, locate, set_pair
 from declouder.data.images import read_image
 from declouder.data.lists import SPLITS, read_exclude_list, read_split_list, write_exclude_list, write_split_list
 from declouder.data.pairs import fingerprint
-from declouder.data.samples import StageSamples, TrainingData
+from declouder.data.samples import StageSamples
+from declouder.data.training import TrainingData
 from declouder.errors import DataError
 
 NAMES = ("1", "2", "3")

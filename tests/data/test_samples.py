@@ -12,8 +12,10 @@ from declouder.data.augment import zoom
 from declouder.data.clouds import simulate_clouds
 from declouder.data.images import read_image
 from declouder.data.lists import write_split_list
+from declouder.data.pools import ImagePool
 from declouder.data.resize import resize_bicubic
-from declouder.data.samples import BatchNumbers, ImagePool, StageSamples, TrainingData
+from declouder.data.samples import BatchNumbers, StageSamples
+from declouder.data.training import TrainingData
 from declouder.errors import DataError
 
 
@@ -563,7 +565,7 @@ def test_clouds_are_made_in_the_models_bands(tmp_path, monkeypatch):
     named = []
     real = simulate_clouds
     monkeypatch.setattr(
-        "declouder.data.samples.simulate_clouds",
+        "declouder.data.training.simulate_clouds",
         lambda *given, **options: named.append(options["band_names"]) or real(*given, **options),
     )
     write_pairs(tmp_path)

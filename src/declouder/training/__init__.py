@@ -24,7 +24,7 @@ import lightning as L
 import torch
 
 from declouder.config import STAGE_NAMES, StageName, TrainConfig
-from declouder.data.samples import TrainingData
+from declouder.data.training import TrainingData
 from declouder.errors import ConfigError
 from declouder.training.callbacks import AtomicCheckpointIO, OnStep, RunTimer, ScoreLog, StepKeeper, StepReport
 from declouder.training.module import StageModule

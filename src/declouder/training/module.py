@@ -15,7 +15,8 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from declouder.config import STAGE_NAMES, StageConfig, StageName, TrainConfig
-from declouder.data.samples import BatchNumbers, Sample, StageSamples, TrainingData
+from declouder.data.samples import BatchNumbers, StageSamples
+from declouder.data.training import Sample, TrainingData
 from declouder.errors import ConfigError, DataError
 from declouder.fusion import add_noise, eps_from_x0, x0_from_eps
 from declouder.losses import noise_loss, ssim

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from declouder.config import StageName, TrainConfig
-from declouder.data.samples import TrainingData
+from declouder.data.training import TrainingData
 from declouder.training.surroundings import MAKE_ROOM
 from declouder.whole_files import write_text
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from declouder.config import STAGE_NAMES, StageName, TrainConfig, dump_config, load_config
-from declouder.data.samples import TrainingData
+from declouder.data.training import TrainingData
 from declouder.errors import ConfigError, DataError, ModelError, OutputError
 from declouder.training.networks import earlier_folder
 from declouder.training.stages import STAGES

@@ -1,0 +1,243 @@
+"""What a training learns from: pairs of a recipe's sets, those held out, and clear ground for synthetic clouds."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NotRequired, TypedDict, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from declouder.config import DataConfig, PairSource
+from declouder.data.catalog import set_pairs
+from declouder.data.clouds import simulate_clouds
+from declouder.data.images import LEAST_USED
+from declouder.data.lists import SPLITS
+from declouder.data.pairs import Pair, find_images, fingerprint
+from declouder.data.pools import ImagePool, check_twins
+from declouder.data.split import hold_out
+from declouder.data.terrain import make_terrain
+from declouder.data.transplant import Dimming
+from declouder.errors import DataError
+from declouder.scaling import Scaling
+
+log = logging.getLogger(__name__)
+
+PROCEDURAL_PX = 96
+"""Side of a generated terrain image."""
+_SHOWN_PAIRS = 8
+"""So many of the pairs that are learnt from are shown where none is held out."""
+
+
+class Sample(TypedDict):
+    """One training or validation sample."""
+
+    cloudy: NDArray[np.float32]
+    """(C, H, W) in [-1, 1]."""
+    clear: NDArray[np.float32]
+    """(C, H, W) in [-1, 1]."""
+    seed: int
+    """Seeds what the training step draws for this sample: its time step and its noise."""
+    ambiguous: NotRequired[bool]
+    """Whether haze and bright ground look alike: ground of a pair under an even haze that kept to its law, or relit
+    ground without cloud. A stage's own samples say so."""
+
+
+class TrainingData:
+    """What a recipe learns from: pairs for training, pairs held out, and clear images for synthetic clouds.
+
+    Args:
+        data: the recipe's `data`.
+        band_names: the model's bands, in order.
+        seed: of the generated terrain.
+
+    Attributes:
+        pairs, held_pairs: those that are learnt from, and those that are held out; a set that is named twice
+            stands twice among the former.
+        cloudy, clear: the images of `pairs`.
+        held_cloudy, held_clear: those of `held_pairs`.
+        cloudless: clear images without a cloudy twin.
+        terrain: generated clear images, (C, H, W) in [0, 1].
+
+    Raises:
+        DataError: if a folder is missing or empty, twins are missing or of different sizes, or an image
+            has another number of bands than the model.
+    """
+
+    def __init__(self, data: DataConfig, *, band_names: Sequence[str], seed: int) -> None:
+        self.band_names = list(band_names)
+        self.synthetic_share = data.synthetic_share
+        self.pairs, self.held_pairs, withheld = _parted(data)
+        self._bands = len(self.band_names)
+        self._data = data
+        self._room = data.cache_gb * 1e9
+        self._fingerprint: str | None = None
+        self.cloudy, self.clear = self._pools(self.pairs)
+        self.held_cloudy, self.held_clear = self._pools(self.held_pairs)
+        self.cloudless = self._pool(_clear_images(data, withheld))
+        used = max(pool.most_used for pool in (self.cloudy, self.clear, self.cloudless))
+        if data.range is None and 0 < used < LEAST_USED:
+            log.warning(
+                "the images use %.2g of their data type's range, so all are dark and scores look good; give"
+                " data.range: [LOW, HIGH]",
+                used,
+            )
+        self.terrain = [
+            make_terrain(np.random.default_rng([seed, number]), PROCEDURAL_PX, PROCEDURAL_PX, bands=self._bands)
+            for number in range(data.procedural)
+        ]
+
+    def fingerprint(self) -> str:
+        """Return the sha256 of all pairs and clear images, names and bytes, as they were when first asked for."""
+        if self._fingerprint is None:  # of large sets it takes minutes
+            clear = [Pair(path.name, path, path) for path in self.cloudless.paths]
+            self._fingerprint = fingerprint([*self.pairs, *self.held_pairs, *clear])
+        return self._fingerprint
+
+    def _pools(self, pairs: Sequence[Pair]) -> tuple[ImagePool, ImagePool]:
+        cloudy = self._pool([pair.cloudy_path for pair in pairs], [pair.cloudy_nir_path for pair in pairs])
+        clear = self._pool([pair.clear_path for pair in pairs], [pair.clear_nir_path for pair in pairs])
+        check_twins(cloudy, clear)
+        return cloudy, clear
+
+    def _pool(self, paths: Sequence[Path], nir_paths: Sequence[Path | None] | None = None) -> ImagePool:
+        pool = ImagePool(
+            paths,
+            self._bands,
+            nir_paths=nir_paths,
+            size_px=self._data.size,
+            dn_range=self._data.range,
+            keep_bytes=self._room,
+            band_names=self.band_names,
+        )
+        self._room -= pool.bytes
+        return pool
+
+    def held_out(self, seed: int) -> Sequence[Sample]:
+        """Return the validation samples: whole held-out pairs, or a few synthetic ones where no pairs are.
+
+        With pairs of which none is held out, some that are learnt from: they tell a run that fails, no more.
+        """
+        if len(self.held_cloudy):
+            return _WholePairs(self.held_cloudy, self.held_clear)
+        if len(self.cloudy):
+            return _WholePairs(self.cloudy, self.clear, step=math.ceil(len(self.cloudy) / _SHOWN_PAIRS))
+        return [self._synthetic(np.random.default_rng([seed, 2**31, i]), i) for i in range(4)]
+
+    def real(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return training pair `index`: (cloudy, clear), each (C, H, W) in [0, 1]."""
+        return self.cloudy.unit(index), self.clear.unit(index)
+
+    @cached_property
+    def dimmed(self) -> list[int]:
+        """The training pairs of a thin cloud that darkens what lies under it."""
+        return [i for i in range(len(self.cloudy)) if Dimming.of_pair(*self.real(i)) is not None]
+
+    def ground(self, generator: np.random.Generator) -> NDArray[np.float32]:
+        """Return any clear image on disk, with or without a cloudy twin: (C, H, W) in [0, 1]."""
+        number = int(generator.integers(len(self.clear) + len(self.cloudless)))
+        paired = number < len(self.clear)
+        return self.clear.unit(number) if paired else self.cloudless.unit(number - len(self.clear))
+
+    def synthetic(
+        self, generator: np.random.Generator, cut: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return a clear image, cut by `cut`, under simulated clouds: (cloudy, clear), (C, h, w) in [0, 1]."""
+        number = int(generator.integers(len(self.cloudless) + len(self.terrain)))
+        on_disk = number < len(self.cloudless)
+        whole = self.cloudless.unit(number) if on_disk else self.terrain[number - len(self.cloudless)]
+        clear = cut(whole)
+        return simulate_clouds(clear, generator, band_names=self.band_names).cloudy, clear
+
+    def _synthetic(self, generator: np.random.Generator, seed: int) -> Sample:
+        cloudy, clear = self.synthetic(generator, lambda image: image)
+        return Sample(cloudy=signed(cloudy), clear=signed(clear), seed=seed)
+
+
+def _parted(data: DataConfig) -> tuple[list[Pair], list[Pair], set[Path]]:
+    """Return the pairs to learn from, those held out, and the clear images that nothing may be learnt from."""
+    learnt: list[Pair] = []
+    known: list[Pair] = []
+    # What one entry holds out is scored once, and no other entry, which may leave out other pairs and so hold out
+    # others, learns from it.
+    held: dict[Path, Pair] = {}
+    for source in data.pairs:
+        found = set_pairs(
+            data.base / source.root,
+            "train",
+            name=source.set,
+            bands=source.bands,
+            exclude=_below(data.base, source.exclude or data.exclude),
+            split_list=_below(data.base, source.split),
+        )
+        known += _all_of(data.base, source)
+        kept, out = hold_out(found, share=data.hold_out, block=data.hold_out_block)
+        learnt += kept
+        held |= {pair.cloudy_path.resolve(): pair for pair in out}
+    # A set that is named twice is learnt from twice as often.
+    learnt = [pair for pair in learnt if pair.cloudy_path.resolve() not in held]
+    withheld = {pair.clear_path.resolve() for pair in (*known, *held.values())}
+    return learnt, list(held.values()), withheld - {pair.clear_path.resolve() for pair in learnt}
+
+
+def _all_of(base: Path, source: PairSource) -> list[Pair]:
+    """Return the pairs of a set that are for training or testing, excluded or not."""
+    root, split_list = base / source.root, _below(base, source.split)
+    parts: list[Pair] = []
+    for split in SPLITS:
+        with contextlib.suppress(DataError):  # a set may have no test part, or one that is not whole
+            parts += set_pairs(root, split, name=source.set, bands=source.bands, split_list=split_list)
+    return parts
+
+
+def _clear_images(data: DataConfig, withheld: set[Path]) -> list[Path]:
+    """Return the images of the clear folders, without the ground of pairs that nothing may be learnt from."""
+    found = [path for folder in data.clear for path in find_images(data.base / folder)]
+    kept = [path for path in found if path.resolve() not in withheld]
+    if len(kept) < len(found):
+        log.info("%d clear images are of held-out, excluded or test pairs, and left out", len(found) - len(kept))
+    if found and not kept:
+        raise DataError(
+            f"all {len(found)} images of data.clear are those of held-out, excluded or test pairs; give others"
+        )
+    return kept
+
+
+def _below(base: Path, path: Path | None) -> Path | None:
+    return None if path is None else base / path
+
+
+class _WholePairs(Sequence[Sample]):
+    """Every `step`-th pair as it is, made when it is asked for: as floats they take four times the memory."""
+
+    def __init__(self, cloudy: ImagePool, clear: ImagePool, step: int = 1) -> None:
+        self._cloudy, self._clear = cloudy, clear
+        self._numbers = range(0, len(cloudy), step)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, place: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Sample]: ...
+
+    def __getitem__(self, place: int | slice) -> Sample | list[Sample]:
+        if isinstance(place, slice):
+            return [self._sample(number) for number in self._numbers[place]]
+        return self._sample(self._numbers[place])
+
+    def _sample(self, number: int) -> Sample:
+        cloudy, clear = self._cloudy.unit(number), self._clear.unit(number)
+        return Sample(cloudy=signed(cloudy), clear=signed(clear), seed=number)
+
+
+def signed(unit: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Bring an image, (C, H, W) in [0, 1], into the model's range, [-1, 1]."""
+    return np.ascontiguousarray(Scaling(0, 1).to_model(unit))
