@@ -114,14 +114,14 @@ def test_a_scene_too_wide_for_the_cache_is_skimmed_block_by_block_to_the_same_pi
     with open_raster(path) as reader:
         assert reader.info.alpha == 4
         at_once = reader.read_reduced([3, 1], max_px=70)
-    monkeypatch.setattr("declouder.raster.reading.CACHE_BYTES", 0)
-    monkeypatch.setattr("declouder.raster.reading._skim_at_once", None)
+    monkeypatch.setattr("declouder.raster.reduced.CACHE_BYTES", 0)
+    monkeypatch.setattr("declouder.raster.reduced._skim_at_once", None)
     with open_raster(path) as reader:
         by_blocks = reader.read_reduced([3, 1], max_px=70)
     for one, other in zip(at_once, by_blocks, strict=True):
         np.testing.assert_array_equal(one, other)
     vrt = vrt_of(path, tmp_path / "a.vrt", bands=4, size=size)
-    monkeypatch.setattr("declouder.raster.reading._LEAST_VRT_BLOCK_PX", 48)
+    monkeypatch.setattr("declouder.raster.reduced._LEAST_VRT_BLOCK_PX", 48)
     with open_raster(vrt) as reader:
         np.testing.assert_array_equal(reader.read_reduced([3, 1], max_px=70)[0], at_once[0])
 

@@ -8,17 +8,11 @@ A new raster is made `like` it. It is written under a temporary name in the same
 when it is complete, so whoever sees `out.tif` sees all of it.
 """
 
+from declouder.raster.aligned import AlignedReader, open_aligned, read_numbers
+from declouder.raster.checks import MOST_PIXELS, MOST_PIXELS_IN_MEMORY
 from declouder.raster.gdal import DTYPES, INPUT_DRIVERS, INPUT_SUFFIXES, OUTPUT_DRIVERS, not_georeferenced_is_fine
 from declouder.raster.info import RasterInfo, files_identity
-from declouder.raster.reading import (
-    MOST_PIXELS,
-    MOST_PIXELS_IN_MEMORY,
-    AlignedReader,
-    RasterReader,
-    open_aligned,
-    open_raster,
-    read_numbers,
-)
+from declouder.raster.reading import RasterReader, open_raster
 from declouder.raster.sentinel2 import is_safe
 from declouder.raster.stack import BandFile, grid_of, vrt_of_bands
 from declouder.raster.undeclared import Undeclared, find_undeclared

@@ -18,6 +18,7 @@ from rasterio.enums import ColorInterp
 from rasterio.windows import Window as GdalWindow
 
 from declouder.errors import OutputError, RasterError
+from declouder.raster.checks import is_whole
 from declouder.raster.gdal import (
     DTYPES,
     GDAL_ERRORS,
@@ -29,7 +30,6 @@ from declouder.raster.gdal import (
     one_line,
 )
 from declouder.raster.info import RasterInfo, info_of
-from declouder.raster.reading import is_whole
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,173 @@
+"""The first band of a raster on the grid of another, such as a cloud mask on that of its scene."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+from rasterio.transform import xy
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window as GdalWindow
+
+from declouder.errors import RasterError
+from declouder.raster.checks import MOST_PIXELS, MOST_PIXELS_IN_MEMORY
+from declouder.raster.gdal import GDAL_ERRORS, one_line
+from declouder.raster.info import RasterInfo
+from declouder.raster.reading import opened
+from declouder.raster.reduced import reduced_shape
+
+
+@contextmanager
+def open_aligned(path: Path, like: RasterInfo, *, allow_outside: bool = False) -> Iterator[AlignedReader]:
+    """Open the first band of a raster on the grid of another; on another grid it is resampled (nearest).
+
+    Args:
+        path: as for `open_raster`; a palette image too, whose numbers are classes.
+        like: the other.
+        allow_outside: a VRT may name files outside its own folder.
+
+    Raises:
+        RasterError: if it cannot be read, or nothing says how it lies over `like`.
+    """
+    most = max(MOST_PIXELS, like.height * like.width)
+    with opened(path, max_pixels=most, allow_outside=allow_outside) as reader:
+        info, dataset = reader.info, reader.dataset
+        if _lies_on(info, like):
+            yield AlignedReader(info, dataset, dataset, alpha=info.alpha)
+        else:
+            with _warped(info, dataset, like) as aligned:
+                yield aligned
+
+
+def read_numbers(path: Path) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Return the first band of a raster, of a palette image the numbers of its colours, and where it holds data.
+
+    Returns:
+        (H, W) in the raster's dtype, and (H, W).
+
+    Raises:
+        RasterError: if it cannot be read.
+    """
+    with opened(path, max_pixels=MOST_PIXELS_IN_MEMORY, allow_outside=False) as reader:
+        info = reader.info
+        aligned = AlignedReader(info, reader.dataset, reader.dataset, alpha=info.alpha)
+        return aligned.read(slice(0, info.height), slice(0, info.width))
+
+
+class AlignedReader:
+    """The first band of a raster on another's grid; made by `open_aligned`."""
+
+    def __init__(self, info: RasterInfo, dataset: Any, *aligned: Any, alpha: int | None) -> None:
+        self.info = info
+        self._dataset, self._aligned = dataset, aligned
+        self._alpha = alpha  # of each of `aligned`
+
+    def read(self, rows: slice, cols: slice) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Return values and where there are any, (rows, cols) each."""
+        window = GdalWindow.from_slices(rows, cols)
+        first, *others = (self._read(aligned, self._alpha, window=window) for aligned in self._aligned)
+        values, valid = first
+        for further, there in others:
+            values, valid = np.where(valid, values, further), valid | there
+        return values, valid
+
+    def read_reduced(self, *, max_px: int = 1024) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Return the raster itself, on its own grid, at a size of at most `max_px`, by leaving out pixels."""
+        shape = reduced_shape(self._dataset.height, self._dataset.width, max_px)
+        return self._read(self._dataset, self.info.alpha, out_shape=shape)
+
+    def _read(self, dataset: Any, alpha: int | None, **part: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        try:
+            valid = dataset.read_masks(1, **part) > 0
+            if alpha is not None:  # GDAL heeds it in files of two or four bands alone
+                valid &= dataset.read(alpha, **part) > 0
+            return dataset.read(1, **part), valid
+        except GDAL_ERRORS as error:
+            raise RasterError(
+                f"mask {self.info.path} cannot be read ({one_line(error)}); "
+                "it is damaged or truncated: get it again"
+            ) from error
+
+
+def _lies_on(info: RasterInfo, like: RasterInfo) -> bool:
+    """Return whether a raster needs no resampling to lie on another's grid.
+
+    Raises:
+        RasterError: if one has no CRS, and sizes or transforms say that they are not of one place.
+    """
+    same_size = (info.height, info.width) == (like.height, like.width)
+    unplaced = info.crs is None or like.crs is None
+    if not unplaced:
+        return same_size and _same_grid(info, like)
+    if not same_size:
+        raise RasterError(
+            f"mask {info.path} is {info.width} x {info.height} px without a place on Earth that could be compared, "
+            f"{like.path} is {like.width} x {like.height} px; give a mask of that size, or georeferenced ones"
+        )
+    if _are_apart(info, like):
+        without = "neither has a CRS" if info.crs is None and like.crs is None else "one has no CRS"
+        raise RasterError(
+            f"mask {info.path} lies elsewhere than {like.path} by their transforms, and {without}; "
+            "give a mask of the same place, or one without a transform"
+        )
+    return True
+
+
+@contextmanager
+def _warped(info: RasterInfo, dataset: Any, like: RasterInfo) -> Iterator[AlignedReader]:
+    """Yield a reader that resamples a raster to the grid of another; both have a CRS."""
+    grid = {"crs": like.crs, "transform": like.transform, "height": like.height, "width": like.width}
+    # What is beyond its edge must come out as no data; a mask of its own does not see to that.
+    says_so = dataset.nodatavals[0] is not None or info.alpha is not None
+    options = {"resampling": Resampling.nearest, "add_alpha": not says_so, **grid}
+    with contextlib.ExitStack() as stack:
+        try:
+            warped = [
+                stack.enter_context(WarpedVRT(dataset, src_transform=transform, **options))
+                for transform in _turns(info, dataset.bounds)
+            ]
+        except GDAL_ERRORS as error:
+            raise RasterError(
+                f"mask {info.path} cannot be laid over {like.path} ({one_line(error)}); give both the same grid"
+            ) from error
+        yield AlignedReader(info, dataset, *warped, alpha=info.alpha if says_so else warped[0].count)
+
+
+def _turns(info: RasterInfo, bounds: Any) -> list[Any]:
+    """Return the transforms by which a raster lies where longitudes are from -180 to 180 degrees.
+
+    One that goes on beyond lies on the other side of the antimeridian as well.
+    """
+    turns = [info.transform]
+    if info.crs.is_geographic:
+        turns += [Affine.translation(-360, 0) @ info.transform] if bounds.right > 180 else []
+        turns += [Affine.translation(360, 0) @ info.transform] if bounds.left < -180 else []
+    return turns
+
+
+def _are_apart(info: RasterInfo, like: RasterInfo) -> bool:
+    """Return whether two rasters of one size both say where they lie, and it is not the same place."""
+    return not (info.transform.is_identity or like.transform.is_identity or _same_corners(info, like))
+
+
+def _same_grid(info: RasterInfo, like: RasterInfo) -> bool:
+    """Return whether two rasters of one size lie on each other within a hundredth of a pixel."""
+    return bool(info.crs == like.crs) and _same_corners(info, like)
+
+
+def _same_corners(info: RasterInfo, like: RasterInfo) -> bool:
+    """Return whether two rasters of one size have the same corners, in whatever CRS."""
+    step = max(abs(like.transform.a), abs(like.transform.b))
+    corners = ((0, 0), (like.height, like.width))  # row, column
+    return all(
+        abs(a - b) <= step / 100
+        for corner in corners
+        for a, b in zip(xy(info.transform, *corner), xy(like.transform, *corner), strict=True)
+    )
