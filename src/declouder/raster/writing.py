@@ -58,11 +58,7 @@ def create_raster(
     check_output(output, sources=[like.path, *like.files], overwrite=overwrite)
     check_fits(output, like, cog=cog)
     driver = "COG" if cog else OUTPUT_DRIVERS[output.suffix.lower()]
-    if driver in {"PNG", "WEBP"} and like.is_georeferenced:
-        log.warning("%s cannot say where it lies on Earth; write a .tif to keep that", output)
-    lost = {tag for tags in like.band_tags for tag in tags.get(None, {})}
-    if cog and lost and _has_namespaces(like):
-        log.warning("%s cannot have the tags %s of bands; write it without --cog", output, ", ".join(sorted(lost)))
+    _tell_what_is_lost(output, like, driver)
     place = output.resolve()
     part = place.with_name(f".{place.name}.{os.getpid()}.part")
     image = part.with_name(part.name + output.suffix.lower())
@@ -106,6 +102,15 @@ def create_raster(
         for path in (part, image, *_overviews_in_the_making(image)):
             with contextlib.suppress(OSError):  # a name too long for the file system was never given
                 path.unlink(missing_ok=True)
+
+
+def _tell_what_is_lost(output: Path, like: RasterInfo, driver: str) -> None:
+    """Warn of what a raster says of itself and an output of a driver cannot."""
+    if driver in {"PNG", "WEBP"} and like.is_georeferenced:
+        log.warning("%s cannot say where it lies on Earth; write a .tif to keep that", output)
+    lost = {tag for tags in like.band_tags for tag in tags.get(None, {})}
+    if driver == "COG" and lost and _has_namespaces(like):
+        log.warning("%s cannot have the tags %s of bands; write it without --cog", output, ", ".join(sorted(lost)))
 
 
 def remove_stale_parts(output: Path, *, spare_living: bool = False) -> None:
@@ -237,28 +242,25 @@ def check_folder(folder: Path) -> None:
 
 def check_fits(output: Path, info: RasterInfo, *, cog: bool = False) -> None:
     """Raise OutputError if the format of `output` cannot hold the bands, dtype and mask of `info`."""
-    if cog and OUTPUT_DRIVERS[output.suffix.lower()] != "GTiff":
-        raise OutputError(f"{output} cannot be a cloud-optimised GeoTIFF; name it {output.with_suffix('.tif')}")
+    driver, tif = OUTPUT_DRIVERS[output.suffix.lower()], output.with_suffix(".tif")
+    if cog and driver != "GTiff":
+        raise OutputError(f"{output} cannot be a cloud-optimised GeoTIFF; name it {tif}")
     bands, dtypes, most_px = {
         "GTiff": (range(1, 65536), DTYPES, 2**31 - 1),
         "PNG": (range(1, 5), ("uint8", "uint16"), 2**31 - 1),
         "WEBP": (range(3, 5), ("uint8",), 16383),
-    }[OUTPUT_DRIVERS[output.suffix.lower()]]
+    }[driver]
     if info.count not in bands or info.dtype not in dtypes or max(info.height, info.width) > most_px:
         raise OutputError(
             f"{output} cannot hold {info.count} bands of {info.dtype}, {info.width} x {info.height} px; "
-            f"write {output.with_suffix('.tif')} instead"
+            f"write {tif} instead"
         )
-    if OUTPUT_DRIVERS[output.suffix.lower()] == "GTiff":
+    if driver == "GTiff":
         return
-    if OUTPUT_DRIVERS[output.suffix.lower()] == "WEBP" and info.nodata is not None:
-        raise OutputError(
-            f"{output} cannot hold the nodata value of {info.path}; write {output.with_suffix('.tif')} instead"
-        )
+    if driver == "WEBP" and info.nodata is not None:
+        raise OutputError(f"{output} cannot hold the nodata value of {info.path}; write {tif} instead")
     if info.has_mask:
-        raise OutputError(
-            f"{output} cannot hold the mask of {info.path}; write {output.with_suffix('.tif')} instead"
-        )
+        raise OutputError(f"{output} cannot hold the mask of {info.path}; write {tif} instead")
     names = [
         said.lower() if said and color in {"undefined", "gray"} else color
         for color, said in zip(info.colors, info.descriptions, strict=True)
@@ -266,7 +268,7 @@ def check_fits(output: Path, info: RasterInfo, *, cog: bool = False) -> None:
     if not _is_picture(names):
         raise OutputError(
             f"{output} would show the bands {', '.join(names)} as grey or as red, green, blue, and a further one "
-            f"as transparency; write {output.with_suffix('.tif')} instead"
+            f"as transparency; write {tif} instead"
         )
 
 
