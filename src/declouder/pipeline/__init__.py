@@ -11,94 +11,49 @@ DDIM, 10 steps, "leading", eta 0 (Sui et al., IEEE TGRS 2024, doi 10.1109/TGRS.2
 from __future__ import annotations
 
 import inspect
-import json
-import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 import numpy as np
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DiffusionPipeline,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    UniPCMultistepScheduler,
-)
-from diffusers.utils import BaseOutput
+from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from declouder.arguments import seed_number, whole_number
 from declouder.enlarging import enlarged, shrunk
 from declouder.errors import ModelError, OptionError
 from declouder.fusion import predict_x0
 from declouder.mosaic import check_enlarge
-from declouder.networks import MSDA, REFERENCES, CompactNet, Denoiser, MemoryNet, WeightNet
+from declouder.networks import MSDA, CompactNet, Denoiser, MemoryNet, WeightNet
 from declouder.networks.prepared import Prepared, can_prepare
 from declouder.painted import painted_share
-from declouder.scaling import Scaling
+from declouder.pipeline.folder import (
+    DAMAGED,
+    SHIPPED_MODEL,
+    check_folder,
+    check_whole,
+    looks_like_hub_id,
+    quiet_about_classes,
+)
+from declouder.pipeline.images import CloudRemovalOutput, check_output_type, output_of, to_tensor
+from declouder.pipeline.samplers import SAMPLERS, check_scheduler, make_scheduler
 
-SHIPPED_MODEL = Path(__file__).parent / "weights" / "compact"
+__all__ = [
+    "SAMPLERS",
+    "SHIPPED_MODEL",
+    "CloudRemovalOutput",
+    "CloudRemovalPipeline",
+    "make_scheduler",
+    "remove_clouds",
+]
+
 _MOSTLY_IMAGE = 0.5
 """An alpha_bar: above it x_t is more image than noise."""
-_DEEP = ("I", "F")
-"""How PIL's modes of more than 8 bits a band begin; in converting it would cut them off."""
-COMPONENTS = ("reference", "denoiser", "weight_net", "scheduler")
-
-_NOISE_SCHEDULE: dict[str, Any] = {
-    "num_train_timesteps": 1000,
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-    "prediction_type": "sample",
-}
-# x0 is fused from images in [-1, 1] already: the samplers must not clip it a second time.
-_DDIM: dict[str, Any] = {"clip_sample": False, "set_alpha_to_one": True}
-
-SAMPLERS: dict[str, Callable[[], Any]] = {
-    "ddim": lambda: DDIMScheduler(timestep_spacing="leading", **_DDIM, **_NOISE_SCHEDULE),
-    "ddim-trailing": lambda: DDIMScheduler(timestep_spacing="trailing", **_DDIM, **_NOISE_SCHEDULE),
-    "dpmsolver++": lambda: DPMSolverMultistepScheduler(
-        algorithm_type="dpmsolver++", timestep_spacing="trailing", **_NOISE_SCHEDULE
-    ),
-    "unipc": lambda: UniPCMultistepScheduler(timestep_spacing="trailing", **_NOISE_SCHEDULE),
-    "euler": lambda: EulerDiscreteScheduler(timestep_spacing="trailing", **_NOISE_SCHEDULE),
-}
-"""The samplers to be had by name. "ddim" is the paper's."""
-
-
-def make_scheduler(name: str) -> Any:
-    """Return a new diffusers scheduler of `SAMPLERS`, on the paper's noise schedule.
-
-    Raises:
-        OptionError: if there is no sampler of that name.
-    """
-    if name not in SAMPLERS:
-        raise OptionError(f"there is no sampler {name!r}; choose one of {', '.join(SAMPLERS)}")
-    return SAMPLERS[name]()
-
-
-@dataclass
-class CloudRemovalOutput(BaseOutput):  # type: ignore[misc]
-    """What the pipeline returns, float32, of the size of its input.
-
-    For output_type "pt" all are (B, C, H, W) tensors, for "np" (B, H, W, C) arrays. For "pil" images and reference
-    are lists of B 8-bit PIL images, and weights is an array as for "np".
-    """
-
-    images: Any
-    """The restored images, in [0, 1]."""
-    reference: Any
-    """The reference network's images, in [0, 1]."""
-    weights: Any
-    """w of the last step, for each pixel and band: the share of the reference. 1 in images that took no step."""
 
 
 class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
@@ -149,7 +104,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
                     f"the {name} has {found} bands, the pipeline names {len(bands)} ({', '.join(bands)});"
                     f" build all parts for the same bands"
                 )
-        _check_scheduler(scheduler)
+        check_scheduler(scheduler)
         self.register_modules(reference=reference, denoiser=denoiser, weight_net=weight_net, scheduler=scheduler)
         self.register_to_config(
             bands=list(bands),
@@ -175,14 +130,14 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
             ModelError: if the folder does not exist, lacks a part or holds parts of another kind.
         """
         source = SHIPPED_MODEL if model is None else model
-        if Path(source).is_dir() or not _looks_like_hub_id(str(source)):
-            _check_folder(Path(source))
+        if Path(source).is_dir() or not looks_like_hub_id(str(source)):
+            check_folder(Path(source), kind=CloudRemovalPipeline.__name__)
         kwargs.setdefault("dtype", kwargs.pop("torch_dtype", torch.float32))
         kwargs["use_safetensors"] = True
         try:
-            with _quiet_about_classes():
+            with quiet_about_classes():
                 loaded = cast(Self, super().from_pretrained(str(source), **kwargs))
-        except _DAMAGED as error:
+        except DAMAGED as error:
             reason = " ".join(str(error).split())[:300]
             mend = (
                 "copy the folder anew"
@@ -190,7 +145,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
                 else "check the name and the network, or give a folder"
             )
             raise ModelError(f"{source} cannot be loaded as a model ({reason}); {mend}") from error
-        _check_whole(loaded, str(source))
+        check_whole(loaded, str(source))
         return loaded
 
     @torch.no_grad()
@@ -237,13 +192,13 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         start = self.config.strength if strength is None else strength
         bounds = _checked_bounds(self.config.w_bounds if w_bounds is None else w_bounds)
         steps = _checked_steps(steps, start)
-        _check_scheduler(self.scheduler)
+        check_scheduler(self.scheduler)
         if not (isinstance(least_painted, (int, float, np.floating)) and 0 <= least_painted <= 1):
             raise OptionError(f"least_painted is {least_painted!r}; give a share, from 0 to 1")
         check_enlarge(enlarge)
-        _check_output_type(output_type, bands=len(self.config.bands))
+        check_output_type(output_type, bands=len(self.config.bands))
         device = self._execution_device  # with offloading, not where the networks are now
-        unit = enlarged(_to_tensor(cloudy, bands=len(self.config.bands)), enlarge).clamp(0, 1)
+        unit = enlarged(to_tensor(cloudy, bands=len(self.config.bands)), enlarge).clamp(0, 1)
         # Networks may be of half precision; what the sampler adds and subtracts between them is not.
         y = 2 * unit.to(device, torch.promote_types(torch.float32, self.denoiser.dtype)) - 1
         reference = self._network("reference", y)(y)
@@ -258,7 +213,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
                 images[some], weights[some] = diffuse(y[some], reference[some], noise[some])
         self.maybe_free_model_hooks()
         images, reference, weights = (shrunk(x, enlarge) for x in (images, reference, weights))
-        return _output(images, reference, weights, output_type)
+        return output_of(images, reference, weights, output_type)
 
     def _diffuse(
         self,
@@ -387,6 +342,7 @@ def _checked_steps(steps: Any, strength: Any) -> int:
 
 
 def _checked_bounds(bounds: Any) -> tuple[float, float]:
+    """Return bounds of w as two floats; OptionError if they are none."""
     try:
         low, high = (float(bound) for bound in bounds)
     except (TypeError, ValueError):
@@ -396,28 +352,8 @@ def _checked_bounds(bounds: Any) -> tuple[float, float]:
     return low, high
 
 
-def _check_scheduler(scheduler: Any) -> None:
-    missing = [name for name in ("alphas_cumprod", "add_noise", "set_timesteps") if not hasattr(scheduler, name)]
-    if missing:
-        raise ModelError(
-            f"{type(scheduler).__name__} has no {missing[0]}, which the method asks for; give a scheduler such as"
-            f" DDIM, DPM-Solver, UniPC, Euler or Heun"
-        )
-    if scheduler.config.prediction_type != "sample":
-        raise ModelError(
-            f"the scheduler expects {scheduler.config.prediction_type!r} predictions, fusion gives x0; make"
-            f' it with prediction_type="sample"'
-        )
-
-
-def _check_output_type(output_type: str, *, bands: int) -> None:
-    if output_type not in ("pt", "np", "pil"):
-        raise OptionError(f'there is no output_type {output_type!r}; choose "pt", "np" or "pil"')
-    if output_type == "pil" and bands not in (1, 3, 4):
-        raise OptionError(f'PIL has no image of {bands} bands; ask for output_type="np"')
-
-
 def _starting_noise(y: Tensor, generator: torch.Generator | None, latents: Tensor | None) -> Tensor:
+    """Return x_T of the shape of `y`: the latents that are given, else what the generator draws."""
     if generator is not None and not isinstance(generator, torch.Generator):
         raise OptionError(f"generator is a {type(generator).__name__}; give one torch.Generator for all images")
     if latents is not None:
@@ -431,158 +367,3 @@ def _starting_noise(y: Tensor, generator: torch.Generator | None, latents: Tenso
     # Drawn where the generator lives: a CPU generator gives the same noise for every device.
     device = y.device if generator is None else generator.device
     return torch.randn(y.shape, generator=generator, device=device, dtype=torch.float32).to(y.device, y.dtype)
-
-
-def _to_tensor(cloudy: Any, *, bands: int) -> Tensor:
-    """Return (B, C, H, W) float32 in [0, 1] of any accepted kind of image."""
-    if isinstance(cloudy, Image.Image):
-        cloudy = [cloudy]
-    if isinstance(cloudy, (list, tuple)) and all(isinstance(image, Image.Image) for image in cloudy):
-        if not cloudy:
-            raise OptionError("the list of images is empty; give at least one")
-        sizes = {image.size for image in cloudy}
-        if len(sizes) > 1:
-            raise OptionError(f"the images are of {len(sizes)} sizes; pass images of one size at a time")
-        strange = [image.mode for image in cloudy if image.mode.startswith(_DEEP)]
-        if strange:
-            raise OptionError(
-                f"a PIL image is of mode {strange[0]}, of more than 8 bits; give an array of floats in [0, 1]"
-            )
-        arrays = [_of_pil(image, bands=bands) for image in cloudy]
-        dn = np.stack([a if a.ndim == 3 else a[..., None] for a in arrays])
-        cloudy = Scaling.of_dtype(np.uint8).to_unit(dn)
-    if isinstance(cloudy, np.ndarray):
-        if not np.issubdtype(cloudy.dtype, np.floating):
-            raise OptionError(f"the array is {cloudy.dtype}; give floats in [0, 1] (8 bit: divide by 255)")
-        if np.ma.is_masked(cloudy):
-            raise OptionError("some of the array is masked, and nothing is known there; fill it first")
-        if cloudy.ndim not in (3, 4):
-            raise OptionError(f"the array is {cloudy.shape}; give (H, W, C) or (B, H, W, C)")
-        batch = cloudy if cloudy.ndim == 4 else cloudy[None]
-        kept = np.ascontiguousarray(batch, dtype=np.float32)
-        # PyTorch warns of arrays that it may not write to; it does not write to this one either.
-        cloudy = torch.from_numpy(kept if kept.flags.writeable else kept.copy()).permute(0, 3, 1, 2)
-    if not isinstance(cloudy, Tensor) or cloudy.ndim != 4:
-        raise OptionError("cloudy must be a (B, C, H, W) tensor, an (H, W, C) or (B, H, W, C) array, or PIL images")
-    if not cloudy.is_floating_point():
-        raise OptionError(f"the tensor is of {cloudy.dtype}; give floats in [0, 1]")
-    if cloudy.shape[1] != bands:
-        raise OptionError(f"the image has {cloudy.shape[1]} bands, this model wants {bands}; pick {bands} of them")
-    if cloudy.numel() == 0:
-        raise OptionError(f"the images are {tuple(cloudy.shape)}, which holds no pixel; give at least one")
-    if not bool(torch.isfinite(cloudy).all()):
-        raise OptionError("the image holds NaN or infinite values; fill them first")
-    if float(cloudy.min()) < -1e-3 or float(cloudy.max()) > 1 + 1e-3:
-        raise OptionError(
-            f"the image spans {float(cloudy.min()):g} to {float(cloudy.max()):g}; scale it to [0, 1] first"
-        )
-    # One memory layout for all kinds of input: convolutions round differently in another.
-    return cloudy.float().contiguous().clamp(0, 1)
-
-
-def _of_pil(image: Image.Image, *, bands: int) -> NDArray[np.uint8]:
-    """Return (H, W) or (H, W, C) of an 8-bit image; OptionError if some of it is transparent."""
-    has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-    if bands != len("RGBA") and has_alpha and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-        raise OptionError("a PIL image is transparent in part, and nothing is known there; give an opaque one")
-    if bands == len("CMYK") == len(image.getbands()) and image.mode != "RGBA":
-        raise OptionError(f"a PIL image is {image.mode}, which is no image of four bands; give RGBA or an array")
-    if bands == 1:
-        return np.asarray(image.convert("L") if image.mode in ("1", "LA") else image)
-    return np.asarray(image.convert("RGB") if bands == len("RGB") else image)
-
-
-def _output(images: Tensor, reference: Tensor, weights: Tensor, output_type: str) -> CloudRemovalOutput:
-    images, reference, weights = ((images + 1) / 2).float(), ((reference + 1) / 2).float(), weights.float()
-    if output_type == "pt":
-        return CloudRemovalOutput(images=images, reference=reference, weights=weights)
-    arrays = [x.permute(0, 2, 3, 1).cpu().numpy() for x in (images, reference, weights)]
-    if output_type == "np":
-        return CloudRemovalOutput(images=arrays[0], reference=arrays[1], weights=arrays[2])
-    return CloudRemovalOutput(images=_to_pil(arrays[0]), reference=_to_pil(arrays[1]), weights=arrays[2])
-
-
-def _to_pil(images: NDArray[np.float32]) -> list[Image.Image]:
-    dn = Scaling.of_dtype(np.uint8).unit_to_dn(images, np.uint8)
-    return [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in dn]
-
-
-def _check_whole(pipeline: CloudRemovalPipeline, source: str) -> None:
-    """Raise ModelError if weights of a network were nowhere in its files: diffusers takes that in silence."""
-    for name in COMPONENTS:
-        network = getattr(pipeline, name)
-        if not isinstance(network, nn.Module):
-            continue
-        lacking = [key for key, parameter in network.named_parameters() if parameter.is_meta]
-        if lacking:
-            raise ModelError(
-                f"{source} lacks {len(lacking)} tensors of its {name}, the first is {lacking[0]}; copy the whole"
-                f" folder"
-            )
-
-
-def _looks_like_hub_id(source: str) -> bool:
-    return source.count("/") == 1 and not source.startswith((".", "/", "~")) and not Path(source).parent.exists()
-
-
-def _check_folder(folder: Path) -> None:
-    """Say what is wrong with a model folder before anything of it is loaded."""
-    if not folder.is_dir():
-        raise ModelError(f"model folder {folder} does not exist; give a folder that `declouder train` wrote")
-    if not (folder / "model_index.json").exists() and (folder / "model" / "model_index.json").exists():
-        raise ModelError(f"{folder} is the folder of a training; give its model, {folder / 'model'}")
-    index = _read_json(folder / "model_index.json", folder)
-    if index.get("_class_name") != CloudRemovalPipeline.__name__:
-        raise ModelError(
-            f"{folder} holds a {index.get('_class_name')}, not a {CloudRemovalPipeline.__name__}; give a folder"
-            f" that `declouder train` or `declouder convert` wrote"
-        )
-    known = {cls.__name__ for cls in (*REFERENCES.values(), Denoiser, WeightNet)}
-    for name in COMPONENTS:
-        kind = index.get(name)
-        if not isinstance(kind, list) or len(kind) != 2:
-            raise ModelError(f"{folder / 'model_index.json'} names no {name}; save the model anew")
-        # Only our own classes and diffusers' schedulers are loaded: a folder cannot name other code to run.
-        if name == "scheduler":
-            if str(kind[0]).split(".")[0] != "diffusers":
-                raise ModelError(f"{folder}: the scheduler is a {kind[0]}.{kind[1]}; give one of diffusers")
-            _read_json(folder / name / "scheduler_config.json", folder)
-            continue
-        if kind[1] not in known or not str(kind[0]).startswith("declouder.networks."):
-            raise ModelError(f"{folder}: the {name} is a {kind[1]}, which this version of declouder does not know")
-        _read_json(folder / name / "config.json", folder)
-        if not list((folder / name).glob("*.safetensors")):
-            raise ModelError(
-                f"{folder / name} lacks its weights (diffusion_pytorch_model.safetensors); copy the whole folder"
-            )
-
-
-def _read_json(path: Path, folder: Path) -> Mapping[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        mend = "copy the whole model folder"
-        if path.parent == folder and (folder / "training.json").exists():
-            mend = "not all of its networks have been trained yet: run the other stages"
-        raise ModelError(f"{folder} lacks {path.relative_to(folder)}; {mend}") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read ({error}); copy the model folder anew") from None
-    if not isinstance(values, dict):
-        raise ModelError(f"{path} holds no fields; copy the model folder anew")
-    return values
-
-
-_DAMAGED = (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError)
-"""What diffusers and the networks raise of fields that make no sense."""
-
-
-@contextmanager
-def _quiet_about_classes() -> Iterator[None]:
-    """Keep diffusers from warning about every class that is not its own; the folder was checked before."""
-    logger = logging.getLogger("diffusers.pipelines.pipeline_utils")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

@@ -1,0 +1,108 @@
+"""A model's folder: looked through before anything of it is loaded, and after that for what was not there."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from diffusers import DiffusionPipeline
+from torch import nn
+
+from declouder.errors import ModelError
+from declouder.networks import REFERENCES, Denoiser, WeightNet
+
+SHIPPED_MODEL = Path(__file__).parents[1] / "weights" / "compact"
+COMPONENTS = ("reference", "denoiser", "weight_net", "scheduler")
+DAMAGED = (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError)
+"""What diffusers and the networks raise of fields that make no sense."""
+
+
+def looks_like_hub_id(source: str) -> bool:
+    """Return whether a name is that of a model on the hub, OWNER/NAME, and not of a place here."""
+    return source.count("/") == 1 and not source.startswith((".", "/", "~")) and not Path(source).parent.exists()
+
+
+def check_folder(folder: Path, *, kind: str) -> None:
+    """Say what is wrong with a model folder before anything of it is loaded.
+
+    Args:
+        folder: what a user named.
+        kind: the name of the pipeline's class.
+
+    Raises:
+        ModelError: if it does not exist, is of another kind, lacks a part, or names code that is not ours.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"model folder {folder} does not exist; give a folder that `declouder train` wrote")
+    if not (folder / "model_index.json").exists() and (folder / "model" / "model_index.json").exists():
+        raise ModelError(f"{folder} is the folder of a training; give its model, {folder / 'model'}")
+    index = _read_json(folder / "model_index.json", folder)
+    if index.get("_class_name") != kind:
+        raise ModelError(
+            f"{folder} holds a {index.get('_class_name')}, not a {kind}; give a folder"
+            f" that `declouder train` or `declouder convert` wrote"
+        )
+    known = {cls.__name__ for cls in (*REFERENCES.values(), Denoiser, WeightNet)}
+    for name in COMPONENTS:
+        said = index.get(name)
+        if not isinstance(said, list) or len(said) != 2:
+            raise ModelError(f"{folder / 'model_index.json'} names no {name}; save the model anew")
+        module, called = (str(word) for word in said)
+        # Only our own classes and diffusers' schedulers are loaded: a folder cannot name other code to run.
+        if name == "scheduler":
+            if module.split(".")[0] != "diffusers":
+                raise ModelError(f"{folder}: the scheduler is a {module}.{called}; give one of diffusers")
+            _read_json(folder / name / "scheduler_config.json", folder)
+            continue
+        if called not in known or not module.startswith("declouder.networks."):
+            raise ModelError(f"{folder}: the {name} is a {called}, which this version of declouder does not know")
+        _read_json(folder / name / "config.json", folder)
+        if not list((folder / name).glob("*.safetensors")):
+            raise ModelError(
+                f"{folder / name} lacks its weights (diffusion_pytorch_model.safetensors); copy the whole folder"
+            )
+
+
+def _read_json(path: Path, folder: Path) -> Mapping[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        mend = "copy the whole model folder"
+        if path.parent == folder and (folder / "training.json").exists():
+            mend = "not all of its networks have been trained yet: run the other stages"
+        raise ModelError(f"{folder} lacks {path.relative_to(folder)}; {mend}") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read ({error}); copy the model folder anew") from None
+    if not isinstance(values, dict):
+        raise ModelError(f"{path} holds no fields; copy the model folder anew")
+    return values
+
+
+def check_whole(pipeline: DiffusionPipeline, source: str) -> None:
+    """Raise ModelError if weights of a network were nowhere in its files: diffusers takes that in silence."""
+    for name in COMPONENTS:
+        network = getattr(pipeline, name)
+        if not isinstance(network, nn.Module):
+            continue
+        lacking = [key for key, parameter in network.named_parameters() if parameter.is_meta]
+        if lacking:
+            raise ModelError(
+                f"{source} lacks {len(lacking)} tensors of its {name}, the first is {lacking[0]}; copy the whole"
+                f" folder"
+            )
+
+
+@contextmanager
+def quiet_about_classes() -> Iterator[None]:
+    """Keep diffusers from warning about every class that is not its own; the folder was checked before."""
+    logger = logging.getLogger("diffusers.pipelines.pipeline_utils")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

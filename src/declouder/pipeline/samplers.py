@@ -1,0 +1,62 @@
+"""Samplers: any diffusers scheduler that goes on from a predicted x0, and a table of those to be had by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+
+from declouder.errors import ModelError, OptionError
+
+_NOISE_SCHEDULE: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "prediction_type": "sample",
+}
+# x0 is fused from images in [-1, 1] already: the samplers must not clip it a second time.
+_DDIM: dict[str, Any] = {"clip_sample": False, "set_alpha_to_one": True}
+
+SAMPLERS: dict[str, Callable[[], Any]] = {
+    "ddim": lambda: DDIMScheduler(timestep_spacing="leading", **_DDIM, **_NOISE_SCHEDULE),
+    "ddim-trailing": lambda: DDIMScheduler(timestep_spacing="trailing", **_DDIM, **_NOISE_SCHEDULE),
+    "dpmsolver++": lambda: DPMSolverMultistepScheduler(
+        algorithm_type="dpmsolver++", timestep_spacing="trailing", **_NOISE_SCHEDULE
+    ),
+    "unipc": lambda: UniPCMultistepScheduler(timestep_spacing="trailing", **_NOISE_SCHEDULE),
+    "euler": lambda: EulerDiscreteScheduler(timestep_spacing="trailing", **_NOISE_SCHEDULE),
+}
+"""The samplers to be had by name. "ddim" is the paper's."""
+
+
+def make_scheduler(name: str) -> Any:
+    """Return a new diffusers scheduler of `SAMPLERS`, on the paper's noise schedule.
+
+    Raises:
+        OptionError: if there is no sampler of that name.
+    """
+    if name not in SAMPLERS:
+        raise OptionError(f"there is no sampler {name!r}; choose one of {', '.join(SAMPLERS)}")
+    return SAMPLERS[name]()
+
+
+def check_scheduler(scheduler: Any) -> None:
+    """Raise ModelError unless a scheduler has all that the method asks for, and goes on from x0."""
+    missing = [name for name in ("alphas_cumprod", "add_noise", "set_timesteps") if not hasattr(scheduler, name)]
+    if missing:
+        raise ModelError(
+            f"{type(scheduler).__name__} has no {missing[0]}, which the method asks for; give a scheduler such as"
+            f" DDIM, DPM-Solver, UniPC, Euler or Heun"
+        )
+    if scheduler.config.prediction_type != "sample":
+        raise ModelError(
+            f"the scheduler expects {scheduler.config.prediction_type!r} predictions, fusion gives x0; make"
+            f' it with prediction_type="sample"'
+        )
