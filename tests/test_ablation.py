@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from declouder import ablation, metrics
-from declouder.ablation import GROUP_NAMES, ablate, answer, rows
+from declouder import metrics
+from declouder.ablation import GROUP_NAMES, Row, ablate, answer, rows
+from declouder.ablation.verdict import best_that_loses_nothing
 from declouder.errors import OptionError, OutputError
 from declouder.evaluation import SCORES, Selection
 from declouder.networks import CompactNet, Denoiser, WeightNet
@@ -66,7 +67,7 @@ def test_the_table_covers_what_the_paper_leaves_open() -> None:
 def test_every_row_is_sampled_and_written_as_table_and_plot(
     selection: Selection, pipeline: CloudRemovalPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ablation, "STEPS", (1, 2))
+    monkeypatch.setattr("declouder.ablation.settings.STEPS", (1, 2))
     out = tmp_path / "out"
     scheduler = pipeline.scheduler
     found = ablate(selection, pipeline, out=out)
@@ -104,7 +105,7 @@ def test_the_sampler_is_put_back_however_an_ablation_ends(
 ) -> None:
     scheduler = pipeline.scheduler
 
-    def stop(place: int, total: int, row: ablation.Row) -> None:
+    def stop(place: int, total: int, row: Row) -> None:
         if place == 3:  # after a row of another sampler
             raise KeyboardInterrupt
 
@@ -125,11 +126,8 @@ def test_the_best_setting_has_the_lowest_lpips_of_those_that_keep_the_psnr() -> 
     for name, lpips in (("loses", 0.3), ("keeps", 0.48), ("gains", 0.45)):
         results[name]["mean"]["lpips"] = lpips
     reference["mean"]["lpips"] = 0.5
-    table = [{"scores": "scores/reference.json"}] + [
-        {"scores": f"scores/{name}.json", "group": "steps", "label": name, "mean": found["mean"]}
-        for name, found in results.items()
-    ]
-    best = ablation._best_that_loses_nothing(table, reference, results)
+    scored = [({"group": "steps", "label": name, "mean": found["mean"]}, found) for name, found in results.items()]
+    best = best_that_loses_nothing(scored, reference)
     assert best is not None and best["label"] == "steps: gains"
 
 
@@ -139,7 +137,7 @@ def test_a_stopped_ablation_goes_on_and_refuses_another_model(
     out = tmp_path / "out"
     seen: list[str] = []
 
-    def stop(place: int, total: int, row: ablation.Row) -> None:
+    def stop(place: int, total: int, row: Row) -> None:
         if place == 2:
             raise KeyboardInterrupt
 
@@ -208,8 +206,7 @@ def test_few_images_are_no_ground_for_a_verdict() -> None:
 def test_a_single_image_does_not_tell_two_settings_apart() -> None:
     reference, better = _file([0.5], [30.0]), _file([0.4], [30.1])
     reference["mean"]["lpips"] = 0.5
-    table = [{"scores": "reference.json"}, {"scores": "a.json", "group": "g", "label": "l", "mean": {"lpips": 0.4}}]
-    best = ablation._best_that_loses_nothing(table, reference, {"a": better})
+    best = best_that_loses_nothing([({"group": "g", "label": "l", "mean": {"lpips": 0.4}}, better)], reference)
     assert best is not None and "do not tell the two LPIPS apart" in best["sentence"]
 
 

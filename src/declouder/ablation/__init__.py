@@ -1,0 +1,183 @@
+"""Which part of a model brings what: one model, sampled in many ways, scored by the same code on the same images.
+
+    ablate(Selection(Path("RICE1")), pipeline, out=Path("ablation"))
+
+    reference   the reference network alone (0 steps)
+    diffusion   the diffusion alone (w = 0)
+    weight      w fixed at one value everywhere, w learned, and bounds of the learned w
+    steps       1, 2, 4, 10, 25, 50 evaluations of the denoiser
+    sampler     every sampler of `pipeline.SAMPLERS`
+    start       from noise, or from the reference noised to a part of the way (strength)
+    seed        other noise, and the mean of several draws
+
+A row's scores are a file of `evaluate` in OUT/scores, so that a broken run goes on with the image where it
+stopped; rows that come to the same settings share one file. Beside them: ablation.json, .csv, .md, .png, .svg.
+The paper claims that the fused image is nearer to the truth for the eye than the reference and loses no PSNR
+(Sui et al., IEEE TGRS 2024); `answer` says whether that holds here, image by image against the reference.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from declouder.ablation.settings import AS_SAVED, GROUP_NAMES, Row, rows, slug
+from declouder.ablation.tables import plot, to_csv, to_markdown
+from declouder.ablation.verdict import answer, best_that_loses_nothing
+from declouder.errors import OutputError
+from declouder.evaluation import ModelMethod, Selection, evaluate, read_scores
+from declouder.evaluation.files import make_folder
+from declouder.metrics import load_lpips
+from declouder.pipeline import make_scheduler
+from declouder.provenance import model_digest, sampler_of
+from declouder.whole_files import write_text
+
+if TYPE_CHECKING:
+    from declouder.pipeline import CloudRemovalPipeline
+
+__all__ = ["GROUP_NAMES", "Row", "ablate", "answer", "rows", "to_markdown"]
+
+
+def ablate(
+    selection: Selection,
+    pipeline: CloudRemovalPipeline,
+    *,
+    out: Path,
+    only: Sequence[str] = (),
+    data_range: float | tuple[float, float] | None = None,
+    lpips_backbone: Path | None = None,
+    download_backbone: bool = False,
+    on_row: Callable[[int, int, Row], None] | None = None,
+    on_image: Callable[[int, int, Mapping[str, float | None]], None] | None = None,
+) -> dict[str, Any]:
+    """Score every row and write the table, the plot and the answer into `out`.
+
+    Rows whose scores lie there already, of the same model, data and settings, are taken from there; those that
+    were scored without LPIPS are scored again where it is to be had now.
+
+    Args:
+        selection: the images.
+        pipeline: the model; its sampler is put back afterwards.
+        out: a folder; it is made.
+        only: groups of rows, see `rows`.
+        data_range: as for `evaluate`.
+        lpips_backbone, download_backbone: see `metrics.load_lpips`.
+        on_row: called before each row with its place from 0, how many there are, and the row.
+        on_image: as for `evaluate`.
+
+    Returns:
+        What ablation.json holds: "rows" with settings, evaluations, mean and interval; "answer"; and "lpips", as
+        `evaluate` tells it.
+
+    Raises:
+        OutputError: if `out` holds the ablation of another model or of other data.
+    """
+    wanted = rows(only)
+    own = dict(pipeline.config)
+    make_folder(out / "scores")
+    has_lpips = load_lpips(lpips_backbone, download=download_backbone)[0] is not None
+    _check_same(out / "ablation-of.json", selection, pipeline, data_range)
+    scored: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    with _sampler_put_back(pipeline) as saved:
+        for place, row in enumerate(wanted):
+            if on_row is not None:
+                on_row(place, len(wanted), row)
+            settings = row.settings(own)
+            path = out / "scores" / f"{slug(settings)}.json"
+            result = _earlier(path, has_lpips=has_lpips)
+            if result is None:
+                pipeline.scheduler = saved if row.sampler is None else make_scheduler(row.sampler)
+                result = evaluate(
+                    selection,
+                    _method(pipeline, settings),
+                    out=path,
+                    data_range=data_range,
+                    lpips_backbone=lpips_backbone,
+                    download_backbone=download_backbone,
+                    overwrite=True,
+                    on_image=on_image,
+                )
+            scored.append((_entry(row, settings, path, result), result))
+    (_, reference), *others = scored
+    fused = next((result for entry, result in others if entry["label"] == AS_SAVED), None)
+    found = {
+        "data": reference["data"],
+        "model": reference["method"]["sha256"],
+        "lpips": reference["lpips"],
+        "rows": [entry for entry, _ in scored],
+        "answer": None if fused is None else answer(fused, reference),
+        "best": best_that_loses_nothing(others, reference),
+    }
+    write_text(out / "ablation.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
+    write_text(out / "ablation.csv", to_csv(found["rows"]))
+    write_text(out / "ablation.md", to_markdown(found))
+    plot(found, out)
+    return found
+
+
+@contextlib.contextmanager
+def _sampler_put_back(pipeline: CloudRemovalPipeline) -> Iterator[Any]:
+    """Yield the pipeline's sampler, and put it back however the block ends."""
+    saved = pipeline.scheduler
+    try:
+        yield saved
+    finally:
+        pipeline.scheduler = saved
+
+
+def _earlier(path: Path, *, has_lpips: bool) -> dict[str, Any] | None:
+    """Return scores that lie there already; None if there are none, or they lack LPIPS that can be had now."""
+    if not path.exists():
+        return None
+    result = read_scores(path)
+    return result if result["lpips"]["available"] or not has_lpips else None
+
+
+def _method(pipeline: CloudRemovalPipeline, settings: Mapping[str, Any]) -> ModelMethod:
+    low, high = settings["w_bounds"]
+    return ModelMethod(
+        pipeline,
+        num_inference_steps=settings["steps"],
+        strength=settings["strength"],
+        w_bounds=(low, high),
+        seed=settings["seed"],
+        samples=settings["samples"],
+        average=settings["samples"] > 1,
+        name=slug(settings),
+    )
+
+
+def _entry(row: Row, settings: Mapping[str, Any], path: Path, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the table holds of a row."""
+    return {
+        "group": row.group,
+        "label": row.label,
+        "scores": f"scores/{path.name}",
+        "evaluations": settings["steps"] * settings["samples"],
+        **settings,
+        "mean": result["mean"],
+        "interval": result["interval"],
+    }
+
+
+def _check_same(
+    path: Path,
+    selection: Selection,
+    pipeline: CloudRemovalPipeline,
+    data_range: float | tuple[float, float] | None,
+) -> None:
+    """Write what is ablated, or check that it is what was ablated before."""
+    now: dict[str, Any] = {
+        "data": selection.describe(selection.pairs()),
+        "model": model_digest(pipeline),
+        "sampler": sampler_of(pipeline),
+    }
+    if data_range is not None:
+        now["data_range"] = list(data_range) if isinstance(data_range, tuple) else data_range
+    if not any((path.parent / "scores").glob("*.json")):  # nothing was scored of what it may name
+        write_text(path, json.dumps(now, indent=1, allow_nan=False) + "\n")
+    elif not path.exists() or json.loads(path.read_text(encoding="utf-8")) != now:
+        raise OutputError(f"{path.parent} holds the ablation of another model or of other data; choose another -o")
