@@ -28,7 +28,7 @@ from declouder.ablation.settings import AS_SAVED, GROUP_NAMES, Row, rows, slug
 from declouder.ablation.tables import plot, to_csv, to_markdown
 from declouder.ablation.verdict import answer, best_that_loses_nothing
 from declouder.errors import OutputError
-from declouder.evaluation import ModelMethod, Selection, evaluate, read_scores
+from declouder.evaluation import ModelMethod, OnImage, Selection, evaluate, read_scores
 from declouder.evaluation.files import make_folder
 from declouder.metrics import load_lpips
 from declouder.pipeline import make_scheduler
@@ -51,7 +51,7 @@ def ablate(
     lpips_backbone: Path | None = None,
     download_backbone: bool = False,
     on_row: Callable[[int, int, Row], None] | None = None,
-    on_image: Callable[[int, int, Mapping[str, float | None]], None] | None = None,
+    on_image: OnImage | None = None,
 ) -> dict[str, Any]:
     """Score every row and write the table, the plot and the answer into `out`.
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from declouder import breakdown, metrics
-from declouder.data.images import LEAST_USED
+from declouder.data.pairs import Pair
 from declouder.errors import DataError, OptionError, OutputError
 from declouder.evaluation.files import (
     FORMAT,
@@ -69,6 +68,7 @@ __all__ = [
     "CloudyMethod",
     "Method",
     "ModelMethod",
+    "OnImage",
     "OutputsMethod",
     "Restored",
     "Selection",
@@ -80,8 +80,8 @@ __all__ = [
     "to_markdown",
 ]
 
-
-log = logging.getLogger(__name__)
+OnImage = Callable[[int, int, Mapping[str, float | None]], None]
+"""Called after each image with images done, images in all and the running means."""
 
 _DEFINITIONS = {
     **metrics.DEFINITIONS,
@@ -104,7 +104,7 @@ def evaluate(
     download_backbone: bool = False,
     band_lpips: bool = False,
     overwrite: bool = False,
-    on_image: Callable[[int, int, Mapping[str, float | None]], None] | None = None,
+    on_image: OnImage | None = None,
 ) -> dict[str, Any]:
     """Score a method on a data set's test part and write `out` (JSON), and beside it .csv and .md.
 
@@ -126,7 +126,7 @@ def evaluate(
         download_backbone: fetch the weights if they are nowhere on this machine.
         band_lpips: take LPIPS of each band too, about 25 ms of CPU a band of 256 px.
         overwrite: replace existing files.
-        on_image: called after each image with images done, images in all and the running means.
+        on_image: see `OnImage`.
 
     Returns:
         What the JSON file holds: "mean" and "interval" (95 % bootstrap) of each score, "images" (a row an image),
@@ -137,14 +137,8 @@ def evaluate(
         OptionError: if an option has no meaning here.
         OutputError: if one of the files exists or cannot be written, or OUT.partial belongs to another run.
     """
-    if out.suffix != ".json":
-        raise OptionError(f"{out} does not end in .json; the table and the list go beside it as .md and .csv")
-    beside = {suffix: out.with_suffix(suffix) for suffix in (".csv", ".md")}
-    partial = out.with_name(out.name + ".partial")
-    for path in (out, *beside.values()):
-        # Beside an unfinished run they are its own: it was stopped while it wrote the last of them.
-        if path.exists() and not overwrite and (path == out or not partial.exists()):
-            raise OutputError(f"{path} exists; give --overwrite or another name")
+    csv, markdown, partial = out.with_suffix(".csv"), out.with_suffix(".md"), out.with_name(f"{out.name}.partial")
+    _check_places(out, (csv, markdown), partial, overwrite=overwrite)
     ends = _ends(data_range)
     make_folder(out.parent)
     selection = data if isinstance(data, Selection) else Selection(data)
@@ -152,33 +146,34 @@ def evaluate(
     mask_of = masks_of(pairs, masks)
     lpips, lpips_reason = metrics.load_lpips(lpips_backbone, download=download_backbone)
     described = method.describe(pairs)
-    data_said = {
-        **selection.describe(pairs),
-        "data_range": None if ends is None else list(ends) if ends[0] else ends[1],
-        "band_names": None if band_names is None else list(band_names),
-        "masks": None if not mask_of else files_fingerprint(sorted(mask_of.items())),
+    run = {
+        "data": {
+            **selection.describe(pairs),
+            "data_range": None if ends is None else list(ends) if ends[0] else ends[1],
+            "band_names": None if band_names is None else list(band_names),
+            "masks": None if not mask_of else files_fingerprint(sorted(mask_of.items())),
+        },
+        "method": described,
     }
+    owner = "" if keep is None else _owner(run)
     head: dict[str, Any] = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
-        "data": data_said,
-        "method": described,
+        **run,
         "lpips": (
             {"available": False, "reason": lpips_reason}
             if lpips is None
             else {"available": True, "backbone_sha256": lpips.backbone_sha256, "by_band": band_lpips}
         ),
-        "kept": None if keep is None else _kept(keep, out, [data_said, described]),
+        "kept": None if keep is None else _kept(keep, out, owner),
         "definitions": _DEFINITIONS,
         "versions": versions(),
     }
-    owner = "" if keep is None else head["kept"]["owner"]
     if keep is not None:
         check_owner(keep, owner, overwrite=overwrite)
     done = begin_journal(partial, head)
     if keep is not None and owner_of(keep) != owner:
         done = {}  # another evaluation has written over the images of these
-    rows: list[dict[str, Any]] = []
     scorer = Scorer(
         selection=selection,
         method=method,
@@ -190,6 +185,36 @@ def evaluate(
         keep=keep,
         owner=owner,
     )
+    rows = _rows(scorer, pairs, done, partial, on_image)
+    scorer.tell_doubts()
+    samples, averaged = described.get("samples", 1), described.get("averaged", False)
+    result = {**head, **summary(rows, samples=samples, averaged=averaged), "images": rows}
+    write_text(csv, to_csv(rows))
+    write_text(markdown, to_markdown([result]) + "\n" + breakdown_markdown(result))
+    write_text(out, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    partial.unlink(missing_ok=True)
+    return result
+
+
+def _check_places(out: Path, beside: Sequence[Path], partial: Path, *, overwrite: bool) -> None:
+    """Raise before hours of work what would be raised after them: that the files cannot have these names."""
+    if out.suffix != ".json":
+        raise OptionError(f"{out} does not end in .json; the table and the list go beside it as .md and .csv")
+    for path in (out, *beside):
+        # Beside an unfinished run they are its own: it was stopped while it wrote the last of them.
+        if path.exists() and not overwrite and (path == out or not partial.exists()):
+            raise OutputError(f"{path} exists; give --overwrite or another name")
+
+
+def _rows(
+    scorer: Scorer,
+    pairs: Sequence[Pair],
+    done: Mapping[str, dict[str, Any]],
+    partial: Path,
+    on_image: OnImage | None,
+) -> list[dict[str, Any]]:
+    """Return a row for each pair; one that is not among `done` is scored now, and noted in `partial` at once."""
+    rows: list[dict[str, Any]] = []
     try:
         with partial.open("a", encoding="utf-8") as journal:
             for pair in pairs:
@@ -212,28 +237,7 @@ def evaluate(
     finally:
         if not (rows or done):
             partial.unlink(missing_ok=True)  # nothing to go on with: it would only stand in the way
-    _tell_unused_range(scorer.most_used)
-    if scorer.framed:
-        log.warning(
-            "%d images, the first is %s, have a frame of 0 or a lowest number that looks like no data; here it is"
-            " ground, to declouder remove it is not",
-            len(scorer.framed),
-            scorer.framed[0],
-        )
-    if scorer.thickest_mask is not None and scorer.thickest_mask < breakdown.MASK_THICK_FROM:
-        log.warning(
-            "the masks go up to %.2g of their data type's range, so none of their cloud counts as thick, which is"
-            " from %g on; write thick cloud as the range's end",
-            scorer.thickest_mask,
-            breakdown.MASK_THICK_FROM,
-        )
-    samples, averaged = described.get("samples", 1), described.get("averaged", False)
-    result = {**head, **summary(rows, samples=samples, averaged=averaged), "images": rows}
-    write_text(beside[".csv"], to_csv(rows))
-    write_text(beside[".md"], to_markdown([result]) + "\n" + breakdown_markdown(result))
-    write_text(out, json.dumps(result, indent=1, allow_nan=False) + "\n")
-    partial.unlink(missing_ok=True)
-    return result
+    return rows
 
 
 def _ends(data_range: float | tuple[float, float] | None) -> tuple[float, float] | None:
@@ -249,18 +253,13 @@ def _ends(data_range: float | tuple[float, float] | None) -> tuple[float, float]
     return float(low), float(high)
 
 
-def _kept(keep: Path, out: Path, run: Sequence[Any]) -> dict[str, str]:
+def _owner(run: Mapping[str, Any]) -> str:
+    """Return what tells the folder of a run's images from those of others."""
+    return hashlib.sha256(json.dumps([run["data"], run["method"]], sort_keys=True).encode()).hexdigest()
+
+
+def _kept(keep: Path, out: Path, owner: str) -> dict[str, str]:
     """Return what the file of scores says of the folder of kept images."""
-    owner = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
     # Seen from the file of scores, so that both can be moved together.
     folder = Path(os.path.relpath(keep, out.parent)).as_posix()
     return {"folder": folder, "legend": LEGEND, "owner": owner}
-
-
-def _tell_unused_range(most_used: float | None) -> None:
-    if most_used is not None and most_used < LEAST_USED:
-        log.warning(
-            "the images use %.2g of their data type's range, so errors look small; give the range that counts:"
-            " --data-range SPAN, or LOW,HIGH",
-            most_used,
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declouder import breakdown, metrics
-from declouder.data.images import check_band_order, scaling_of
+from declouder.data.images import LEAST_USED, check_band_order, scaling_of
 from declouder.data.pairs import Pair
 from declouder.errors import DataError, OptionError
 from declouder.evaluation.methods import Method
 from declouder.evaluation.selection import Selection
 from declouder.kept import keep_images
 from declouder.raster import find_undeclared
+
+log = logging.getLogger(__name__)
 
 DEFAULT_BANDS: Mapping[int, tuple[str, ...]] = {
     1: ("grey",),
@@ -43,10 +46,6 @@ class Scorer:
         mask_of: cloud masks by name of the pair.
         keep: folder for the images to look at; None keeps none.
         owner: of that folder, see `kept.check_owner`.
-        most_used: the largest share of the data type's range that an image used; 1 where a range is given, None
-            before the first.
-        thickest_mask: the largest share of its data type's range that a mask of several levels used, None before.
-        framed: names of the pairs that have pixels which look as if they held no data.
     """
 
     selection: Selection
@@ -58,9 +57,12 @@ class Scorer:
     mask_of: Mapping[str, Path]
     keep: Path | None
     owner: str = ""
-    most_used: float | None = None
-    thickest_mask: float | None = None
-    framed: list[str] = field(default_factory=list)
+    _most_used: float | None = field(default=None, init=False)
+    """The largest share of the data type's range that an image used; 1 where a range is given."""
+    _thickest_mask: float | None = field(default=None, init=False)
+    """The largest share of its data type's range that a mask of several levels used."""
+    _framed: list[str] = field(default_factory=list, init=False)
+    """Names of the pairs that have pixels which look as if they held no data."""
 
     def row(self, pair: Pair) -> dict[str, Any]:
         """Read, restore and score one pair.
@@ -70,19 +72,11 @@ class Scorer:
             OptionError: if there is not one name a band.
         """
         cloudy, clear = self.selection.read(pair)
-        given = self.data_range
-        scaling_of(cloudy, pair.cloudy_path, given, mend=_RANGE)  # looks whether it is in the range
-        scaling = scaling_of(clear, pair.clear_path, given, mend=_RANGE)
+        scaling_of(cloudy, pair.cloudy_path, self.data_range, mend=_RANGE)  # looks whether it is in the range
+        scaling = scaling_of(clear, pair.clear_path, self.data_range, mend=_RANGE)
         span = scaling.high - scaling.low
-        used = 1.0 if given else float(max(cloudy.max(), clear.max())) / span
-        self.most_used = max(self.most_used or 0.0, used)
         mask = self.selection.read_mask(self.mask_of[pair.name]) if pair.name in self.mask_of else None
-        found_none = find_undeclared(cloudy.transpose(2, 0, 1), height=cloudy.shape[0], width=cloudy.shape[1])
-        if found_none is not None:
-            self.framed.append(pair.name)
-        if mask is not None and len(np.unique(mask[mask > 0])) > 1:
-            share = float(mask.max()) / breakdown.mask_range(mask.dtype)
-            self.thickest_mask = max(self.thickest_mask or 0.0, share)
+        self._note_doubts(pair, cloudy, clear, span, mask)
         parts = breakdown.regions(cloudy, clear, span, mask)
         restored = self.method.restore(pair, cloudy, scaling)
         image = restored.image
@@ -99,6 +93,7 @@ class Scorer:
             raise DataError(f"{pair.clear_path}: {reason}") from None
         error = np.abs(image.astype(np.float64) - clear) / span
         change = np.abs(image.astype(np.float64) - cloudy) / span
+        spread = restored.spread
         found: dict[str, Any] = {
             "name": pair.name,
             **_finite(scores.overall),
@@ -108,18 +103,53 @@ class Scorer:
             "bands": {name: _finite(band) for name, band in zip(names, scores.bands, strict=True)},
             "regions": breakdown.region_scores(parts, error, scores.ssim_map, metrics.SSIM_BORDER_PX),
             "changed": breakdown.change_scores(parts["outside"], change),
-            "spread": None,
+            "spread": (
+                None if spread is None else breakdown.spread_scores(spread, np.sqrt(np.square(error).mean(2)))
+            ),
         }
-        if restored.spread is not None:
-            found["spread"] = breakdown.spread_scores(restored.spread, np.sqrt(np.square(error).mean(2)))
         if self.keep is not None:
             reference = None if restored.reference is None else restored.reference - scaling.low
             pictures = {"cloudy": cloudy, "reference": reference, "restored": image, "clear": clear}
-            maps = {"error": error.mean(2), "w": restored.w, "spread": restored.spread}
+            maps = {"error": error.mean(2), "w": restored.w, "spread": spread}
             found["kept"] = keep_images(
                 self.keep, pair.name, _there(pictures), _there(maps), names, owner=self.owner
             )
         return found
+
+    def tell_doubts(self) -> None:
+        """Warn of what the images or masks that were scored have in common and makes their scores doubtful."""
+        if self._most_used is not None and self._most_used < LEAST_USED:
+            log.warning(
+                "the images use %.2g of their data type's range, so errors look small; give the range that counts:"
+                " --data-range SPAN, or LOW,HIGH",
+                self._most_used,
+            )
+        if self._framed:
+            log.warning(
+                "%d images, the first is %s, have a frame of 0 or a lowest number that looks like no data; here it"
+                " is ground, to declouder remove it is not",
+                len(self._framed),
+                self._framed[0],
+            )
+        if self._thickest_mask is not None and self._thickest_mask < breakdown.MASK_THICK_FROM:
+            log.warning(
+                "the masks go up to %.2g of their data type's range, so none of their cloud counts as thick, which"
+                " is from %g on; write thick cloud as the range's end",
+                self._thickest_mask,
+                breakdown.MASK_THICK_FROM,
+            )
+
+    def _note_doubts(
+        self, pair: Pair, cloudy: NDArray[Any], clear: NDArray[Any], span: float, mask: NDArray[Any] | None
+    ) -> None:
+        """Note what `tell_doubts` tells in the end."""
+        used = 1.0 if self.data_range else float(max(cloudy.max(), clear.max())) / span
+        self._most_used = max(self._most_used or 0.0, used)
+        if find_undeclared(cloudy.transpose(2, 0, 1), height=cloudy.shape[0], width=cloudy.shape[1]) is not None:
+            self._framed.append(pair.name)
+        if mask is not None and len(np.unique(mask[mask > 0])) > 1:
+            share = float(mask.max()) / breakdown.mask_range(mask.dtype)
+            self._thickest_mask = max(self._thickest_mask or 0.0, share)
 
     def _names(self, pair: Pair, bands: int) -> Sequence[str]:
         names = self.band_names if self.band_names is not None else DEFAULT_BANDS.get(bands)
