@@ -582,9 +582,9 @@ def test_a_name_too_long_for_the_file_system_is_one_line_with_exit_2(option, sce
 
 
 def test_an_interrupt_that_something_caught_is_heard_at_the_next_window(scene, quick, tmp_path, monkeypatch, capfd):
-    from declouder.scene import removal
+    from declouder.scene import windows
 
-    real = removal.Plan
+    real = windows.Plan
 
     def caught(*arguments: object, **options: object) -> object:
         with contextlib.suppress(KeyboardInterrupt):
@@ -592,7 +592,7 @@ def test_an_interrupt_that_something_caught_is_heard_at_the_next_window(scene, q
             time.sleep(1)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(removal, "Plan", caught)
+    monkeypatch.setattr(windows, "Plan", caught)
     # What a shell starts in the background has it ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

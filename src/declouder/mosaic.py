@@ -116,6 +116,11 @@ class Mosaic:
 
     Nothing is kept here but O(height + width) numbers: which part of which window is wanted is asked for, area by
     area, so memory does not grow with the scene, and the order in which windows were made does not matter.
+    Arguments as for `plan_windows`.
+
+    Attributes:
+        windows: that cover the scene, row by row, from left to right.
+        origin: where the scene's first pixel lies on the grid.
     """
 
     def __init__(
@@ -128,7 +133,7 @@ class Mosaic:
         origin: Origin = (0, 0),
         least_cut_px: int = LEAST_CUT_PX,
     ) -> None:
-        self.height, self.width = height, width
+        self.origin = origin
         self._rows, self._cols = (
             _spans(length, window_px, overlap_px, first, least_cut_px)
             for length, first in zip((height, width), origin, strict=True)

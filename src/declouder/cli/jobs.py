@@ -11,7 +11,7 @@ from declouder import raster
 from declouder.bands import listed, numbered
 from declouder.errors import OptionError, OutputError, RasterError
 from declouder.mosaic import plan_windows
-from declouder.scene import SceneOptions, check_outputs
+from declouder.scene import SceneOptions, check_outputs, open_scene
 
 _MOST_LIST_BYTES = 64 * 2**20
 
@@ -186,9 +186,7 @@ def _check_outputs(todo: Sequence[tuple[Path, Path]], sources: Sequence[Path], o
 
 def _opened(source: Path, output: Path, options: SceneOptions, *, is_new: bool) -> Job:
     """Look into a scene, and at its output if that folder is there already; return its job."""
-    with raster.open_raster(source, max_pixels=options.max_pixels, allow_outside=options.allow_outside) as reader:
-        if options.nodata is not None:
-            reader.declare_nodata(options.nodata)
+    with open_scene(source, options) as reader:
         info = reader.info
         if is_new:
             raster.check_fits(output, info, cog=options.cog)

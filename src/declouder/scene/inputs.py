@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from declouder.mosaic import Origin
-from declouder.raster import RasterInfo, RasterReader
+from declouder.raster import RasterInfo, RasterReader, open_raster
 from declouder.scaling import Scaling
+from declouder.scene.options import SceneOptions
 
 log = logging.getLogger(__name__)
+
+
+@contextmanager
+def open_scene(source: Path, options: SceneOptions) -> Iterator[RasterReader]:
+    """Open a scene as its options want it read: as large as they let in, with the nodata that they declare.
+
+    Raises:
+        RasterError: as `open_raster`, or if the scene's dtype cannot hold that nodata.
+    """
+    with open_raster(source, max_pixels=options.max_pixels, allow_outside=options.allow_outside) as reader:
+        if options.nodata is not None:
+            reader.declare_nodata(options.nodata)
+        yield reader
 
 
 def grid_origin(info: RasterInfo) -> Origin:

@@ -5,47 +5,36 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from declouder.bands import BandChoice, choose_bands, listed
 from declouder.errors import OutputError
 from declouder.journal import Layer, journal_path, open_journal
 from declouder.masks import NONE, SceneMask, open_mask
-from declouder.mosaic import Mosaic, Origin, Window, moved, on_grid
+from declouder.mosaic import Mosaic
 from declouder.provenance import earlier_tags, is_provenance, model_digest, provenance_info, sampler_of, tagged
 from declouder.raster import (
     RasterInfo,
+    RasterReader,
     Undeclared,
     check_fits,
     check_output,
     create_raster,
     files_identity,
-    open_raster,
     remove_stale_parts,
 )
 from declouder.scaling import Scaling
-from declouder.scene.engine import Engine, Group, Here, MakeEngine
-from declouder.scene.inference import Layers, Part, Progress, layers_of, steps_of, threads_of, unpacked
-from declouder.scene.inputs import auto_scale, fill_invalid, grid_origin
+from declouder.scene.engine import Engine, Here, MakeEngine
+from declouder.scene.inference import Progress, layers_of, steps_of, threads_of
+from declouder.scene.inputs import auto_scale, grid_origin, open_scene
 from declouder.scene.options import SceneOptions, SceneReport
 from declouder.scene.outputs import Restoration, write_scene
-from declouder.scene.planning import Plan
-from declouder.small_clouds import SmallClouds
+from declouder.scene.windows import restore_windows
 from declouder.version import __version__
 
 log = logging.getLogger(__name__)
-
-# So many windows without cloud are noted in the journal at once.
-_SKIPS_AT_ONCE = 64
-# Windows that small clouds are looked for in; each takes about 2 % of what the model takes for it on two cores.
-_LOOKED_AT = 64
-CONTEXT_PX = 64
-"""So much ground the model sees around the cloud of a window."""
 
 
 def remove_from_scene(
@@ -74,26 +63,11 @@ def remove_from_scene(
     options = options or SceneOptions()
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
-        reader = stack.enter_context(
-            open_raster(source, max_pixels=options.max_pixels, allow_outside=options.allow_outside)
-        )
-        if options.nodata is not None:
-            reader.declare_nodata(options.nodata)
+        reader = stack.enter_context(open_scene(source, options))
         info = reader.info
         may_replace = check_outputs(source, output, info, options)
-        if info.images > 1:
-            log.warning("%s holds %d images; the others than the first are left out", source, info.images)
-        if earlier_tags(info):
-            log.warning(
-                "%s was made by declouder before; what was made up then counts as observed now, and the tags "
-                "DECLOUDER_BEFORE_* keep how",
-                source,
-            )
-        bands = choose_bands(info, tuple(pipeline.config.bands), options.bands)
-        log.info("bands: %s = %s (%s)", listed(bands.numbers), ", ".join(bands.names), bands.how)
-        if bands.doubtful:
-            called = ", ".join(bands.doubtful)
-            log.warning("what bands are called (%s) is no sure sign; give --bands if they are not these", called)
+        _tell_oddities(source, info)
+        bands = _bands_of(reader, pipeline, options)
         reader.look_for_undeclared(bands.numbers)
         if reader.undeclared is not None:
             log.info("no data: %s; it is left out, though the file declares no nodata", reader.undeclared)
@@ -111,13 +85,12 @@ def remove_from_scene(
         )
         if mask is not None:
             _check_apart(mask.files, output, options.provenance)
-        origin = grid_origin(info)
         mosaic = Mosaic(
             info.height,
             info.width,
             window_px=options.window_px,
             overlap_px=options.overlap,
-            origin=origin,
+            origin=grid_origin(info),
             least_cut_px=options.least_cut_px,
         )
         layers = layers_of(options, bands=len(bands.numbers), dtype=info.dtype)
@@ -133,9 +106,9 @@ def remove_from_scene(
                 width=max(window.width for window in mosaic.windows),
             )
         )
-        found = Restoration(reader, mosaic, journal, bands.numbers, scale, mask)
-        small_clouds = _restore(found, origin, at_work, progress or (lambda done, total: None))
-        _write(found, output, options, key, layers, may_replace=may_replace)
+        scene = Restoration(reader, mosaic, journal, bands.numbers, scale, mask)
+        small_clouds = restore_windows(scene, at_work, progress or (lambda done, total: None))
+        _write(scene, output, options, key, layers, may_replace=may_replace)
         restored = journal.restored
     if restored == 0:
         log.warning("%s", _nothing_restored(source, options))
@@ -153,12 +126,6 @@ def remove_from_scene(
         ended=ended,
         small_clouds_left=small_clouds.are_left,
     )
-
-
-def _nothing_restored(source: Path, options: SceneOptions) -> str:
-    mask = options.mask.source
-    where = "it holds no data" if mask == NONE else f"the mask {mask} marks no cloud there"
-    return f"nothing of {source} was restored: {where}"
 
 
 def check_outputs(source: Path, output: Path, info: RasterInfo, options: SceneOptions) -> bool:
@@ -191,87 +158,39 @@ def check_outputs(source: Path, output: Path, info: RasterInfo, options: SceneOp
     return may_replace
 
 
+def _tell_oddities(source: Path, info: RasterInfo) -> None:
+    """Warn of what a user may not expect of a scene's file."""
+    if info.images > 1:
+        log.warning("%s holds %d images; the others than the first are left out", source, info.images)
+    if earlier_tags(info):
+        log.warning(
+            "%s was made by declouder before; what was made up then counts as observed now, and the tags "
+            "DECLOUDER_BEFORE_* keep how",
+            source,
+        )
+
+
+def _bands_of(reader: RasterReader, pipeline: Any, options: SceneOptions) -> BandChoice:
+    """Return the bands that the model sees, and tell which they are and why."""
+    bands = choose_bands(reader.info, tuple(pipeline.config.bands), options.bands)
+    log.info("bands: %s = %s (%s)", listed(bands.numbers), ", ".join(bands.names), bands.how)
+    if bands.doubtful:
+        called = ", ".join(bands.doubtful)
+        log.warning("what bands are called (%s) is no sure sign; give --bands if they are not these", called)
+    return bands
+
+
+def _nothing_restored(source: Path, options: SceneOptions) -> str:
+    mask = options.mask.source
+    where = "it holds no data" if mask == NONE else f"the mask {mask} marks no cloud there"
+    return f"nothing of {source} was restored: {where}"
+
+
 def _check_apart(inputs: Sequence[Path], *outputs: Path | None) -> None:
     """Raise OutputError if an output is one of the files that are read."""
     for output in outputs:
         if output is not None:
             check_output(output, sources=inputs, overwrite=True)
-
-
-def _restore(scene: Restoration, origin: Origin, engine: Engine, progress: Progress) -> SmallClouds:
-    """Send every window with cloud through the model, into the journal; those that are there already are left.
-
-    What is returned counts windows that went through the model now; of large scenes a part, as it takes time.
-    """
-    journal, windows = scene.journal, scene.mosaic.windows
-    plan = Plan(windows, context_px=CONTEXT_PX)
-    parts: dict[int, Part] = {}  # that are at work
-    small_clouds, every = SmallClouds(), max(1, len(windows) // _LOOKED_AT)
-    for group in engine.finish(_groups(scene, plan, origin, engine, parts)):
-        finished: dict[int, Layers | None] = {}
-        for index, layers in group.items():
-            part = parts.pop(index, None)
-            if part is not None and layers is not None:
-                # By a hash: every so many windows in order could all lie in one column.
-                if zlib.crc32(index.to_bytes(8, "little")) % every == 0:
-                    small_clouds.add(part.x, unpacked(layers["image"]))
-                layers = _padded_to_largest(layers, windows[index], part.place, journal.height, journal.width)
-            finished[index] = layers
-        journal.add(finished)
-        progress(len(journal), len(windows))
-    return small_clouds
-
-
-def _groups(
-    scene: Restoration, plan: Plan, origin: Origin, engine: Engine, parts: dict[int, Part]
-) -> Iterator[Group]:
-    """Yield the unfinished windows, so many at once as go through the model together; note their parts.
-
-    Each group is a run of windows that ends with one that is restored, so that the groups of a continued run are
-    those of an uninterrupted one, whichever of them were finished.
-    """
-    group: dict[int, Part | None] = {}
-    for index in [index for index in range(len(plan.windows)) if index not in scene.journal]:
-        part = group[index] = _model_input(scene, plan, origin, index)
-        if part is not None:
-            parts[index] = part
-        todo = sum(part is not None for part in group.values())
-        if todo >= engine.batch or (todo == 0 and len(group) >= _SKIPS_AT_ONCE):
-            yield group
-            group = {}
-    if group:
-        yield group
-
-
-def _model_input(scene: Restoration, plan: Plan, origin: Origin, index: int) -> Part | None:
-    """Return what of a window the model sees, mirrored up and left as far as the grid; None if there is no cloud.
-
-    That is, if its core holds none, or no data there.
-    """
-    window = scene.mosaic.windows[index]
-    cloudy = scene.share(window) > 0
-    if not cloudy[plan.core(index)].any():
-        return None  # without a look at the scene
-    valid = scene.reader.read_valid(window.rows, window.cols, scene.bands)
-    place = plan.part(index, valid.any(axis=0) & cloudy, cut=scene.mask is not None)
-    if place is None:
-        return None
-    inside = np.s_[:, place.row - window.row :, place.col - window.col :]
-    valid = valid[inside][:, : place.height, : place.width]
-    dn = scene.reader.read(place.rows, place.cols, scene.bands)
-    x = fill_invalid(scene.scale.to_model(np.where(valid, dn, 0)), valid)
-    aligned = on_grid(place, origin)
-    beyond = (0, 0), (place.row - aligned.row, 0), (place.col - aligned.col, 0)
-    return Part(aligned, np.pad(x, beyond, mode="symmetric"), moved(aligned, origin))
-
-
-def _padded_to_largest(layers: Layers, window: Window, place: Window, height: int, width: int) -> Layers:
-    """Return the layers of a part in a window as large as the largest, 0 around it; nobody will look there."""
-    top, left = place.row - window.row, place.col - window.col
-    inside = np.s_[:, max(-top, 0) :, max(-left, 0) :]
-    bottom, right = height - place.height - top, width - place.width - left
-    around = (0, 0), (max(top, 0), bottom), (max(left, 0), right)
-    return {name: np.pad(values[inside], around) for name, values in layers.items()}
 
 
 def _write(
