@@ -40,54 +40,20 @@ def choose_bands(info: RasterInfo, names: Sequence[str], given: Sequence[int | s
     Raises:
         RasterError: if the raster has not got them.
     """
-    wanted = f"this model wants {len(names)} ({', '.join(names)})"
     if given is not None:
-        if len(given) != len(names):
-            raise OptionError(f"--bands {listed(given)} names {len(given)} bands, {wanted}; give {len(names)}")
-        numbers = numbered(info, given)
-        if len(set(numbers)) < len(numbers):
-            raise OptionError(
-                f"--bands {listed(given)} names bands {listed(numbers)} of {info.path}; give each once"
-            )
-        if max(numbers) > info.count or min(numbers) < 1:
-            raise RasterError(
-                f"{info.path} has {_count(info.count)}, --bands {listed(numbers)} asks for others; "
-                f"give numbers from 1 to {info.count}"
-            )
-        return BandChoice(tuple(numbers), tuple(names), "as given")
-
+        return _as_given(info, names, given)
     described = [text or "" for text in info.descriptions]
-    others = {number for number, text in enumerate(described, start=1) if _is_another(text, names)}
-    spoken = [_spoken(text) for text in described]
-    by_description = _found(names, spoken, [_whole(text) for text in described])
-    colored = _found(names, info.colors, info.colors)
-    by_color = {name: number for name, number in colored.items() if number not in others}
-    found = by_color | by_description  # a description says more than a colour
-    if len(set(found.values())) < len(found):
-        found = by_description
-    # "red uncertainty" beside "red" is no band for another colour.
-    namesakes = {number for number, word in enumerate(spoken, start=1) if word in map(_spoken, by_description)}
-    taken = {*found.values(), *others, *namesakes}
-    free = [number for number, color in enumerate(info.colors, start=1) if color != "alpha" and number not in taken]
+    by_description, by_color, free = _claimed(info, names, described)
+    found = by_color | by_description
     missing = [name for name in names if name not in found]
     if len(missing) > len(free):
         called = f" ({', '.join(text or 'no name' for text in described)})" if any(described) else ""
         mend = "name them by number with --bands" if info.count >= len(names) else "give an image that has them"
         raise RasterError(
-            f"{info.path} has {_count(info.count)}{called or _besides_alpha(info)}, {wanted}; "
+            f"{info.path} has {_count(info.count)}{called or _besides_alpha(info)}, {_wanted(names)}; "
             f"{mend}, or give a model for these bands"
         )
     in_order = dict(zip(missing, free, strict=False))
-    hows = [
-        ("by description", [name for name in names if name in by_description and name in found]),
-        (
-            "by colour interpretation",
-            [name for name in names if name in found and name not in by_description],
-        ),
-        ("the first in order", missing),
-    ]
-    told = [(how, which) for how, which in hows if which]
-    how = told[0][0] if len(told) == 1 else "; ".join(f"{', '.join(which)} {how}" for how, which in told)
     bands = {name: (found | in_order)[name] for name in names}
     ambiguous = _numbers_are_ambiguous(described)
     doubtful = [
@@ -95,6 +61,13 @@ def choose_bands(info: RasterInfo, names: Sequence[str], given: Sequence[int | s
         for name, number in bands.items()
         if (text := described[number - 1]) and (name in in_order or (ambiguous and _is_number(text)))
     ]
+    hows = {
+        "by description": [name for name in names if name in by_description],
+        "by colour interpretation": [name for name in names if name in by_color],
+        "the first in order": missing,
+    }
+    told = [(how, which) for how, which in hows.items() if which]
+    how = told[0][0] if len(told) == 1 else "; ".join(f"{', '.join(which)} {how}" for how, which in told)
     return BandChoice(tuple(bands.values()), tuple(names), how, tuple(doubtful))
 
 
@@ -102,9 +75,56 @@ def numbered(info: RasterInfo, given: Sequence[int | str]) -> tuple[int, ...]:
     """Return the 1-based numbers of bands, some of which are given by what they are called.
 
     Raises:
-        RasterError: if no band, or more than one, is called so.
+        RasterError: if no band, or more than one, is called so, or there is none of a number.
     """
-    return tuple(band if isinstance(band, int) else _called(info, band) for band in given)
+    numbers = tuple(band if isinstance(band, int) else _called(info, band) for band in given)
+    if max(numbers) > info.count or min(numbers) < 1:
+        raise RasterError(
+            f"{info.path} has {_count(info.count)}, --bands {listed(numbers)} asks for others; "
+            f"give numbers from 1 to {info.count}"
+        )
+    return numbers
+
+
+def _as_given(info: RasterInfo, names: Sequence[str], given: Sequence[int | str]) -> BandChoice:
+    if len(given) != len(names):
+        raise OptionError(f"--bands {listed(given)} names {len(given)} bands, {_wanted(names)}; give {len(names)}")
+    numbers = numbered(info, given)
+    if len(set(numbers)) < len(numbers):
+        raise OptionError(f"--bands {listed(given)} names bands {listed(numbers)} of {info.path}; give each once")
+    return BandChoice(numbers, tuple(names), "as given")
+
+
+def _claimed(
+    info: RasterInfo, names: Sequence[str], described: Sequence[str]
+) -> tuple[dict[str, int], dict[str, int], list[int]]:
+    """Return which of `names` bands claim to be, and which bands are free to be any.
+
+    Args:
+        info: what the raster says of itself.
+        names: of the model's bands.
+        described: what each band is called, "" where it is not.
+
+    Returns:
+        Bands by name as their descriptions have it, further ones as their colours have it, and the numbers of
+        those that may be taken for a name that no band claims.
+    """
+    others = {number for number, text in enumerate(described, start=1) if _is_another(text, names)}
+    spoken = [_spoken(text) for text in described]
+    by_description = _found(names, spoken, [_whole(text) for text in described])
+    # A description says more than a colour.
+    by_color = {
+        name: number
+        for name, number in _found(names, info.colors, info.colors).items()
+        if number not in others and name not in by_description
+    }
+    if set(by_color.values()) & set(by_description.values()):
+        by_color = {}
+    # "red uncertainty" beside "red" is no band for another colour.
+    namesakes = {number for number, word in enumerate(spoken, start=1) if word in map(_spoken, by_description)}
+    taken = {*by_description.values(), *by_color.values(), *others, *namesakes}
+    free = [number for number, color in enumerate(info.colors, start=1) if color != "alpha" and number not in taken]
+    return by_description, by_color, free
 
 
 def _called(info: RasterInfo, name: str) -> int:
@@ -231,6 +251,10 @@ def _whole(text: str) -> str:
 def listed(bands: Sequence[int | str]) -> str:
     """Return numbers or names as they are given to --bands."""
     return ",".join(str(band) for band in bands)
+
+
+def _wanted(names: Sequence[str]) -> str:
+    return f"this model wants {len(names)} ({', '.join(names)})"
 
 
 def _count(bands: int) -> str:

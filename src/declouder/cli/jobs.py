@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from declouder import raster
-from declouder.bands import listed, numbered
+from declouder.bands import numbered
 from declouder.errors import OptionError, OutputError, RasterError
 from declouder.mosaic import plan_windows
 from declouder.scene import SceneOptions, check_outputs, open_scene
@@ -195,9 +195,6 @@ def _opened(source: Path, output: Path, options: SceneOptions, *, is_new: bool) 
         if isinstance(options.mask.source, Path):
             with raster.open_aligned(options.mask.source, info, allow_outside=options.allow_outside):
                 pass
-        if options.bands and max(numbers := numbered(info, options.bands)) > info.count:
-            raise RasterError(
-                f"{source} has {info.count} bands, --bands {listed(numbers)} asks for others; "
-                f"give numbers from 1 to {info.count}"
-            )
+        if options.bands:
+            numbered(info, options.bands)
     return Job(source, output, info.height, info.width)
