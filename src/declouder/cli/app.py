@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import json
 import logging
 import signal
@@ -216,6 +217,22 @@ def _declouder(
     ] = False,
 ) -> None:
     """Removes clouds from high-resolution optical satellite and aerial images."""
+
+
+def extra_package(name: str, option: str, needed: str) -> Any:
+    """Return declouder's package `name`, which needs an extra.
+
+    Raises:
+        OptionError: if that is not installed.
+    """
+    try:
+        return importlib.import_module(f"declouder.{name}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("declouder"):
+            raise
+        raise OptionError(
+            f"{option} needs {needed} ({error}); install it: pip install 'declouder[{name}]'"
+        ) from error
 
 
 def check_device_name(name: str) -> None:

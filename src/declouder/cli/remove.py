@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,20 +26,19 @@ from declouder.cli.app import (
     StepsOption,
     app,
     check_device_name,
+    extra_package,
     loaded_pipeline,
     parsed_ends,
     tell_trained_range,
 )
-from declouder.cli.bars import Bars, shown_progress
-from declouder.errors import BusyError, DeclouderError, ModelError, OptionError, OutputError, RasterError
+from declouder.cli.bars import shown_progress
+from declouder.cli.running import Outcome, Run, failure, hint, summary
+from declouder.errors import OptionError, OutputError
 
 if TYPE_CHECKING:
-    from declouder.cli.jobs import Job, Jobs
     from declouder.scaling import Scaling
-    from declouder.scene import SceneOptions, SceneReport
+    from declouder.scene import SceneOptions
     from declouder.stac import SourceItem
-
-log = logging.getLogger(__name__)
 
 
 @app.command()
@@ -182,13 +179,13 @@ def remove(
     )
     check_device_name(device)
     if cluster is not None:
-        _extra("cluster", "--cluster", "dask.distributed").check_cluster_name(cluster)
+        extra_package("cluster", "--cluster", "dask.distributed").check_cluster_name(cluster)
     with contextlib.ExitStack() as stack:
         item = None
         if stac is not None:
             if inputs or input_list:
                 raise OptionError("--stac names the input; give no INPUT and no --list beside it")
-            item = _extra("stac", "--stac", "pystac").read_item(stac, allow_outside=allow_outside)
+            item = extra_package("stac", "--stac", "pystac").read_item(stac, allow_outside=allow_outside)
             inputs = [stack.enter_context(_scene_of(item, output, options, skip_existing=skip_existing))]
             options = replace(options, allow_outside=True)  # the item's files were looked at
         jobs = planned_jobs(inputs or [], input_list, output, options, skip_existing=skip_existing)
@@ -196,8 +193,7 @@ def remove(
             for error in jobs.unusable.values():
                 typer.echo(f"passed over: {error}", err=True)
         stack.enter_context(jobs_folder(jobs))
-        reports: list[SceneReport] = []
-        run: _Run | None = None
+        outcome = Outcome(failed=dict(jobs.unusable))
         if jobs.todo:
             # Workers have devices of their own; what the client needs of the model are its settings and digest.
             pipeline = loaded_pipeline(model, sampler, device if cluster is None else "cpu")
@@ -206,21 +202,21 @@ def remove(
             if best:
                 options = replace(options, steps=2 * max(1, pipeline.config.num_inference_steps))
             with shown_progress(quiet=quiet, scenes=len(jobs.todo)) as bars:
-                run = _Run(jobs, pipeline, options, bars, skip_existing=skip_existing)
-                found = run.here() if cluster is None else run.on_cluster(cluster, device)
-                reports = [report for report in found if report is not None]
-        if item is not None and output.is_file() and (reports or not output.with_suffix(".json").exists()):
-            _extra("stac", "--stac", "pystac").write_derived(
+                run = Run(jobs, pipeline, options, bars, skip_existing=skip_existing, outcome=outcome)
+                if cluster is None:
+                    run.here()
+                else:
+                    run.on_cluster(cluster, device)
+        if item is not None and output.is_file() and (outcome.reports or not output.with_suffix(".json").exists()):
+            extra_package("stac", "--stac", "pystac").write_derived(
                 item, output, max_pixels=options.max_pixels, overwrite=options.overwrite
             )
         if not quiet:
-            typer.echo(_summary(jobs, reports, passed=run.passed if run else []))
-            hint = _hint(reports, enlarge)
-            if hint is not None:
-                typer.echo(hint)
-        failed = run.failed if run else dict(jobs.unusable)
-        if failed:
-            raise _failure(failed, others=len(reports))
+            typer.echo(summary(jobs, outcome))
+            if (advice := hint(outcome.reports, enlarge)) is not None:
+                typer.echo(advice)
+        if outcome.failed:
+            raise failure(outcome)
 
 
 @contextlib.contextmanager
@@ -244,126 +240,6 @@ def _scene_of(item: SourceItem, output: Path, options: SceneOptions, *, skip_exi
         stac.derived_path(output, overwrite=options.overwrite)
     with stac.scene_of(item) as scene:
         yield scene
-
-
-class _Run:
-    """The scenes of one command, one after the other or several at once.
-
-    Attributes:
-        failed: what went wrong with scenes of several, by source: the others are finished all the same.
-        passed: scenes that another run has finished, or is at, since this one began.
-    """
-
-    def __init__(
-        self, jobs: Jobs, pipeline: Any, options: SceneOptions, bars: Bars, *, skip_existing: bool
-    ) -> None:
-        self._jobs, self._pipeline, self._options, self._bars = jobs, pipeline, options, bars
-        self._skip_existing = skip_existing
-        self.failed: dict[Path, DeclouderError] = dict(jobs.unusable)
-        self.passed: list[Path] = []
-
-    def here(self) -> list[SceneReport | None]:
-        """Finish scene after scene in this process; None stands for one without a report."""
-        return [self._finished(job, None) for job in self._jobs.todo]
-
-    def on_cluster(self, name: str, device: str) -> list[SceneReport | None]:
-        """Finish the scenes on a cluster, several at once where they are small."""
-        from declouder.cli.jobs import window_count
-
-        todo, options = self._jobs.todo, self._options
-        package = _extra("cluster", "--cluster", "dask.distributed")
-        with package.open_cluster(name, self._pipeline, device=device) as cluster:
-
-            def work(job: Job) -> SceneReport | None:
-                return self._finished(job, cluster.engine)
-
-            def groups(job: Job) -> int:
-                return -(-window_count(job, options) // options.batch)
-
-            # One scene stays in the main thread, where Ctrl-C is heard at once.
-            found: list[SceneReport | None] = (
-                [work(todo[0])] if len(todo) == 1 else package.finish_scenes(cluster, todo, work, groups)
-            )
-            return found
-
-    def _finished(self, job: Job, engine: Any) -> SceneReport | None:
-        from declouder.cli.jobs import is_done
-        from declouder.scene import remove_from_scene
-
-        try:
-            with self._bars.scene(job.source) as progress:
-                if is_done(job, skip_existing=self._skip_existing):
-                    self.passed.append(job.source)
-                    return None
-                return remove_from_scene(
-                    job.source, job.output, self._pipeline, self._options, progress=progress, engine=engine
-                )
-        except RasterError as error:
-            # It is the scene's: it does not stand in the way of the others.
-            if not self._jobs.many:
-                raise
-            log.warning("%s", error)
-            self.failed[job.source] = error
-        except ModelError as error:
-            raise ModelError(f"{job.source}: {error}") from error
-        except OutputError as error:
-            # Another run has finished it since, or is about to.
-            elsewhere = isinstance(error, BusyError) or job.output.is_file()
-            if not (self._skip_existing and elsewhere):
-                raise
-            log.warning("%s is passed over: %s", job.source, error)
-            self.passed.append(job.source)
-        return None
-
-
-def _extra(name: str, option: str, needed: str) -> Any:
-    """Return declouder's package `name`, which needs an extra.
-
-    Raises:
-        OptionError: if that is not installed.
-    """
-    try:
-        return importlib.import_module(f"declouder.{name}")
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("declouder"):
-            raise
-        raise OptionError(
-            f"{option} needs {needed} ({error}); install it: pip install 'declouder[{name}]'"
-        ) from error
-
-
-def _failure(failed: Mapping[Path, DeclouderError], *, others: int) -> DeclouderError:
-    """Return the first error, which says how many there are."""
-    first = next(iter(failed.values()))
-    if len(failed) == 1:
-        return first
-    rest = "the others are finished" if others else "no other was left to do"
-    return type(first)(f"{first}; {len(failed)} scenes failed in all, {rest}")
-
-
-def _summary(jobs: Jobs, reports: Sequence[SceneReport], *, passed: Sequence[Path]) -> str:
-    existed = f", {jobs.existing} existed already" if jobs.existing else ""
-    existed += f", {len(passed)} left to another run" if passed else ""
-    if not reports:
-        return f"wrote nothing{existed}"
-    pixels = sum(report.megapixels for report in reports)
-    # From the first's beginning to the last's end: scenes on a cluster overlap.
-    seconds = max(report.ended for report in reports) - min(report.ended - report.seconds for report in reports)
-    what = f"{len(reports)} images to {jobs.folder}" if jobs.many else str(reports[0].output)
-    return f"wrote {what}{existed}: {pixels:.2f} megapixels in {seconds:.1f} s, {pixels / seconds:.3g} MP/s"
-
-
-def _hint(reports: Sequence[SceneReport], enlarge: int) -> str | None:
-    """Return what a user may do about small clouds that seem to be left; None if there is nothing to do."""
-    from declouder.mosaic import MOST_ENLARGED
-
-    left = [report for report in reports if report.small_clouds_left]
-    if not left or enlarge >= MOST_ENLARGED:
-        return None
-    where = str(left[0].output)
-    if len(left) > 1:
-        where += f" and {len(left) - 1} more"
-    return f"small clouds seem to be left in {where}: look at it, and try --enlarge {enlarge + 1}"
 
 
 def _parsed_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
