@@ -14,13 +14,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from declouder import config
+from declouder.config.recipe import NEEDS, OF_STAGES
 
 PAGE = Path(__file__).parent.parent / "docs" / "recipe.md"
 
 HEAD = """\
 # The fields of a recipe
 
-<!-- Made by benchmarks/make_recipe_page.py from src/declouder/config.py; do not edit. -->
+<!-- Made by benchmarks/make_recipe_page.py from src/declouder/config; do not edit. -->
 
 For people who train: every field that a recipe (`configs/*.yaml`) can set, its default, and what it does. How to
 train: [reproduce.md](reproduce.md). Why some of these fields exist: [method.md](method.md#what-a-recipe-can-add).
@@ -92,8 +93,8 @@ def _default(field: Any) -> str:
 
 
 def _meaning(name: str, field: Any) -> str:
-    of_stages = config._OF_STAGES.get(name)
-    needs = config._NEEDS.get(name)
+    of_stages = OF_STAGES.get(name)
+    needs = NEEDS.get(name)
     meaning = field.description.replace("|", r"\|")
     meaning += f" ({', '.join(of_stages)})" if of_stages else ""
     return meaning + (f"; needs `{needs}`" if needs else "")

@@ -1,0 +1,159 @@
+"""Recipes from YAML and `--set a.b=value`, and back; what is wrong with one is told in one line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import ValidationError
+
+from declouder.config.recipe import TrainConfig
+from declouder.config.sections import StageConfig
+from declouder.errors import ConfigError
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a recipe.
+
+    Args:
+        path: YAML file.
+        overrides: "a.b=value" strings, such as "stages.joint.lr=1e-4"; values are read as YAML, and they win over
+            the file.
+
+    Returns:
+        The recipe, every field checked and filled in.
+
+    Raises:
+        ConfigError: if the file cannot be read, a field is unknown or of no use where it stands, or a value does
+            not fit. The message names the file and the field.
+    """
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_OnceEach)
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist; give a recipe such as configs/compact.yaml") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); give a YAML file") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no fields; a recipe has name, model, data and stages")
+    for override in overrides:
+        _apply_override(values, override)
+    return parse_config(values, source=str(path))
+
+
+def parse_config(values: Mapping[str, Any], *, source: str) -> TrainConfig:
+    """Return the typed recipe of plain values; `source` is named in errors."""
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_explain(error)}") from None
+
+
+def dump_config(config: TrainConfig) -> str:
+    """Return the resolved recipe as YAML, every field written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def told_fields(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a recipe, as plain values, sets otherwise than it is by default, by the names for --set.
+
+    Steps and names, which have no default, are always among it.
+    """
+    stages = {name: {"steps": 1} for name in recipe["stages"]}
+    least = {"name": "least", "data": {"procedural": 1, "synthetic_share": 1}, "stages": stages}
+    defaults = _flat(parse_config(least, source="defaults").model_dump(mode="json"))
+    for given in ("name", "data.procedural", "data.synthetic_share", *(f"stages.{name}.steps" for name in stages)):
+        del defaults[given]
+    recipe = {**recipe, "data": {**recipe["data"], "pairs": [_given(entry) for entry in recipe["data"]["pairs"]]}}
+    missing = object()
+    return {name: value for name, value in _flat(recipe).items() if defaults.get(name, missing) != value}
+
+
+class _OnceEach(yaml.SafeLoader):
+    """Reads plain YAML in which no field is named twice; PyYAML would take the last of them in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice} is named twice", node.start_mark)
+        return dict(super().construct_mapping(node, deep=deep))
+
+
+def _given(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if value is not None}
+
+
+def _flat(values: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{place}{key}.") if isinstance(value, dict) else {f"{place}{key}": value}
+    return found
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override} is not of the form a.b=value, such as stages.joint.lr=1e-4")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: {text!r} is not a YAML value; quote it") from None
+    if isinstance(value, str) and text.lstrip()[:1] not in ("'", '"'):
+        value = _number_or_text(value)
+    *parents, last = key.split(".")
+    node = values
+    for depth, part in enumerate(parents):
+        child = node.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override}: {'.'.join(parents[: depth + 1])} holds a value, not fields")
+        node = child
+    node[last] = value
+
+
+def _number_or_text(text: str) -> float | str:
+    """YAML reads 1e-4 as text (it wants 1.0e-4); people write the former."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(first["loc"][-1]), _fields_at(first["loc"][:-1]), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(_fields_at(first['loc'][:-1]))}"
+        return f"{where} is not a field; {hint}"
+    if first["type"] == "missing":
+        return f"{where} is missing; every recipe gives it"
+    # What the whole recipe was found to be says nothing.
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}, found {_short(first['input'])}" if where else message
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _fields_at(location: Iterable[int | str]) -> list[str]:
+    """Return the names of the fields that stand where an unknown one was found."""
+    parts = list(location)
+    model: Any = TrainConfig
+    if parts[:1] == ["stages"]:
+        model, parts = StageConfig, parts[2:]
+    for part in parts:
+        # A number is a place in a list: the list's entries have the fields.
+        model = _entry_of(model) if isinstance(part, int) else model.model_fields[part].annotation
+    return list(model.model_fields)
+
+
+def _entry_of(annotation: Any) -> Any:
+    entry = get_args(annotation)[0]
+    return get_args(entry)[0] if get_args(entry) else entry
