@@ -72,13 +72,7 @@ def simulate_set(
     with _new_set(target) as unfinished:
         for place, name in enumerate(sorted(images, key=number_first)):
             path = images[name]
-            dn = read_image(path)
-            if not _is_tiff(path) and dn.shape[2] not in (1, 3):
-                raise DataError(
-                    f"{path} has {dn.shape[2]} bands, one of them an alpha or of ink; convert it to grey or RGB"
-                )
-            check_finite(dn, path)
-            check_band_order(path, band_names or _BAND_NAMES.get(dn.shape[2], ()))
+            dn = _clear_image(path, band_names)
             scaling = scaling_of(dn, path, dn_range, mend="--scale LOW,HIGH")
             most_used = 1.0 if dn_range else max(most_used, float(dn.max()) / scaling.high)
             unit = scaling.to_unit(dn.transpose(2, 0, 1))
@@ -115,6 +109,18 @@ def _new_set(target: Path) -> Iterator[Path]:
         if is_new:
             with contextlib.suppress(OSError):  # it holds the set
                 target.parent.rmdir()
+
+
+def _clear_image(path: Path, band_names: Sequence[str] | None) -> NDArray[Any]:
+    """Return a clear image, (H, W, C); DataError if it is none that clouds can be put over."""
+    dn = read_image(path)
+    if not _is_tiff(path) and dn.shape[2] not in (1, 3):
+        raise DataError(
+            f"{path} has {dn.shape[2]} bands, one of them an alpha or of ink; convert it to grey or RGB"
+        )
+    check_finite(dn, path)
+    check_band_order(path, band_names or _BAND_NAMES.get(dn.shape[2], ()))
+    return dn
 
 
 def _write(path: Path, dn: NDArray[Any], source: Path, *, as_png: bool = False) -> None:
