@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from declouder.breakdown import change_scores, pooled_spread, region_scores, spread_scores
+from declouder.breakdown import change_scores, pooled_spread, region_scores, regions, spread_scores
+from declouder.errors import DataError
 from declouder.metrics import psnr, score
 
 
@@ -47,3 +48,46 @@ def test_scores_of_a_band_are_shares_of_the_range_that_is_given():
     found = score(restored, clear, lpips=None, data_range=4100).bands
     assert [band["mae"] for band in found] == pytest.approx([0, 0.01, 0.1])
     assert found[2]["psnr"] == pytest.approx(psnr(restored[..., 2:], clear[..., 2:], data_range=4100))
+
+
+def test_regions_divide_the_image_by_thickness_and_the_edge_lies_on_the_border() -> None:
+    clear = np.full((80, 80, 3), 50, np.uint8)
+    cloudy = clear.copy()
+    cloudy[:, 40:] += 20
+    cloudy[:, 60:] += 60
+    parts = regions(cloudy, clear, 255)
+    assert (parts["outside"].astype(int) + parts["thin"] + parts["thick"] == 1).all()
+    assert (parts["inside"] == ~parts["outside"]).all()
+    assert parts["outside"][:, :30].all()
+    assert parts["thin"][:, 48:52].all()
+    assert parts["thick"][:, 70:].all()
+    assert parts["edge"][:, 38:42].all()
+    assert not parts["edge"][:, :20].any()
+    assert not parts["edge"][:, 60:].any()
+
+
+def test_masks_say_where_cloud_is_and_their_levels_how_thick() -> None:
+    clear = np.full((40, 40, 3), 50, np.uint8)
+    cloudy = clear + np.uint8(100)
+    mask = np.zeros((40, 40), np.uint8)
+    mask[:20] = 1
+    parts = regions(cloudy, clear, 255, mask)
+    assert (parts["inside"] == (mask > 0)).all()
+    assert (parts["thick"] == parts["inside"]).all(), "a mask of two levels leaves thickness to the pair"
+    mask[:20] = 128
+    mask[:10] = 255
+    parts = regions(cloudy, clear, 255, mask)
+    assert (parts["thick"] == (mask == 255)).all()
+    assert (parts["thin"] == (mask == 128)).all()
+    with pytest.raises(DataError, match="the mask is 40 x 39"):
+        regions(cloudy, clear, 255, mask[:, 1:])
+
+
+def test_a_spread_that_foretells_the_error_lies_on_the_calibrated_line() -> None:
+    rng = np.random.default_rng(0)
+    spread = rng.uniform(0.01, 0.1, (200, 200))
+    error = np.abs(rng.normal(0, 2**0.5 * spread))
+    found = pooled_spread([spread_scores(spread, error)], samples=4, averaged=False)
+    for row in found["reliability"]:
+        assert row["error"] / row["spread"] == pytest.approx(found["calibrated"], rel=0.1)
+    assert found["correlation"] == pytest.approx(np.corrcoef(spread.ravel(), error.ravel())[0, 1])

@@ -23,7 +23,6 @@ from PIL import Image
 
 from conftest import write_tif
 from declouder import metrics
-from declouder.breakdown import pooled_spread, regions, spread_scores
 from declouder.cli import main
 from declouder.data.clouds import simulate_clouds
 from declouder.data.pairs import Pair
@@ -352,39 +351,6 @@ def test_a_perfect_output_has_null_psnr_and_no_error(data: Path, tmp_path: Path)
     json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)
 
 
-def test_regions_divide_the_image_by_thickness_and_the_edge_lies_on_the_border() -> None:
-    clear = np.full((80, 80, 3), 50, np.uint8)
-    cloudy = clear.copy()
-    cloudy[:, 40:] += 20
-    cloudy[:, 60:] += 60
-    parts = regions(cloudy, clear, 255)
-    assert (parts["outside"].astype(int) + parts["thin"] + parts["thick"] == 1).all()
-    assert (parts["inside"] == ~parts["outside"]).all()
-    assert parts["outside"][:, :30].all()
-    assert parts["thin"][:, 48:52].all()
-    assert parts["thick"][:, 70:].all()
-    assert parts["edge"][:, 38:42].all()
-    assert not parts["edge"][:, :20].any()
-    assert not parts["edge"][:, 60:].any()
-
-
-def test_masks_say_where_cloud_is_and_their_levels_how_thick() -> None:
-    clear = np.full((40, 40, 3), 50, np.uint8)
-    cloudy = clear + np.uint8(100)
-    mask = np.zeros((40, 40), np.uint8)
-    mask[:20] = 1
-    parts = regions(cloudy, clear, 255, mask)
-    assert (parts["inside"] == (mask > 0)).all()
-    assert (parts["thick"] == parts["inside"]).all(), "a mask of two levels leaves thickness to the pair"
-    mask[:20] = 128
-    mask[:10] = 255
-    parts = regions(cloudy, clear, 255, mask)
-    assert (parts["thick"] == (mask == 255)).all()
-    assert (parts["thin"] == (mask == 128)).all()
-    with pytest.raises(DataError, match="the mask is 40 x 39"):
-        regions(cloudy, clear, 255, mask[:, 1:])
-
-
 def test_a_folder_of_masks_overrides_the_pair(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "masks"
     folder.mkdir()
@@ -414,16 +380,6 @@ def test_samples_tell_spread_and_its_reliability(
     assert evaluate(data, mean, out=tmp_path / "mean.json")["mean"]["psnr"] != one["mean"]["psnr"]
     alike = evaluate(data, ModelMethod(pipeline, num_inference_steps=0, samples=2), out=tmp_path / "0.json")
     assert alike["spread"]["correlation"] is None, "the reference draws no noise"
-
-
-def test_a_spread_that_foretells_the_error_lies_on_the_calibrated_line() -> None:
-    rng = np.random.default_rng(0)
-    spread = rng.uniform(0.01, 0.1, (200, 200))
-    error = np.abs(rng.normal(0, 2**0.5 * spread))
-    found = pooled_spread([spread_scores(spread, error)], samples=4, averaged=False)
-    for row in found["reliability"]:
-        assert row["error"] / row["spread"] == pytest.approx(found["calibrated"], rel=0.1)
-    assert found["correlation"] == pytest.approx(np.corrcoef(spread.ravel(), error.ravel())[0, 1])
 
 
 def test_the_cloudy_image_changes_no_clear_area_and_the_label_hardly(data: Path, tmp_path: Path) -> None:
