@@ -116,3 +116,16 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("backbone") / "alexnet.pth"
     torch.save(state, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def toy_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of the toy recipe; nobody changes it."""
+    from declouder.config import STAGE_NAMES
+    from toy import toy, train_quietly
+
+    out = tmp_path_factory.mktemp("runs") / "toy"
+    reports = train_quietly(toy(), out)
+    assert [report.stage for report in reports] == list(STAGE_NAMES)
+    assert all(report.finished and report.steps == 6 for report in reports)
+    return out

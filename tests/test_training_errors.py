@@ -1,0 +1,195 @@
+"""What goes wrong in a run, told in one line and, where it can be, before anything is learnt."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from declouder import training as training_module
+from declouder.cli import main
+from declouder.errors import ConfigError, DataError, ModelError, OutputError
+from declouder.training import callbacks as callbacks_module
+from declouder.training import stages as stages_module
+from declouder.training.surroundings import one_line_errors
+from toy import TOY, toy, train_quietly, write_four_pairs
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--devices", "0"], "--devices is 0; give 1 or more"),
+        (["--nodes", "0"], "--nodes is 0; give 1 or more"),
+        (["--max-time", "soon"], "--max-time is 'soon'; give a time such as 90s, 45m, 1h30m or 1:30:00"),
+        (["--max-time", "0s"], "--max-time is '0s'; give more than nothing"),
+        (["--max-time", "1h30"], "--max-time is '1h30'; give a time such as 90s, 45m, 1h30m or 1:30:00"),
+    ],
+)
+def test_options_of_train_that_mean_nothing_are_told(options, told, tmp_path, capfd):
+    with pytest.raises(SystemExit) as caught:
+        main(["train", str(TOY), "--out", str(tmp_path / "run"), *options])
+    assert caught.value.code == 2
+    assert capfd.readouterr().err == f"error: {told}\n"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("model.denoiser.heads=3", "model.denoiser cannot run: "),
+        ("model.denoiser.layers=0", "model.denoiser cannot"),
+        ("model.weight_net.stem=0", "model.weight_net cannot"),
+    ],
+)
+def test_networks_that_cannot_run_are_told_before_anything_is_learnt(change, told, tmp_path):
+    with pytest.raises(ConfigError, match=told):
+        train_quietly(toy(change), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupted_training_is_no_bug(tmp_path):
+    # Where the tests run in the background of a shell, Ctrl-C is ignored, and children inherit that.
+    program = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program += "; from declouder.cli import main; main(sys.argv[1:])"
+    words = [
+        "train",
+        "reference",
+        str(TOY),
+        "--out",
+        str(tmp_path / "run"),
+        "--set",
+        "stages.reference.steps=100000",
+    ]
+    with subprocess.Popen([sys.executable, "-c", program, *words], stderr=subprocess.PIPE, text=True) as run:
+        try:
+            while not list((tmp_path / "run").rglob("data.json")):
+                time.sleep(0.1)
+            time.sleep(2)
+            run.send_signal(signal.SIGINT)
+            _, told = run.communicate(timeout=60)
+        finally:
+            run.kill()
+    assert run.returncode == 130 and told.splitlines()[-1] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing", "error", "told"),
+    [
+        ([], "weights", ModelError, "the recipe has no stage weights"),
+        (["stages.joint.only=[foo]"], None, ConfigError, "foo"),
+        (
+            ["stages.joint.perceptual_weight=0.1", "stages.joint.patch_px=40"],
+            None,
+            ConfigError,
+            "DECLOUDER_LPIPS_BACKBONE",
+        ),
+    ],
+)
+def test_what_a_later_stage_lacks_is_found_before_the_first(changes, missing, error, told, tmp_path, monkeypatch):
+    monkeypatch.delenv("DECLOUDER_LPIPS_BACKBONE", raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    config = toy(*changes)
+    stages = {name: stage for name, stage in config.stages.items() if name != missing}
+    config = config.model_copy(update={"stages": stages})
+    with pytest.raises(error, match=told):
+        train_quietly(config, tmp_path / "run", stages=list(stages))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_without_the_earlier_ones_says_so(tmp_path):
+    with pytest.raises(ModelError, match="run the earlier stages first"):
+        train_quietly(toy(), tmp_path, stages=["weights"])
+
+
+def test_a_stage_that_the_recipe_lacks_is_named(tmp_path):
+    config = toy()
+    without = config.model_copy(update={"stages": {"reference": config.stages["reference"]}})
+    with pytest.raises(ConfigError, match="has no stage 'joint'"):
+        train_quietly(without, tmp_path, stages=["joint"])
+
+
+def test_other_networks_than_the_earlier_stage_left_are_refused(tmp_path):
+    train_quietly(toy(), tmp_path, stages=["reference"])
+    train_quietly(toy(), tmp_path, stages=["denoiser"])
+    other = toy("model.denoiser.widths=[16,32]")
+    with pytest.raises(ConfigError, match=r"model\.denoiser\.widths was \[8, 16\]"):
+        train_quietly(other, tmp_path, stages=["weights"])
+    (tmp_path / "config.yaml").unlink()  # then the networks tell
+    with pytest.raises(ModelError, match="is not the network of this recipe"):
+        train_quietly(other, tmp_path, stages=["weights"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages_module, "reference_loss", lambda *_, **__: torch.tensor(float("nan")))
+    with pytest.raises(DataError, match="the loss is nan at step 0"):
+        train_quietly(toy(), tmp_path, stages=["reference"])
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("file write failed")]
+)
+def test_a_full_disk_is_named_and_leaves_the_previous_checkpoint(error, tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    checkpoints = callbacks_module.AtomicCheckpointIO()
+    checkpoints.save_checkpoint({"step": 1}, path)
+
+    def full(_, part):
+        Path(part).write_bytes(b"torn")
+        raise error  # torch.save tells a full disk in either way
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OutputError, match=r"last\.ckpt cannot be written .* free some room"):
+        checkpoints.save_checkpoint({"step": 2}, path)
+    assert torch.load(path, weights_only=True) == {"step": 1} and [*tmp_path.iterdir()] == [path]
+
+
+def test_no_space_left_elsewhere_in_a_run_is_one_line_too(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(callbacks_module, "_append_row", full)
+    with pytest.raises(OutputError, match="no space is left; free some room and go on with --resume"):
+        train_quietly(toy(), tmp_path, stages=["reference"])
+
+
+def test_an_image_damaged_in_the_middle_of_an_epoch_is_named_in_one_line(tmp_path, monkeypatch):
+    write_four_pairs(tmp_path)
+    fields = [f"data.base={tmp_path}", "data.pairs=[set]", "data.synthetic_share=0", "data.hold_out_block=1"]
+    config = toy(*fields, "data.cache_gb=0", "data.workers=1", "stages.reference.steps=20")
+
+    class DamagedMeanwhile(training_module.TrainingData):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            for pair in self.pairs:
+                pair.cloudy_path.write_bytes(b"\x89PNG damaged")
+
+    monkeypatch.setattr(training_module, "TrainingData", DamagedMeanwhile)
+    with pytest.raises(DataError, match=r"cloud/\d\.png cannot be read as an image") as caught:
+        train_quietly(config, tmp_path / "run", stages=["reference"])
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
+        RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"),
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+    ],
+)
+def test_a_loader_process_that_is_killed_is_one_line(error, tmp_path):
+    told = r"^a loader process was ended from outside \([^()]+\); .* go on with --resume$"
+    with pytest.raises(DataError, match=told), one_line_errors(tmp_path):
+        raise error
+    lost = RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1")
+    with pytest.raises(DataError, match=r"^another process of this run has ended"), one_line_errors(tmp_path):
+        raise lost
+    with pytest.raises(RuntimeError, match=r"^another$"), one_line_errors(tmp_path):
+        raise RuntimeError("another")

@@ -1,0 +1,308 @@
+"""Runs that end before they are finished and go on, and what may not go on with them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from declouder.config import STAGE_NAMES, TrainConfig
+from declouder.errors import ConfigError, DataError, ModelError, OutputError
+from declouder.training import STAGES, StageModule
+from declouder.training import callbacks as callbacks_module
+from declouder.training.module import _lr_factor
+from toy import toy, train_quietly, weights_of, write_four_pairs
+
+
+class PowerCut(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stage", ["reference", "joint"])
+def test_a_run_that_was_cut_off_resumes_to_the_same_weights(tmp_path, toy_run, monkeypatch, stage):
+    earlier = STAGE_NAMES[: STAGE_NAMES.index(stage)]
+    train_quietly(toy(), tmp_path, stages=earlier)
+    training_step = StageModule.training_step
+
+    def cut(module, batch, index):
+        if module.global_step == 5:
+            raise PowerCut
+        return training_step(module, batch, index)
+
+    monkeypatch.setattr(StageModule, "training_step", cut)
+    with pytest.raises(PowerCut):
+        train_quietly(toy(), tmp_path, stages=[stage])
+    monkeypatch.undo()
+    assert not (tmp_path / stage / "finished").exists()
+    (report,) = train_quietly(toy(), tmp_path, stages=[*earlier, stage], resume=True)
+    assert (report.stage, report.finished) == (stage, True)
+    uninterrupted, resumed = weights_of(toy_run / "model"), weights_of(tmp_path / "model")
+    assert all(resumed[name] == uninterrupted[name] for name in STAGES[stage].learns)
+
+
+def test_time_that_runs_out_leaves_a_checkpoint_to_go_on_from(tmp_path):
+    config = toy("stages.reference.steps=100000")
+    (report,) = train_quietly(config, tmp_path, max_time_s=4)
+    assert (report.stage, report.finished) == ("reference", False)
+    assert 0 < report.steps < 100000
+    checkpoint = torch.load(tmp_path / "reference" / "last.ckpt", weights_only=False)
+    assert checkpoint["global_step"] == report.steps
+    (further,) = train_quietly(config, tmp_path, stages=["reference"], max_time_s=4, resume=True)
+    assert further.steps > report.steps + 1, "the time of the call before was counted once more"
+    report = further
+    finished = train_quietly(
+        toy(f"stages.reference.steps={report.steps + 2}"), tmp_path, stages=["reference"], resume=True
+    )
+    assert finished[0].steps == report.steps + 2
+
+
+def test_however_short_the_time_a_step_is_taken_and_kept(tmp_path):
+    config = toy("stages.reference.steps=100000")
+    for done in (1, 2):
+        (report,) = train_quietly(config, tmp_path, max_time_s=1e-6, resume=done > 1)
+        assert (report.stage, report.steps, report.finished) == ("reference", done, False)
+
+
+def test_a_finished_stage_whose_network_is_gone_says_so(toy_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(toy_run, run)
+    shutil.rmtree(run / "model" / "denoiser")
+    with pytest.raises(ModelError, match=r"stage 'denoiser' has finished, but .*denoiser is gone; .* or remove"):
+        train_quietly(toy(), run, resume=True)
+    (run / "denoiser" / "finished").unlink()
+    with pytest.raises(ModelError, match="stage 'joint' has finished, but"):
+        train_quietly(toy(), run, resume=True)
+    (run / "joint" / "finished").unlink()
+    train_quietly(toy(), run, resume=True)
+    assert weights_of(run / "model") == weights_of(toy_run / "model")
+
+
+def test_two_runs_are_not_mixed(toy_run):
+    with pytest.raises(OutputError, match="continue it with --resume"):
+        train_quietly(toy(), toy_run)
+
+
+def test_a_stage_of_another_recipe_does_not_join_a_run(tmp_path):
+    train_quietly(toy(), tmp_path, stages=["reference"])
+    recipe = (tmp_path / "config.yaml").read_text()
+    for resume in (False, True):
+        with pytest.raises(ConfigError, match=r"seed was 0 when .* was begun, and is 7 now"):
+            train_quietly(toy("seed=7"), tmp_path, stages=["denoiser"], resume=resume)
+    assert (tmp_path / "config.yaml").read_text() == recipe
+    (tmp_path / "config.yaml").write_text(recipe[:100])
+    with pytest.raises(ConfigError, match="so the recipe cannot be compared with it"):
+        train_quietly(toy(), tmp_path, stages=["reference"], resume=True)
+
+
+def test_a_run_that_goes_on_learns_from_the_data_it_was_begun_with(tmp_path):
+    write_four_pairs(tmp_path)
+    fields = [f"data.base={tmp_path}", "data.pairs=[set]", "data.hold_out=0", "data.procedural=0"]
+    fields += ["data.synthetic_share=0", "stages.reference.steps=1000"]
+    train_quietly(toy(*fields), tmp_path / "run", stages=["reference"], max_time_s=2)
+    for kind in ("cloud", "label"):
+        (tmp_path / "set" / "train" / kind / "2.png").unlink()
+    with pytest.raises(
+        DataError, match=r"the data \(3 pairs\) are not those that .*reference was begun with \(4 pairs\)"
+    ):
+        train_quietly(toy(*fields), tmp_path / "run", stages=["reference"], resume=True, max_time_s=2)
+
+
+def test_a_later_stage_learns_from_the_data_of_the_earlier_ones_and_the_recipe_stays(tmp_path):
+    write_four_pairs(tmp_path)
+    fields = [f"data.base={tmp_path}", "data.pairs=[set]", "data.hold_out=0", "data.procedural=0"]
+    fields += ["data.synthetic_share=0", "stages.denoiser.downscale=1"]
+    train_quietly(toy(*fields), tmp_path / "run", stages=["reference"])
+    recipe = (tmp_path / "run" / "config.yaml").read_text()
+    for kind in ("cloud", "label"):
+        (tmp_path / "set" / "train" / kind / "2.png").unlink()
+    with pytest.raises(DataError, match=r"are not those that .*reference was begun with"):
+        train_quietly(toy(*fields, "stages.denoiser.lr=0.5"), tmp_path / "run", stages=["denoiser"])
+    assert (tmp_path / "run" / "config.yaml").read_text() == recipe
+    (tmp_path / "run" / "reference" / "data.json").write_text("{")
+    with pytest.raises(DataError, match=r"data\.json is damaged"):
+        train_quietly(toy(*fields), tmp_path / "run", stages=["denoiser"])
+
+
+def test_finished_stages_ask_for_nothing_when_a_run_goes_on(tmp_path, monkeypatch):
+    asked = "stages.reference.perceptual_weight=0.1", "stages.reference.patch_px=40"
+    stand_in = lambda bands: lambda image, clear: (image - clear).square().mean((1, 2, 3))  # noqa: E731
+    monkeypatch.setattr("declouder.training.module.PerceptualLoss", stand_in)
+    train_quietly(toy(*asked), tmp_path, stages=["reference"])
+    monkeypatch.undo()
+    monkeypatch.delenv("DECLOUDER_LPIPS_BACKBONE", raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    (report,) = train_quietly(toy(*asked), tmp_path, stages=["reference", "denoiser"], resume=True)
+    assert report.stage == "denoiser"
+
+
+@pytest.mark.parametrize("left", [0, 2000])
+def test_a_damaged_checkpoint_is_named(tmp_path, left):
+    config = toy("stages.reference.steps=1000")
+    train_quietly(config, tmp_path, stages=["reference"], max_time_s=2)
+    checkpoint = tmp_path / "reference" / "last.ckpt"
+    os.truncate(checkpoint, left)
+    with pytest.raises(DataError, match=r"last\.ckpt is damaged .* remove it to begin the stage anew"):
+        train_quietly(config, tmp_path, stages=["reference"], resume=True)
+    checkpoint.unlink()
+    assert train_quietly(config, tmp_path, stages=["reference"], resume=True, max_time_s=2)
+
+
+def test_a_checkpoint_is_written_beside_its_name_first(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    checkpoints = callbacks_module.AtomicCheckpointIO()
+    checkpoints.save_checkpoint({"step": 1}, path)
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(callbacks_module.torch, "save", full_disk)
+    with pytest.raises(OutputError, match="free some room"):
+        checkpoints.save_checkpoint({"step": 2}, path)
+    monkeypatch.undo()
+    assert torch.load(path, weights_only=True) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def run_until_killed(config: TrainConfig, out: Path, after_s: float) -> None:
+    """Train in a forked process and kill it with SIGKILL a while after its first checkpoint."""
+    process = multiprocessing.get_context("fork").Process(
+        target=train_quietly, args=(config, out), kwargs={"resume": True}
+    )
+    process.start()
+    begun, limit = out / "reference" / "last.ckpt", time.monotonic() + 60
+    while not begun.exists() and process.is_alive() and time.monotonic() < limit:
+        time.sleep(0.01)
+    process.join(after_s)
+    process.kill()
+    process.join()
+
+
+def test_a_run_that_is_killed_at_any_moment_resumes_to_the_same_weights(tmp_path, toy_run):
+    for after_s in random.Random(time.time()).choices((0.0, 0.1, 0.3, 0.6, 1.0, 1.5), k=4):
+        run_until_killed(toy(), tmp_path / "killed", after_s)
+    train_quietly(toy(), tmp_path / "killed", resume=True)
+    assert weights_of(tmp_path / "killed" / "model") == weights_of(toy_run / "model")
+    for stage in STAGE_NAMES:
+        scores = Path(stage) / "scores.csv"
+        assert (tmp_path / "killed" / scores).read_text() == (toy_run / scores).read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("seed=7", "seed was 0 when .* was begun, and is 7 now; put it back"),
+        ("model.strength=0.9", "model.strength was .* and is 0.9 now"),
+        ("model.reference.options={widths: [4, 8], blocks: [1, 1]}", "model.reference.options.widths was"),
+        ("data.hold_out=0.4", "data.hold_out was"),
+        ("stages.reference.steps=50", "stages.reference.steps was"),
+        ("stages.denoiser.only=[conv_in]", "stages.denoiser.only was"),
+    ],
+)
+def test_a_run_is_not_resumed_with_a_recipe_that_makes_another_of_it(change, words, tmp_path):
+    train_quietly(toy("stages.reference.steps=2"), tmp_path, stages=["reference"])
+    (tmp_path / "denoiser").mkdir()
+    before = (tmp_path / "config.yaml").read_bytes()
+    with pytest.raises(ConfigError, match=words):
+        train_quietly(toy("stages.reference.steps=2", change), tmp_path, resume=True)
+    assert (tmp_path / "config.yaml").read_bytes() == before
+
+
+LONG = toy("stages.reference.steps=100000", "stages.reference.validate_every=100000")
+
+
+def test_what_comes_next_in_a_run_that_is_resumed_may_change(tmp_path):
+    (report,) = train_quietly(LONG, tmp_path, stages=["reference"], max_time_s=3)
+    assert not report.finished and report.steps > 1
+    changed = toy("stages.reference.steps=1", "stages.reference.lr=1e-5", "data.workers=0", "data.cache_gb=1")
+    (report,) = train_quietly(changed, tmp_path, stages=["reference"], resume=True)
+    assert report.finished and (tmp_path / "model" / "reference").is_dir()  # though nothing was scored before
+
+
+def test_a_run_is_not_resumed_with_or_without_lpips_in_its_loss_where_it_was_not(tmp_path, backbone, monkeypatch):
+    monkeypatch.setenv("DECLOUDER_LPIPS_BACKBONE", str(backbone))
+    train_quietly(LONG, tmp_path, stages=["reference"], max_time_s=3)
+    with pytest.raises(ConfigError, match=r"stages\.reference was begun without LPIPS in its loss"):
+        changed = toy("stages.reference.perceptual_weight=0.1", "stages.reference.patch_px=40")
+        train_quietly(changed, tmp_path, stages=["reference"], resume=True)
+
+
+def test_a_run_of_summed_batches_stops_at_a_whole_step_and_is_first_scored_after_one(tmp_path):
+    summed = toy("stages.reference.steps=3", "stages.reference.accumulate=40", "stages.reference.validate_every=1")
+    train_quietly(summed, tmp_path / "whole", stages=["reference"])
+    (report,) = train_quietly(summed, tmp_path / "cut", stages=["reference"], max_time_s=0.3)
+    assert not report.finished and report.steps < 3
+    checkpoint = torch.load(tmp_path / "cut" / "reference" / "last.ckpt", weights_only=False)
+    ready = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"]
+    assert ready == 40 * report.steps > 0
+    train_quietly(summed, tmp_path / "cut", stages=["reference"], resume=True)
+    assert weights_of(tmp_path / "cut" / "model") == weights_of(tmp_path / "whole" / "model")
+    with (tmp_path / "whole" / "reference" / "scores.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["1", "2", "3"]
+
+
+def test_a_run_that_is_resumed_learns_at_the_rate_of_its_recipe(tmp_path):
+    fields = ("stages.reference.checkpoint_every=1", "stages.reference.schedule=cosine")
+    train_quietly(toy("stages.reference.steps=9", *fields), tmp_path, stages=["reference"], max_time_s=1e-6)
+    slow = ("stages.reference.lr=1e-30", "stages.reference.weight_decay=0.5", *fields)
+    train_quietly(
+        toy("stages.reference.steps=9", *slow), tmp_path, stages=["reference"], max_time_s=1e-6, resume=True
+    )
+    checkpoint = torch.load(tmp_path / "reference" / "last.ckpt", weights_only=False)
+    (group,) = checkpoint["optimizer_states"][0]["param_groups"]
+    expected = toy("stages.reference.steps=9", *slow).stages["reference"]
+    assert (checkpoint["global_step"], group["weight_decay"]) == (2, 0.5)
+    assert group["lr"] == 1e-30 * _lr_factor(2, expected)
+    begun = {key: value.clone() for key, value in checkpoint["state_dict"].items() if key.startswith("learning")}
+    train_quietly(toy("stages.reference.steps=4", *slow), tmp_path, stages=["reference"], resume=True)
+    after = torch.load(tmp_path / "reference" / "last.ckpt", weights_only=False)["state_dict"]
+    assert all(torch.allclose(after[key], value, rtol=0, atol=1e-20) for key, value in begun.items())
+
+
+def test_a_run_of_summed_batches_that_is_cut_off_again_when_it_has_hardly_gone_on_loses_nothing(
+    tmp_path, monkeypatch
+):
+    summed = toy(*(f"stages.reference.{field}" for field in ("steps=4", "accumulate=3", "checkpoint_every=2")))
+    train_quietly(summed, tmp_path / "whole", stages=["reference"])
+    training_step = StageModule.training_step
+    for batches in (8, 2):  # in the third step, and in it once more, after its second batch
+        left = iter(range(batches))
+
+        def cut(module, batch, index, left=left):
+            if next(left, None) is None:
+                raise PowerCut
+            return training_step(module, batch, index)
+
+        monkeypatch.setattr(StageModule, "training_step", cut)
+        with pytest.raises(PowerCut):
+            train_quietly(summed, tmp_path / "cut", stages=["reference"], resume=batches == 2)
+    monkeypatch.undo()
+    train_quietly(summed, tmp_path / "cut", stages=["reference"], resume=True)
+    assert weights_of(tmp_path / "cut" / "model") == weights_of(tmp_path / "whole" / "model")
+
+
+def test_the_record_counts_the_time_of_all_calls_and_names_each_stages_versions(tmp_path, monkeypatch):
+    def passed(path: Path) -> float:
+        return json.loads(path.read_text())["stages"]["reference"]["seconds"]
+
+    train_quietly(toy("stages.reference.steps=2"), tmp_path, stages=["reference"], max_time_s=1e-6)
+    checkpoint = torch.load(tmp_path / "reference" / "last.ckpt", weights_only=False)
+    (state,) = (state for name, state in checkpoint["callbacks"].items() if name.startswith("ScoreLog"))
+    assert 0 < state["seconds"] < 600
+    state["seconds"] += 5000
+    torch.save(checkpoint, tmp_path / "reference" / "last.ckpt")
+    train_quietly(toy("stages.reference.steps=2"), tmp_path, stages=["reference"], resume=True)
+    record = tmp_path / "model" / "training.json"
+    assert 5000 < passed(record) < 5600
+    monkeypatch.setattr("declouder.training.record.commit_of_source", lambda: "another")
+    train_quietly(toy("stages.reference.steps=2"), tmp_path, stages=["denoiser"])
+    stages = json.loads(record.read_text())["stages"]
+    assert stages["denoiser"]["commit"] == "another" != stages["reference"]["commit"]
+    assert stages["reference"]["versions"]["torch"] == torch.__version__

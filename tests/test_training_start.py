@@ -1,0 +1,134 @@
+"""Runs that begin with the weights of a model, of all its networks or of some of their parts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from declouder import CloudRemovalPipeline
+from declouder.data.training import TrainingData
+from declouder.errors import ConfigError, ModelError
+from declouder.networks import CompactNet
+from declouder.training import StageModule
+from declouder.training.networks import build_networks
+from toy import toy, train_quietly
+
+
+def test_a_start_that_does_not_fit_is_told_before_anything_is_learnt(toy_run, tmp_path):
+    config = toy(f"model.start_from={toy_run / 'model'}", "model.weight_net.widths=[8, 24]")
+    with pytest.raises(ModelError, match=r"model\.start_from: .*weight_net.* is of another network"):
+        train_quietly(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_can_begin_with_the_weights_of_another(tmp_path, toy_run):
+    start = f"model.start_from={toy_run / 'model'}"
+    begun = StageModule("reference", toy(), TrainingData(toy().data, band_names=toy().model.bands, seed=0))
+    config = toy(start, "stages.reference.steps=1", "stages.reference.lr=1e-9", "stages.reference.weight_decay=0")
+    train_quietly(config, tmp_path, stages=["reference"])
+    files = [next((run / "model" / "reference").glob("*.safetensors")) for run in (toy_run, tmp_path)]
+    trained, again = (load_file(path) for path in files)
+    for name, tensor in trained.items():
+        torch.testing.assert_close(again[name], tensor, atol=1e-6, rtol=0)
+    own = begun.network("reference").state_dict()
+    assert any(not torch.equal(own[name], tensor) for name, tensor in trained.items())
+
+
+def test_one_stage_of_a_model_can_be_trained_further_and_leaves_a_whole_model(tmp_path, toy_run):
+    fields = (f"model.start_from={toy_run / 'model'}", "stages.joint.steps=1", "stages.reference.steps=1")
+    for stage, others in (("joint", ["reference"]), ("reference", ["denoiser", "weight_net"])):
+        train_quietly(toy(*fields), tmp_path / stage, stages=[stage])
+        CloudRemovalPipeline.from_pretrained(tmp_path / stage / "model")
+        for name in others:
+            old, new = (
+                load_file(next((run / "model" / name).glob("*.safetensors"))) for run in (toy_run, tmp_path / stage)
+            )
+            assert all(torch.equal(new[key], value) for key, value in old.items())
+
+
+def test_a_stage_whose_start_has_other_networks_beside_its_own_leaves_its_own_alone(tmp_path, toy_run):
+    config = toy(
+        f"model.start_from={toy_run / 'model'}", "model.denoiser.widths=[16, 32]", "stages.reference.steps=1"
+    )
+    train_quietly(config, tmp_path, stages=["reference"])
+    assert [path.name for path in (tmp_path / "model").iterdir() if path.is_dir()] == ["reference"]
+    with pytest.raises(ModelError, match="is not the network of this recipe"):
+        train_quietly(config, tmp_path, stages=["joint"])
+
+
+def test_a_network_grows_without_forgetting(tmp_path, toy_run):
+    wider = toy(
+        f"model.start_from={toy_run / 'model'}",
+        "model.reference.options.context=3",
+        "stages.reference.lr=1e-9",
+        "stages.reference.steps=1",
+        "stages.reference.weight_decay=0",
+    )
+    train_quietly(wider, tmp_path, stages=["reference"])
+    old, new = (CompactNet.from_pretrained(run / "model" / "reference") for run in (toy_run, tmp_path))
+    cloudy = torch.rand(1, 3, 32, 48) * 2 - 1
+    torch.testing.assert_close(new(cloudy), old(cloudy), atol=1e-5, rtol=0)
+    assert len(new.state_dict()) > len(old.state_dict())
+
+
+def test_parts_alone_can_learn(tmp_path, toy_run):
+    begun = ("stages.reference.steps=2", f"model.start_from={toy_run / 'model'}")
+    train_quietly(toy(*begun, "stages.reference.only=[head, decoder.0.norm1]"), tmp_path, stages=["reference"])
+    old, new = (load_file(next((run / "model" / "reference").glob("*.safetensors"))) for run in (toy_run, tmp_path))
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    assert {"head.weight", "head.bias", "decoder.0.norm1.weight"} <= changed
+    assert all(name.startswith(("head.", "decoder.0.norm1.")) for name in changed)
+
+
+def test_a_part_that_is_to_learn_must_be_there(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"stages.reference.only: no network .* has a part 'haed'; there are .*head"
+    ):
+        train_quietly(toy("stages.reference.only=[haed]"), tmp_path, stages=["reference"])
+
+
+@pytest.mark.parametrize(("stage", "learnt"), [("denoiser", ["denoiser"]), ("joint", ["denoiser", "weight_net"])])
+def test_attention_in_the_middle_can_be_left_behind(stage, learnt, tmp_path, toy_run):
+    without = ("model.denoiser.middle_attention=false", "model.weight_net.middle_attention=false")
+    config = toy(
+        f"model.start_from={toy_run / 'model'}", f"stages.{stage}.steps=1", f"stages.{stage}.lr=1e-9", *without
+    )
+    train_quietly(config, tmp_path, stages=[stage])
+    for name in learnt:
+        old, new = (load_file(next((run / "model" / name).glob("*.safetensors"))) for run in (toy_run, tmp_path))
+        left = set(old) - set(new)
+        assert left and set(new) < set(old)
+        assert all(key.startswith("unet.mid_block.attentions.") for key in left)
+        assert all(torch.allclose(new[key], old[key], atol=1e-6) for key in new)
+
+
+def test_a_network_that_does_not_learn_on_keeps_its_attention_in_the_middle(tmp_path, toy_run):
+    config = toy(
+        f"model.start_from={toy_run / 'model'}", "model.denoiser.middle_attention=false", "stages.weights.steps=1"
+    )
+    with pytest.raises(ModelError, match=r"is not the network of this recipe: it has .*mid_block\.attentions"):
+        train_quietly(config, tmp_path / "a", stages=["weights"])
+    train_quietly(config, tmp_path / "b", stages=["reference"])
+    assert [path.name for path in (tmp_path / "b" / "model").iterdir() if path.is_dir()] == ["reference"]
+
+
+def test_weights_of_another_network_are_no_start(tmp_path, toy_run):
+    other = toy(f"model.start_from={toy_run / 'model'}", "model.reference.options.widths=[8, 12]")
+    with pytest.raises(ModelError, match="is of another network"):
+        train_quietly(other, tmp_path / "a", stages=["reference"])
+    with pytest.raises(ModelError, match="nowhere does not exist"):
+        train_quietly(toy("model.start_from=nowhere"), tmp_path / "b", stages=["reference"])
+
+
+def test_a_recipe_that_starts_from_a_network_of_other_settings_says_so(tmp_path, caplog):
+    config = toy("model.reference.options={widths: [8, 16], blocks: [1, 1], guided: [3], keep_clear: 4.0}")
+    reference = build_networks(config)["reference"]
+    reference.save_pretrained(tmp_path / "start" / "reference")
+    other = toy(
+        "model.reference.options={widths: [8, 16], blocks: [1, 1], guided: [3], keep_clear: 0.0}",
+        f"model.start_from={tmp_path / 'start'}",
+        "stages.reference.steps=1",
+    )
+    train_quietly(other, tmp_path / "run", stages=["reference"])
+    assert "was trained with keep_clear 4.0, here 0.0" in caplog.text
