@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from declouder.devices import resolved_device
 from declouder.errors import DeclouderError, OptionError
 from declouder.version import __version__
 
@@ -239,18 +240,6 @@ def check_device_name(name: str) -> None:
     """Raise OptionError for a device that no machine has; torch is not needed for that."""
     if name not in DEVICES:
         raise OptionError(f"--device is {name!r}; give one of {', '.join(DEVICES)}")
-
-
-def resolved_device(name: str) -> str:
-    """Return the device to use for a --device option; OptionError if this machine has none such."""
-    import torch
-
-    usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return next(device for device in ("cuda", "mps", "cpu") if usable[device])
-    if not usable[name]:
-        raise OptionError(f"--device {name} cannot be used on this machine; give --device cpu")
-    return name
 
 
 def loaded_pipeline(model: str | None, sampler: str | None, device: str) -> Any:

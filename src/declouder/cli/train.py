@@ -15,9 +15,9 @@ from declouder.cli.app import (
     QuietOption,
     app,
     check_device_name,
-    resolved_device,
 )
 from declouder.cli.bars import stage_bars
+from declouder.devices import resolved_device
 from declouder.errors import OptionError
 
 if TYPE_CHECKING:

@@ -30,6 +30,7 @@ GROUPS_PER_WORKER = 2
 NO_WORKER_S = 60.0
 """So long without any worker ends the run; journals are kept."""
 _LOOK_S = 1.0
+_NO_SCHEDULER = "the cluster's scheduler is gone; start it again (dask scheduler) and run the same command again"
 
 
 class Stopped(BaseException):
@@ -148,9 +149,7 @@ class Cluster:
                 return {address: worker.get("status", "running") for address, worker in found.items()}
         except (OSError, TimeoutError, ValueError):
             pass
-        raise OptionError(
-            "the cluster's scheduler is gone; start it again (dask scheduler) and run the same command again"
-        )
+        raise OptionError(_NO_SCHEDULER)
 
 
 class Remote:
@@ -218,9 +217,7 @@ def _result(future: Any, first: Window) -> Finished:
             "does their memory hold it? give a smaller --window or --batch"
         ) from None
     except CancelledError:
-        raise OptionError(
-            "the cluster's scheduler is gone; start it again (dask scheduler) and run the same command again"
-        ) from None
+        raise OptionError(_NO_SCHEDULER) from None
     except Exception as error:
         raise ModelError(
             f"a worker failed at {place} ({type(error).__name__}: {' '.join(str(error).split())[:300]})"

@@ -12,7 +12,7 @@ from typing import Any
 
 from distributed import WorkerPlugin, get_worker
 
-from declouder.errors import OptionError
+from declouder.devices import resolved_device
 from declouder.journal import Layer
 from declouder.scene.engine import Finished, Group, finished
 from declouder.scene.inference import WindowModel
@@ -39,11 +39,7 @@ def facts(device: str) -> Facts:
     """
     import torch
 
-    usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
-        device = next(name for name in ("cuda", "mps", "cpu") if usable[name])
-    if not usable[device]:
-        raise OptionError(f"--device {device} cannot be used on every worker; give --device cpu")
+    device = resolved_device(device, where="every worker")
     return Facts(__version__, str(torch.__version__), torch.backends.cpu.get_cpu_capability(), device)
 
 

@@ -1,0 +1,21 @@
+"""The device that a --device option means in this process."""
+
+from __future__ import annotations
+
+from declouder.errors import OptionError
+
+
+def resolved_device(name: str, *, where: str = "this machine") -> str:
+    """Return "cuda", "mps" or "cpu" for one of these, or for "auto" the first of them that is to be had.
+
+    Raises:
+        OptionError: if it is not to be had; `where` is what the message calls this place.
+    """
+    import torch
+
+    usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(device for device in usable if usable[device])
+    if not usable[name]:
+        raise OptionError(f"--device {name} cannot be used on {where}; give --device cpu")
+    return name
