@@ -154,49 +154,23 @@ class _Run:
 
 
 def _run_stage(run: _Run, name: StageName, *, max_time_s: float | None) -> TrainingReport:
+    """Train a stage to its end, or until the time is up, and keep what it has learnt."""
     config, folder = run.config, run.out / name
-    settings = config.stages[name]
     module = _prepared_module(run, name)
     if is_first_process():
         begin_stage(folder, run.data)
-    timer = RunTimer(duration=None if max_time_s is None else timedelta(seconds=max_time_s), interval="step")
-    keeper = StepKeeper(
-        dirpath=folder,
-        filename="last",
-        every_n_train_steps=min(settings.checkpoint_every, settings.steps),
-        save_top_k=1,
-        enable_version_counter=False,
-        save_on_train_epoch_end=False,
-    )
     scores = ScoreLog(folder)
     started = time.monotonic()
     last = folder / "last.ckpt"
     with quiet_lightning():
-        trainer = L.Trainer(
-            accelerator=run.device,
-            devices=run.devices,
-            num_nodes=run.nodes,
-            precision=lightning_precision(config.precision, run.device),
-            max_steps=settings.steps,
-            max_epochs=-1,
-            accumulate_grad_batches=settings.accumulate,
-            gradient_clip_val=settings.clip_norm,
-            use_distributed_sampler=False,
-            callbacks=[timer, keeper, scores, *([] if run.on_step is None else [StepReport(name, run.on_step)])],
-            plugins=[AtomicCheckpointIO()],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            logger=tensorboard_logger(folder),
-            default_root_dir=folder,
-            log_every_n_steps=min(20, settings.steps),
-        )
+        trainer = _trainer(run, name, scores, max_time_s=max_time_s)
         goes_on = run.resume and last.exists()
         try:
             trainer.fit(module, ckpt_path=str(last) if goes_on else None, weights_only=False)
         except SystemExit:  # Lightning ends the program where it was interrupted
             if not trainer.interrupted:
                 raise
-    finished = trainer.global_step >= settings.steps or scores.stopped
+    finished = trainer.global_step >= config.stages[name].steps or scores.stopped
     if trainer.interrupted:
         raise KeyboardInterrupt
     seconds = time.monotonic() - started
@@ -212,6 +186,38 @@ def _run_stage(run: _Run, name: StageName, *, max_time_s: float | None) -> Train
         write_text(folder / "finished", f"{trainer.global_step} steps\n", mend=MAKE_ROOM)
     trainer.strategy.barrier()
     return TrainingReport(name, trainer.global_step, finished, scores.best, seconds)
+
+
+def _trainer(run: _Run, name: StageName, scores: ScoreLog, *, max_time_s: float | None) -> L.Trainer:
+    """Return Lightning's trainer of a stage, as the recipe and the call want it."""
+    settings, folder = run.config.stages[name], run.out / name
+    timer = RunTimer(duration=None if max_time_s is None else timedelta(seconds=max_time_s), interval="step")
+    keeper = StepKeeper(
+        dirpath=folder,
+        filename="last",
+        every_n_train_steps=min(settings.checkpoint_every, settings.steps),
+        save_top_k=1,
+        enable_version_counter=False,
+        save_on_train_epoch_end=False,
+    )
+    return L.Trainer(
+        accelerator=run.device,
+        devices=run.devices,
+        num_nodes=run.nodes,
+        precision=lightning_precision(run.config.precision, run.device),
+        max_steps=settings.steps,
+        max_epochs=-1,
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=settings.clip_norm,
+        use_distributed_sampler=False,
+        callbacks=[timer, keeper, scores, *([] if run.on_step is None else [StepReport(name, run.on_step)])],
+        plugins=[AtomicCheckpointIO()],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=tensorboard_logger(folder),
+        default_root_dir=folder,
+        log_every_n_steps=min(20, settings.steps),
+    )
 
 
 def _prepared_module(run: _Run, name: StageName) -> StageModule:
