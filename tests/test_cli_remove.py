@@ -525,6 +525,22 @@ def test_an_image_of_a_folder_that_cannot_be_used_does_not_stop_the_others(scene
     assert not (tmp_path / "named").exists()
 
 
+def test_a_quick_look_in_a_folder_does_not_stop_cloud_optimised_geotiffs(scene, quick, tmp_path, rng, capfd):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(scene, folder / "a.tif")
+    Image.fromarray(rng.integers(0, 256, (60, 70, 3), dtype=np.uint8)).save(folder / "look.jpg")
+    for out in ("new", "there"):
+        (tmp_path / "there").mkdir(exist_ok=True)
+        assert run("remove", folder, "-o", tmp_path / out, "--cog", *quick) == 2
+        assert names_in(tmp_path / out) == ["a.tif"]
+        assert "look.png cannot be a cloud-optimised GeoTIFF" in capfd.readouterr().err.splitlines()[-1]
+    # One that was named is told before any work.
+    named = (folder / "a.tif", folder / "look.jpg")
+    assert run("remove", *named, "-o", tmp_path / "named", "--cog", *quick) == 2
+    assert not (tmp_path / "named").exists()
+
+
 @pytest.mark.parametrize("given", [("xx\udcff.tif", "b.tif"), ("scene.tif", "b\udcff.tif")])
 def test_a_name_that_is_no_utf_8_is_one_line_with_exit_2(given, scene, quick, tmp_path, capfd):
     source, output = (tmp_path / name for name in given)

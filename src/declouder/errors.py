@@ -21,6 +21,10 @@ class OutputError(DeclouderError):
     """The place for a result cannot be written, or holds something already."""
 
 
+class MisfitError(OutputError):
+    """The format of a result cannot hold the image."""
+
+
 class BusyError(OutputError):
     """Another run is writing the result at this moment."""
 

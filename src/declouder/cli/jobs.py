@@ -9,7 +9,7 @@ from pathlib import Path
 
 from declouder import raster
 from declouder.bands import numbered
-from declouder.errors import OptionError, OutputError, RasterError
+from declouder.errors import DeclouderError, MisfitError, OptionError, OutputError, RasterError
 from declouder.mosaic import plan_windows
 from declouder.scene import SceneOptions, check_outputs, open_scene
 
@@ -33,14 +33,14 @@ class Jobs:
     Attributes:
         todo: scene by scene.
         existing: how many scenes are passed over because their output exists.
-        unusable: what is wrong with images found in a folder that cannot be read.
+        unusable: what is wrong with images found in a folder that can be neither read nor kept in their format.
         folder: where several go, or None for one file.
         is_new: the folder is not there yet.
     """
 
     todo: tuple[Job, ...]
     existing: int
-    unusable: Mapping[Path, RasterError]
+    unusable: Mapping[Path, DeclouderError]
     folder: Path | None
     is_new: bool
 
@@ -64,7 +64,7 @@ def planned_jobs(
 
     Raises:
         DeclouderError: if something cannot be read, written or fitted together; an image found in a folder that
-            cannot be read does not stand in the way of the others there.
+            cannot be read, or whose format cannot hold the result, does not stand in the way of the others there.
     """
     if skip_existing and options.overwrite:
         raise OptionError("--skip-existing and --overwrite exclude each other; give one of them")
@@ -90,11 +90,12 @@ def planned_jobs(
     if not is_new:
         _check_outputs(todo, sources, options)
     jobs: list[Job] = []
-    unusable: dict[Path, RasterError] = {}
+    unusable: dict[Path, DeclouderError] = {}
     for source, target in todo:
         try:
             jobs.append(_opened(source, target, options, is_new=is_new))
-        except RasterError as error:
+        # A quick look beside the scenes, say: as a PNG it could be no cloud-optimised GeoTIFF.
+        except (RasterError, MisfitError) as error:
             if len(todo) == 1 or source in given:  # that one was named
                 raise
             unusable[source] = error

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window as GdalWindow
 
-from declouder.errors import OutputError, RasterError
+from declouder.errors import MisfitError, OutputError, RasterError
 from declouder.raster.checks import is_whole
 from declouder.raster.gdal import (
     DTYPES,
@@ -241,32 +241,32 @@ def check_folder(folder: Path) -> None:
 
 
 def check_fits(output: Path, info: RasterInfo, *, cog: bool = False) -> None:
-    """Raise OutputError if the format of `output` cannot hold the bands, dtype and mask of `info`."""
+    """Raise MisfitError if the format of `output` cannot hold the bands, dtype and mask of `info`."""
     driver, tif = OUTPUT_DRIVERS[output.suffix.lower()], output.with_suffix(".tif")
     if cog and driver != "GTiff":
-        raise OutputError(f"{output} cannot be a cloud-optimised GeoTIFF; name it {tif}")
+        raise MisfitError(f"{output} cannot be a cloud-optimised GeoTIFF; name it {tif}")
     bands, dtypes, most_px = {
         "GTiff": (range(1, 65536), DTYPES, 2**31 - 1),
         "PNG": (range(1, 5), ("uint8", "uint16"), 2**31 - 1),
         "WEBP": (range(3, 5), ("uint8",), 16383),
     }[driver]
     if info.count not in bands or info.dtype not in dtypes or max(info.height, info.width) > most_px:
-        raise OutputError(
+        raise MisfitError(
             f"{output} cannot hold {info.count} bands of {info.dtype}, {info.width} x {info.height} px; "
             f"write {tif} instead"
         )
     if driver == "GTiff":
         return
     if driver == "WEBP" and info.nodata is not None:
-        raise OutputError(f"{output} cannot hold the nodata value of {info.path}; write {tif} instead")
+        raise MisfitError(f"{output} cannot hold the nodata value of {info.path}; write {tif} instead")
     if info.has_mask:
-        raise OutputError(f"{output} cannot hold the mask of {info.path}; write {tif} instead")
+        raise MisfitError(f"{output} cannot hold the mask of {info.path}; write {tif} instead")
     names = [
         said.lower() if said and color in {"undefined", "gray"} else color
         for color, said in zip(info.colors, info.descriptions, strict=True)
     ]
     if not _is_picture(names):
-        raise OutputError(
+        raise MisfitError(
             f"{output} would show the bands {', '.join(names)} as grey or as red, green, blue, and a further one "
             f"as transparency; write {tif} instead"
         )
