@@ -649,6 +649,11 @@ def test_bands_that_a_file_names_in_another_order_are_no_colours_to_score(tmp_pa
         evaluate(folder, CloudyMethod(), out=tmp_path / "a.json", data_range=4095)
 
 
+def test_a_model_of_another_order_is_not_scored_on_images_that_hold_red_green_and_blue(data, tmp_path):
+    with pytest.raises(DataError, match=r"cloud/.* has its bands in the order red, green, blue, wanted are blue"):
+        evaluate(data, CloudyMethod(), out=tmp_path / "a.json", band_names=("blue", "green", "red"))
+
+
 def test_bands_in_another_order_are_refused_however_a_file_says_so(
     tmp_path: Path, rng: np.random.Generator
 ) -> None:

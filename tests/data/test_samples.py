@@ -501,6 +501,32 @@ def test_bands_that_a_file_names_in_another_order_are_refused(tmp_path):
     data_of(write_tifs(tmp_path / "c", "uint8", names=("B1", "B2", "B3")))
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_a_model_of_another_order_than_colours_and_near_infrared_come_in_is_refused(tmp_path, suffix):
+    generator = np.random.default_rng(0)
+    for tree in ("CUHK-CR1", "nir/CUHK-CR1"):
+        for kind in ("cloud", "label"):
+            for number in range(2):
+                path = tmp_path / tree / "train" / kind / f"{number}{suffix}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(generator.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(path)
+
+    def of_bands(names: str, *, nir: bool) -> TrainingData:
+        source = {"set": "CUHK-CR1", "root": tmp_path, "bands": "rgbn" if nir else None}
+        config = DataConfig(base=tmp_path, pairs=[source], hold_out=0)
+        return TrainingData(config, band_names=names.split(), seed=0)
+
+    told = rf"cloud/0\{suffix} has its bands in the order red, green, blue, nir, wanted are nir, red, green, blue;"
+    with pytest.raises(DataError, match=told):
+        of_bands("nir red green blue", nir=True)
+    with pytest.raises(DataError, match="wanted are blue, green, red"):
+        of_bands("blue green red", nir=False)
+    for names in ("red green blue nir", "b1 b2 b3 b4"):
+        assert of_bands(names, nir=True).real(0)[0].shape == (4, 16, 16)
+    if suffix == ".png":  # what bands it holds as colours, nobody but its owner can know
+        of_bands("nir red green", nir=False)
+
+
 def test_images_that_use_little_of_their_range_are_told_until_it_is_given(tmp_path, caplog):
     data_of(write_tifs(tmp_path, "uint16"))
     assert "the images use 0.003 of their data type's range" in caplog.text
@@ -570,6 +596,6 @@ def test_clouds_are_made_in_the_models_bands(tmp_path, monkeypatch):
     )
     write_pairs(tmp_path)
     config = DataConfig(base=tmp_path, clear=[Path("set/train/label")], synthetic_share=1.0)
-    data = TrainingData(config, band_names=["blue", "green", "red"], seed=0)
+    data = TrainingData(config, band_names=["nir", "red", "green"], seed=0)
     StageSamples(data, stage(patch_px=16), seed=0)[0]
-    assert named and all(names == ["blue", "green", "red"] for names in named)
+    assert named and all(names == ["nir", "red", "green"] for names in named)

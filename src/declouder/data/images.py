@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from declouder.errors import DataError, RasterError
+from declouder.rgb import RGB
 from declouder.scaling import Scaling
 
 _FAR_BEYOND_UNIT = 5.0
@@ -110,10 +111,19 @@ def scaling_of(image: NDArray[Any], path: Path, dn_range: tuple[float, float] | 
     return Scaling.of_dtype(image.dtype)
 
 
-def check_band_order(path: Path, names: Sequence[str]) -> None:
-    """Raise DataError if a GeoTIFF says, by descriptions or colours, that it has other bands or another order."""
-    if path.suffix.lower() not in (".tif", ".tiff"):
+def check_band_order(path: Path, names: Sequence[str], nir_path: Path | None = None) -> None:
+    """Raise DataError if an image has its bands in another order than `names`.
+
+    A GeoTIFF says so by descriptions or colours. All other formats hold red, green, blue, and a near infrared of
+    its own file comes last. Names that lack one of these, as a false-colour image's do, are taken as they are.
+    """
+    is_tiff = path.suffix.lower() in (".tif", ".tiff")
+    if nir_path is not None or not is_tiff:
+        _check_fixed_order(path, names, RGB if nir_path is None else (*RGB, "nir"))
+    if not is_tiff:
         return
+    if nir_path is not None:
+        names = names[: len(RGB)]
     from declouder.bands import choose_bands
     from declouder.raster import open_raster
 
@@ -135,6 +145,15 @@ def check_band_order(path: Path, names: Sequence[str]) -> None:
         raise DataError(
             f"{path} says that its bands are {said}, wanted are {', '.join(names)}; put them in that"
             f" order: gdal_translate {order} IN OUT.tif"
+        )
+
+
+def _check_fixed_order(path: Path, names: Sequence[str], order: Sequence[str]) -> None:
+    spoken = [name.lower() for name in names]
+    if set(order) <= set(spoken) and spoken[: len(order)] != list(order):
+        raise DataError(
+            f"{path} has its bands in the order {', '.join(order)}, wanted are {', '.join(names)}; name the model's"
+            " bands in that order, or give GeoTIFFs of the model's"
         )
 
 

@@ -27,7 +27,7 @@ class ImagePool:
         size_px: side that whole images are resized to; None leaves them as they are.
         dn_range: DN that are black and white; None takes the dtype's range.
         keep_bytes: images beyond this much memory are read anew each time.
-        band_names: of their bands, in order; a GeoTIFF that says otherwise is refused.
+        band_names: of their bands, in order; images that have another are refused.
 
     Attributes:
         dtypes: of the images.
@@ -61,7 +61,7 @@ class ImagePool:
         # Every image is read once now: one that cannot be used is found before hours of training.
         for index in range(len(self.paths)):
             image = self._read(index)
-            check_band_order(self.paths[index], band_names)
+            check_band_order(self.paths[index], band_names, self._nir_paths[index])
             self._shapes.append((image.shape[1], image.shape[2]))
             self.dtypes.append(image.dtype)
             self.most_used = max(self.most_used, float(image.max()) / Scaling.of_dtype(image.dtype).high)

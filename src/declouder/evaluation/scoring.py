@@ -83,8 +83,10 @@ class Scorer:
         if scaling.low:  # scores are of numbers from black on
             cloudy, clear, image = (x.astype(np.float64) - scaling.low for x in (cloudy, clear, image))
         names = self._names(pair, clear.shape[2])
-        for path in (pair.cloudy_path, pair.clear_path, *([] if restored.path is None else [restored.path])):
-            check_band_order(path, names)
+        check_band_order(pair.cloudy_path, names, pair.cloudy_nir_path)
+        check_band_order(pair.clear_path, names, pair.clear_nir_path)
+        if restored.path is not None:
+            check_band_order(restored.path, names)
         try:
             scores = metrics.score(
                 image, clear, lpips=self.lpips, band_lpips=self.band_lpips, band_names=names, data_range=span
