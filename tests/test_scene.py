@@ -154,6 +154,23 @@ def test_transparent_pixels_and_alpha_pass_through(darker, tmp_path, rng):
     assert np.abs(result[60:, :, :3] - rgba[60:, :, :3] / 2).max() <= 0.51
 
 
+@pytest.mark.parametrize("described", [True, False])
+def test_near_infrared_that_a_file_calls_alpha_is_restored_where_it_is_0(tmp_path, rng, described):
+    dn = rng.integers(1, 255, (4, 70, 80), dtype=np.uint8)
+    dn[3, :30, :30] = 0
+    source = write_tif(tmp_path / "a.tif", dn)
+    with rasterio.open(source, "r+") as dataset:
+        dataset.colorinterp = [rasterio.enums.ColorInterp[color] for color in ("red", "green", "blue", "alpha")]
+        if described:
+            dataset.descriptions = FOUR
+    darker = FakePipeline(lambda cloudy, _: cloudy / 2, FOUR)
+    options = SMALL if described else replace(SMALL, bands=(1, 2, 3, 4))
+    remove_from_scene(source, tmp_path / "b.tif", darker, options)
+    assert np.abs(read_tif(tmp_path / "b.tif") - dn / 2).max() <= 0.51
+    with rasterio.open(tmp_path / "b.tif") as dataset:
+        assert dataset.colorinterp[3].name == "alpha"
+
+
 def test_the_result_depends_neither_on_batch_nor_on_the_order_of_windows(tmp_path, rng):
     source = write_tif(tmp_path / "a.tif", rng.integers(0, 256, (3, 200, 180), dtype=np.uint8))
     pipeline = FakePipeline(lambda cloudy, latents: torch.sigmoid(latents + cloudy))

@@ -84,6 +84,7 @@ class RasterReader:
         self.undeclared: Undeclared | None = None
         # What a file does not declare, its overviews have mixed with the ground.
         self._trusts_overviews = info.nodata is not None or info.has_mask or info.alpha is not None
+        self._alpha = info.alpha
         self._reduced: dict[tuple[Any, ...], tuple[NDArray[Any], list[NDArray[np.bool_]]]] = {}
 
     def declare_nodata(self, value: float) -> None:
@@ -101,13 +102,21 @@ class RasterReader:
                 )
         self.info = replace(self.info, nodata=float(value))
 
+    def take_for_data(self, bands: Sequence[int]) -> None:
+        """Take these 1-based bands for what a user says that they are: one of them is no transparency.
+
+        Many programs call the fourth of four bands alpha, near infrared or not, and water has hardly any of that.
+        """
+        if self._alpha in bands:
+            self._alpha = None
+
     def look_for_undeclared(self, bands: Sequence[int]) -> None:
         """Look whether pixels hold no data though nothing says so, and leave them out from now on.
 
         Only where the raster has neither nodata, nor a mask, nor alpha.
         """
         info = self.info
-        if info.nodata is None and not info.has_mask and info.alpha is None:
+        if info.nodata is None and not info.has_mask and self._alpha is None:
             dn, _ = self.read_reduced(bands)
             self.undeclared = find_undeclared(dn, height=info.height, width=info.width)
 
@@ -128,8 +137,8 @@ class RasterReader:
         hidden = []
         if self.info.has_mask:
             hidden.append(self.read_mask(rows, cols)[None] == 0)
-        if heed_alpha and self.info.alpha is not None:
-            hidden.append(self.read(rows, cols, [self.info.alpha]) == 0)
+        if heed_alpha and self._alpha is not None:
+            hidden.append(self.read(rows, cols, [self._alpha]) == 0)
         dn = self.read(rows, cols, bands)
         return self._valid(dn, hidden, np.arange(rows.start, rows.stop), np.arange(cols.start, cols.stop))
 
@@ -159,8 +168,8 @@ class RasterReader:
                 hidden = []
                 if info.has_mask:
                     hidden.append(dataset.dataset_mask(out_shape=shape)[None] == 0)
-                if info.alpha is not None:
-                    hidden.append(skimmed(dataset, [info.alpha], shape) == 0)
+                if self._alpha is not None:
+                    hidden.append(skimmed(dataset, [self._alpha], shape) == 0)
             self._reduced[kept] = dn, hidden
         dn, hidden = self._reduced[kept]
         return dn, self._valid(dn, hidden, *looked_at(shape, info))

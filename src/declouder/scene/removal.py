@@ -68,6 +68,7 @@ def remove_from_scene(
         may_replace = check_outputs(source, output, info, options)
         _tell_oddities(source, info)
         bands = _bands_of(reader, pipeline, options)
+        reader.take_for_data(bands.numbers)
         reader.look_for_undeclared(bands.numbers)
         if reader.undeclared is not None:
             log.info("no data: %s; it is left out, though the file declares no nodata", reader.undeclared)
