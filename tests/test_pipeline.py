@@ -624,6 +624,23 @@ def test_a_sampler_of_the_second_order_goes_all_the_way(pipeline):
     assert len(seen) == 3 and 150 < seen[0] < 250
 
 
+@pytest.mark.parametrize(("steps", "strength"), [(7, 1.0), (12, 0.02), (20, 0.3)])
+def test_trailing_ddim_goes_where_the_networks_look_next(steps, strength, pipeline):
+    # Euler's method in x / sqrt(alpha_bar) is DDIM too (Song et al., ICLR 2021, section 4.3).
+    images = {}
+    for name in ("ddim-trailing", "euler"):
+        pipeline.scheduler = make_scheduler(name)
+        images[name] = pipeline(
+            cloudy_images(),
+            num_inference_steps=steps,
+            strength=strength,
+            w_bounds=(0.0, 0.5),
+            generator=seeded(),
+            output_type="pt",
+        ).images
+    assert (images["ddim-trailing"] - images["euler"]).abs().max() < 1e-3
+
+
 def test_noise_that_a_sampler_draws_on_the_way_follows_from_the_generator(pipeline):
     pipeline.scheduler = DDPMScheduler(prediction_type="sample", clip_sample=False)
     cloudy = torch.full((1, 3, 32, 32), 0.5)

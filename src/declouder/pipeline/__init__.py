@@ -41,7 +41,7 @@ from declouder.pipeline.folder import (
     quiet_about_classes,
 )
 from declouder.pipeline.images import CloudRemovalOutput, check_output_type, output_of, to_tensor
-from declouder.pipeline.samplers import SAMPLERS, check_scheduler, make_scheduler
+from declouder.pipeline.samplers import SAMPLERS, check_scheduler, lead_to_next, make_scheduler
 
 __all__ = [
     "SAMPLERS",
@@ -254,6 +254,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
                 w_bounds=w_bounds,
             )
             if index < len(timesteps) - 1:
+                lead_to_next(self.scheduler, int(t - timesteps[index + 1]))
                 x_t = self.scheduler.step(prediction.x0, t, x_t, **source).prev_sample
         # Every sampler ends at x0 itself, where no noise is left.
         return prediction.x0.clamp(-1, 1), prediction.w

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 from diffusers import (
@@ -60,3 +61,13 @@ def check_scheduler(scheduler: Any) -> None:
             f"the scheduler expects {scheduler.config.prediction_type!r} predictions, fusion gives x0; make"
             f' it with prediction_type="sample"'
         )
+
+
+def lead_to_next(scheduler: Any, stride: int) -> None:
+    """Let DDIM's next step go `stride` steps down, to where the networks look next; others do so by themselves.
+
+    By itself it goes 1000 // steps down, and "trailing" steps may lie further apart: noise would be left.
+    """
+    if isinstance(scheduler, DDIMScheduler):
+        # The number of steps of which 1000 // steps is the stride.
+        scheduler.num_inference_steps = Fraction(2 * scheduler.config.num_train_timesteps, 2 * stride + 1)
