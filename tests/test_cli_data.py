@@ -232,6 +232,18 @@ def test_simulate_leaves_a_whole_set_or_nothing(capsys, tmp_path, monkeypatch, w
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("nodata", [0, 255])
+def test_no_pixel_of_a_simulated_image_becomes_nodata(capsys, tmp_path, nodata):
+    (tmp_path / "clear").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        dn = rng.integers(1, 3 if nodata == 0 else 255, (3, 48, 48), dtype=np.uint8)
+        write_tif(tmp_path / "clear" / f"{number}.tif", dn, nodata=nodata)
+    words = ("data", "simulate", tmp_path / "clear", "-o", tmp_path / "made", "-q", "--kind", "broken")
+    assert run(capsys, *words)[0] == 0
+    assert run(capsys, "data", "check", tmp_path / "made", "-q")[0] == 0
+
+
 def test_simulate_keeps_the_place_and_type_of_geotiffs(capsys, tmp_path):
     (tmp_path / "clear").mkdir()
     dn = np.random.default_rng(0).integers(300, 4000, (4, 32, 40), dtype=np.uint16)

@@ -74,3 +74,17 @@ class Scaling:
     def unit_to_dn(self, unit: NDArray[np.floating[Any]], dtype: DTypeLike) -> NDArray[Any]:
         """Map [0, 1] of any shape back to DN of `dtype`, as `to_dn` does."""
         return self.to_dn(2 * unit - 1, dtype)
+
+
+def beside_nodata(dn: NDArray[Any], nodata: float | None) -> NDArray[Any]:
+    """Return DN of any shape and dtype, those that are `nodata` by chance moved to the number next to it."""
+    if nodata is None:
+        return dn
+    kind = dn.dtype
+    if kind.kind in "iu":
+        limits = np.iinfo(kind)
+        if not limits.min <= nodata <= limits.max:
+            return dn
+        other = nodata - 1 if nodata == limits.max else nodata + 1
+        return np.where(dn == nodata, np.asarray(other, kind), dn)
+    return np.where(dn == nodata, np.nextafter(kind.type(nodata), kind.type(np.inf)), dn)

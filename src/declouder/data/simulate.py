@@ -22,6 +22,7 @@ from declouder.data.images import LEAST_USED, check_band_order, check_finite, re
 from declouder.data.lists import SPLITS
 from declouder.data.pairs import images_by_name, number_first
 from declouder.errors import DataError, OutputError
+from declouder.scaling import beside_nodata
 from declouder.whole_files import whole_file, whole_folder
 
 log = logging.getLogger(__name__)
@@ -140,6 +141,8 @@ def _write_tiff(target: Path, dn: NDArray[Any], source: Path) -> None:
     from declouder.raster import create_raster, open_raster
 
     with open_raster(source) as reader, create_raster(target, like=reader.info) as writer:
+        # Saturated cloud or dark shadow may be the number that means no data there.
+        dn = beside_nodata(dn, reader.info.nodata)
         writer.write(dn.transpose(2, 0, 1), slice(0, dn.shape[0]), slice(0, dn.shape[1]))
 
 

@@ -16,7 +16,7 @@ from declouder.journal import Journal
 from declouder.masks import SceneMask
 from declouder.mosaic import Mosaic, Window, areas
 from declouder.raster import BLOCK_PX, RasterReader, RasterWriter
-from declouder.scaling import Scaling
+from declouder.scaling import Scaling, beside_nodata
 from declouder.scene.inference import unpacked
 
 
@@ -144,11 +144,5 @@ def restored_dn(
         values[~np.isfinite(wide)] = 0  # no data there
     if kind.kind in "iu":
         limits = np.iinfo(kind)
-        result: NDArray[Any] = np.clip(np.rint(values), limits.min, limits.max).astype(kind)
-        if nodata is not None and limits.min <= nodata <= limits.max:
-            result[result == nodata] = nodata - 1 if nodata == limits.max else nodata + 1
-        return result
-    result = values.astype(kind)
-    if nodata is not None:
-        result[result == nodata] = np.nextafter(kind.type(nodata), kind.type(np.inf))
-    return result
+        values = np.clip(np.rint(values), limits.min, limits.max)
+    return beside_nodata(values.astype(kind), nodata)
