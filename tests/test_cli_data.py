@@ -13,9 +13,11 @@ from conftest import read_tif, write_tif
 from declouder.cli import main
 from declouder.config import load_config
 from declouder.data.catalog import set_pairs
+from declouder.data.clouds import simulate_clouds
 from declouder.data.lists import read_exclude_list
 from declouder.data.split import hold_out
 from declouder.data.terrain import make_terrain
+from declouder.scaling import Scaling
 
 ROOT = Path(__file__).parent.parent
 
@@ -230,6 +232,24 @@ def test_simulate_leaves_a_whole_set_or_nothing(capsys, tmp_path, monkeypatch, w
     code, _, err = run(capsys, "data", "simulate", clear, "-o", out, "--split", "test", "-q")
     assert code == 2 and words in err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_ground_without_cloud_keeps_numbers_beyond_the_scale(capsys, tmp_path, dtype):
+    (tmp_path / "clear").mkdir()
+    dn = np.random.default_rng(0).integers(300, 14000, (3, 64, 64)).astype(dtype)
+    write_tif(tmp_path / "clear" / "a.tif", dn)
+    words = ("data", "simulate", tmp_path / "clear", "-o", tmp_path / "made", "-q", "--kind", "broken")
+    assert run(capsys, *words, "--cover", "0.3", "--scale", "1000,10000")[0] == 0
+    cloudy = read_tif(tmp_path / "made" / "train" / "cloud" / "a.tif")
+    made = simulate_clouds(
+        Scaling(1000, 10000).to_unit(dn), np.random.default_rng([0, 0, 0]), kind="broken", cover=0.3
+    )
+    is_seen = (made.transmission == 1) & (made.shadow == 1)
+    assert is_seen.mean() > 0.2 and np.array_equal(cloudy[is_seen], dn[is_seen])
+    # Thick cloud hides also what was brighter than white.
+    thick = made.transmission < 0.05
+    assert thick.any() and (cloudy[thick] < 10000 + 0.05 * 4000).all()
 
 
 @pytest.mark.parametrize("nodata", [0, 255])

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from declouder.data.catalog import BAND_NAMES
-from declouder.data.clouds import CloudKind, simulate_clouds
+from declouder.data.clouds import CloudKind, SimulatedClouds, simulate_clouds
 from declouder.data.images import LEAST_USED, check_band_order, check_finite, read_image, scaling_of
 from declouder.data.lists import SPLITS
 from declouder.data.pairs import images_by_name, number_first
 from declouder.errors import DataError, OutputError
-from declouder.scaling import beside_nodata
+from declouder.scaling import Scaling, beside_nodata
 from declouder.whole_files import whole_file, whole_folder
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def simulate_set(
             for repeat in range(per_image):
                 generator = np.random.default_rng([seed, place, repeat])
                 made = simulate_clouds(unit, generator, kind=kind, band_names=band_names, cover=cover)
-                cloudy_dn = scaling.unit_to_dn(made.cloudy, dn.dtype).transpose(1, 2, 0)
+                cloudy_dn = _cloudy_dn(dn, made, scaling)
                 place_of, _, last = name.rpartition("/")
                 called = name if per_image == 1 else str(Path(place_of) / f"{repeat + 1}-{last}")
                 for folder, image in (("cloud", cloudy_dn), ("label", dn)):
@@ -97,6 +97,22 @@ def simulate_set(
             most_used,
         )
     return written
+
+
+def _cloudy_dn(dn: NDArray[Any], made: SimulatedClouds, scaling: Scaling) -> NDArray[Any]:
+    """Return the cloudy image, (H, W, C) in the numbers of the clear one, `dn`.
+
+    Clouds know DN beyond the scale clipped. What was clipped passes them as all light of the ground does, so that
+    ground without cloud or shadow stays as it is.
+    """
+    wide = dn.astype(np.float64)
+    excess = wide - np.clip(wide, scaling.low, scaling.high)
+    passes = made.transmission.transpose(1, 2, 0) * made.shadow.transpose(1, 2, 0)
+    cloudy = scaling.unit_to_dn(made.cloudy, np.float64).transpose(1, 2, 0) + passes * excess
+    if dn.dtype.kind in "iu":
+        limits = np.iinfo(dn.dtype)
+        cloudy = np.clip(np.rint(cloudy), limits.min, limits.max)
+    return np.where(passes == 1, dn, cloudy.astype(dn.dtype))
 
 
 @contextlib.contextmanager
