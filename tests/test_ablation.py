@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 from declouder import metrics
 from declouder.ablation import GROUP_NAMES, Row, ablate, answer, rows
 from declouder.ablation.verdict import best_that_loses_nothing
+from declouder.breakdown import REGIONS
 from declouder.errors import OptionError, OutputError
 from declouder.evaluation import SCORES, Selection
 from declouder.networks import CompactNet, Denoiser, WeightNet
@@ -156,14 +158,13 @@ def test_a_stopped_ablation_goes_on_and_refuses_another_model(
         parameter -= 1
 
 
-def _file(lpips: list[float], psnr: list[float]) -> dict[str, Any]:
-    rest = dict.fromkeys(SCORES, 0.0)
+def _file(lpips: list[float], psnr: Sequence[float | None]) -> dict[str, Any]:
+    rest = {**dict.fromkeys(SCORES, 0.0), "regions": dict.fromkeys(REGIONS)}
     images = [
         {**rest, "name": str(i), "lpips": a, "psnr": b, "flat": i < 3, "cover": 0.5, "thick_cover": 0.0}
         for i, (a, b) in enumerate(zip(lpips, psnr, strict=True))
     ]
-    regions = {region: {"psnr": None} for region in ("outside", "inside", "thin", "thick", "edge")}
-    return {"images": images, "regions": regions, "mean": {"lpips": 0.0}}
+    return {"images": images, "mean": {"lpips": 0.0}}
 
 
 @pytest.mark.parametrize(
@@ -201,6 +202,21 @@ def test_few_images_are_no_ground_for_a_verdict() -> None:
     found = answer(_file([0.1], [30]), _file([0.2], [29]))
     assert found["lpips"]["interval"] is None
     assert "too few to judge the paper's claim (LPIPS -0.1000, PSNR +1.00 dB," in found["sentence"]
+
+
+def test_images_without_any_error_are_not_counted_as_judged() -> None:
+    reference = _file([0.1] * 12, [None] * 11 + [30.0])
+    found = answer(_file([0.1] * 12, [None] * 11 + [29.0]), reference)
+    assert found["sentence"].startswith("1 images are too few to judge")
+
+
+def test_places_are_compared_on_images_that_have_a_psnr_there_with_both() -> None:
+    reference, fused = _file([0.1] * 3, [30.0] * 3), _file([0.1] * 3, [30.0] * 3)
+    # One image's clear ground is right to the bit with the reference alone: infinite, so none.
+    for file, found in ((reference, (None, 30.0, 20.0)), (fused, (60.0, 29.0, 20.0))):
+        for row, psnr in zip(file["images"], found, strict=True):
+            row["regions"] = {**row["regions"], "outside": {"psnr": psnr}}
+    assert answer(fused, reference)["regions"] == {**dict.fromkeys(REGIONS), "outside": -0.5}
 
 
 def test_a_single_image_does_not_tell_two_settings_apart() -> None:

@@ -40,8 +40,10 @@ def answer(fused: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, 
     where = {name: {"images": len(theirs), **_differences(ours, theirs)} for name, (ours, theirs) in groups.items()}
     regions: dict[str, float | None] = {}
     for region in breakdown.REGIONS:
-        mine, other = (file["regions"][region]["psnr"] for file in (fused, reference))
-        regions[region] = None if mine is None or other is None else mine - other
+        # Only of images where both have one: what is right to the last bit has none, in one of them perhaps.
+        ours, theirs = ([_of_region(row, region) for row in file["images"]] for file in (fused, reference))
+        differences = _paired(ours, theirs, "psnr")
+        regions[region] = float(differences.mean()) if differences.size else None
     sentence = _sentence(overall, _verdicts(groups, where))
     return {**overall, "where": where, "regions": regions, "sentence": sentence}
 
@@ -136,6 +138,11 @@ def _differences(ours: Rows, theirs: Rows) -> dict[str, Any]:
     return found
 
 
+def _of_region(row: Mapping[str, Any], region: str) -> dict[str, Any]:
+    """Return the name of an image and the PSNR of one of its regions."""
+    return {"name": row["name"], "psnr": (row["regions"][region] or {}).get("psnr")}
+
+
 def _paired(ours: Rows, theirs: Rows, score: str) -> NDArray[np.float64]:
     """Return a score of ours less that of theirs, image by image, of those that have it: (N,)."""
     by_name = {row["name"]: row[score] for row in theirs}
@@ -148,8 +155,9 @@ def _sentence(overall: Mapping[str, Any], verdicts: Mapping[str, str]) -> str:
     if lpips is None or psnr is None:
         return "The paper's claim cannot be judged: LPIPS or PSNR is missing."
     numbers = f"LPIPS {signed(lpips, 4)}, PSNR {signed(psnr, 2)} dB, mean differences with 95 % intervals"
-    if lpips["images"] < FEWEST_JUDGED:
-        return f"{lpips['images']} images are too few to judge the paper's claim ({numbers})."
+    images = min(lpips["images"], psnr["images"])
+    if images < FEWEST_JUDGED:
+        return f"{images} images are too few to judge the paper's claim ({numbers})."
     # "Beats" and "loses" mean that the whole interval lies on that side of 0.
     beats, loses = lpips["interval"][1] < 0, psnr["interval"][1] < 0
     if beats and not loses:
