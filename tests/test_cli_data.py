@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 
 from conftest import read_tif, write_tif
@@ -15,6 +16,7 @@ from declouder.config import load_config
 from declouder.data.catalog import set_pairs
 from declouder.data.clouds import simulate_clouds
 from declouder.data.lists import read_exclude_list
+from declouder.data.pairs import Pair
 from declouder.data.split import hold_out
 from declouder.data.terrain import make_terrain
 from declouder.scaling import Scaling
@@ -264,6 +266,27 @@ def test_no_pixel_of_a_simulated_image_becomes_nodata(capsys, tmp_path, nodata):
     assert run(capsys, "data", "check", tmp_path / "made", "-q")[0] == 0
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("is_alpha", [True, False])
+def test_a_geotiffs_transparency_gets_no_clouds_though_it_is_opaque(capsys, tmp_path, dtype, is_alpha):
+    (tmp_path / "clear").mkdir()
+    full = np.iinfo(dtype).max
+    dn = np.random.default_rng(0).integers(1, full, (4, 32, 32), dtype=dtype)
+    if is_alpha:
+        dn[3] = full
+    path = write_tif(tmp_path / "clear" / "a.tif", dn)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.colorinterp = [rasterio.enums.ColorInterp[color] for color in ("red", "green", "blue", "alpha")]
+    code, _, err = run(capsys, "data", "simulate", tmp_path / "clear", "-o", tmp_path / "made", "-q")
+    assert (code, "a.tif has an alpha channel, which is no band" in err) == ((2, True) if is_alpha else (0, False))
+    pair = Pair("a", path, path)
+    if is_alpha:
+        with pytest.raises(DataError, match="has an alpha channel"):
+            pair.read_cloudy()
+    else:
+        np.testing.assert_array_equal(pair.read_cloudy(), dn.transpose(1, 2, 0))
+
+
 def test_simulate_keeps_the_place_and_type_of_geotiffs(capsys, tmp_path):
     (tmp_path / "clear").mkdir()
     dn = np.random.default_rng(0).integers(300, 4000, (4, 32, 40), dtype=np.uint16)
@@ -274,8 +297,6 @@ def test_simulate_keeps_the_place_and_type_of_geotiffs(capsys, tmp_path):
     assert np.array_equal(read_tif(tmp_path / "made" / "train" / "label" / "a.tif"), dn)
     assert read_tif(cloudy).dtype == np.uint16
     assert read_tif(cloudy).max() <= 10000
-    import rasterio
-
     with rasterio.open(cloudy) as made, rasterio.open(source) as given:
         assert (made.crs, made.transform) == (given.crs, given.transform)
 

@@ -33,8 +33,7 @@ def read_bands(path: Path, nir_path: Path | None = None) -> NDArray[Any]:
         DataError: if a file cannot be read or has an alpha channel, or the two differ in size or type.
     """
     image = read_image(path)
-    if _has_alpha(path):
-        raise DataError(f"{path} has an alpha channel, which is no band; save it as grey or RGB")
+    check_no_alpha(path, image)
     if _is_of_inks(path):
         raise DataError(f"{path} holds four inks (CMYK), which are no bands; save it as RGB")
     if nir_path is None:
@@ -157,14 +156,28 @@ def _check_fixed_order(path: Path, names: Sequence[str], order: Sequence[str]) -
         )
 
 
-def _has_alpha(path: Path) -> bool:
-    """Return whether Pillow finds an alpha channel; in a GeoTIFF a fourth band is often called so that is none."""
+def check_no_alpha(path: Path, image: NDArray[Any]) -> None:
+    """Raise DataError if one of the bands of an image, (H, W, C), is its transparency."""
+    if _has_alpha(path, image):
+        raise DataError(f"{path} has an alpha channel, which is no band; save it as grey or RGB")
+
+
+def _has_alpha(path: Path, image: NDArray[Any]) -> bool:
+    """Return whether an image has an alpha channel.
+
+    In a GeoTIFF a fourth band is often called so that is none; near infrared has more levels than none and full.
+    """
     if path.suffix.lower() in (".tif", ".tiff"):
-        return False
+        from declouder.raster import open_raster
+
+        with open_raster(path) as reader:
+            alpha = reader.info.alpha
+        full = Scaling.of_dtype(image.dtype).high
+        return alpha is not None and bool(np.isin(image[:, :, alpha - 1], (0, full)).all())
     if _is_deep_png(path):
         return _png_head(path)[25] in (4, 6)  # grey and alpha, RGB and alpha
-    with Image.open(path) as image:
-        return image.mode in ("RGBA", "LA", "PA")
+    with Image.open(path) as opened:
+        return opened.mode in ("RGBA", "LA", "PA")
 
 
 def _is_of_inks(path: Path) -> bool:

@@ -18,7 +18,14 @@ from PIL import Image
 
 from declouder.data.catalog import BAND_NAMES
 from declouder.data.clouds import CloudKind, SimulatedClouds, simulate_clouds
-from declouder.data.images import LEAST_USED, check_band_order, check_finite, read_image, scaling_of
+from declouder.data.images import (
+    LEAST_USED,
+    check_band_order,
+    check_finite,
+    check_no_alpha,
+    read_image,
+    scaling_of,
+)
 from declouder.data.lists import SPLITS
 from declouder.data.pairs import images_by_name, number_first
 from declouder.errors import DataError, OutputError
@@ -135,6 +142,7 @@ def _clear_image(path: Path, band_names: Sequence[str] | None) -> NDArray[Any]:
         raise DataError(
             f"{path} has {dn.shape[2]} bands, one of them an alpha or of ink; convert it to grey or RGB"
         )
+    check_no_alpha(path, dn)
     check_finite(dn, path)
     check_band_order(path, band_names or _BAND_NAMES.get(dn.shape[2], ()))
     return dn
