@@ -19,6 +19,7 @@ from declouder.data.lists import read_exclude_list
 from declouder.data.pairs import Pair
 from declouder.data.split import hold_out
 from declouder.data.terrain import make_terrain
+from declouder.errors import DataError
 from declouder.scaling import Scaling
 
 ROOT = Path(__file__).parent.parent

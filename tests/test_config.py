@@ -181,6 +181,8 @@ def test_what_a_recipe_sets_is_what_brings_its_defaults_to_it():
     assert told["stages.joint.augment.zoom"] == [0.5, 2.0]
     assert told["data.pairs"] == [{"root": "a", "bands": "rgb"}]
     assert told["name"] == "toy" and "stages.joint.patience" not in told
+    paired = load_config(TOY, ["data.pairs=[a]", "data.synthetic_share=0.0", "data.procedural=0"])
+    assert not {"data.synthetic_share", "data.procedural"} & told_fields(paired.model_dump(mode="json")).keys()
     least = {"name": "toy", "stages": {name: {"steps": 1} for name in config.stages}}
     again: dict[str, Any] = {**least, "data": {}}
     for place, value in told.items():

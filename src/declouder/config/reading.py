@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from declouder.config.recipe import TrainConfig
-from declouder.config.sections import StageConfig
+from declouder.config.sections import DataConfig, StageConfig
 from declouder.errors import ConfigError
 
 
@@ -66,8 +66,11 @@ def told_fields(recipe: Mapping[str, Any]) -> dict[str, Any]:
     stages = {name: {"steps": 1} for name in recipe["stages"]}
     least = {"name": "least", "data": {"procedural": 1, "synthetic_share": 1}, "stages": stages}
     defaults = _flat(parse_config(least, source="defaults").model_dump(mode="json"))
-    for given in ("name", "data.procedural", "data.synthetic_share", *(f"stages.{name}.steps" for name in stages)):
+    for given in ("name", *(f"stages.{name}.steps" for name in stages)):
         del defaults[given]
+    # What the least recipe had to say.
+    for field in ("procedural", "synthetic_share"):
+        defaults[f"data.{field}"] = DataConfig.model_fields[field].default
     recipe = {**recipe, "data": {**recipe["data"], "pairs": [_given(entry) for entry in recipe["data"]["pairs"]]}}
     missing = object()
     return {name: value for name, value in _flat(recipe).items() if defaults.get(name, missing) != value}
