@@ -2,11 +2,11 @@
 
     python scripts/unseen_ground.py FOLDER [MODEL] [--every 23] [--haze 0.25 0.4] [--steps 0]
 
-FOLDER has clear images, in folders of a kind of ground each (deserts, forests, ...) or together. Every so-manieth is
-taken. What a model is worth on images that resemble those it learnt from does not tell how it fares elsewhere: with
-your own clear images this does. Prints a Markdown table, one row a kind: the PSNR of the clear image as input, mean
-and least, counted up to 60 dB, and how many come back below 35 dB; then for each haze, given as what black ground
-becomes in [0, 1], the mean PSNR of the hazy image and of what is made of it.
+FOLDER has clear images, in folders of a kind of ground each (deserts, forests, ...) or together; one in `--every`
+is taken. What a model is worth on images that resemble those it learnt from does not tell how it fares elsewhere:
+with clear images of your own this does. Prints a Markdown table, one row a kind: the PSNR of the clear image as
+input, mean and least, counted up to 60 dB, and how many come back below 35 dB; then for each haze, given as what
+black ground becomes in [0, 1], the mean PSNR of the hazy image and of what is made of it.
 
     hazy = white - (white - haze) (1 - clear)        white: 0.752, the median of RICE1's train pairs
 """

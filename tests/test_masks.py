@@ -144,6 +144,17 @@ def test_a_mask_that_lies_elsewhere_is_refused_without_a_crs_too(tmp_path):
     assert share_of(placed, MaskChoice(mask_file(tmp_path, values, crs=None, transform=PLACE))).min() == 1
 
 
+@pytest.mark.parametrize("nodata", [None, 255])
+def test_a_mask_of_another_place_is_told(scene, tmp_path, caplog, nodata):
+    values = np.ones((80, 100), np.uint8)
+    for east, is_told in ((5e5, False), (5e5 + 990, False), (5e5 + 1000, True), (7e5, True)):
+        caplog.clear()
+        place = Affine(10, 0, east, 0, -10, 4e6)
+        path = mask_file(tmp_path, values, transform=place, nodata=nodata)
+        assert (share_of(scene, MaskChoice(path, feather_px=0)).max() == 0) == is_told
+        assert any("is it of another place?" in text for text in caplog.messages) == is_told
+
+
 @pytest.mark.parametrize("west", [179.0, -181.0, 0.0, -180.0])
 @pytest.mark.parametrize("kind", ["nodata", "mask", "plain"])
 def test_a_mask_covers_a_scene_across_the_antimeridian(west, kind, tmp_path):

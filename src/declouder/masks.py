@@ -171,6 +171,12 @@ def open_mask(
             further = aligned.info.count - 1 - (aligned.info.alpha is not None)
             if further > 0:
                 log.warning("mask %s has %d bands; the first one is taken", choice.source, aligned.info.count)
+            if not aligned.says_anything():
+                log.warning(
+                    "mask %s holds no data over %s, so nothing there counts as cloud; is it of another place?",
+                    choice.source,
+                    reader.info.path,
+                )
             mask = FileMask(aligned, _decoder(choice, aligned))
             yield SceneMask(
                 mask,

@@ -23,6 +23,9 @@ from declouder.raster.info import RasterInfo
 from declouder.raster.reading import opened
 from declouder.raster.reduced import reduced_shape
 
+_LOOKED_AT_PX = 256
+"""Side up to which it is looked whether a raster says anything over another."""
+
 
 @contextmanager
 def open_aligned(path: Path, like: RasterInfo, *, allow_outside: bool = False) -> Iterator[AlignedReader]:
@@ -77,6 +80,12 @@ class AlignedReader:
         for further, there in others:
             values, valid = np.where(valid, values, further), valid | there
         return values, valid
+
+    def says_anything(self) -> bool:
+        """Return whether there is a value anywhere on the other's grid; in single pixels it may miss some."""
+        first = self._aligned[0]
+        shape = reduced_shape(first.height, first.width, _LOOKED_AT_PX)
+        return any(self._read(aligned, self._alpha, out_shape=shape)[1].any() for aligned in self._aligned)
 
     def read_reduced(self, *, max_px: int = 1024) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return the raster itself, on its own grid, at a size of at most `max_px`, by leaving out pixels."""
