@@ -325,13 +325,27 @@ def test_info_prints_what_the_recipe_sets_and_all_of_it(toy_run, capsys):
     assert load_config(printed) == toy()
 
 
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["nir", "Blue", "green", "red"], (3, 2, 1)),
+        (["nir", "red", "green"], (0, 1, 2)),
+        (["grey"], (0, 0, 0)),
+    ],
+)
+def test_pictures_show_red_green_and_blue_wherever_these_are(names, shown):
+    levels = torch.arange(4)[: len(names), None, None] / 5
+    sheet = callbacks_module._sheet_of([levels.expand(-1, 8, 8)], columns=1, names=names)
+    assert (sheet == np.round(255 * levels[list(shown), 0, 0].numpy())).all()
+
+
 def test_pictures_of_all_sizes_stand_in_columns():
     levels = torch.linspace(0.2, 1, 4)
     rows = [
         torch.cat([torch.full((4, height, width), float(level)) for level in levels], dim=-1)
         for height, width in ((8, 6), (5, 10))
     ]
-    sheet = callbacks_module._sheet_of(rows, columns=4)
+    sheet = callbacks_module._sheet_of(rows, columns=4, names=["red", "green", "blue", "nir"])
     assert sheet.shape == (13, 40, 3)
     for column, level in enumerate(levels):
         assert (sheet[:8, 10 * column : 10 * column + 6] == round(255 * float(level))).all()

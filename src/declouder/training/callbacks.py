@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from declouder.rgb import rgb_places
 from declouder.scaling import Scaling
 from declouder.training.module import StageModule
 from declouder.training.surroundings import MAKE_ROOM
@@ -109,7 +110,7 @@ class ScoreLog(Callback):  # type: ignore[misc]
             trainer.logger.log_metrics(told, step=trainer.global_step)
         _append_row(self.folder / "scores.csv", {"step": trainer.global_step, **scores})
         if rows:
-            sheet = _sheet_of(rows, columns=len(module.columns))
+            sheet = _sheet_of(rows, columns=len(module.columns), names=module.config.model.bands)
             path = self.folder / "pictures" / f"{trainer.global_step:07d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(sheet).save(path)
@@ -213,13 +214,15 @@ def _append_row(path: Path, row: dict[str, float]) -> None:
         writer.writerow({key: value if key == "step" else f"{value:.5f}" for key, value in row.items()})
 
 
-def _sheet_of(rows: Sequence[Tensor], columns: int) -> NDArray[np.uint8]:
-    """Return rows of images, (C, H, columns * W) in [0, 1], as one image (H, W, 3) of the first three bands.
+def _sheet_of(rows: Sequence[Tensor], columns: int, names: Sequence[str]) -> NDArray[np.uint8]:
+    """Return rows of images, (C, H, columns * W) in [0, 1], as one image (H, W, 3).
 
+    It shows red, green and blue, or the first three bands where `names`, those of the bands, lack one of these.
     Images that are narrower than others have black beside them.
     """
+    places = rgb_places(names) or list(range(min(3, len(names))))
     width = max(row.shape[-1] for row in rows) // columns
-    aligned = [_widened(row[:3], columns, width) for row in rows]
+    aligned = [_widened(row[places], columns, width) for row in rows]
     sheet = torch.cat(aligned, dim=1).permute(1, 2, 0).numpy()
     rgb = sheet if sheet.shape[2] == 3 else np.repeat(sheet[:, :, :1], 3, axis=2)
     return Scaling.of_dtype(np.uint8).unit_to_dn(rgb, np.uint8)
