@@ -169,6 +169,13 @@ def test_the_worst_ten_come_first_and_the_rest_on_demand(page: Any) -> None:
     assert page.execute_script(psnr) == sorted(page.execute_script(psnr), reverse=True)
 
 
+def test_heads_say_unit_and_direction(report: Path) -> None:
+    page = report.read_text(encoding="utf-8")
+    for head, least in (("psnr, dB ↑", 5), ("ssim ↑", 5), ("lpips ↓", 3), ("mae ↓", 5), ("sam, ° ↓", 3)):
+        assert page.count(f">{head}<") >= least, head
+    assert "psnr ↑" not in page
+
+
 def test_a_click_on_a_head_sorts_the_table_both_ways(page: Any) -> None:
     head = next(h for h in _find(page, "#all-images th button") if h.text.startswith("psnr"))
     column = 4  # after image, method, cover and label

@@ -32,6 +32,8 @@ BUDGET_BYTES = 28_000_000
 QUALITIES = ((85, 512), (75, 512), (60, 384), (45, 256), (30, 192), (20, 128))
 """WebP quality and longest side in px."""
 DIGITS = {name: 2 if name in ("psnr", "paper_psnr", "sam") else 4 for name in SCORES}
+UNITS = {"psnr": "dB", "paper_psnr": "dB", "sam": "°"}
+"""Of the scores that have one; the others are shares, or numbers without a unit."""
 HIGHER_IS_BETTER = {name: name.endswith(("psnr", "ssim")) for name in SCORES}
 # The maps' dark-to-light colours, told apart in grey and by the colour-blind too.
 _RAMP = ((0, 0, 4), (81, 18, 124), (183, 55, 121), (252, 137, 97), (252, 253, 191))
@@ -77,6 +79,7 @@ def render(files: Sequence[tuple[Path, Mapping[str, Any]]], *, title: str | None
         lstrip_blocks=True,
     )
     environment.filters["digits"] = lambda value, score: f"{value:.{DIGITS[score]}f}"
+    environment.filters["head"] = _head
     here = Path(__file__).parent
     cards, images = _cards(files, methods)
     compared = {part: _compared(methods, part) for part in ("regions", "groups", "bands")}
@@ -106,6 +109,12 @@ def render(files: Sequence[tuple[Path, Mapping[str, Any]]], *, title: str | None
             "methods": [m["label"] for m in methods],
         },
     )
+
+
+def _head(score: str) -> str:
+    """Return what a column or plot of a score is headed by: its name, its unit, and which way is better."""
+    unit = f", {UNITS[score]}" if score in UNITS else ""
+    return f"{score}{unit} {'↑' if HIGHER_IS_BETTER[score] else '↓'}"
 
 
 def _methods(files: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[dict[str, Any]]:
@@ -168,7 +177,7 @@ def _plots(methods: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             m["label"]: [row[name] for row in m["result"]["images"] if row[name] is not None] for m in methods
         }
         if any(values.values()):
-            plots.append({"title": name, "svg": distribution(name, values)})
+            plots.append({"title": _head(name), "svg": distribution(name, values)})
     for method in methods:
         found = method["result"]["spread"]
         if found:
