@@ -15,6 +15,7 @@ from declouder.cli import main
 from declouder.errors import OptionError
 from declouder.evaluation import Selection
 from declouder.scene import SceneOptions, remove_from_scene
+from declouder.training import TrainingReport
 
 
 class Recorder:
@@ -135,6 +136,21 @@ def test_what_is_asked_of_a_scene_reaches_the_pipeline(tmp_path: Path, rng: np.r
     assert threads == [before + 1] and torch.get_num_threads() == before
     (asked,) = pipeline.options
     assert asked == {"num_inference_steps": 3, "least_painted": 0.4, "enlarge": 2, "output_type": "pt"}
+
+
+def test_stages_that_time_did_not_reach_are_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    recipe = Path(__file__).parent.parent / "configs" / "toy.yaml"
+    report = TrainingReport("denoiser", 3, True, {}, 2.0)
+    monkeypatch.setattr("declouder.training.train", lambda *given, **options: [report])
+    (tmp_path / "joint").mkdir()
+    (tmp_path / "joint" / "finished").touch()
+    with pytest.raises(SystemExit) as caught:
+        main(["train", str(recipe), "--out", str(tmp_path), "--max-time", "1s"])
+    told = capfd.readouterr().out.splitlines()
+    assert caught.value.code in (None, 0)
+    assert told == ["denoiser: finished at step 3 in 2 s ()", "weights: not begun; continue with --resume"]
 
 
 def test_what_is_asked_of_train_reaches_it(noted, tmp_path: Path) -> None:

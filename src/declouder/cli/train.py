@@ -73,11 +73,12 @@ def train(
 
     if device != "auto":
         resolved_device(device)
+    chosen = stages or [name for name in _all_stages() if name in config.stages]
     with stage_bars(quiet=quiet) as show:
         reports = run(
             config,
             folder,
-            stages=stages or [name for name in _all_stages() if name in config.stages],
+            stages=chosen,
             resume=resume,
             max_time_s=seconds,
             device=device,
@@ -91,6 +92,10 @@ def train(
         scores = ", ".join(f"{name} {value:.4g}" for name, value in report.scores.items() if name != "score")
         state = "finished" if report.finished else "stopped; continue with --resume"
         typer.echo(f"{report.stage}: {state} at step {report.steps} in {report.seconds:.0f} s ({scores})")
+    if reports and reports[-1].finished:  # time may be up between two stages
+        for name in chosen[chosen.index(reports[-1].stage) + 1 :]:
+            if not (folder / name / "finished").exists():
+                typer.echo(f"{name}: not begun; continue with --resume")
     if is_first_process() and (folder / "model" / "model_index.json").exists():
         typer.echo(f"model: {folder / 'model'}")
 
