@@ -46,6 +46,7 @@ def test_set_wins_over_the_file_and_reads_numbers_as_people_write_them():
     [
         ("stages.joint.lrr=1", "stages.joint.lrr is not a field; did you mean 'lr'?"),
         ("data.hold_outt=0.1", "data.hold_outt is not a field; did you mean 'hold_out'?"),
+        ("data.pairs=own", "data.pairs is 'own'; give a list, such as [own]"),
         ("nmae=1", "nmae is not a field; did you mean 'name'?"),
         ("stages.joint.augment.flip=none", "did you mean 'flips'?"),
         ("stages.jiont.lr=1", "stages.jiont"),

@@ -135,6 +135,8 @@ def _explain(error: ValidationError) -> str:
         return f"{where} is not a field; {hint}"
     if first["type"] == "missing":
         return f"{where} is missing; every recipe gives it"
+    if first["type"] == "list_type" and isinstance(first["input"], str | int | float):
+        return f"{where} is {first['input']!r}; give a list, such as [{first['input']}]"
     # What the whole recipe was found to be says nothing.
     message = first["msg"].removeprefix("Value error, ")
     return f"{where}: {message}, found {_short(first['input'])}" if where else message
