@@ -58,6 +58,20 @@ def test_every_number_but_zero_is_cloud_unless_values_are_listed(scene, tmp_path
     np.testing.assert_array_equal(share_of(scene, listed), np.isin(values, (2, 4)))
 
 
+def test_a_mask_of_many_numbers_that_is_cloud_nearly_everywhere_is_told(scene, tmp_path, caplog):
+    quality = np.where(np.arange(8000).reshape(80, 100) % 7, 2720, 6896).astype(np.uint16)
+    plain, half = np.ones_like(quality), np.where(np.arange(100) < 50, 0, quality).astype(np.uint16)
+    for values, fields, is_told in (
+        (quality, {}, True),
+        (quality, {"values": (6896,)}, False),
+        (plain, {}, False),
+        (half, {}, False),
+    ):
+        caplog.clear()
+        share_of(scene, MaskChoice(mask_file(tmp_path, values), **fields))
+        assert ("is cloud on 100 % of itself" in caplog.text) == is_told
+
+
 def test_nan_and_nodata_of_a_mask_are_clear(scene, tmp_path):
     values = np.ones((80, 100), np.float32)
     values[:10], values[10:20] = np.nan, -1

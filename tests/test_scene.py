@@ -491,6 +491,25 @@ def test_auto_scale_copes_with_flat_and_empty_scenes(tmp_path, caplog):
     scale_of(write_tif(tmp_path / "b.tif", np.full((3, 9, 9), np.nan, np.float32)))
 
 
+@pytest.mark.parametrize(
+    ("scale", "told"),
+    [
+        ((0, 1), "--scale is 0,1, but the scene goes from 1060 to 1990, so 100 % of its numbers are plain white"),
+        ((5000, 9000), "so 100 % of its numbers are plain black"),
+        ((0, 50000), "so the model sees hardly any contrast; is it in the scene's own numbers?"),
+        ((0, 10000), None),
+        ((1200, 1800), None),
+        (None, None),
+    ],
+)
+def test_a_scale_far_from_the_scenes_numbers_is_told(scale, told, identity, tmp_path, caplog):
+    dn = np.linspace(1005, 1995, 3 * 64 * 64).reshape(3, 64, 64).astype(np.uint16)
+    dn[:, :10] = 0  # no data, though the file does not say so
+    options = replace(SMALL, scale=None if scale is None else Scaling(*scale))
+    remove_from_scene(write_tif(tmp_path / "a.tif", dn), tmp_path / "b.tif", identity, options)
+    assert told in caplog.text if told else not caplog.text
+
+
 def test_what_the_scale_clipped_comes_back_where_the_model_left_it_and_goes_where_it_did_not():
     dn = np.array([[[900, 900, 50, 50]]], np.uint16)
     restored = np.array([[[1.0, -0.5, -1.0, 0.0]]], np.float32)

@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 NONE, AUTO = "none", "auto"
 _DARK_PERCENTILE, _BRIGHT_PERCENTILE = 20, 98
 _LEAST_ABOVE_DARK, _SHARE_ABOVE_DARK = 0.08, 0.3
+_NEARLY_ALL = 0.9  # of a mask: where so much is cloud, and in several numbers, it is hardly a plain mask
 _SMOOTH_PX = 2.0
 _SMOOTH_REACH_PX = 6
 
@@ -177,7 +178,10 @@ def open_mask(
                     choice.source,
                     reader.info.path,
                 )
-            mask = FileMask(aligned, _decoder(choice, aligned))
+            is_cloud = _decoder(choice, aligned)
+            if choice.kind == "values" and choice.values is None:
+                _tell_many_numbers(aligned, is_cloud)
+            mask = FileMask(aligned, is_cloud)
             yield SceneMask(
                 mask,
                 height=height,
@@ -256,6 +260,20 @@ def _decoder(choice: MaskChoice, aligned: AlignedReader) -> Decoder:
         wanted = choice.values
         return lambda values: np.isin(values, wanted)
     return KINDS[choice.kind](aligned)
+
+
+def _tell_many_numbers(aligned: AlignedReader, is_cloud: Decoder) -> None:
+    """Warn of what is no plain mask, but a quality band, probabilities or an image: hardly a pixel of it is 0."""
+    seen, valid = aligned.read_reduced()
+    cloud = is_cloud(seen) & valid
+    share = float(cloud.sum()) / max(float(valid.sum()), 1)
+    if share >= _NEARLY_ALL and len(np.unique(seen[cloud])) > 1:
+        log.warning(
+            "mask %s is cloud on %.0f %% of itself, as any number but 0 counts; if it is more than a plain mask, "
+            "give --mask-kind or --mask-values",
+            aligned.info.path,
+            100 * share,
+        )
 
 
 def _any_number(_aligned: AlignedReader) -> Decoder:

@@ -61,11 +61,14 @@ class Restoration:
 
 def write_scene(
     scene: Restoration, writer: RasterWriter, provenance: RasterWriter | None, layers: Sequence[str]
-) -> None:
+) -> int:
     """Write the whole scene: the source's pixels, the valid samples of the model's bands replaced under the mask.
 
     Area by area, each of whole blocks of the output: every block is compressed once.
+
+    Returns how many pixels were restored, in whole or in part.
     """
+    changed_px = 0
     reader, info = scene.reader, scene.reader.info
     # Fewer columns where there are many bands: about 16 MiB of float64.
     cols_px = BLOCK_PX * max(1, min(4, 32 // info.count))
@@ -74,11 +77,13 @@ def write_scene(
         changed = np.zeros((1, area.height, area.width), np.float32)
         if any(scene.journal.has_image(index) for index in scene.mosaic.reaching(area)):
             changed[0] = _replace_restored(scene, area, dn)
+            changed_px += int(np.count_nonzero(changed))
         writer.write(dn, area.rows, area.cols)
         if info.has_mask:
             writer.write_mask(reader.read_mask(area.rows, area.cols), area.rows, area.cols)
         if provenance is not None:
             provenance.write(_provenance_of(scene, area, changed, layers), area.rows, area.cols)
+    return changed_px
 
 
 def _replace_restored(scene: Restoration, area: Window, dn: NDArray[Any]) -> NDArray[np.float32]:

@@ -28,7 +28,7 @@ from declouder.raster import (
 from declouder.scaling import Scaling
 from declouder.scene.engine import Engine, Here, MakeEngine
 from declouder.scene.inference import Progress, layers_of, steps_of, threads_of
-from declouder.scene.inputs import auto_scale, grid_origin, open_scene
+from declouder.scene.inputs import auto_scale, grid_origin, open_scene, tell_misfit
 from declouder.scene.options import SceneOptions, SceneReport
 from declouder.scene.outputs import Restoration, write_scene
 from declouder.scene.windows import restore_windows
@@ -74,6 +74,8 @@ def remove_from_scene(
             log.info("no data: %s; it is left out, though the file declares no nodata", reader.undeclared)
         scale = options.scale or auto_scale(reader, bands.numbers)
         log.info("scale: %.6g,%.6g %s", scale.low, scale.high, "as given" if options.scale else "found")
+        if options.scale is not None:
+            tell_misfit(reader, bands.numbers, scale)
         mask = stack.enter_context(
             open_mask(
                 options.mask,
@@ -109,10 +111,13 @@ def remove_from_scene(
         )
         scene = Restoration(reader, mosaic, journal, bands.numbers, scale, mask)
         small_clouds = restore_windows(scene, at_work, progress or (lambda done, total: None))
-        _write(scene, output, options, key, layers, may_replace=may_replace)
+        changed_px = _write(scene, output, options, key, layers, may_replace=may_replace)
         restored = journal.restored
     if restored == 0:
         log.warning("%s", _nothing_restored(source, options))
+    elif mask is not None:
+        share = changed_px / (info.height * info.width)
+        log.info("mask: cloud and its feather are %.1f %% of %s", 100 * share, source)
     ended = time.perf_counter()
     return SceneReport(
         source=source,
@@ -202,8 +207,11 @@ def _write(
     layers: Mapping[str, Layer],
     *,
     may_replace: bool,
-) -> None:
-    """Write the output and, if it is wanted, the provenance, in the place of another where it may be replaced."""
+) -> int:
+    """Write the output and, if it is wanted, the provenance, in the place of another where it may be replaced.
+
+    Returns how many pixels were restored, in whole or in part.
+    """
     # The journal's lock says that no other run writes this output: what looks so was left by a killed one.
     remove_stale_parts(output)
     if options.provenance is not None:  # which another output's run may be writing
@@ -213,12 +221,12 @@ def _write(
     restored = tagged(like, key, masked=masked)
     with create_raster(output, restored, overwrite=options.overwrite, cog=options.cog) as writer:
         if options.provenance is None:
-            write_scene(scene, writer, None, [])
-            return
+            return write_scene(scene, writer, None, [])
         said = tagged(provenance_info(like, samples=options.samples), key, masked=masked)
         with create_raster(options.provenance, said, overwrite=may_replace) as provenance:
-            write_scene(scene, writer, provenance, [name for name in layers if name != "image"])
+            changed_px = write_scene(scene, writer, provenance, [name for name in layers if name != "image"])
             writer.finish()  # a cloud-optimised one takes its time: neither shall appear without the other
+    return changed_px
 
 
 def _key(
