@@ -46,7 +46,7 @@ def test_a_scene_is_restored_and_the_last_line_says_what_was_written(scene, mode
     assert run("remove", scene, "-o", output, "--model", model_folder, "--steps", 2, "--window", 32) == 0
     out, err = capfd.readouterr()
     assert out.count("\n") == 1
-    assert out.startswith(f"wrote {output}: 0.00 megapixels in ") and out.endswith(" MP/s\n")
+    assert out.startswith(f"wrote {output}: 0.0042 megapixels in ") and out.endswith(" MP/s\n")
     assert "bands: 1,2,3 = red, green, blue" in err and "scale: 0,255" in err
     assert read_tif(output).shape == (3, 60, 70)
 
@@ -139,6 +139,8 @@ def test_a_folder_goes_to_an_output_folder_under_the_same_names_with_jpeg_as_png
 
 MISTAKES = [
     (["missing.tif", "-o", "b.tif"], "missing.tif does not exist"),
+    (["no-folder/", "-o", "out"], "no-folder does not exist"),
+    (["https://example.com/a.tif", "-o", "b.tif"], "looks like an address; only files are read: download it first"),
     (["empty.tif", "-o", "b.tif"], "is empty"),
     (["text.tif", "-o", "b.tif"], "not an image"),
     (["cut.tif", "-o", "b.tif"], "truncated"),
@@ -447,6 +449,45 @@ def test_a_mask_that_marks_nothing_of_the_scene_is_said(scene, mask, quick, tmp_
     np.testing.assert_array_equal(read_tif(tmp_path / "b.tif"), read_tif(scene))
 
 
+@pytest.mark.parametrize("feather", [0, 8])
+def test_how_much_a_mask_covers_is_said(feather, scene, mask, quick, tmp_path, capfd):
+    loud = [option for option in quick if option != "--quiet"]
+    options = (
+        "--mask",
+        mask,
+        "--mask-values",
+        8,
+        "--feather",
+        feather,
+        "--provenance",
+        tmp_path / "said.tif",
+        *loud,
+    )
+    assert run("remove", scene, "-o", tmp_path / "b.tif", *options) == 0
+    share = (read_tif(tmp_path / "said.tif")[0] > 0).mean()
+    assert 0.09 < share < 0.2
+    assert f"mask: cloud and its feather are {100 * share:.1f} % of {scene}\n" in capfd.readouterr().err
+
+
+def test_of_several_scenes_the_log_says_which_it_tells_of(scene, quick, tmp_path, capfd):
+    loud = [option for option in quick if option != "--quiet"]
+    second = shutil.copy(scene, tmp_path / "second.tif")
+    assert run("remove", scene, second, "-o", tmp_path / "out", *loud) == 0
+    lines = capfd.readouterr().err.splitlines()
+    assert [lines[0], lines[3]] == [f"{scene}:", f"{second}:"]
+    assert lines[1].startswith("bands: ") and lines[4].startswith("bands: ")
+
+
+@pytest.mark.parametrize("length", [20, 40, 120])
+def test_a_long_name_leaves_the_numbers_of_the_bar_whole(length, scene, quick, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    loud = [option for option in quick if option != "--quiet"]
+    long = scene.rename(tmp_path / f"{'x' * (length - 4)}.tif")
+    assert run("remove", long, "-o", tmp_path / "b.tif", *loud) == 0
+    bar = capfd.readouterr().err.splitlines()[-1]
+    assert re.search(r"\.tif .* 2/2 windows, 0:00:0\d gone, 0:00:00 left$", bar)
+
+
 def test_a_scene_that_a_folder_and_a_list_name_is_restored_once(scene, quick, tmp_path):
     (tmp_path / "in").mkdir()
     shutil.copy(scene, tmp_path / "in" / "a.tif")
@@ -480,7 +521,7 @@ def test_a_list_and_folders_go_to_one_folder_and_existing_outputs_are_passed_ove
     Path("out/b.tif").unlink()
     capfd.readouterr()
     assert run("remove", *options, "--skip-existing") == 0
-    assert capfd.readouterr().out.startswith("wrote 1 images to out, 2 existed already: 0.00 megapixels in ")
+    assert capfd.readouterr().out.startswith("wrote 1 images to out, 2 existed already: 0.0042 megapixels in ")
     assert Path("out/a.tif").stat().st_mtime_ns == kept and Path("out/b.tif").exists()
     # What is passed over is not even opened; and a model is not needed for nothing.
     Path("in/a.tif").write_text("no image any more")

@@ -12,6 +12,8 @@ from declouder.cli.app import logging_to, stop_if_interrupted
 
 SHOWN = ("psnr", "ssim", "lpips")
 """Scores whose running means a bar shows."""
+# Characters of a scene's name that are shown at least, and what counts and times take beside it.
+_LEAST_NAME, _BESIDE_NAME = 12, 56
 
 
 class Bars:
@@ -37,7 +39,8 @@ class Bars:
             yield lambda done, total: stop_if_interrupted()
             return
         progress = self._progress
-        task = progress.add_task(source.name, total=None, unit="windows")
+        name = _shortened(source.name, most=max(_LEAST_NAME, progress.console.width - _BESIDE_NAME))
+        task = progress.add_task(name, total=None, unit="windows")
 
         def show(done: int, total: int) -> None:
             stop_if_interrupted()
@@ -134,6 +137,12 @@ def _shown(bar: Any, *, level: int = logging.WARNING) -> Iterator[Any]:
         finally:
             if bar.live.is_started:  # else rich would print an empty line
                 bar.stop()
+
+
+def _shortened(name: str, *, most: int) -> str:
+    """Return a name without its middle where it is too long: rich would cut the numbers after it too."""
+    half = (most - 1) // 2
+    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
 
 
 def _new_bar(before: str = "", *, after: str = "", elapsed: bool = False, quiet: bool = False) -> Any:

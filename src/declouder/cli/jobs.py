@@ -87,6 +87,10 @@ def planned_jobs(
     _check_apart(sources, outputs)
     pairs = list(zip(sources, outputs, strict=True))
     todo = [(source, target) for source, target in pairs if not (skip_existing and target.is_file())]
+    by_name = set(given)
+    for source, _ in todo:
+        if source in by_name:  # a name that is none is told before what its output lacks
+            raster.check_source(source)
     if not is_new:
         _check_outputs(todo, sources, options)
     jobs: list[Job] = []

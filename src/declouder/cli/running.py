@@ -99,6 +99,8 @@ class Run:
                 if is_done(job, skip_existing=self._skip_existing):
                     self._outcome.passed.append(job.source)
                     return None
+                if self._jobs.many:
+                    log.info("%s:", job.source)  # whose bands and scale the next lines tell
                 return remove_from_scene(
                     job.source, job.output, self._pipeline, self._options, progress=progress, engine=engine
                 )
@@ -141,7 +143,8 @@ def summary(jobs: Jobs, outcome: Outcome) -> str:
     # From the first's beginning to the last's end: scenes on a cluster overlap.
     seconds = max(report.ended for report in reports) - min(report.ended - report.seconds for report in reports)
     what = f"{len(reports)} images to {jobs.folder}" if jobs.many else str(reports[0].output)
-    return f"wrote {what}{existed}: {pixels:.2f} megapixels in {seconds:.1f} s, {pixels / seconds:.3g} MP/s"
+    amount = f"{pixels:.2f}" if pixels >= 0.1 else f"{pixels:.2g}"
+    return f"wrote {what}{existed}: {amount} megapixels in {seconds:.1f} s, {pixels / seconds:.3g} MP/s"
 
 
 def hint(reports: Sequence[SceneReport], enlarge: int) -> str | None:

@@ -14,6 +14,7 @@ from declouder.raster.gdal import DTYPES, INPUT_DRIVERS, INPUT_SUFFIXES, OUTPUT_
 from declouder.raster.info import RasterInfo, files_identity
 from declouder.raster.reading import RasterReader, open_raster
 from declouder.raster.sentinel2 import is_safe
+from declouder.raster.sources import check_source
 from declouder.raster.stack import BandFile, grid_of, vrt_of_bands
 from declouder.raster.undeclared import Undeclared, find_undeclared
 from declouder.raster.writing import (
@@ -44,6 +45,7 @@ __all__ = [
     "check_fits",
     "check_folder",
     "check_output",
+    "check_source",
     "create_raster",
     "files_identity",
     "find_undeclared",

@@ -9,6 +9,7 @@ of our own (`sentinel2`).
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -22,6 +23,7 @@ from declouder.raster.stack import vrt_of_bands
 from declouder.raster.xml import parsed_xml
 
 _MOST_VRT_BYTES = 64 * 2**20
+_ADDRESS = re.compile(r"(?i)(https?|s3|gs|az|ftp):/|/vsi\w+/")  # a Path has one slash for the two
 # All that a mosaic, a stack of bands, or `gdal_translate -of VRT` writes. Warping, pixel functions, raw bands and
 # other subclasses run code or reach elsewhere; they are not here.
 _VRT_ELEMENTS = {
@@ -50,6 +52,8 @@ def check_source(path: Path) -> None:
             return
         raise RasterError(f"{path} is a folder, not an image; give the files in it")
     if not path.exists():
+        if _ADDRESS.match(str(path)):
+            raise RasterError(f"{path} looks like an address; only files are read: download it first")
         raise RasterError(f"{path} does not exist; check the name")
     # A pipe or device would be waited for without end.
     if not path.is_file():
