@@ -404,7 +404,8 @@ def test_wrong_arguments_are_named(arguments, message):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((8, 8, 4), np.float32), "4 bands, this model wants 3"),
+        (np.zeros((8, 8, 4), np.float32), "4 bands, this model wants 3; pick 3 of them"),
+        (np.zeros((3, 8, 9), np.float32), "wants 3; arrays are (H, W, C), tensors (B, C, H, W)"),
         (np.zeros((8, 8, 3), np.uint8), "divide by 255"),
         (np.full((8, 8, 3), 200.0), "scale it to [0, 1]"),
         (np.full((8, 8, 3), np.nan), "NaN"),

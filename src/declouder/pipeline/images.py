@@ -53,7 +53,9 @@ def to_tensor(cloudy: Any, *, bands: int) -> Tensor:
     if not cloudy.is_floating_point():
         raise OptionError(f"the tensor is of {cloudy.dtype}; give floats in [0, 1]")
     if cloudy.shape[1] != bands:
-        raise OptionError(f"the image has {cloudy.shape[1]} bands, this model wants {bands}; pick {bands} of them")
+        elsewhere = bands in cloudy.shape[2:]
+        mend = "arrays are (H, W, C), tensors (B, C, H, W)" if elsewhere else f"pick {bands} of them"
+        raise OptionError(f"the image has {cloudy.shape[1]} bands, this model wants {bands}; {mend}")
     if cloudy.numel() == 0:
         raise OptionError(f"the images are {tuple(cloudy.shape)}, which holds no pixel; give at least one")
     if not bool(torch.isfinite(cloudy).all()):
