@@ -308,6 +308,7 @@ def remove_clouds(
             red, green, blue for the shipped one. For 8-bit images divide by 255.
         model: pipeline folder or hub id; None is the shipped model.
         seed: of the starting noise, from 0 to 2^64 - 1; the images of a batch draw from it one after the other.
+            `declouder remove` draws another noise from the same seed, by places: without steps both are alike.
         options: further arguments of `CloudRemovalPipeline.__call__`, such as num_inference_steps=0 or enlarge=2,
             except generator and output_type.
 
