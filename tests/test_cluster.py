@@ -274,7 +274,7 @@ def test_the_command_sends_a_folder_to_a_scheduler_by_its_address(
     where = processes.scheduler_address
     assert run("remove", folder, "-o", tmp_path / "there", *options, "--cluster", where) == 0
     out, err = capfd.readouterr()
-    assert out.startswith(f"wrote 2 images to {tmp_path / 'there'}: 0.01 megapixels in ") and out.count("\n") == 1
+    assert out.startswith(f"wrote 2 images to {tmp_path / 'there'}: 0.011 megapixels in ") and out.count("\n") == 1
     assert "cluster: 2 workers (cpu), dashboard http://" in err
     for name in ("one.tif", "two.tif"):
         assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes()

@@ -99,8 +99,8 @@ class Run:
                 if is_done(job, skip_existing=self._skip_existing):
                     self._outcome.passed.append(job.source)
                     return None
-                if self._jobs.many:
-                    log.info("%s:", job.source)  # whose bands and scale the next lines tell
+                if self._jobs.many and engine is None:
+                    log.info("%s:", job.source)  # whose lines come next; on a cluster they mingle
                 return remove_from_scene(
                     job.source, job.output, self._pipeline, self._options, progress=progress, engine=engine
                 )
