@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -123,10 +124,13 @@ def test_nodata_that_is_given_counts_and_is_declared_in_the_output(tmp_path, rng
     np.testing.assert_array_equal(out == 255, dn == 255)
 
 
-@pytest.mark.parametrize("value", [256, -1, 0.5, float("nan")])
-def test_nodata_that_the_pixels_cannot_be_is_refused(value, tmp_path, rng, darker):
-    source = write_tif(tmp_path / "a.tif", ground(rng, "uint8"))
-    with pytest.raises(RasterError, match=r"a\.tif is of uint8, which is never"):
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [*[("uint8", value) for value in (256, -1, 0.5, math.nan)], ("float32", 1e40), ("float32", -3.5e38)],
+)
+def test_nodata_that_the_pixels_cannot_be_is_refused(dtype, value, tmp_path, rng, darker):
+    source = write_tif(tmp_path / "a.tif", ground(rng, dtype))
+    with pytest.raises(RasterError, match=rf"a\.tif is of {dtype}, which is never"):
         remove_from_scene(source, tmp_path / "out.tif", darker, SceneOptions(nodata=value))
     assert not (tmp_path / "out.tif").exists()
 

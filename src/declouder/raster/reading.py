@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -96,10 +97,13 @@ class RasterReader:
         kind = np.dtype(self.info.dtype)
         if kind.kind in "iu":
             limits = np.iinfo(kind)
-            if not (limits.min <= value <= limits.max and float(value).is_integer()):
-                raise RasterError(
-                    f"{self.info.path} is of {kind}, which is never {value:g}; give a nodata that it can be"
-                )
+            can_be = limits.min <= value <= limits.max and float(value).is_integer()
+        else:  # NaN and infinity are floats of every size
+            can_be = not math.isfinite(value) or abs(value) <= float(np.finfo(kind).max)
+        if not can_be:
+            raise RasterError(
+                f"{self.info.path} is of {kind}, which is never {value:g}; give a nodata that it can be"
+            )
         self.info = replace(self.info, nodata=float(value))
 
     def take_for_data(self, bands: Sequence[int]) -> None:
