@@ -466,7 +466,9 @@ def test_how_much_a_mask_covers_is_said(feather, scene, mask, quick, tmp_path, c
     assert run("remove", scene, "-o", tmp_path / "b.tif", *options) == 0
     share = (read_tif(tmp_path / "said.tif")[0] > 0).mean()
     assert 0.09 < share < 0.2
-    assert f"mask: cloud and its feather are {100 * share:.1f} % of {scene}\n" in capfd.readouterr().err
+    assert (
+        f"mask: cloud and its feather are {100 * share:.1f} % of {tmp_path / 'b.tif'}\n" in capfd.readouterr().err
+    )
 
 
 def test_of_several_scenes_the_log_says_which_it_tells_of(scene, quick, tmp_path, capfd):

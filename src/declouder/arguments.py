@@ -20,6 +20,18 @@ def whole_number(value: Any, name: str) -> int:
         raise OptionError(f"{name} is {value!r}; give a whole number") from None
 
 
+def real_number(value: Any, name: str) -> float:
+    """Return a number as a float.
+
+    Raises:
+        OptionError: if it is none; `name` is what the message calls it.
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise OptionError(f"{name} is {value!r}; give a number") from None
+
+
 def seed_number(value: Any) -> int:
     """Return the seed of noise as an int in [0, 2^64), which is what `noise.scene_noise` and torch take.
 

@@ -174,9 +174,8 @@ def open_mask(
                 log.warning("mask %s has %d bands; the first one is taken", choice.source, aligned.info.count)
             if not aligned.says_anything():
                 log.warning(
-                    "mask %s holds no data over %s, so nothing there counts as cloud; is it of another place?",
+                    "mask %s holds no data over the scene, so nothing there is cloud; is it of another place?",
                     choice.source,
-                    reader.info.path,
                 )
             is_cloud = _decoder(choice, aligned)
             if choice.kind == "values" and choice.values is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from declouder.arguments import seed_number, whole_number
+from declouder.arguments import real_number, seed_number, whole_number
 from declouder.bands import BandChoice, listed
 from declouder.errors import OptionError
 from declouder.masks import MaskChoice
@@ -14,6 +14,7 @@ from declouder.raster import MOST_PIXELS
 from declouder.scaling import Scaling
 
 _WHOLE = ("steps", "enlarge", "window_px", "overlap_px", "batch", "threads", "samples", "max_pixels")
+_MAY_BE_NONE = ("steps", "overlap_px", "threads")
 
 
 @dataclass(frozen=True)
@@ -78,16 +79,20 @@ class SceneOptions:
 
     def _plain(self) -> dict[str, object]:
         """Return fields as plain Python has them: callers give numpy's numbers, and paths as text."""
-        plain: dict[str, object] = {"seed": seed_number(self.seed), "least_painted": float(self.least_painted)}
+        plain: dict[str, object] = {
+            "seed": seed_number(self.seed),
+            "least_painted": real_number(self.least_painted, "least_painted"),
+        }
         for name in _WHOLE:
-            if (value := getattr(self, name)) is not None:
+            value = getattr(self, name)
+            if value is not None or name not in _MAY_BE_NONE:
                 plain[name] = whole_number(value, name.removesuffix("_px").replace("_", "-"))
         if self.bands is not None:
             plain["bands"] = tuple(_band(band) for band in self.bands)
         if self.provenance is not None:
             plain["provenance"] = Path(self.provenance)
         if self.nodata is not None:
-            plain["nodata"] = float(self.nodata)
+            plain["nodata"] = real_number(self.nodata, "nodata")
         return plain
 
     def _check(self) -> None:

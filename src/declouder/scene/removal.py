@@ -114,10 +114,10 @@ def remove_from_scene(
         changed_px = _write(scene, output, options, key, layers, may_replace=may_replace)
         restored = journal.restored
     if restored == 0:
-        log.warning("%s", _nothing_restored(source, options))
+        log.warning("%s", _nothing_restored(output, options))
     elif mask is not None:
         share = changed_px / (info.height * info.width)
-        log.info("mask: cloud and its feather are %.1f %% of %s", 100 * share, source)
+        log.info("mask: cloud and its feather are %.1f %% of %s", 100 * share, output)
     ended = time.perf_counter()
     return SceneReport(
         source=source,
@@ -186,10 +186,10 @@ def _bands_of(reader: RasterReader, pipeline: Any, options: SceneOptions) -> Ban
     return bands
 
 
-def _nothing_restored(source: Path, options: SceneOptions) -> str:
+def _nothing_restored(output: Path, options: SceneOptions) -> str:
     mask = options.mask.source
     where = "it holds no data" if mask == NONE else f"the mask {mask} marks no cloud there"
-    return f"nothing of {source} was restored: {where}"
+    return f"nothing was restored in {output}: {where}"
 
 
 def _check_apart(inputs: Sequence[Path], *outputs: Path | None) -> None:
