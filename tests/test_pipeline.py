@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from declouder import CloudRemovalPipeline, remove_clouds
 from declouder.enlarging import enlarged
 from declouder.errors import ModelError, OptionError
+from declouder.fusion import predict_x0
 from declouder.networks import CompactNet, Denoiser, WeightNet
 from declouder.painted import painted_share
 from declouder.pipeline import SAMPLERS, make_scheduler
@@ -625,21 +626,31 @@ def test_a_sampler_of_the_second_order_goes_all_the_way(pipeline):
     assert len(seen) == 3 and 150 < seen[0] < 250
 
 
+@pytest.mark.parametrize("sampler", ["ddim", "ddim-trailing"])
 @pytest.mark.parametrize(("steps", "strength"), [(7, 1.0), (12, 0.02), (20, 0.3)])
-def test_trailing_ddim_goes_where_the_networks_look_next(steps, strength, pipeline):
-    # Euler's method in x / sqrt(alpha_bar) is DDIM too (Song et al., ICLR 2021, section 4.3).
-    images = {}
-    for name in ("ddim-trailing", "euler"):
-        pipeline.scheduler = make_scheduler(name)
-        images[name] = pipeline(
-            cloudy_images(),
-            num_inference_steps=steps,
-            strength=strength,
-            w_bounds=(0.0, 0.5),
-            generator=seeded(),
-            output_type="pt",
-        ).images
-    assert (images["ddim-trailing"] - images["euler"]).abs().max() < 1e-3
+def test_ddim_goes_where_the_networks_look_next(steps, strength, sampler, pipeline, monkeypatch):
+    seen = []
+
+    def remember(*networks, **given):
+        seen.append((given["x_t"], given["alpha_bar"]))
+        return predict_x0(*networks, **given)
+
+    monkeypatch.setattr("declouder.pipeline.predict_x0", remember)
+    pipeline.scheduler = make_scheduler(sampler)
+    output = pipeline(
+        cloudy_images(),
+        num_inference_steps=steps,
+        strength=strength,
+        w_bounds=(1.0, 1.0),
+        generator=seeded(),
+        output_type="pt",
+    )
+    # With w = 1 each x0 is the reference, so all the way there is one noise, as much of it as their step has.
+    reference = 2 * output.reference - 1
+    noises = [(x_t - a.sqrt() * reference) / (1 - a).sqrt() for x_t, a in seen]
+    assert len(noises) == steps
+    for noise in noises[1:]:
+        torch.testing.assert_close(noise, noises[0], rtol=0, atol=1e-3)
 
 
 def test_noise_that_a_sampler_draws_on_the_way_follows_from_the_generator(pipeline):
