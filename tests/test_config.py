@@ -150,6 +150,7 @@ def test_a_field_that_does_nothing_in_a_stage_is_named(stage, field, value):
         ("calm", "0.5", "cloudless"),
         ("cloudless_color", "0.5", "cloudless"),
         ("haze_strength", "[0.5, 2]", "even_haze"),
+        ("haze_clean", "0.5", "even_haze"),
         ("haze_color", "0.5", "even_haze"),
         ("haze_relight", "0.5", "even_haze"),
         ("relight_lifts", "0.1", "relight"),

@@ -233,6 +233,9 @@ def test_samples_under_an_even_haze_keep_to_its_law(tmp_path):
     usual = StageSamples(data, stage(augment=fields), seed=0)
     assert np.ptp([law_of(usual[number])[1] for number in range(20)]) > 0.1
     assert not any(usual[number]["ambiguous"] for number in range(20))
+    clean = StageSamples(data, stage(augment={**fields, **haze, "haze_clean": 1.0}), seed=0)
+    bytes_ = np.concatenate([(clean[number]["cloudy"].ravel() + 1) * 127.5 for number in range(20)])
+    assert np.abs(bytes_ - np.rint(bytes_)).max() < 1e-3
     relit = StageSamples(data, stage(augment={**haze, "haze_relight": 1.0}), seed=0)
     laws = np.array([law_of(relit[number]) for number in range(20)])
     assert np.abs(laws[:, 1] - 0.75).max() < 0.02 and laws[:, 2].max() < 0.01

@@ -94,6 +94,19 @@ def test_other_ground_and_other_strength_keep_to_the_law():
     np.testing.assert_allclose(haze.over(other, strength=1.25), expected, atol=0.03)
 
 
+def test_a_clean_haze_has_none_of_what_a_codec_left_in_its_pair():
+    clear, other = textured(0, size=128), textured(1, size=128)
+    cloudy = hazy(clear)[0]
+    noise = np.random.default_rng(0).normal(0, 0.005, cloudy.shape).astype(np.float32)
+    haze = EvenHaze.of_pair(cloudy + noise, clear)
+    assert haze is not None
+    expected = haze.white - haze.transmission / 1.25 * (1 - other)
+    clean = haze.clean_over(other, strength=1.25)
+    np.testing.assert_allclose(clean * 255, np.rint(clean * 255), atol=1e-3)
+    np.testing.assert_allclose(clean, expected, atol=0.5 / 255 + 1e-6)
+    assert (haze.over(other, strength=1.25) - expected).std() > 0.003
+
+
 def test_broken_cloud_colored_haze_and_clear_images_are_no_even_haze():
     clear = textured(0, size=96)
     broken = clear.copy()

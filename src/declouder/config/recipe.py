@@ -119,6 +119,7 @@ OF_STAGES: dict[str, tuple[StageName, ...]] = {
 }
 """Fields that not all stages heed, and those that do."""
 NEEDS = {
+    "haze_clean": "even_haze",
     "haze_color": "even_haze",
     "haze_strength": "even_haze",
     "haze_relight": "even_haze",

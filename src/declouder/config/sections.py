@@ -182,6 +182,13 @@ class AugmentConfig(Section):
     haze_strength: tuple[float, float] = Field(
         (0.85, 1.2), description="the even haze's transmission is divided by a number drawn from this range"
     )
+    haze_clean: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the samples under an even haze that have it by its law alone, in steps of 8-bit"
+        " images, without the noise that a lossy codec left in the pair",
+    )
     haze_relight: float = Field(
         0.0,
         ge=0,

@@ -116,7 +116,9 @@ class StageSamples:
             if relit:
                 ground = relight(ground, generator, band_names=self.data.band_names)
             (clear,) = vary_color([ground], augment.haze_color, generator)
-            cloudy = haze.over(clear, strength=generator.uniform(*augment.haze_strength))
+            strength = generator.uniform(*augment.haze_strength)
+            lay = haze.clean_over if _happens(augment.haze_clean, generator) else haze.over
+            cloudy = lay(clear, strength=strength)
             return _Draft(cloudy, clear, relit=relit, even_haze=True)
         relit = _happens(augment.relight, generator)
         if relit:
