@@ -39,7 +39,7 @@ def main() -> None:
         if not hazes:
             continue
         whites = [haze.white for haze in hazes]
-        lawful = [haze.clean_over(haze.clear) for haze in hazes]
+        lawful = [haze.white - haze.transmission * (1 - haze.clear) for haze in hazes]
         left = [float((haze.cloudy - image).std()) for haze, image in zip(hazes, lawful, strict=True)]
         codec = [float((compressed(image) - image).std()) for image in lawful]
         print(f"white {min(whites):.3f} to {max(whites):.3f}, median {np.median(whites):.3f}")
@@ -66,7 +66,7 @@ def error_of_darkest(haze: EvenHaze, white: float, dark: float) -> float:
 def compressed(image: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return what a lossy codec makes of an image, (C, H, W) in [0, 1]."""
     memory = io.BytesIO()
-    pixels = np.rint(255 * image).astype(np.uint8).transpose(1, 2, 0)
+    pixels = np.rint(255 * image.clip(0, 1)).astype(np.uint8).transpose(1, 2, 0)
     Image.fromarray(pixels).save(memory, "WEBP", quality=WEBP_QUALITY)
     return unit(np.asarray(Image.open(memory).convert("RGB")))
 

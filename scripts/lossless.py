@@ -2,12 +2,12 @@
 
     python scripts/lossless.py CONFIG MODEL --base DATA [--set RICE1] [--grounds 2] [--steps N] [--backbone FILE]
 
-What a codec left in an image under haze becomes two to four times as strong when the haze is taken away. Networks
-learn to mend it, held-out pairs of the same codec reward them for it, and lossless images have none of it. Two
-kinds of images are nearly lossless: pairs of half the size, and the haze of each pair of `--set` laid anew by its
-law, over its own ground and over that of other held-out pairs, in steps of 8-bit images. Prints a Markdown table, a
-row a kind: PSNR, SSIM and LPIPS of the reference network's and of the restored images, and how many of these have
-the lower LPIPS. Test folders are never touched.
+What a codec left in an image under haze becomes about twice as strong when the haze is taken away. Networks learn
+to mend it, held-out pairs of the same codec reward them for it, and lossless images have none of it. Two kinds of
+images are nearly lossless: pairs of half the size, and the haze of each pair of `--set` laid anew by its law, over
+its own ground and over that of other held-out pairs, in steps of 8-bit images. Prints a Markdown table, a row a
+kind: PSNR, SSIM and LPIPS of the reference network's and of the restored images, and how many of these have the
+lower LPIPS. Test folders are never touched.
 """
 
 from __future__ import annotations
@@ -25,9 +25,6 @@ from declouder.data.training import Sample, TrainingData
 from declouder.data.transplant import EvenHaze
 from declouder.metrics import load_lpips, psnr, ssim
 from declouder.metrics import lpips as lpips_of
-
-MULTIPLE = 8
-"""Sizes are multiples of this, as the networks like them."""
 
 
 def main() -> None:
@@ -60,8 +57,8 @@ def main() -> None:
             rows.append([scores(image, clear) for image in made])
         found = np.array(rows)  # (images, reference and restored, scores)
         cells = [f"{mean[0]:.2f} | {mean[1]:.4f} | {mean[2]:.4f}" for mean in found.mean(axis=0)]
-        lower = int((found[:, 1, 2] < found[:, 0, 2]).sum())
-        print(f"| {kind} | {' | '.join(cells)} | {lower} of {len(found)} |", flush=True)
+        lower = "-" if lpips is None else f"{(found[:, 1, 2] < found[:, 0, 2]).sum()} of {len(found)}"
+        print(f"| {kind} | {' | '.join(cells)} | {lower} |", flush=True)
 
 
 def sets_of(data: TrainingData, base: Path) -> list[str]:
@@ -83,9 +80,8 @@ def hazy(pairs: list[Images], grounds: int) -> list[Images]:
 
 
 def halved(image: FloatArray) -> FloatArray:
-    """Return an image, (C, H, W) in [0, 1], of about half the size, in steps of 8-bit images."""
-    height, width = (max(1, side // 2 // MULTIPLE) * MULTIPLE for side in image.shape[-2:])
-    small = resize_bicubic(image, height, width)
+    """Return an image, (C, H, W) in [0, 1], of half the size, in steps of 8-bit images."""
+    small = resize_bicubic(image, image.shape[-2] // 2, image.shape[-1] // 2)
     return np.asarray(np.rint(np.clip(small, 0, 1) * 255) / 255, np.float32)
 
 

@@ -89,7 +89,8 @@ class EvenHaze:
         """Return `ground`, (C, H, W) in [0, 1], under this haze and nothing else, in steps of 8-bit images.
 
         What a pair's law leaves unexplained is mostly what a lossy codec did to its images; over other ground it
-        would be noise that no lossless image has, and taking a haze away makes noise twice or thrice as strong.
+        would be noise that no lossless image has, and taking a haze away makes noise about twice as strong.
+        `strength` as in `over`.
         """
         clean = self._thickened(self.white - self.transmission * (1 - ground), strength)
         return np.asarray(np.rint(clean * 255) / 255, np.float32)
