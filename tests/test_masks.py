@@ -89,6 +89,19 @@ def test_a_mask_on_another_grid_is_resampled_and_clear_beyond_its_edge(scene, tm
     np.testing.assert_array_equal(share_of(scene, MaskChoice(path, feather_px=0)), expected)
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_a_mask_may_be_of_64_bits_as_numpy_makes_it(dtype, scene, tmp_path):
+    values = np.arange(1200, dtype=dtype).reshape(30, 40) % 5
+    same = mask_file(tmp_path, np.kron(values, np.ones((3, 3), dtype))[:80, :100])
+    expected = np.kron(values, np.ones((2, 2)))
+    share = share_of(scene, MaskChoice(same, values=(2, 4), feather_px=0))
+    np.testing.assert_array_equal(share, np.isin(np.kron(values, np.ones((3, 3)))[:80, :100], (2, 4)))
+    other = mask_file(tmp_path, values, transform=Affine(20, 0, 5e5, 0, -20, 4e6), nodata=4)
+    share = share_of(scene, MaskChoice(other, values=(2, 4), feather_px=0))
+    np.testing.assert_array_equal(share[:60, :80], expected == 2)
+    assert not share[60:].any() and not share[:, 80:].any()
+
+
 def test_a_mask_with_a_mask_of_its_own_is_clear_beyond_its_edge_too(scene, tmp_path):
     path = mask_file(tmp_path, np.zeros((40, 50), np.uint8))
     seen = np.full((40, 50), 255, np.uint8)

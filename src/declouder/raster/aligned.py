@@ -18,7 +18,7 @@ from rasterio.windows import Window as GdalWindow
 
 from declouder.errors import RasterError
 from declouder.raster.checks import MOST_PIXELS, MOST_PIXELS_IN_MEMORY
-from declouder.raster.gdal import GDAL_ERRORS, one_line
+from declouder.raster.gdal import GDAL_ERRORS, NUMBER_DTYPES, one_line
 from declouder.raster.info import RasterInfo
 from declouder.raster.reading import opened
 from declouder.raster.reduced import reduced_shape
@@ -40,7 +40,7 @@ def open_aligned(path: Path, like: RasterInfo, *, allow_outside: bool = False) -
         RasterError: if it cannot be read, or nothing says how it lies over `like`.
     """
     most = max(MOST_PIXELS, like.height * like.width)
-    with opened(path, max_pixels=most, allow_outside=allow_outside) as reader:
+    with opened(path, max_pixels=most, allow_outside=allow_outside, dtypes=NUMBER_DTYPES) as reader:
         info, dataset = reader.info, reader.dataset
         if _lies_on(info, like):
             yield AlignedReader(info, dataset, dataset, alpha=info.alpha)
@@ -58,7 +58,8 @@ def read_numbers(path: Path) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     Raises:
         RasterError: if it cannot be read.
     """
-    with opened(path, max_pixels=MOST_PIXELS_IN_MEMORY, allow_outside=False) as reader:
+    most = MOST_PIXELS_IN_MEMORY
+    with opened(path, max_pixels=most, allow_outside=False, dtypes=NUMBER_DTYPES) as reader:
         info = reader.info
         aligned = AlignedReader(info, reader.dataset, reader.dataset, alpha=info.alpha)
         return aligned.read(slice(0, info.height), slice(0, info.width))
@@ -97,7 +98,10 @@ class AlignedReader:
             valid = dataset.read_masks(1, **part) > 0
             if alpha is not None:  # GDAL heeds it in files of two or four bands alone
                 valid &= dataset.read(alpha, **part) > 0
-            return dataset.read(1, **part), valid
+            values = dataset.read(1, **part)
+            if dataset.nodatavals[0] is not None:  # which a warped file of 64 bits does not heed in its mask
+                valid &= values != dataset.nodatavals[0]
+            return values, valid
         except GDAL_ERRORS as error:
             raise RasterError(
                 f"mask {self.info.path} cannot be read ({one_line(error)}); "

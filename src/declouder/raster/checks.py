@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import rasterio
 
 from declouder.errors import RasterError
-from declouder.raster.gdal import DTYPES, GDAL_ERRORS
+from declouder.raster.gdal import GDAL_ERRORS
 from declouder.raster.info import RasterInfo
 
 if TYPE_CHECKING:
@@ -59,15 +60,15 @@ def check_size(path: Path, dataset: Any, max_pixels: int) -> None:
         )
 
 
-def check_dtype(info: RasterInfo) -> None:
-    """Raise RasterError if the numbers are of a type that no optical image has, or that we do not write."""
+def check_dtype(info: RasterInfo, allowed: Sequence[str]) -> None:
+    """Raise RasterError if the numbers are of another type than is `allowed`."""
     if info.dtype.startswith("complex"):
         raise RasterError(
             f"{info.path} holds complex numbers ({info.dtype}), not an optical image; "
             "convert it to real numbers first"
         )
-    if info.dtype not in DTYPES:
-        raise RasterError(f"{info.path} is of dtype {info.dtype}; convert it to one of {', '.join(DTYPES)}")
+    if info.dtype not in allowed:
+        raise RasterError(f"{info.path} is of dtype {info.dtype}; convert it to one of {', '.join(allowed)}")
 
 
 def check_scene(info: RasterInfo, dataset: Any) -> None:

@@ -34,6 +34,9 @@ INPUT_DRIVERS = {
 INPUT_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".webp", ".jp2", ".vrt", ".safe")
 OUTPUT_DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".png": "PNG", ".webp": "WEBP"}
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+"""Of images."""
+NUMBER_DTYPES = (*DTYPES, "uint64", "int64")
+"""Of masks and classes, which numpy makes in 64 bits."""
 
 GDAL_ERRORS = (GdalError, CPLE_BaseError, OSError)
 CACHE_BYTES = 64 * 2**20

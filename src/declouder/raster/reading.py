@@ -17,7 +17,7 @@ from rasterio.windows import Window as GdalWindow
 
 from declouder.errors import RasterError
 from declouder.raster.checks import MOST_PIXELS, check_complete, check_dtype, check_scene, check_size
-from declouder.raster.gdal import GDAL_ERRORS, gdal_settings, not_georeferenced_is_fine, one_line
+from declouder.raster.gdal import DTYPES, GDAL_ERRORS, gdal_settings, not_georeferenced_is_fine, one_line
 from declouder.raster.info import RasterInfo, info_of
 from declouder.raster.reduced import looked_at, reduced_shape, skimmed
 from declouder.raster.sources import check_source, opened_as
@@ -45,7 +45,9 @@ def open_raster(
 
 
 @contextmanager
-def opened(path: Path, *, max_pixels: int, allow_outside: bool) -> Iterator[RasterReader]:
+def opened(
+    path: Path, *, max_pixels: int, allow_outside: bool, dtypes: Sequence[str] = DTYPES
+) -> Iterator[RasterReader]:
     """Open a file with the one driver that its first bytes call for; it can be read, whatever it shows."""
     check_source(path)
     with gdal_settings(), not_georeferenced_is_fine():
@@ -59,7 +61,7 @@ def opened(path: Path, *, max_pixels: int, allow_outside: bool) -> Iterator[Rast
             try:
                 check_size(path, dataset, max_pixels)
                 reader = RasterReader(info_of(path, dataset, source.files), dataset)
-                check_dtype(reader.info)
+                check_dtype(reader.info, dtypes)
                 check_complete(reader)
             except GDAL_ERRORS as error:
                 raise _damaged(path, error) from error
