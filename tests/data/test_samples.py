@@ -415,6 +415,27 @@ def test_a_share_of_the_samples_without_cloud_becomes_calm(tmp_path):
         assert (calm[number]["clear"].std() < 0.6 * plain[number]["clear"].std()) == without_cloud
 
 
+def test_cloud_over_calm_water_keeps_its_place_and_saturates(tmp_path):
+    write_pairs(tmp_path, size=(64, 64))
+    for path in (tmp_path / "set" / "train" / "label").iterdir():
+        clear = np.asarray(Image.open(path)) // 4 + 20
+        Image.fromarray(clear).save(path)
+        cloudy = clear.copy()
+        cloudy[:, :24] = 200
+        Image.fromarray(cloudy).save(tmp_path / "set" / "train" / "cloud" / path.name)
+    augment = {"calm_below": 1.0, "flips": "none"}
+    samples = StageSamples(data_of(tmp_path), stage(augment=augment), seed=0)
+    under, deviations = [], []
+    for number in range(20):
+        cloudy, clear = (samples[number][key] / 2 + 0.5 for key in ("cloudy", "clear"))
+        under.append(float(cloudy[:, :, :16].mean()))
+        deviations.append(float(clear.std(axis=(1, 2)).mean()))
+        assert clear.mean(axis=(1, 2)).min() < 0.25
+        # Away from the cloud's edge, over which its layer is smooth.
+        assert np.abs(cloudy[:, :, 48:] - clear[:, :, 48:]).mean() < 0.03
+    assert max(deviations) < 0.035 and min(under) > 0.6 and max(under) == pytest.approx(1, abs=0.01)
+
+
 def test_relit_ground_keeps_its_cloud(tmp_path):
     write_pairs(tmp_path, size=(64, 64))
     for path in (tmp_path / "set" / "train" / "label").iterdir():

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from declouder.data.transplant import Dimming, EvenHaze, cloud_layer, move_cloud
+from declouder.data.transplant import Dimming, EvenHaze, cloud_layer, move_cloud, move_hard_cloud
 
 
 def textured(seed: int, size: int = 64) -> np.ndarray:
@@ -45,6 +45,25 @@ def test_a_shadow_darkens_the_new_ground_by_the_same_share():
     cloudy = clear * 0.5
     other = textured(3)
     np.testing.assert_allclose(move_cloud(cloudy, clear, other), other * 0.5, atol=0.02)
+
+
+def test_a_hard_cloud_saturates_casts_its_shadow_and_leaves_faint_things_behind():
+    clear = np.full((3, 64, 64), 0.3, np.float32)
+    cloudy = clear.copy()
+    cloudy[:, :16] = 0.9
+    cloudy[:, 16:32] = 0.15
+    cloudy[:, 48:] = 0.33  # a change of the old ground
+    other = textured(5)
+    white = []
+    for seed in range(10):
+        moved, hidden = move_hard_cloud(cloudy, clear, other, np.random.default_rng(seed))
+        np.testing.assert_array_equal(hidden[0, :14], 1)
+        np.testing.assert_array_equal(hidden[0, 34:], 0)
+        assert moved[:, :14].std() < 1e-6
+        assert 0.5 < np.median(moved[:, 18:30] / other[:, 18:30]) < 0.7
+        np.testing.assert_allclose(moved[:, 34:], other[:, 34:], atol=1e-6)
+        white.append(float(moved[:, :14].mean()))
+    assert min(white) < 0.95 and max(white) == 1
 
 
 def test_what_changed_on_the_ground_does_not_move_with_the_cloud():

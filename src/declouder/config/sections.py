@@ -199,6 +199,13 @@ class AugmentConfig(Section):
     calm: float = Field(
         0.0, ge=0, le=1, description="share of the cloudless samples that become flat and dark, like calm water"
     )
+    calm_below: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the pairs' samples, except under even haze, whose cloud becomes white and hard and"
+        " lies over calm water",
+    )
     relight: float = Field(
         0.0,
         ge=0,

@@ -28,7 +28,7 @@ from declouder.data.augment import (
 )
 from declouder.data.resize import resize_bicubic
 from declouder.data.training import PROCEDURAL_PX, Sample, TrainingData, signed
-from declouder.data.transplant import Dimming, EvenHaze, move_cloud
+from declouder.data.transplant import Dimming, EvenHaze, move_cloud, move_hard_cloud
 from declouder.errors import DataError
 
 UNDIMMED = 0.3
@@ -120,6 +120,10 @@ class StageSamples:
             lay = haze.clean_over if _happens(augment.haze_clean, generator) else haze.over
             cloudy = lay(clear, strength=strength)
             return _Draft(cloudy, clear, relit=relit, even_haze=True)
+        if _happens(augment.calm_below, generator):
+            ground = make_calm(ground, generator)
+            cloudy, _ = move_hard_cloud(cloudy, clear, ground, generator)
+            return _Draft(cloudy, ground, made_up=True)
         relit = _happens(augment.relight, generator)
         if relit:
             ground = relight(

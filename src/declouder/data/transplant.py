@@ -40,6 +40,11 @@ DIM_WINDOW_PX, DIM_PRIOR = 63, 1e-4
 variance of the ground in [0, 1]."""
 DIM_TRANSMISSION = (0.4, 1.1)
 """What it is kept in; above 1 where the light of two days differs."""
+HARD_FROM, HARD_GAIN, HARD_WHITE = (0.1, 0.3), (1.0, 3.0), (0.8, 1.15)
+"""Of hard cloud: shares of hidden ground that no longer count, how much those above grow, and its brightness, which
+saturates above 1."""
+LEAST_SHADOW = 0.15
+"""Share of the light that a hard cloud's shadow takes at least: what darkens less may be a change of the ground."""
 MOST_TRANSMISSION = 0.85
 """Mean transmission above which a pair has no haze to speak of."""
 
@@ -143,6 +148,24 @@ def move_cloud(cloudy: FloatArray, clear: FloatArray, ground: FloatArray) -> Flo
     return np.asarray(np.clip(transmission * ground + added, 0, 1), np.float32)
 
 
+def move_hard_cloud(
+    cloudy: FloatArray, clear: FloatArray, ground: FloatArray, generator: np.random.Generator
+) -> tuple[FloatArray, FloatArray]:
+    """Return `ground` under a pair's cloud made white and hard, (C, H, W), and what the cloud hides, (1, H, W).
+
+    Where images are stretched to show their ground, cloud saturates and has hard edges; faint parts of the layer,
+    among which are changes of the old ground between the two images, go. Arguments as of `move_cloud`, and the
+    only source of randomness. What is hidden is in [0, 1].
+    """
+    through, hidden, _ = _parts_of(cloudy, clear)
+    least, gain = generator.uniform(*HARD_FROM), generator.uniform(*HARD_GAIN)
+    lit = np.where(hidden < 1, through / np.maximum(1 - hidden, 1e-3), 1)
+    shade = np.clip((1 - lit - LEAST_SHADOW) / (1 - LEAST_SHADOW), 0, 1)
+    hidden = np.clip(np.float32(gain / (1 - least)) * (hidden - np.float32(least)), 0, 1)
+    under = (1 - hidden) * (1 - shade) * ground + np.float32(generator.uniform(*HARD_WHITE)) * hidden
+    return np.asarray(np.clip(under, 0, 1), np.float32), np.asarray(hidden[None], np.float32)
+
+
 def cloud_layer(cloudy: FloatArray, clear: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return the transmission, (1, H, W) in [0, 1], and the added light, (C, H, W), of a pair's cloud.
 
@@ -154,6 +177,14 @@ def cloud_layer(cloudy: FloatArray, clear: FloatArray) -> tuple[FloatArray, Floa
     the cloud's own color as far as it hides the ground; the rest, change of the ground between the two images, is
     no part of a cloud and does not move with it.
     """
+    through, hidden, white = _parts_of(cloudy, clear)
+    transmission = np.asarray(through[None], np.float32)
+    own_color = cloudy - transmission * clear - np.float32(white) * hidden
+    return transmission, np.asarray(hidden * (white + own_color), np.float32)
+
+
+def _parts_of(cloudy: FloatArray, clear: FloatArray) -> tuple[FloatArray, FloatArray, float]:
+    """Return what a pair's cloud lets through and what it hides, (H, W) in [0, 1], and its white."""
     mean_cloudy, mean_clear = _local_mean(cloudy, CLOUD_PX), _local_mean(clear, CLOUD_PX)
     white = max(float(np.quantile(mean_cloudy.mean(0), 0.999)), LEAST_WHITE)
     bands = len(cloudy)
@@ -165,9 +196,7 @@ def cloud_layer(cloudy: FloatArray, clear: FloatArray) -> tuple[FloatArray, Floa
     q_side = white * mean_cloudy.sum(0) + SHADOW_PRIOR
     hidden = np.clip((pp * q_side - pq * p_side) / np.maximum(pp * qq - pq * pq, 1e-9), 0, 1)
     through = np.clip((p_side - pq * hidden) / pp, 0, 1 - hidden)
-    transmission = np.asarray(through[None], np.float32)
-    own_color = cloudy - transmission * clear - np.float32(white) * hidden
-    return transmission, np.asarray(hidden * (white + own_color), np.float32)
+    return np.asarray(through, np.float32), np.asarray(hidden, np.float32), white
 
 
 def _local_mean(x: FloatArray, side_px: int) -> FloatArray:
