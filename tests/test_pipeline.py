@@ -3,6 +3,7 @@ import json
 import logging
 import re
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -310,6 +311,21 @@ def test_the_settings_of_every_sampler_are_json():
         pipeline.scheduler = make_scheduler(sampler)
         found = json.loads(json.dumps(sampler_of(pipeline), allow_nan=False))
         assert found["settings"]["num_train_timesteps"] == 1000
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "PNDMScheduler",
+        "KDPM2DiscreteScheduler",
+        "KDPM2AncestralDiscreteScheduler",
+        "EulerAncestralDiscreteScheduler",
+    ],
+)
+def test_a_scheduler_that_goes_on_from_noise_alone_is_told_before_it_starts(name, pipeline):
+    pipeline.scheduler = getattr(diffusers, name)(prediction_type="sample")
+    with pytest.raises(ModelError, match=f"{name} cannot go on from a predicted x0"):
+        pipeline(torch.rand(1, 3, 16, 16), num_inference_steps=2)
 
 
 def test_a_scheduler_that_cannot_do_it_is_told():

@@ -36,6 +36,15 @@ SAMPLERS: dict[str, Callable[[], Any]] = {
 }
 """The samplers to be had by name. "ddim" is the paper's."""
 
+_FROM_NOISE_ALONE = (
+    "PNDMScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+)
+"""Of diffusers, those that know no prediction_type="sample" and say so only in the midst of sampling."""
+_GOOD_ONES = "DDIM, DPM-Solver, UniPC, Euler or Heun"
+
 
 def make_scheduler(name: str) -> Any:
     """Return a new diffusers scheduler of `SAMPLERS`, on the paper's noise schedule.
@@ -54,7 +63,12 @@ def check_scheduler(scheduler: Any) -> None:
     if missing:
         raise ModelError(
             f"{type(scheduler).__name__} has no {missing[0]}, which the method asks for; give a scheduler such as"
-            f" DDIM, DPM-Solver, UniPC, Euler or Heun"
+            f" {_GOOD_ONES}"
+        )
+    if type(scheduler).__name__ in _FROM_NOISE_ALONE:
+        raise ModelError(
+            f"{type(scheduler).__name__} cannot go on from a predicted x0, which is what fusion gives; give a"
+            f" scheduler such as {_GOOD_ONES}"
         )
     if scheduler.config.prediction_type != "sample":
         raise ModelError(
