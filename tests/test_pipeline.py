@@ -322,7 +322,7 @@ def test_the_settings_of_every_sampler_are_json():
         "EulerAncestralDiscreteScheduler",
     ],
 )
-@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # thousands, of diffusers
+@pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # thousands, of diffusers
 def test_a_scheduler_that_goes_on_from_noise_alone_is_told_before_it_starts(name, pipeline):
     pipeline.scheduler = getattr(diffusers, name)(prediction_type="sample")
     with pytest.raises(ModelError, match=f"{name} cannot go on from a predicted x0"):
