@@ -154,8 +154,16 @@ def move_hard_cloud(
     """Return `ground` under a pair's cloud made white and hard, (C, H, W), and what the cloud hides, (1, H, W).
 
     Where images are stretched to show their ground, cloud saturates and has hard edges; faint parts of the layer,
-    among which are changes of the old ground between the two images, go. Arguments as of `move_cloud`, and the
-    only source of randomness. What is hidden is in [0, 1].
+    among which are changes of the old ground between the two images, go.
+
+    Args:
+        cloudy: as of `move_cloud`.
+        clear: as of `move_cloud`.
+        ground: as of `move_cloud`.
+        generator: the only source of randomness: how hard and how white the cloud becomes.
+
+    Returns:
+        Both in [0, 1].
     """
     through, hidden, _ = _parts_of(cloudy, clear)
     least, gain = generator.uniform(*HARD_FROM), generator.uniform(*HARD_GAIN)
