@@ -7,8 +7,9 @@ to give, and elsewhere hardly any, so that its steps can be spared.
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
+
+from declouder.networks.squares import box_mean
 
 TEXTURE_PX = 7
 """Side of the square in which texture is the standard deviation of the bands' mean."""
@@ -29,8 +30,4 @@ def painted_share(cloudy: Tensor, reference: Tensor) -> Tensor:
 def _texture(images: Tensor) -> Tensor:
     grey = images.float().mean(dim=1, keepdim=True)
     grey = grey - grey.mean(dim=(2, 3), keepdim=True)  # a difference of squares of small numbers loses less
-    return (_local_mean(grey.square()) - _local_mean(grey).square()).clamp_min(0).sqrt()
-
-
-def _local_mean(grey: Tensor) -> Tensor:
-    return F.avg_pool2d(grey, TEXTURE_PX, stride=1, padding=TEXTURE_PX // 2, count_include_pad=False)
+    return (box_mean(grey.square(), TEXTURE_PX) - box_mean(grey, TEXTURE_PX).square()).clamp_min(0).sqrt()

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from declouder.networks import CompactNet
-from declouder.networks.guided import AS_IS, MATRIX_REACH, USUAL_DARK, USUAL_WHITE, Choice, GuidedChoice, box_mean
+from declouder.networks.guided import AS_IS, USUAL_DARK, USUAL_WHITE, Choice, GuidedChoice
 
 WIDTH, SIDE = 8, 5
 
@@ -256,23 +256,6 @@ def test_third_choice_changes_little_at_first():
     assert choices[-1].shares[:, 0].min() > 0.9
     difference = (network(cloudy) - without(cloudy)).abs().mean()
     assert 0 < difference < 0.1 * (without(cloudy) - cloudy).abs().mean() + 1e-3
-
-
-@pytest.mark.parametrize("size", [(5, 9), (40, 64), (3, 3 * MATRIX_REACH + 1)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_mean_over_a_square_is_of_what_lies_within(size, dtype):
-    x = random(2, 3, *size).to(dtype)
-    expected = F.avg_pool2d(F.pad(x.float(), (1, 1, 1, 1)), 3, stride=1)
-    expected /= F.avg_pool2d(F.pad(torch.ones(1, 1, *size), (1, 1, 1, 1)), 3, stride=1)
-    means = box_mean(x, 3)
-    assert means.dtype == dtype
-    torch.testing.assert_close(means.float(), expected, atol=1e-6 if dtype == torch.float32 else 0.01, rtol=0)
-
-
-def test_means_over_squares_stay_precise_under_autocast():
-    x = 1 + 1e-3 * random(1, 1, 16, 16)
-    with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(box_mean(x, 3).mean(), x.mean(), atol=1e-5, rtol=0)
 
 
 def test_a_square_has_a_middle():

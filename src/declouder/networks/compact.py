@@ -27,8 +27,9 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from declouder.networks.filling import Filling
-from declouder.networks.guided import AS_IS, REDUCTION, Choice, GuidedChoice, box_mean
+from declouder.networks.guided import AS_IS, REDUCTION, Choice, GuidedChoice
 from declouder.networks.padding import pad_to_multiple, padded_to_multiple
+from declouder.networks.squares import box_mean
 
 Block = Literal["naf", "residual"]
 

@@ -46,7 +46,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from declouder.networks.guided import GRAIN_PX, REDUCTION, Choice, box_mean, magnitude, slightly_changed
+from declouder.networks.guided import GRAIN_PX, REDUCTION, Choice, magnitude, slightly_changed
+from declouder.networks.squares import box_mean
 
 SIDES = (3, 7, 15, 31, 63)
 """Of the squares, in pixels of a `REDUCTION`-th of the image's size; each mean is taken twice, so it fades out."""

@@ -45,6 +45,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from declouder.networks.squares import box_mean
+
 REDUCTION = 4
 """The fits are made at this much less than the image's size, on means of squares of this many pixels."""
 LEAST_WEIGHT = 0.01
@@ -71,8 +73,6 @@ SLIGHT, SLIGHT_SIDE = 0.07, 3
 """In [0, 1], how much clear ground may change, and the side of the square over which that is taken."""
 GRAIN_PX = 9
 """Side of the square that has one score: single pixels, on the network's own grid of 4, would choose in dots."""
-MATRIX_REACH = 64
-"""Up to how many times its side a mean over a square is quicker as a product with a matrix, on a CPU."""
 SHARED_SIDE = 15
 """Of the square whose pixels have a say in each other's shares, as the other sides."""
 
@@ -324,26 +324,3 @@ def _reduced(x: Tensor) -> Tensor:
 def _enlarged(x: Tensor, side: int) -> Tensor:
     """Return a map of the squares as a smooth one of the image's size."""
     return F.interpolate(box_mean(x, side), scale_factor=REDUCTION, mode="bilinear", align_corners=False)
-
-
-def box_mean(x: Tensor, side: int) -> Tensor:
-    """Return the mean over the square around every pixel, as far as it lies within: same shape.
-
-    First of columns, then of rows: a square of side 9 takes 18 additions and not 81. On a CPU, where pooling takes
-    each of them by itself, products with band matrices are several times faster, as long as the image is not too
-    large for the square.
-    """
-    height, width = x.shape[-2:]
-    if x.device.type == "cpu" and max(height, width) <= MATRIX_REACH * side:
-        with torch.autocast("cpu", enabled=False):
-            means = _band_of_means(height, side) @ x.float() @ _band_of_means(width, side).T
-        return means.to(x.dtype)
-    x = F.avg_pool2d(x, (side, 1), stride=1, padding=(side // 2, 0), count_include_pad=False)
-    return F.avg_pool2d(x, (1, side), stride=1, padding=(0, side // 2), count_include_pad=False)
-
-
-def _band_of_means(length: int, side: int) -> Tensor:
-    """Return the (length, length) matrix that takes a vector to its means over `side` around each place."""
-    places = torch.arange(length, device="cpu")  # whatever the default device
-    near = ((places[:, None] - places).abs() <= side // 2).float()
-    return near / near.sum(dim=1, keepdim=True)
