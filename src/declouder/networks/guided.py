@@ -91,8 +91,10 @@ class Choice:
 
     def mixture(self) -> Tensor:
         """Return sum over k of shares_k images_k, (B, bands, H, W)."""
-        parts = [self.shares[:, k : k + 1] * image for k, image in enumerate(self.images)]
-        return sum(parts[1:], start=parts[0])
+        mixture = self.shares[:, :1] * self.images[0]
+        for k, image in enumerate(self.images[1:], start=1):
+            mixture = torch.addcmul(mixture, self.shares[:, k : k + 1], image)
+        return mixture
 
     def cropped(self, height: int, width: int) -> Choice:
         """Return the top left part of it, of that many pixels."""
@@ -308,7 +310,7 @@ def _from_dark(guide: Tensor, white: Tensor, dark: Tensor) -> tuple[Tensor, Tens
 def _applied(map_of_squares: tuple[Tensor, Tensor], side: int, cloudy: Tensor) -> Tensor:
     """Return a cloudy + b with a and b of squares as smooth maps of the image's size."""
     a, b = (_enlarged(x, side) for x in map_of_squares)
-    return a * cloudy + b
+    return torch.addcmul(b, a, cloudy)
 
 
 def _shared(scores: Tensor) -> Tensor:
