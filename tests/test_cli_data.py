@@ -132,6 +132,23 @@ def test_check_takes_the_cloud_share_from_masks(capsys, tmp_path):
     assert "cloud 25.0 % (by mask)" in out
 
 
+@pytest.mark.parametrize("kind", ["palette", "nodata"])
+def test_check_reads_masks_as_evaluation_does(kind, capsys, tmp_path):
+    write_pair(tmp_path / "RICE2", "0", 0)
+    mask = np.zeros((48, 48), np.uint8)
+    mask[:12] = 1
+    folder = tmp_path / "RICE2" / "mask"
+    folder.mkdir()
+    if kind == "palette":
+        image = Image.fromarray(mask, mode="P")
+        image.putpalette([0, 0, 0, 0, 255, 0])  # cloud is green
+        image.save(folder / "0.png")
+    else:
+        write_tif(folder / "0.tif", mask[None], nodata=0)
+    _, out, _ = run(capsys, "data", "check", tmp_path / "RICE2", "-q")
+    assert "cloud 25.0 % (by mask)" in out
+
+
 def test_check_judges_by_the_range_that_counts(capsys, tmp_path):
     """Reflectance of one ground, a little apart: in 16 bits all of it is dark, flat and alike."""
     for number in range(3):

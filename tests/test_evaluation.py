@@ -305,8 +305,12 @@ def test_a_run_whose_kept_images_another_wrote_over_scores_them_again(data: Path
     (tmp_path / "few").mkdir()
     with pytest.raises(DataError):  # one that comes to nothing leaves the images whose they are
         evaluate(data, OutputsMethod(tmp_path / "few"), out=tmp_path / "b.json", keep=keep, overwrite=True)
-    evaluate(Selection(data, limit=1), other, out=tmp_path / "b.json", keep=keep, overwrite=True)
+    evaluate(data, other, out=tmp_path / "b.json", keep=keep, overwrite=True)
+    with pytest.raises(KeyboardInterrupt):  # after this one the folder is its own again, but most images are not
+        evaluate(data, CloudyMethod(), out=tmp_path / "a.json", keep=keep, overwrite=True, on_image=_stop_at(1))
     evaluate(data, CloudyMethod(), out=tmp_path / "a.json", keep=keep, overwrite=True)
+    for name in NAMES:
+        assert (keep / name / "restored.png").read_bytes() == (keep / name / "cloudy.png").read_bytes()
     assert (keep / "3" / "restored.png").read_bytes() == (keep / "3" / "cloudy.png").read_bytes()
 
 

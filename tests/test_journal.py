@@ -235,3 +235,12 @@ def test_a_full_disk_is_an_error_and_keeps_what_is_finished(path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert found_in(path) == ([0], [0])
+
+
+def test_a_link_to_an_output_has_the_same_journal(tmp_path):
+    (tmp_path / "link.tif").symlink_to("clear.tif")
+    assert (
+        journal_path(tmp_path / "link.tif")
+        == journal_path(tmp_path / "clear.tif")
+        == tmp_path / ".clear.tif.journal"
+    )

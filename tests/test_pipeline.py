@@ -24,6 +24,7 @@ from declouder.fusion import predict_x0
 from declouder.networks import CompactNet, Denoiser, WeightNet
 from declouder.painted import painted_share
 from declouder.pipeline import SAMPLERS, make_scheduler
+from declouder.pipeline.images import to_tensor
 from declouder.provenance import sampler_of
 
 SMALL = {"widths": (8, 16), "attention_levels": (1,), "heads": 2, "layers": 1, "norm_groups": 4}
@@ -349,6 +350,14 @@ def test_pil_images_of_other_modes_mean_the_same_colours(mode, pipeline):
     expected = pipeline(grey.convert("RGB"), num_inference_steps=0, output_type="np").images
     found = pipeline(grey.convert(mode), num_inference_steps=0, output_type="np").images
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "PA", "LA"])
+def test_a_picture_of_one_band_has_the_brightness_of_its_colours(mode):
+    grey = Image.fromarray(np.kron([[50, 200], [200, 50]], np.ones((16, 16))).astype(np.uint8))
+    picture = grey.convert("P").convert(mode) if "P" in mode else grey.convert(mode)
+    expected = torch.from_numpy(np.asarray(picture.convert("L"))) / 255
+    torch.testing.assert_close(to_tensor(picture, bands=1)[0, 0], expected)
 
 
 def test_an_array_that_is_masked_in_part_is_refused(pipeline):

@@ -54,12 +54,13 @@ def test_a_vrt_of_files_in_its_folder_is_read_and_restored(folder, identity):
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-@pytest.mark.parametrize("how", ["relative", "absolute", "link"])
+@pytest.mark.parametrize("how", ["relative", "absolute", "link", "capitals"])
 def test_a_vrt_reads_nothing_outside_its_folder_unless_that_is_allowed(how, folder):
     (folder / "link.tif").symlink_to(folder.parent / "secret.tif")
     path = folder / "a.vrt"
-    name = {"relative": "../secret.tif", "absolute": str(folder.parent / "secret.tif"), "link": "link.tif"}[how]
-    path.write_text(vrt(name, relative=int(how != "absolute")))
+    name = {"absolute": str(folder.parent / "secret.tif"), "link": "link.tif"}.get(how, "../secret.tif")
+    text = vrt(name, relative=int(how != "absolute"))
+    path.write_text(text.replace("relativeToVRT", "RELATIVETOVRT") if how == "capitals" else text)
     with pytest.raises(RasterError, match=r"outside its own folder.*--allow-outside"):
         whole(path)
     np.testing.assert_array_equal(whole(path, allow_outside=True), read_tif(folder.parent / "secret.tif"))
@@ -73,7 +74,11 @@ def test_a_vrt_reads_nothing_outside_its_folder_unless_that_is_allowed(how, fold
         (vrt("missing.tif"), "does not exist"),
         (vrt("a.vrt"), "not an image"),
         (vrt("a.tif", band='subClass="VRTDerivedRasterBand"'), "VRTDerivedRasterBand"),
+        (vrt("a.tif", band='SUBCLASS="VRTRawRasterBand"'), "VRTRawRasterBand"),
         (vrt("a.tif", more="<PixelFunctionCode>import os</PixelFunctionCode>"), "PixelFunctionCode"),
+        (vrt("a.tif", relative=2), 'holds relativeToVRT="2", more than'),
+        (vrt("a.tif").replace("<SimpleSource>", '<SimpleSource SourceFilename="a.tif">'), "holds SourceFilename"),
+        (vrt("a.tif").replace("<SourceFilename", '<SourceFilename relativetovrt="0"'), "holds relativetovrt"),
         ('<!DOCTYPE x [<!ENTITY a "aaaa">]>' + vrt("&a;"), "declares entities"),
         ("<VRTDataset", "is no XML"),
         ("<GDAL_WMS/>", "is no VRT"),
@@ -335,16 +340,17 @@ def test_a_vrt_in_an_encoding_that_hides_its_declarations_is_refused(folder):
 
 
 @pytest.mark.parametrize("how", ["tag", "sidecar", "vrt", "named by a vrt"])
+@pytest.mark.parametrize("key", ["OVERVIEW_FILE", "Overview_File"])
 @pytest.mark.parametrize("where", ["secret.tif", "/vsicurl/http://127.0.0.1:9/x.tif"])
-def test_overviews_that_a_file_says_are_elsewhere_are_not_followed(how, where, folder):
+def test_overviews_that_a_file_says_are_elsewhere_are_not_followed(how, where, key, folder):
     elsewhere = where if where.startswith("/") else str(folder.parent / where)
-    domain = f'<Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">{elsewhere}</MDI></Metadata>'
+    domain = f'<Metadata domain="OVERVIEWS"><MDI key="{key}">{elsewhere}</MDI></Metadata>'
     path = folder / "a.tif"
     if how == "sidecar":
         (folder / "a.tif.aux.xml").write_text(f"<PAMDataset>{domain}</PAMDataset>")
     elif how in ("tag", "named by a vrt"):
         with rasterio.open(path, "r+") as dataset:
-            dataset.update_tags(ns="OVERVIEWS", OVERVIEW_FILE=elsewhere)
+            dataset.update_tags(ns="OVERVIEWS", **{key: elsewhere})
     if "vrt" in how:
         path = folder / "a.vrt"
         path.write_text(vrt("a.tif", more=domain if how == "vrt" else ""))
@@ -352,7 +358,7 @@ def test_overviews_that_a_file_says_are_elsewhere_are_not_followed(how, where, f
         whole(path)
 
 
-@pytest.mark.parametrize("suffix", [".ovr", ".msk"])
+@pytest.mark.parametrize("suffix", [".ovr", ".msk", ".OVR", ".Msk"])
 def test_overviews_and_masks_beside_a_file_must_be_geotiffs(suffix, folder):
     beside = folder / f"a.tif{suffix}"
     beside.write_text(vrt("../secret.tif"))
@@ -360,4 +366,14 @@ def test_overviews_and_masks_beside_a_file_must_be_geotiffs(suffix, folder):
         whole(folder / "a.tif")
     Image.new("L", (4, 4)).save(beside, "PNG")
     with pytest.raises(RasterError, match=rf"a\.tif\{suffix}, which belongs to a\.tif, is no GeoTIFF; remove it"):
+        whole(folder / "a.tif")
+
+
+@pytest.mark.parametrize("suffix", [".ovr", ".msk", ".ovr.ovr"])
+def test_overviews_beside_a_file_say_nowhere_else_either(suffix, folder):
+    write_tif(folder / "a.tif.ovr", np.ones((3, 15, 20), dtype=np.uint8))
+    beside = write_tif(folder / f"a.tif{suffix}", np.ones((3, 15, 20), dtype=np.uint8))
+    with rasterio.open(beside, "r+") as dataset:
+        dataset.update_tags(ns="OVERVIEWS", OVERVIEW_FILE=str(folder.parent / "secret.tif"))
+    with pytest.raises(RasterError, match=rf"a\.tif\{suffix} says that its overviews are in .*secret\.tif"):
         whole(folder / "a.tif")

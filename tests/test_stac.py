@@ -100,6 +100,21 @@ def test_the_item_of_a_picture_says_its_colours_and_names_the_extensions_it_uses
     assert "synthesised" in found["properties"]["processing:lineage"]
 
 
+@pytest.mark.parametrize(("nodata", "word"), [(np.nan, "nan"), (-np.inf, "-inf"), (np.inf, "inf"), (-1.5, -1.5)])
+def test_the_item_of_a_scene_is_json_whatever_its_nodata(nodata, word, folder, tmp_path, model_folder):
+    for name in ("B04", "B03", "B02"):
+        write_tif(folder / f"{name}.tif", np.full((1, 40, 50), 0.3, np.float32), nodata=nodata)
+    assets = {
+        name: {key: value for key, value in asset.items() if key not in MEANING}
+        for name, asset in coloured_assets().items()
+    }
+    path, output = write(folder, item(assets)), tmp_path / "clear.tif"
+    assert run("remove", "--stac", path, "-o", output, "--model", model_folder, "--steps", 0, "-q") == 0
+    text = (tmp_path / "clear.json").read_text()
+    found = json.loads(text, parse_constant=pytest.fail)
+    assert [band["nodata"] for band in found["assets"]["clear"]["bands"]] == [word] * 3
+
+
 def test_colours_of_different_nodata_are_named(folder):
     for name, nodata in (("B04", 0), ("B03", 65535)):
         with rasterio.open(folder / f"{name}.tif", "r+") as dataset:

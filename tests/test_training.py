@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -232,6 +233,15 @@ def test_a_stage_whose_scores_stay_behind_stops_early_and_keeps_the_best(tmp_pat
     assert all(torch.equal(saved[key], value) for key, value in kept[1].items())
     assert any(not torch.equal(saved[key], value) for key, value in kept[-1].items())
     assert train_quietly(config, tmp_path, stages=["reference"], resume=True) == []
+
+
+def test_a_score_that_is_no_number_is_never_the_best(tmp_path, monkeypatch, caplog):
+    scores = iter([math.nan, 2.0, math.nan, 1.0])
+    monkeypatch.setattr(StageModule, "score", lambda module: ({"score": next(scores)}, []))
+    config = toy("stages.reference.steps=8", "stages.reference.validate_every=2")
+    (report,) = train_quietly(config, tmp_path, stages=["reference"])
+    assert report.scores == {"step": 4, "score": 2.0}
+    assert caplog.text.count("is nan: these weights are not kept") == 2
 
 
 def test_what_is_kept_is_the_running_average_of_what_learns():

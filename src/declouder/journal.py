@@ -57,8 +57,12 @@ class Layer:
 
 
 def journal_path(output: Path) -> Path:
-    """Return where the journal of an output lies: beside it, hidden."""
-    return output.with_name(f".{output.name}.journal")
+    """Return where the journal of an output lies: beside it, hidden; of a link beside what it points to.
+
+    So its lock keeps out another run on the same file under another name.
+    """
+    place = output.resolve()
+    return place.with_name(f".{place.name}.journal")
 
 
 @contextlib.contextmanager

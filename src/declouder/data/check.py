@@ -15,7 +15,7 @@ import numpy as np
 from declouder.breakdown import THIN_FROM, cloud_distance
 from declouder.data.catalog import BandSet, Located, locate
 from declouder.data.duplicates import Duplicate, Look, find_duplicates, look_of
-from declouder.data.images import LEAST_USED, check_finite, read_image, scaling_of
+from declouder.data.images import LEAST_USED, check_finite, read_mask, scaling_of
 from declouder.data.lists import SPLITS, read_split_list
 from declouder.data.pairs import Pair, holds_images, images_by_name, number_first
 from declouder.errors import DataError
@@ -218,7 +218,7 @@ def _check_pair(
 
 
 def _mask_share(path: Path) -> float:
-    return float((read_image(path)[:, :, 0] > 0).mean())
+    return float((read_mask(path) > 0).mean())
 
 
 def _tell_odd_bands(report: SetReport) -> None:

@@ -172,8 +172,10 @@ def evaluate(
     if keep is not None:
         check_owner(keep, owner, overwrite=overwrite)
     done = begin_journal(partial, head)
-    if keep is not None and owner_of(keep) != owner:
-        done = {}  # another evaluation has written over the images of these
+    if done and keep is not None and owner_of(keep) != owner:
+        # Another evaluation has written over the images of these; and the next run shall not take them for ours.
+        partial.unlink()
+        done = begin_journal(partial, head)
     scorer = Scorer(
         selection=selection,
         method=method,

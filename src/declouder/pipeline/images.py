@@ -107,7 +107,7 @@ def _of_pil(image: Image.Image, *, bands: int) -> NDArray[np.uint8]:
     if bands == len("CMYK") == len(image.getbands()) and image.mode != "RGBA":
         raise OptionError(f"a PIL image is {image.mode}, which is no image of four bands; give RGBA or an array")
     if bands == 1:
-        return np.asarray(image.convert("L") if image.mode in ("1", "LA") else image)
+        return np.asarray(image.convert("L") if image.mode in ("1", "LA", "P", "PA") else image)
     return np.asarray(image.convert("RGB") if bands == len("RGB") else image)
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree
 
 import rasterio
 
@@ -42,6 +42,14 @@ _VRT_ELEMENTS = {
     *("SrcRect", "DstRect", "NODATA", "ScaleOffset", "ScaleRatio", "UseMaskBand", "MaskBand", "OverviewList"),
     *("ColorTable", "Entry", "CategoryNames", "Category"),
 }
+# GDAL reads names in any case, and an attribute as it reads an element: <SimpleSource SourceFilename="/etc/x.tif">.
+_VRT_ATTRIBUTES = {
+    *("rasterxsize", "rasterysize", "datatype", "band", "subclass", "blockxsize", "blockysize", "nbits"),
+    *("dataaxistosrsaxismapping", "coordinateepoch", "projection", "id", "info", "pixel", "line", "x", "y", "z"),
+    *("domain", "format", "key", "resampling", "relativetovrt", "shared", "xoff", "yoff", "xsize", "ysize"),
+    *("c1", "c2", "c3", "c4"),
+}
+_USUAL_BAND = "VRTSourcedRasterBand"
 
 
 def check_source(path: Path) -> None:
@@ -64,24 +72,42 @@ def check_source(path: Path) -> None:
         raise RasterError(f"{path} is empty (0 bytes); get it again")
 
 
-def check_company(path: Path, driver: str) -> None:
+def check_company(path: Path, driver: str, beside: Mapping[str, Sequence[Path]] | None = None) -> None:
     """Raise RasterError if GDAL would read other files, of a file's choice, for its overviews or its mask.
 
     A tag may name any file, or an address in the network, where overviews are; and what lies beside the file under
-    a certain name may be of any format, a VRT among others.
+    a certain name may be of any format, a VRT among others, and have such a tag itself. GDAL takes the names of
+    both in large or small letters.
+
+    Args:
+        path: the file.
+        driver: that opens it.
+        beside: the files of its folder by their names in small letters; None looks there.
     """
+    beside = _by_small_name(path.parent) if beside is None else beside
     for suffix in (".ovr", ".msk"):
-        beside = path.with_name(path.name + suffix)
-        if beside.is_file() and driver_of(beside) != "GTiff":
-            raise RasterError(f"{beside}, which belongs to {path.name}, is no GeoTIFF; remove it, or make it anew")
+        for company in beside.get(path.name.lower() + suffix, ()):
+            if driver_of(company) != "GTiff":
+                raise RasterError(
+                    f"{company}, which belongs to {path.name}, is no GeoTIFF; remove it, or make it anew"
+                )
+            check_company(company, "GTiff", beside)
     # Without overviews the tag is not followed.
     with rasterio.open(_plain(path), driver=driver, OVERVIEW_LEVEL="NONE") as dataset:
-        elsewhere = dataset.tags(ns="OVERVIEWS").get("OVERVIEW_FILE")
-    if elsewhere is not None:
+        tags = {name.lower(): value for name, value in dataset.tags(ns="OVERVIEWS").items()}
+    if "overview_file" in tags:
         raise RasterError(
-            f"{path} says that its overviews are in {elsewhere[:200]}, which is not followed; make a copy without: "
-            "gdal_translate IN OUT.tif"
+            f"{path} says that its overviews are in {tags['overview_file'][:200]}, which is not followed; make a "
+            "copy without: gdal_translate IN OUT.tif"
         )
+
+
+def _by_small_name(folder: Path) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in folder.iterdir():
+        if path.suffix.lower() in (".ovr", ".msk") and path.is_file():
+            found.setdefault(path.name.lower(), []).append(path)
+    return found
 
 
 @dataclass(frozen=True)
@@ -94,9 +120,12 @@ class Source:
 
     def check_company(self) -> None:
         """Raise RasterError if one of the files would make GDAL read others; see `check_company`."""
+        beside: dict[Path, dict[str, list[Path]]] = {}  # a mosaic has many files in a folder
         for path in self.files:
+            if path.parent not in beside:
+                beside[path.parent] = _by_small_name(path.parent)
             is_vrt = path.suffix.lower() == ".vrt"
-            check_company(path, "VRT" if is_vrt else driver_of(path))
+            check_company(path, "VRT" if is_vrt else driver_of(path), beside[path.parent])
 
 
 def opened_as(path: Path, *, allow_outside: bool) -> Source:
@@ -125,21 +154,29 @@ def _files_of_vrt(path: Path, folder: Path, *, allow_outside: bool) -> list[Path
     if root.tag != "VRTDataset":
         raise RasterError(f"{path} is no VRT but <{root.tag[:40]}>; give an image")
     for element in root.iter():
-        subclass = element.get("subClass", "VRTSourcedRasterBand")
-        if element.tag not in _VRT_ELEMENTS or subclass != "VRTSourcedRasterBand":
-            what = element.tag if element.tag not in _VRT_ELEMENTS else subclass
+        attributes = {name.lower(): value for name, value in element.attrib.items()}
+        strange = [name for name in element.attrib if name.lower() not in _VRT_ATTRIBUTES]
+        if element.tag not in _VRT_ELEMENTS:
+            strange = [element.tag]
+        elif attributes.get("subclass", _USUAL_BAND) != _USUAL_BAND:
+            strange = [attributes["subclass"]]
+        elif len(attributes) < len(element.attrib):  # one name twice, of which GDAL takes one
+            strange = list(element.attrib)
+        elif attributes.get("relativetovrt", "0") not in ("0", "1"):
+            strange = [f'relativeToVRT="{attributes["relativetovrt"]}"']
+        if strange:
             raise RasterError(
-                f"{path} holds {what[:40]}, more than a plain mosaic; make an image of it: gdal_translate"
+                f"{path} holds {strange[0][:40]}, more than a plain mosaic; make an image of it: gdal_translate"
             )
         if element.tag == "SourceFilename":
-            named[_named(path, folder, element, allow_outside=allow_outside)] = None
+            is_relative = attributes.get("relativetovrt") == "1"
+            named[_named(path, folder, element.text, is_relative, allow_outside=allow_outside)] = None
     return list(named)
 
 
-def _named(path: Path, folder: Path, element: ElementTree.Element, *, allow_outside: bool) -> Path:
+def _named(path: Path, folder: Path, text: str | None, is_relative: bool, *, allow_outside: bool) -> Path:
     """Return the image file that a VRT names, in its own folder or where that is allowed."""
-    name = (element.text or "").strip()
-    is_relative = element.get("relativeToVRT", element.get("relativetoVRT", "0")) == "1"
+    name = (text or "").strip()
     # GDAL follows a link to the VRT before it looks beside it.
     target = (folder / name if is_relative else Path(name)).resolve()
     # A colon may make another driver's name of it (GTIFF_DIR:1:FILE), save where the name begins at the root.

@@ -102,7 +102,8 @@ def _asset(info: RasterInfo, output: Path, names: Sequence[str]) -> dict[str, An
         if name in {"red", "green", "blue", "nir"}:
             band["eo:common_name"] = name
         if info.nodata is not None:
-            band["nodata"] = "nan" if math.isnan(info.nodata) else info.nodata
+            # JSON has no such numbers: STAC's words are nan, inf and -inf.
+            band["nodata"] = info.nodata if math.isfinite(info.nodata) else str(info.nodata)
         if (info.scales[number - 1], info.offsets[number - 1]) != (1, 0):
             band |= {"raster:scale": info.scales[number - 1], "raster:offset": info.offsets[number - 1]}
         bands.append(band)

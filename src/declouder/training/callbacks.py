@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +25,8 @@ from declouder.scaling import Scaling
 from declouder.training.module import StageModule
 from declouder.training.surroundings import MAKE_ROOM
 from declouder.whole_files import remove_stale_parts, whole_file
+
+log = logging.getLogger(__name__)
 
 OnStep = Callable[[str, int, int, "float | None"], None]
 """Called with a stage, its steps done, its steps in all, and the loss."""
@@ -98,7 +102,10 @@ class ScoreLog(Callback):  # type: ignore[misc]
         scores, rows = module.score()
         self._without_better += 1
         # Scores on pairs that are learnt from cannot tell the best weights: the last are kept.
-        if not self.best or scores["score"] > self.best["score"] or module.learns_all_pairs:
+        score = scores["score"]
+        if not math.isfinite(score):  # nothing is ever better than NaN
+            log.warning("the score at step %d is %g: these weights are not kept", trainer.global_step, score)
+        elif not self.best or score > self.best["score"] or module.learns_all_pairs:
             self.best = {"step": trainer.global_step, **scores}
             self._without_better = 0
             self._best_weights = {
