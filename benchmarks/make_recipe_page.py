@@ -28,7 +28,8 @@ train: [reproduce.md](reproduce.md). Why some of these fields exist: [method.md]
 
 Any field can be set from the command line by its full name, such as `--set stages.joint.lr=1e-4`. A recipe must
 give `name`, something to learn from (`data.pairs`, `data.clear` or `data.procedural`), and at least one stage with
-its `steps`. An unknown field, and one that would do nothing where it stands, is refused with one line that says so.
+its `steps`. An unknown field is refused with one line that says so, and so are most that would do
+nothing where they stand.
 """
 
 MODEL = """\

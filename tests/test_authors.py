@@ -31,6 +31,7 @@ from declouder.networks.memorynet import MemoryNet
 from declouder.networks.msda import MSDA
 from declouder.networks.unet import Denoiser, WeightNet
 from declouder.pipeline import make_scheduler
+from declouder.pipeline.images import CloudRemovalOutput
 
 PARITY = Path(__file__).parent / "parity"
 TOLERANCE = 1e-4
@@ -149,6 +150,10 @@ def test_memorynet_and_its_samples_are_the_authors_in_the_arithmetic_of_the_reco
         found = {name: torch.from_numpy(array) for name, array in content.items()}
     if deviation(found["mn_stage2_unclamped"], arrays["mn_stage2_unclamped"]) > 1e-5:
         pytest.skip("this CPU rounds otherwise than the one that recorded the arrays")
+    # The pipeline lays images out otherwise than the network alone, which some CPUs round otherwise too.
+    beside = deviation(found.pop("reference_of_ddim10"), arrays["reference_mn"][:1])
+    sampled = deviation(found.pop("ddim10_mn"), arrays["ddim10_mn"])
+    assert sampled < TOLERANCE + 2 * beside  # [-1, 1] has twice the range of [0, 1], and w is at most 1
     for name, array in found.items():
         assert deviation(array, arrays[name]) < TOLERANCE, name
 
@@ -173,17 +178,17 @@ def test_joint_loss_is_the_one_that_the_authors_train_with(arrays, unets) -> Non
 
 def test_ten_steps_with_msda_give_the_image_of_the_authors_sampler(arrays, de, mdsa, tmp_path) -> None:
     restored = ten_steps(arrays, de, mdsa, tmp_path)
-    assert deviation(to_model(restored), arrays["ddim10_mdsa"]) < TOLERANCE
+    assert deviation(to_model(restored.images), arrays["ddim10_mdsa"]) < TOLERANCE
 
 
-def ten_steps(arrays: Weights, denoiser: Weights, reference: Weights, folder: Path) -> torch.Tensor:
+def ten_steps(arrays: Weights, denoiser: Weights, reference: Weights, folder: Path) -> CloudRemovalOutput:
     """Convert the checkpoints by way of files and restore the first image: (1, 3, H, W) in [0, 1]."""
     paths = folder / "denoiser.pt", folder / "reference.pth"
     torch.save(denoiser, paths[0])
     torch.save(reference, paths[1])
     pipeline = convert_checkpoints(*paths)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline(arrays["cloudy01"][:1], num_inference_steps=10, latents=arrays["x_T"], output_type="pt").images
+    return pipeline(arrays["cloudy01"][:1], num_inference_steps=10, latents=arrays["x_T"], output_type="pt")
 
 
 # What is recognised
@@ -498,7 +503,8 @@ def _compute_with_memorynet(output: Path) -> None:
     stages = network.supervised_outputs(cloudy)
     found = {f"mn_stage{stage}_unclamped": to_unit(image) for stage, image in zip((3, 2, 1), stages, strict=True)}
     found["reference_mn"] = to_unit(network(cloudy))
-    found["ddim10_mn"] = to_model(ten_steps(arrays, checkpoint("de"), weights, output.parent))
+    restored = ten_steps(arrays, checkpoint("de"), weights, output.parent)
+    found |= {"ddim10_mn": to_model(restored.images), "reference_of_ddim10": restored.reference}
     np.savez(output, **{name: tensor.numpy() for name, tensor in found.items()})
 
 

@@ -49,6 +49,7 @@ def test_what_is_asked_of_evaluate_reaches_it(noted, tmp_path: Path, model_folde
         *("evaluate", tmp_path / "DATA", "-o", tmp_path / "a.json", "--model", model_folder, "--name", "ours"),
         *("--split", "train", "--set", "RICE1", "--bands", "rgbn", "--exclude", "E", "--split-list", "L"),
         *("--limit", 2, "--size", 64, "--masks", "M", "--data-range", "7000,9600", "--steps", 3, "--enlarge", 2),
+        *("--band-names", "nir, red,green"),
         *("--samples", 4, "--seed", 5, "--keep-images", "K", "--lpips-backbone", "B", "--lpips-download"),
         *("--lpips-per-band", "--overwrite", "--quiet"),
     )
@@ -70,6 +71,7 @@ def test_what_is_asked_of_evaluate_reaches_it(noted, tmp_path: Path, model_folde
         "out": tmp_path / "a.json",
         "masks": Path("M"),
         "keep": Path("K"),
+        "band_names": ["nir", "red", "green"],
         "data_range": (7000, 9600),
         "lpips_backbone": Path("B"),
         "download_backbone": True,

@@ -89,6 +89,17 @@ def test_a_mask_on_another_grid_is_resampled_and_clear_beyond_its_edge(scene, tm
     np.testing.assert_array_equal(share_of(scene, MaskChoice(path, feather_px=0)), expected)
 
 
+@pytest.mark.parametrize("turned", ["scene", "mask"])
+def test_a_mask_that_is_the_scene_turned_over_its_diagonal_lies_where_it_says(turned, tmp_path):
+    values = np.zeros((40, 40), np.uint8)
+    values[5:20, 25:30] = 1
+    plain, diagonal = Affine(10, 0, 5e5, 0, -10, 4e6), Affine(0, 10, 5e5, -10, 0, 4e6)
+    places = {"scene": plain, "mask": plain, turned: diagonal}
+    scene = write_tif(tmp_path / "scene.tif", np.full((3, 40, 40), 90, np.uint8), transform=places["scene"])
+    path = mask_file(tmp_path, values, transform=places["mask"])
+    np.testing.assert_array_equal(share_of(scene, MaskChoice(path, feather_px=0)), values.T)
+
+
 @pytest.mark.parametrize("dtype", [np.int64, np.uint64])
 def test_a_mask_may_be_of_64_bits_as_numpy_makes_it(dtype, scene, tmp_path):
     values = np.arange(1200, dtype=dtype).reshape(30, 40) % 5

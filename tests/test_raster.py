@@ -594,3 +594,53 @@ def test_a_scene_whose_mask_is_cut_off_is_refused(tmp_path, rng):
     os.truncate(source, source.stat().st_size - 100)
     with pytest.raises(RasterError, match="truncated: its mask"), open_raster(source):
         pass
+
+
+def test_points_without_a_crs_are_kept(tmp_path):
+    points = [GroundControlPoint(row, col, 5e5 + col, 4e6 - row) for row, col in ((0, 0), (0, 40), (30, 0))]
+    path = tmp_path / "a.tif"
+    with rasterio.open(path, "w", "GTiff", 40, 30, 3, dtype="uint8") as dataset:
+        dataset.write(np.ones((3, 30, 40), np.uint8))
+        dataset.gcps = points, rasterio.CRS()
+    copied(path, tmp_path / "b.tif")
+    with rasterio.open(tmp_path / "b.tif") as new:
+        assert [(p.row, p.col, p.x, p.y) for p in new.gcps[0]] == [(p.row, p.col, p.x, p.y) for p in points]
+        assert not new.gcps[1]
+
+
+@pytest.mark.parametrize("what", ["descriptions", "units", "rpcs"])
+def test_what_is_no_utf8_or_half_there_is_left_out_and_told_once(what, tmp_path, caplog):
+    path = write_tif(tmp_path / "a.tif", np.ones((3, 30, 40), np.uint8))
+    if what == "rpcs":
+        half = '<Metadata domain="RPC"><MDI key="LINE_OFF">150</MDI></Metadata>'
+        (tmp_path / "a.tif.aux.xml").write_text(f"<PAMDataset>{half}</PAMDataset>")
+    else:
+        with rasterio.open(path, "r+") as dataset:
+            setattr(dataset, what, ("Muxller", "b", "c"))
+        path.write_bytes(path.read_bytes().replace(b"Muxller", b"M\xfc ller"))
+    for _ in range(2):
+        with open_raster(path) as reader:
+            assert not any(getattr(reader.info, what) or ())
+    assert caplog.text.count(f"{what} of {path} cannot be read") == 1
+
+
+def test_a_crs_that_is_no_utf8_is_told(tmp_path):
+    local = CRS.from_proj4("+proj=tmerc +lat_0=1 +lon_0=9 +ellps=bessel").to_wkt()
+    crs = CRS.from_wkt(local.replace("unknown", "Muxller"))
+    path = write_tif(tmp_path / "a.tif", np.ones((3, 30, 40), np.uint8), crs=crs)
+    path.write_bytes(path.read_bytes().replace(b"Muxller", b"M\xfc ller"))
+    with (
+        pytest.raises(RasterError, match=r"the CRS of .*a\.tif is no text in UTF-8 .*; write it anew"),
+        open_raster(path),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("place", ["nan, 30, 0, 4e6, 0, -30", "5e5, inf, 0, 4e6, 0, -30"])
+def test_a_place_that_is_nowhere_is_told(place, tmp_path):
+    path = tmp_path / "a.tif"
+    with rasterio.open(path, "w", "GTiff", 40, 30, 3, dtype="uint8") as dataset:
+        dataset.write(np.ones((3, 30, 40), np.uint8))
+    (tmp_path / "a.tif.aux.xml").write_text(f"<PAMDataset><GeoTransform>{place}</GeoTransform></PAMDataset>")
+    with pytest.raises(RasterError, match=r"which is nowhere; mend its place"), open_raster(path):
+        pass

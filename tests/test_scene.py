@@ -284,6 +284,32 @@ def test_a_band_that_says_it_is_another_is_not_taken(descriptions, dtype, identi
     assert not (tmp_path / "b.tif").exists()
 
 
+@pytest.mark.parametrize(
+    ("colors", "names", "expected"),
+    [
+        (("nir", "red", "green"), FOUR[:3], None),
+        (("pan", "coastal", "swir", "undefined"), FOUR[:3], None),
+        (("nir", "nir", "nir"), FOUR[:3], None),
+        (("nir", "red", "green", "undefined"), FOUR[:3], (2, 3, 4)),
+        (("nir", "red", "green", "blue"), FOUR, (2, 3, 4, 1)),
+        # Other bands in the colours in which they are shown: in the model's order, as training takes them.
+        (("red", "green", "blue"), ("nir", "red", "green"), (1, 2, 3)),
+        (("red", "green", "blue"), ("red",), (1,)),
+        (("red", "green", "blue"), ("green", "red"), (2, 1)),
+    ],
+)
+def test_a_band_whose_colour_is_another_is_not_taken(colors, names, expected, tmp_path):
+    path = write_tif(tmp_path / "a.tif", np.ones((len(colors), 4, 4), np.uint16))
+    with rasterio.open(path, "r+") as dataset:
+        dataset.colorinterp = [rasterio.enums.ColorInterp[color] for color in colors]
+    with open_raster(path) as reader:
+        if expected is None:
+            with pytest.raises(RasterError, match=rf"bands \({colors[0]}, .*--bands"):
+                choose_bands(reader.info, names)
+        else:
+            assert choose_bands(reader.info, names).numbers == expected
+
+
 def test_names_that_tell_no_colour_are_doubted_aloud(identity, tmp_path, caplog):
     path = write_tif(tmp_path / "a.tif", np.ones((3, 40, 40), np.uint16))
     with rasterio.open(path, "r+") as dataset:

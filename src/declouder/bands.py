@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from declouder.errors import OptionError, RasterError
 from declouder.raster import RasterInfo
+from declouder.rgb import RGB
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ def choose_bands(info: RasterInfo, names: Sequence[str], given: Sequence[int | s
     found = by_color | by_description
     missing = [name for name in names if name not in found]
     if len(missing) > len(free):
-        called = f" ({', '.join(text or 'no name' for text in described)})" if any(described) else ""
+        colors = ["" if color in _COLORS_OF_NONE else color for color in info.colors]
+        said = [text or color for text, color in zip(described, colors, strict=True)]
+        called = f" ({', '.join(text or 'no name' for text in said)})" if any(said) else ""
         mend = "name them by number with --bands" if info.count >= len(names) else "give an image that has them"
         raise RasterError(
             f"{info.path} has {_count(info.count)}{called or _besides_alpha(info)}, {_wanted(names)}; "
@@ -109,14 +112,21 @@ def _claimed(
         Bands by name as their descriptions have it, further ones as their colours have it, and the numbers of
         those that may be taken for a name that no band claims.
     """
-    others = {number for number, text in enumerate(described, start=1) if _is_another(text, names)}
     spoken = [_spoken(text) for text in described]
     by_description = _found(names, spoken, [_whole(text) for text in described])
+    colors: Sequence[str] = info.colors
+    of_color = _found(names, colors, colors)
+    if set(RGB) <= set(colors) and not set(RGB) <= set(names) and not set(names) <= {*by_description, *of_color}:
+        # Other bands are shown in red, green and blue as well: that does not say what they are.
+        colors, of_color = ["undefined"] * len(colors), {}
     # A description says more than a colour.
+    others = {
+        number
+        for number, (text, word, color) in enumerate(zip(described, spoken, colors, strict=True), start=1)
+        if _is_another(text, names) or (word not in _SYNONYMS and _is_another(color.replace("_", " "), names))
+    }
     by_color = {
-        name: number
-        for name, number in _found(names, info.colors, info.colors).items()
-        if number not in others and name not in by_description
+        name: number for name, number in of_color.items() if number not in others and name not in by_description
     }
     if set(by_color.values()) & set(by_description.values()):
         by_color = {}
@@ -179,11 +189,12 @@ _NEIGHBOUR_WORDS = {"edge", "rededge", "coastal", "deep", "short", "shortwave", 
 # Words of which the names of other bands are made: "SWIR2", "QA_PIXEL", "coastal aerosol", "panchromatic".
 _WORDS_OF_OTHERS = {
     *("coastal", "aerosol", "rededge", "cirrus", "pan", "panchromatic"),
-    *("short", "shortwave", "swir", "mid", "mir", "far", "infrared"),
+    *("short", "shortwave", "swir", "mid", "mir", "mwir", "far", "infrared", "other"),
     *("wave", "longwave", "lwir", "thermal", "tir", "tirs", "ir"),
     *("alpha", "mask", "qa", "pixel", "scl", "cloud", "aot", "wvp"),
     *("ndvi", "dem", "vv", "vh"),
 }
+_COLORS_OF_NONE = {"undefined", "gray", "palette", "alpha"}
 _NO_MATTER = {"band", "channel", "b", "nm", "um"}
 # Beside a band number: words that leave it Sentinel-2's, and words that make it so whatever else is said.
 _BESIDE_NUMBER = re.compile(r"band|channel|central|wavelength|\d*(nm|um|m)?")

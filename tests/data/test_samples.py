@@ -557,7 +557,9 @@ def test_images_that_use_little_of_their_range_are_told_until_it_is_given(tmp_pa
     caplog.clear()
     data_of(tmp_path, range=(0, 200))
     data_of(write_tifs(tmp_path / "full", "uint8"))
-    assert not caplog.text
+    assert "of the pairs are held out" in caplog.text and "of their data type" not in caplog.text
+    data_of(tmp_path, range=(0, 50000))
+    assert "the images use 0.004 of data.range, so all are dark" in caplog.text
 
 
 def test_held_out_images_smaller_than_a_patch_are_named_before_training(tmp_path):

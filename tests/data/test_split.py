@@ -1,3 +1,4 @@
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from declouder.data.split import hold_out, split_by_blocks
 from declouder.errors import DataError
 
 
-def numbered(numbers: range) -> list[Pair]:
+def numbered(numbers: Iterable[int]) -> list[Pair]:
     return [Pair(str(n), Path(f"c/{n}"), Path(f"l/{n}")) for n in numbers]
 
 
@@ -17,7 +18,19 @@ def test_held_out_blocks_are_whole_and_nothing_is_lost(share):
     training, held = hold_out(pairs, share=share, block=25)
     assert {p.name for p in training} | {p.name for p in held} == {p.name for p in pairs}
     assert not {int(p.name) // 25 for p in training} & {int(p.name) // 25 for p in held}
-    assert share <= len(held) / len(pairs) < share + 0.07
+    assert abs(len(held) / len(pairs) - share) < 0.05
+
+
+@pytest.mark.parametrize("numbers", [range(1, 31), range(1, 41), range(1, 101), [*range(30), 60, 61]])
+def test_no_block_is_held_out_that_is_far_larger_than_what_is_wanted_where_another_is_not(numbers):
+    pairs = numbered(numbers)
+    _, held = hold_out(pairs, share=0.12, block=25)
+    blocks = [sum(int(other.name) // 25 == block for other in pairs) for block in range(5)]
+    wanted = 0.12 * len(pairs)
+    assert 0 < len(held) <= max(3 * wanted, min(count for count in blocks if count))
+    for seed in range(4):
+        parts = list(split_by_blocks([p.name for p in pairs], share=0.12, block=25, seed=seed).values())
+        assert 0 < parts.count("test") <= max(3 * wanted, min(count for count in blocks if count))
 
 
 def test_a_share_of_none_holds_out_none():

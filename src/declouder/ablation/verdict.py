@@ -58,9 +58,9 @@ def best_that_loses_nothing(
         reference: what `evaluate` gave for the reference.
 
     Returns:
-        "label" of the row, None if there is no such row, and "sentence"; None if there is no LPIPS.
+        "label" of the row, None if there is no such row, and "sentence"; None if there is no LPIPS or no row.
     """
-    if reference["mean"]["lpips"] is None:
+    if reference["mean"]["lpips"] is None or not scored:
         return None
     candidates = []
     for row, result in scored:

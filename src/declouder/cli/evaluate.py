@@ -40,6 +40,14 @@ SplitListOption = Annotated[
     Path | None,
     typer.Option(help="File of train/NAME and test/NAME, as a recipe's data.pairs entry names it.", metavar="LIST"),
 ]
+BandNamesOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What the bands are called, such as nir,red,green; without it as the model's, or grey, RGB, RGB and"
+        " nir.",
+        metavar="LIST",
+    ),
+]
 ExcludeOption = Annotated[Path | None, typer.Option(help="File of names to leave out, one a line.", metavar="LIST")]
 LimitOption = Annotated[int | None, typer.Option(help="So many images only, spread over the list.", metavar="N")]
 SizeOption = Annotated[
@@ -80,6 +88,7 @@ def evaluate(
     split: SplitOption = "test",
     set_name: SetOption = None,
     bands: BandsOption = None,
+    band_names: BandNamesOption = None,
     exclude: ExcludeOption = None,
     split_list: SplitListOption = None,
     limit: LimitOption = None,
@@ -170,6 +179,7 @@ def evaluate(
             out=out,
             masks=masks,
             keep=keep_images,
+            band_names=None if band_names is None else [name.strip() for name in band_names.split(",")],
             data_range=ends,
             lpips_backbone=lpips_backbone,
             download_backbone=lpips_download,

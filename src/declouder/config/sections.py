@@ -14,7 +14,7 @@ STAGE_NAMES: tuple[StageName, ...] = ("reference", "denoiser", "weights", "joint
 class Section(BaseModel):
     """Part of a recipe: unknown fields are errors, and none changes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ReferenceConfig(Section):
@@ -112,8 +112,8 @@ class DataConfig(Section):
         0.12,
         ge=0,
         lt=1,
-        description="share of the train pairs kept for validation, in whole blocks; 0: none, and the last"
-        " weights count",
+        description="share of the train pairs kept for validation, as nearly as whole blocks allow; 0: none, and"
+        " the last weights count",
     )
     hold_out_block: int = Field(
         25, ge=1, description="size of these blocks: so many neighbouring numbers are held out together"

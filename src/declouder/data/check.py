@@ -15,7 +15,7 @@ import numpy as np
 from declouder.breakdown import THIN_FROM, cloud_distance
 from declouder.data.catalog import BandSet, Located, locate
 from declouder.data.duplicates import Duplicate, Look, find_duplicates, look_of
-from declouder.data.images import LEAST_USED, check_finite, read_mask, scaling_of
+from declouder.data.images import LEAST_OF_GIVEN, LEAST_USED, check_finite, read_mask, scaling_of
 from declouder.data.lists import SPLITS, read_split_list
 from declouder.data.pairs import Pair, holds_images, images_by_name, number_first
 from declouder.errors import DataError
@@ -126,7 +126,7 @@ def check_set(
     report.duplicates = find_duplicates(looks)
     _compare_with_published(report)
     if dn_range is None:
-        _tell_unused_range(report)
+        _tell_unused_range(report, dn_range)
     return report
 
 
@@ -237,11 +237,18 @@ def _tell_odd_bands(report: SetReport) -> None:
                 )
 
 
-def _tell_unused_range(report: SetReport) -> None:
+def _tell_unused_range(report: SetReport, dn_range: tuple[float, float] | None) -> None:
     """Note where the numbers fill little of their data type's range, as 12 bits in 16: all looks dark and alike."""
     for name, part in report.parts.items():
         ends = [Scaling.of_dtype(dtype).high for dtype in part.dtypes]
-        if ends and part.high < LEAST_USED * max(ends):
+        if dn_range is not None:
+            low, high = dn_range
+            if ends and part.high - low < LEAST_OF_GIVEN * (high - low):
+                report.notes.append(
+                    f"{name} goes up to {part.high:g}, hardly above the black of --range {low:g},{high:g}, by which"
+                    " cloud and duplicates are judged; see whether it is the range of these numbers"
+                )
+        elif ends and part.high < LEAST_USED * max(ends):
             report.notes.append(
                 f"{name} uses {part.high:g} of {max(ends):g}, by which cloud and duplicates are judged; give the"
                 f" range that counts with --range LOW,HIGH"

@@ -22,8 +22,8 @@ from declouder.scaling import Scaling
 _FAR_BEYOND_UNIT = 5.0
 """Floats below are clipped to 0 and 1: reflectance of cloud and glint goes beyond. Above they are other numbers."""
 
-LEAST_USED = 0.25
-"""Images that use less of their data type's range all look dark and alike, as 12 bits in 16 do."""
+LEAST_USED, LEAST_OF_GIVEN = 0.25, 0.03
+"""Images that use less of their data type's range, or of a given one, all look dark and alike: 12 bits in 16."""
 
 
 def read_bands(path: Path, nir_path: Path | None = None) -> NDArray[Any]:

@@ -31,7 +31,7 @@ class ImagePool:
 
     Attributes:
         dtypes: of the images.
-        most_used: the largest share of its data type's range that an image uses.
+        most_used: the largest share that an image uses of `dn_range`, or of its data type's range.
 
     Raises:
         DataError: if an image cannot be read, is of another number of bands, or holds NaN.
@@ -64,7 +64,7 @@ class ImagePool:
             check_band_order(self.paths[index], band_names, self._nir_paths[index])
             self._shapes.append((image.shape[1], image.shape[2]))
             self.dtypes.append(image.dtype)
-            self.most_used = max(self.most_used, float(image.max()) / Scaling.of_dtype(image.dtype).high)
+            self.most_used = max(self.most_used, float(self._scaling(image).to_unit(image.max())))
             if self.bytes + image.nbytes <= keep_bytes:
                 self._images[index] = image
                 self.bytes += image.nbytes
@@ -77,8 +77,10 @@ class ImagePool:
         image = self._images.get(index)
         if image is None:
             image = self._read(index)
-        scaling = Scaling.of_dtype(image.dtype) if self._dn_range is None else Scaling(*self._dn_range)
-        return scaling.to_unit(image)
+        return self._scaling(image).to_unit(image)
+
+    def _scaling(self, image: NDArray[Any]) -> Scaling:
+        return Scaling.of_dtype(image.dtype) if self._dn_range is None else Scaling(*self._dn_range)
 
     def shape(self, index: int) -> tuple[int, int]:
         """Return (height, width) of image `index`."""

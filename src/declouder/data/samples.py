@@ -201,6 +201,11 @@ class StageSamples:
                     f"{name} is {height} x {width}, patches of {self.stage.patch_px} px made smaller by"
                     f" {self.stage.downscale} need {wanted}; set a smaller patch_px"
                 )
+            if wanted is None and min(height, width) < self.stage.downscale:
+                raise DataError(
+                    f"{name} is {height} x {width}, which cannot be made smaller by {self.stage.downscale}; set a"
+                    " smaller downscale"
+                )
             first = first or (height, width)
             if wanted is None and (height, width) != first:
                 raise DataError(

@@ -27,7 +27,7 @@ from declouder.data.images import (
     scaling_of,
 )
 from declouder.data.lists import SPLITS
-from declouder.data.pairs import images_by_name, number_first
+from declouder.data.pairs import images_by_name, number_first, number_in
 from declouder.errors import DataError, OutputError
 from declouder.scaling import Scaling, beside_nodata
 from declouder.whole_files import whole_file, whole_folder
@@ -58,7 +58,7 @@ def simulate_set(
             keeps the CRS and transform of a GeoTIFF.
         split: "train" or "test".
         per_image: how many cloudy images of each clear one; from two on their names begin with 1-, 2-, ..., so that
-            the number that tells grounds apart stays the last.
+            the number that tells grounds apart stays the last; a name without one gets its place among all.
         kind, cover, band_names: as for `clouds.simulate_clouds`.
         dn_range: DN that are black and white; None takes the dtype's range.
         seed: equal seeds give equal sets.
@@ -88,8 +88,7 @@ def simulate_set(
                 generator = np.random.default_rng([seed, place, repeat])
                 made = simulate_clouds(unit, generator, kind=kind, band_names=band_names, cover=cover)
                 cloudy_dn = _cloudy_dn(dn, made, scaling)
-                place_of, _, last = name.rpartition("/")
-                called = name if per_image == 1 else str(Path(place_of) / f"{repeat + 1}-{last}")
+                called = name if per_image == 1 else _name_of_repeat(name, repeat + 1, ground=place)
                 for folder, image in (("cloud", cloudy_dn), ("label", dn)):
                     _write(unfinished / folder / called, image, path)
                 mask = np.where(made.mask, 255, 0).astype(np.uint8)[:, :, None]
@@ -104,6 +103,13 @@ def simulate_set(
             most_used,
         )
     return written
+
+
+def _name_of_repeat(name: str, repeat: int, *, ground: int) -> str:
+    """Return the name of one of several cloudy images, whose last number is the ground's: splits go by it."""
+    path = Path(name)
+    numbered = path.stem if number_in(path.stem) is not None else f"{path.stem}-{ground}"
+    return str(path.with_name(f"{repeat}-{numbered}{path.suffix}"))
 
 
 def _cloudy_dn(dn: NDArray[Any], made: SimulatedClouds, scaling: Scaling) -> NDArray[Any]:

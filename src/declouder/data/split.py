@@ -19,7 +19,7 @@ def hold_out(pairs: Sequence[Pair], *, share: float, block: int) -> tuple[list[P
 
     Args:
         pairs: of one data set.
-        share: of the pairs to hold out, in [0, 1); reached by the fewest blocks, spread over the numbers.
+        share: of the pairs to hold out, in [0, 1), as nearly as whole blocks allow; spread over the numbers.
         block: numbers n with equal n // block stay together. Images without a number count by position.
 
     Returns:
@@ -43,7 +43,7 @@ def hold_out(pairs: Sequence[Pair], *, share: float, block: int) -> tuple[list[P
     stride = max(1, round(1 / share))
     visit = [number for start in range(stride) for number in order[stride // 2 + start :: stride]]
     visit += [number for number in order if number not in visit]
-    held = _fewest(blocks, visit, share * len(pairs))
+    held = _nearest(blocks, visit, share * len(pairs))
     training = [pairs[place] for number in order if number not in held for place in blocks[number]]
     return training, [pairs[place] for number in sorted(held) for place in blocks[number]]
 
@@ -53,7 +53,7 @@ def split_by_blocks(names: Sequence[str], *, share: float, block: int, seed: int
 
     Args:
         names: of all pairs. Names without a number count by their position.
-        share: of the names that goes to test, in (0, 1); reached by the fewest blocks.
+        share: of the names that goes to test, in (0, 1), as nearly as whole blocks allow.
         block: numbers n with equal n // block stay together.
         seed: which blocks are drawn; equal seeds give equal splits.
 
@@ -70,7 +70,7 @@ def split_by_blocks(names: Sequence[str], *, share: float, block: int, seed: int
     # PCG64's stream is fixed by numpy; permutation() of a Generator may change between its versions.
     drawn = np.random.PCG64(seed).random_raw(len(blocks))
     visit = [number for _, number in sorted(zip(drawn.tolist(), sorted(blocks), strict=True))]
-    test = _fewest(blocks, visit, share * len(ordered))
+    test = _nearest(blocks, visit, share * len(ordered))
     return {
         ordered[place]: "test" if number in test else "train"
         for number in sorted(blocks)
@@ -87,14 +87,20 @@ def _blocks(names: Sequence[str], block: int) -> dict[int, list[int]]:
     return blocks
 
 
-def _fewest(blocks: Mapping[int, Sequence[int]], visit: Sequence[int], wanted: float) -> set[int]:
-    """Return as many of the blocks, in the order of `visit`, as hold `wanted` names; never all of them."""
+def _nearest(blocks: Mapping[int, Sequence[int]], visit: Sequence[int], wanted: float) -> set[int]:
+    """Return blocks that hold about `wanted` names, taken in the order of `visit`; never none, never all of them.
+
+    A block that would lead further beyond `wanted` than twice what is missing is passed by: too few to judge by are
+    worse than somewhat more.
+    """
     taken: set[int] = set()
-    for number in visit[:-1]:
-        if sum(len(blocks[chosen]) for chosen in taken) >= wanted:
-            break
-        taken.add(number)
-    return taken
+    held = 0
+    for number in visit:
+        count = len(blocks[number])
+        if held < wanted and held + count - wanted < 2 * (wanted - held) and len(taken) < len(blocks) - 1:
+            taken.add(number)
+            held += count
+    return taken or {min(visit, key=lambda number: len(blocks[number]))}
 
 
 def _mend_of_one_block(names: Sequence[str], option: str) -> str:

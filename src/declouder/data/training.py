@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from declouder.config import DataConfig, PairSource
 from declouder.data.catalog import set_pairs
 from declouder.data.clouds import simulate_clouds
-from declouder.data.images import LEAST_USED
+from declouder.data.images import LEAST_OF_GIVEN, LEAST_USED
 from declouder.data.lists import SPLITS
 from declouder.data.pairs import Pair, find_images, fingerprint
 from declouder.data.pools import ImagePool, check_twins
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 PROCEDURAL_PX = 96
 """Side of a generated terrain image."""
+_FAR_BEYOND = 2.0
+"""From so many times `data.hold_out` on, what whole blocks hold out is told as more than was meant."""
 _SHOWN_PAIRS = 8
 """So many of the pairs that are learnt from are shown where none is held out."""
 
@@ -81,12 +83,21 @@ class TrainingData:
         self.held_cloudy, self.held_clear = self._pools(self.held_pairs)
         self.cloudless = self._pool(_clear_images(data, withheld))
         used = max(pool.most_used for pool in (self.cloudy, self.clear, self.cloudless))
-        if data.range is None and 0 < used < LEAST_USED:
+        if 0 < used < (LEAST_USED if data.range is None else LEAST_OF_GIVEN):
             log.warning(
-                "the images use %.2g of their data type's range, so all are dark and scores look good; give"
-                " data.range: [LOW, HIGH]",
+                "the images use %.2g of %s, so all are dark and scores look good; give data.range: [LOW, HIGH]",
                 used,
+                "their data type's range" if data.range is None else "data.range",
             )
+        if self.pairs:
+            log.info("%d pairs to learn from, %d held out", len(self.pairs), len(self.held_pairs))
+            share = len(self.held_pairs) / (len(self.pairs) + len(self.held_pairs))
+            if share > _FAR_BEYOND * data.hold_out:
+                log.warning(
+                    "%.0f %% of the pairs are held out, data.hold_out is %g: they go by whole blocks of %d numbers;"
+                    " a lower data.hold_out_block comes nearer, where neighbours do not show one ground",
+                    *(100 * share, data.hold_out, data.hold_out_block),
+                )
         self.terrain = [
             make_terrain(np.random.default_rng([seed, number]), PROCEDURAL_PX, PROCEDURAL_PX, bands=self._bands)
             for number in range(data.procedural)

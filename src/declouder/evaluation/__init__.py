@@ -99,7 +99,7 @@ def evaluate(
     masks: Path | None = None,
     keep: Path | None = None,
     band_names: Sequence[str] | None = None,
-    data_range: float | tuple[float, float] | None = None,
+    data_range: float | Sequence[float] | None = None,
     lpips_backbone: Path | None = None,
     download_backbone: bool = False,
     band_lpips: bool = False,
@@ -242,10 +242,12 @@ def _rows(
     return rows
 
 
-def _ends(data_range: float | tuple[float, float] | None) -> tuple[float, float] | None:
+def _ends(data_range: float | Sequence[float] | None) -> tuple[float, float] | None:
     """Return the numbers that are black and white; a single one is the second, and black is 0."""
     if data_range is None:
         return None
+    if isinstance(data_range, Sequence):
+        data_range = tuple(data_range)
     low, high = data_range if isinstance(data_range, tuple) else (0.0, data_range)
     if not -math.inf < low < high < math.inf:
         given = f"{low:g},{high:g}" if isinstance(data_range, tuple) else f"{high:g}"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declouder.arguments import seed_number, whole_number
-from declouder.data.images import read_image
+from declouder.data.images import check_no_alpha, read_image
 from declouder.data.pairs import Pair, images_by_name
 from declouder.errors import DataError, OptionError
 from declouder.evaluation.files import files_fingerprint
@@ -195,6 +195,8 @@ class OutputsMethod:
                 f"{path} is {described(restored)}, its cloudy image {described(cloudy)}; give outputs"
                 f" of the same size, bands and type"
             )
+        if restored.shape[2] == len("RGBA") and (restored[:, :, 3] == Scaling.of_dtype(restored.dtype).high).all():
+            check_no_alpha(path, restored)  # opaque all over: no near infrared that was saved in its place
         return Restored(restored, path=path)
 
     @cached_property

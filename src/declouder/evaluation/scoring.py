@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declouder import breakdown, metrics
-from declouder.data.images import LEAST_USED, check_band_order, scaling_of
+from declouder.data.images import LEAST_OF_GIVEN, LEAST_USED, check_band_order, scaling_of
 from declouder.data.pairs import Pair
 from declouder.errors import DataError, OptionError
 from declouder.evaluation.methods import Method
@@ -58,7 +58,7 @@ class Scorer:
     keep: Path | None
     owner: str = ""
     _most_used: float | None = field(default=None, init=False)
-    """The largest share of the data type's range that an image used; 1 where a range is given."""
+    """The largest share that an image used of `data_range`, or of the data type's range."""
     _thickest_mask: float | None = field(default=None, init=False)
     """The largest share of its data type's range that a mask of several levels used."""
     _framed: list[str] = field(default_factory=list, init=False)
@@ -120,11 +120,13 @@ class Scorer:
 
     def tell_doubts(self) -> None:
         """Warn of what the images or masks that were scored have in common and makes their scores doubtful."""
-        if self._most_used is not None and self._most_used < LEAST_USED:
+        least = LEAST_OF_GIVEN if self.data_range else LEAST_USED
+        if self._most_used is not None and self._most_used < least:
             log.warning(
-                "the images use %.2g of their data type's range, so errors look small; give the range that counts:"
-                " --data-range SPAN, or LOW,HIGH",
+                "the images use %.2g of %s, so errors look small; give the range that counts: --data-range SPAN, or"
+                " LOW,HIGH",
                 self._most_used,
+                "--data-range" if self.data_range else "their data type's range",
             )
         if self._framed:
             log.warning(
@@ -145,7 +147,8 @@ class Scorer:
         self, pair: Pair, cloudy: NDArray[Any], clear: NDArray[Any], span: float, mask: NDArray[Any] | None
     ) -> None:
         """Note what `tell_doubts` tells in the end."""
-        used = 1.0 if self.data_range else float(max(cloudy.max(), clear.max())) / span
+        low = self.data_range[0] if self.data_range else 0.0
+        used = (float(max(cloudy.max(), clear.max())) - low) / span
         self._most_used = max(self._most_used or 0.0, used)
         if find_undeclared(cloudy.transpose(2, 0, 1), height=cloudy.shape[0], width=cloudy.shape[1]) is not None:
             self._framed.append(pair.name)

@@ -178,7 +178,7 @@ def _same_grid(info: RasterInfo, like: RasterInfo) -> bool:
 def _same_corners(info: RasterInfo, like: RasterInfo) -> bool:
     """Return whether two rasters of one size have the same corners, in whatever CRS."""
     step = max(abs(like.transform.a), abs(like.transform.b))
-    corners = ((0, 0), (like.height, like.width))  # row, column
+    corners = ((0, 0), (0, like.width), (like.height, like.width))  # row, column; two leave it open which way is up
     return all(
         abs(a - b) <= step / 100
         for corner in corners

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,8 @@ from rasterio.enums import MaskFlags
 
 from declouder.errors import RasterError
 from declouder.raster.xml import parsed_xml
+
+log = logging.getLogger(__name__)
 
 # Namespaces that GDAL makes up from the file's layout, or that travel by another way (RPC).
 _DERIVED_NAMESPACES = {
@@ -78,6 +82,7 @@ class RasterInfo:
 def info_of(path: Path, dataset: Any, files: Sequence[Path] = ()) -> RasterInfo:
     """Return what an open rasterio dataset says of itself; its pixels come from `files`, or from `path` alone."""
     flags = dataset.mask_flag_enums[0]
+    nameless = (None,) * dataset.count
     return RasterInfo(
         path=path,
         files=tuple(files) or (path,),
@@ -90,10 +95,10 @@ def info_of(path: Path, dataset: Any, files: Sequence[Path] = ()) -> RasterInfo:
         crs=dataset.crs,
         transform=dataset.transform,
         gcps=dataset.gcps,
-        rpcs=dataset.rpcs,
-        descriptions=dataset.descriptions,
+        rpcs=_legible(path, dataset, "rpcs", None),
+        descriptions=_legible(path, dataset, "descriptions", nameless),
         colors=tuple(color.name for color in dataset.colorinterp),
-        units=dataset.units,
+        units=_legible(path, dataset, "units", nameless),
         scales=dataset.scales,
         offsets=dataset.offsets,
         tags=_tags_of(dataset, 0),
@@ -104,6 +109,20 @@ def info_of(path: Path, dataset: Any, files: Sequence[Path] = ()) -> RasterInfo:
         icc_profile=dataset.tags(ns="COLOR_PROFILE").get("SOURCE_ICC_PROFILE"),
         images=max(1, len(dataset.subdatasets)),
     )
+
+
+def _legible(path: Path, dataset: Any, what: str, instead: Any) -> Any:
+    """Return what a dataset says, or `instead`, with a warning, where it cannot be read as text or lacks a part."""
+    try:
+        return getattr(dataset, what)
+    except (UnicodeDecodeError, KeyError, ValueError) as error:
+        _tell_once(f"{what} of {path} cannot be read ({error}) and are left out")
+        return instead
+
+
+@functools.cache
+def _tell_once(message: str) -> None:
+    log.warning("%s", message)  # a scene is opened several times, to plan and to restore it
 
 
 def _tags_of(dataset: Any, band: int) -> Tags:

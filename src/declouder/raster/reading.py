@@ -55,11 +55,20 @@ def opened(
         try:
             source.check_company()
             dataset = rasterio.open(source.name, driver=source.driver)
+        except UnicodeDecodeError as error:  # rasterio reads the CRS as it opens
+            raise RasterError(
+                f"the CRS of {path} is no text in UTF-8 ({error}); write it anew: gdal_edit.py -a_srs EPSG:CODE"
+            ) from None
         except GDAL_ERRORS as error:
             raise _damaged(path, error) from error
         with dataset:
             try:
                 check_size(path, dataset, max_pixels)
+                if not all(map(math.isfinite, dataset.transform)):
+                    raise RasterError(
+                        f"{path} says that it lies at {tuple(dataset.transform)[:6]}, which is nowhere; mend its"
+                        " place: gdal_edit.py -a_ullr, or -unsetgt"
+                    )
                 reader = RasterReader(info_of(path, dataset, source.files), dataset)
                 check_dtype(reader.info, dtypes)
                 check_complete(reader)

@@ -79,7 +79,7 @@ class Grid:
             return NotImplemented
         ours, theirs = ((g.width, g.height, g.crs, g.dtype) for g in (self, other))
         far = max(abs(self.place[1]), abs(self.place[2])) / 100
-        corners = ((0, 0), (self.width, self.height))
+        corners = ((0, 0), (self.width, 0), (self.width, self.height))  # two leave it open which way is up
         return ours == theirs and all(
             abs(a - b) <= far
             for corner in corners

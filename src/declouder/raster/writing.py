@@ -14,6 +14,7 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window as GdalWindow
 
@@ -342,7 +343,7 @@ def _describe(dataset: Any, like: RasterInfo) -> None:
     """Give a new dataset all that its profile could not say."""
     points, points_crs = like.gcps
     if points:
-        dataset.gcps = (points, points_crs)
+        dataset.gcps = (points, points_crs or CRS())
     if like.rpcs:
         dataset.rpcs = like.rpcs
     dataset.colorinterp = [ColorInterp[name] for name in like.colors]

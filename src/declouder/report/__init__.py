@@ -152,7 +152,9 @@ def _measured(result: Mapping[str, Any]) -> list[str]:
     data = result["data"]
     size, ends, masks = data.get("size_px"), data.get("data_range"), data.get("masks")
     low, high = ends if isinstance(ends, list) else (0, ends)
+    names = next((list(row["bands"]) for row in result["images"]), [])  # LPIPS is of red, green and blue
     return [
+        f"bands {', '.join(names)}",
         "as large as they are" if size is None else f"{size} px wide",
         "range of the data type" if ends is None else f"range {low:g} to {high:g}",
         "cloud by difference" if masks is None else f"cloud by masks ({masks[:8]})",

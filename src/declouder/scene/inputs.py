@@ -45,8 +45,11 @@ def grid_origin(info: RasterInfo) -> Origin:
     t = info.transform
     if info.crs is None or t.b or t.d or not t.a or not t.e:
         return 0, 0
+    y, x = t.f / t.e, t.c / t.a
+    if not (math.isfinite(y) and math.isfinite(x)):  # pixels of next to no size
+        return 0, 0
     # Whole or half pixels, as scenes use to begin at, are far from where rounding could go either way.
-    return math.floor(t.f / t.e + 0.25), math.floor(t.c / t.a + 0.25)
+    return math.floor(y + 0.25), math.floor(x + 0.25)
 
 
 def auto_scale(reader: RasterReader, bands: Sequence[int]) -> Scaling:

@@ -144,7 +144,8 @@ def _bands(asset: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _name(band: Mapping[str, Any]) -> str:
     for field in ("eo:common_name", "common_name", "name"):
         if isinstance(band.get(field), str):
-            return str(band[field]).lower()
+            name = str(band[field]).lower()
+            return _FURTHER if name == "nir08" else name  # Landsat's, by the same specification
     return ""
 
 

@@ -52,7 +52,7 @@ def build_networks(config: TrainConfig) -> dict[str, nn.Module]:
         for name, (maker, options) in makers.items():
             try:
                 networks[name] = maker(bands=len(model.bands), **options)
-            except (TypeError, ValueError, ZeroDivisionError) as error:
+            except (TypeError, ValueError, ZeroDivisionError, IndexError) as error:
                 raise ConfigError(f"model.{name} cannot be built: {error}") from None
     return networks
 
@@ -77,9 +77,25 @@ def check_networks(config: TrainConfig, stages: Sequence[StageName]) -> None:
             raise ConfigError(f"model.{name} cannot run: {' '.join(str(error).split())[:200]}") from None
     if config.model.start_from is not None:
         folder = start_folder(config.model.start_from)
+        _tell_other_data(config, folder)
         for part in {part for stage in stages if stage != "joint" for part in STAGES[stage].learns}:
             if (folder / part).is_dir():
                 _fitting_weights(networks[part], folder / part, field="model.start_from")
+
+
+def _tell_other_data(config: TrainConfig, folder: Path) -> None:
+    """Warn where the networks begin with what was learnt of other bands or numbers: no tensor's shape tells."""
+    bands, ends = list(config.model.bands), config.data.range
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a folder need not say
+        learnt = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["bands"]
+        if learnt != bands:
+            log.warning("model.start_from learnt %s; model.bands are %s", ", ".join(learnt), ", ".join(bands))
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        range_of = record["recipe"]["data"].get("range")
+        if (range_of and tuple(range_of)) != (ends and tuple(ends)):
+            words = ["none" if one is None else "{:g} to {:g}".format(*one) for one in (range_of, ends)]
+            log.warning("model.start_from learnt with data.range %s; here it is %s", *words)
 
 
 def make_pipeline(config: TrainConfig, networks: dict[str, Any]) -> CloudRemovalPipeline:
@@ -134,11 +150,15 @@ def start_folder(name: str, *, field: str = "model.start_from") -> Path:
     """Return the model's folder that a field of the recipe names.
 
     Raises:
-        ModelError: if it does not exist.
+        ModelError: if it does not exist, or holds none of the networks.
     """
     folder = SHIPPED_MODEL if name == "shipped" else Path(name)
     if not folder.is_dir():
         raise ModelError(f"{field}: {folder} does not exist; give a model's folder, or shipped")
+    if (folder / "model").is_dir():
+        raise ModelError(f"{field}: {folder} is the folder of a training; give its model, {folder / 'model'}")
+    if not any((folder / part).is_dir() for part in NETWORKS):
+        raise ModelError(f"{field}: {folder} holds no {', '.join(NETWORKS)}; give a model's folder, or shipped")
     return folder
 
 
