@@ -224,6 +224,7 @@ def test_a_single_image_does_not_tell_two_settings_apart() -> None:
     reference["mean"]["lpips"] = 0.5
     best = best_that_loses_nothing([({"group": "g", "label": "l", "mean": {"lpips": 0.4}}, better)], reference)
     assert best is not None and "do not tell the two LPIPS apart" in best["sentence"]
+    assert best_that_loses_nothing([], reference) is None
 
 
 def test_an_ablation_refuses_another_sampler_and_scores_again_what_lacked_lpips(

@@ -227,6 +227,16 @@ def test_simulate_makes_a_paired_set_with_masks(capsys, tmp_path):
     assert (code, "exists; give another folder" in err) == (2, True)
 
 
+def test_repeats_of_a_ground_without_a_number_get_one(capsys, tmp_path):
+    (tmp_path / "clear").mkdir()
+    for number, name in enumerate(("lyon", "paris", "7")):
+        ground(number).save(tmp_path / "clear" / f"{name}.png")
+    words = ("data", "simulate", tmp_path / "clear", "-o", tmp_path / "made", "--per-image", 2, "-q")
+    assert run(capsys, *words)[0] == 0
+    names = {path.stem for path in (tmp_path / "made" / "train" / "label").iterdir()}
+    assert names == {f"{k}-{ending}" for k in (1, 2) for ending in ("lyon-0", "paris-1", "7")}
+
+
 @pytest.mark.parametrize("what", ["an image that cannot be used", "its own images", "a full disk"])
 def test_simulate_leaves_a_whole_set_or_nothing(capsys, tmp_path, monkeypatch, what):
     clear, out = tmp_path / "clear", tmp_path / "made"

@@ -799,3 +799,45 @@ def test_a_frame_that_holds_no_data_is_told(data: Path, tmp_path: Path, caplog: 
         Image.fromarray(image).save(path)
     evaluate(tmp_path / "framed", CloudyMethod(), out=tmp_path / "b.json")
     assert f"1 images, the first is {NAMES[1]}, have a frame of 0" in caplog.text
+
+
+def test_a_range_far_beyond_the_numbers_is_told(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    evaluate(data, CloudyMethod(), out=tmp_path / "a.json", data_range=[0, 100000])
+    assert "of --data-range, so errors look small" in caplog.text
+    caplog.clear()
+    evaluate(data, CloudyMethod(), out=tmp_path / "b.json", data_range=[0, 300])
+    assert "errors look small" not in caplog.text
+
+
+def test_opaque_alpha_is_not_scored_as_near_infrared(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for kind in ("cloud", "label"):
+        folder = tmp_path / "set" / "test" / kind
+        folder.mkdir(parents=True)
+        write_tif(folder / "1.tif", rng.integers(1, 200, (4, 40, 48), dtype=np.uint8))
+    (tmp_path / "out").mkdir()
+    pixels = rng.integers(1, 200, (40, 48, 4), dtype=np.uint8)
+    Image.fromarray(pixels, "RGBA").save(tmp_path / "out" / "1.png")  # near infrared where others have alpha
+    scored = evaluate(tmp_path / "set", OutputsMethod(tmp_path / "out"), out=tmp_path / "a.json")
+    assert list(scored["images"][0]["bands"]) == ["red", "green", "blue", "nir"]
+    pixels[:, :, 3] = 255
+    Image.fromarray(pixels, "RGBA").save(tmp_path / "out" / "1.png")
+    with pytest.raises(DataError, match="alpha channel, which is no band"):
+        evaluate(tmp_path / "set", OutputsMethod(tmp_path / "out"), out=tmp_path / "b.json")
+
+
+def test_band_names_say_where_red_green_and_blue_are(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for kind in ("cloud", "label"):
+        folder = tmp_path / "set" / "test" / kind
+        folder.mkdir(parents=True)
+        path = write_tif(folder / "1.tif", rng.integers(1, 200, (4, 40, 48), dtype=np.uint8))
+        with rasterio.open(path, "r+") as dataset:
+            dataset.descriptions = ("blue", "green", "red", "nir")
+    with pytest.raises(DataError, match="wanted are red, green, blue, nir"):
+        evaluate(tmp_path / "set", CloudyMethod(), out=tmp_path / "a.json")
+    names = ["blue", "green", "red", "nir"]
+    scored = evaluate(tmp_path / "set", CloudyMethod(), out=tmp_path / "a.json", band_names=names)
+    assert list(scored["images"][0]["bands"]) == names

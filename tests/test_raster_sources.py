@@ -119,6 +119,10 @@ def test_bands_of_different_grids_are_not_stacked(tmp_path):
     }
     with pytest.raises(RasterError, match="one grid"):
         vrt_of_bands(files)
+    diagonal = rasterio.Affine(0, 10, 5e5, -10, 0, 4e6)  # has two corners of the other where it had them
+    files["nir"] = write_tif(tmp_path / "nir.tif", np.ones((1, 20, 20), np.uint16), transform=diagonal)
+    with pytest.raises(RasterError, match="one grid"):
+        vrt_of_bands(files)
 
 
 def tiff_claiming(width: int, height: int, *, rows_per_strip: int, bands: int = 1) -> bytes:

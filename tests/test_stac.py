@@ -124,6 +124,15 @@ def test_colours_of_different_nodata_are_named(folder):
         read_item(path)
 
 
+def test_landsats_name_of_the_near_infrared_is_known(folder):
+    assets = coloured_assets() | {"B08": asset("./B08.tif", **{"eo:bands": [{"common_name": "nir08"}]})}
+    with (
+        scene_of(read_item(write(folder, item(assets)))) as scene,
+        open_raster(scene, allow_outside=True) as reader,
+    ):
+        assert reader.info.descriptions == ("red", "green", "blue", "nir")
+
+
 def test_bands_whose_pixels_differ_in_size_by_a_little_are_not_one_grid(folder):
     drifting = Affine(10.09, 0, 5e5, 0, -10.09, 4e6)  # a hundredth of a pixel a pixel: half a pixel at the far edge
     write_tif(folder / "B03.tif", np.ones((1, 40, 50), np.uint16), transform=drifting)

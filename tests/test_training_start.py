@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -132,3 +134,30 @@ def test_a_recipe_that_starts_from_a_network_of_other_settings_says_so(tmp_path,
     )
     train_quietly(other, tmp_path / "run", stages=["reference"])
     assert "was trained with keep_clear 4.0, here 0.0" in caplog.text
+
+
+def test_a_start_that_is_no_model_is_refused(tmp_path, toy_run):
+    (tmp_path / "empty").mkdir()
+    for folder, told in (
+        (tmp_path / "empty", "holds no reference, denoiser, weight_net; give a model's folder"),
+        (toy_run, f"is the folder of a training; give its model, {toy_run / 'model'}"),
+    ):
+        with pytest.raises(ModelError, match=re.escape(told)):
+            train_quietly(toy(f"model.start_from={folder}"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_start_that_learnt_other_bands_or_numbers_is_told(tmp_path, toy_run, caplog):
+    start = f"model.start_from={toy_run / 'model'}"
+    other = toy(start, "model.bands=[nir, red, green]", "data.range=[0, 5000]", "stages.reference.steps=1")
+    train_quietly(other, tmp_path / "other", stages=["reference"])
+    assert "model.start_from learnt red, green, blue; model.bands are nir, red, green" in caplog.text
+    assert "model.start_from learnt with data.range none; here it is 0 to 5000" in caplog.text
+    caplog.clear()
+    train_quietly(toy(start, "stages.reference.steps=1"), tmp_path / "same", stages=["reference"])
+    assert "start_from learnt" not in caplog.text
+
+
+def test_networks_of_no_level_are_told():
+    with pytest.raises(ConfigError, match=r"model\.denoiser cannot be built"):
+        build_networks(toy("model.denoiser.widths=[]"))
