@@ -717,3 +717,14 @@ def test_a_name_that_is_another_one_in_the_locale_is_told(monkeypatch: pytest.Mo
     with pytest.raises(RasterError, match=r"no UTF-8 in this locale, .*; set another, such as LC_ALL=C\.UTF-8"):
         check_name(Path("w\u00f6lke.png"), RasterError)
     check_name(Path("wolke.png"), RasterError)
+
+
+def test_a_provenance_that_is_not_made_beside_an_existing_output_is_told(tmp_path, scene, caplog):
+    (tmp_path / "b.tif").touch()
+    options = SceneOptions(provenance=tmp_path / "p.tif")
+    assert not planned_jobs([scene], None, tmp_path / "b.tif", options, skip_existing=True).todo
+    assert f"b.tif exists and is passed over, so {tmp_path / 'p.tif'} is not made" in caplog.text
+    caplog.clear()
+    (tmp_path / "p.tif").touch()
+    planned_jobs([scene], None, tmp_path / "b.tif", options, skip_existing=True)
+    assert not caplog.text

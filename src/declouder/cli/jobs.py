@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from declouder.bands import numbered
 from declouder.errors import DeclouderError, MisfitError, OptionError, OutputError, RasterError
 from declouder.mosaic import plan_windows
 from declouder.scene import SceneOptions, check_outputs, open_scene
+
+log = logging.getLogger(__name__)
 
 _MOST_LIST_BYTES = 64 * 2**20
 
@@ -87,6 +90,11 @@ def planned_jobs(
     _check_apart(sources, outputs)
     pairs = list(zip(sources, outputs, strict=True))
     todo = [(source, target) for source, target in pairs if not (skip_existing and target.is_file())]
+    if options.provenance is not None and not todo and not options.provenance.exists():
+        log.warning(
+            "%s exists and is passed over, so %s is not made; for both give --overwrite, not --skip-existing",
+            *(outputs[0], options.provenance),
+        )
     by_name = set(given)
     for source, _ in todo:
         if source in by_name:  # a name that is none is told before what its output lacks
