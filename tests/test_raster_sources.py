@@ -373,6 +373,18 @@ def test_overviews_and_masks_beside_a_file_must_be_geotiffs(suffix, folder):
         whole(folder / "a.tif")
 
 
+@pytest.mark.parametrize("suffix", [".ovr", ".MSK"])
+def test_they_are_looked_at_in_a_folder_that_may_not_be_listed(suffix, folder, monkeypatch):
+    def unlistable(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", unlistable)
+    np.testing.assert_array_equal(whole(folder / "a.tif"), read_tif(folder / "a.tif"))
+    Image.new("L", (4, 4)).save(folder / f"a.tif{suffix}", "PNG")
+    with pytest.raises(RasterError, match="is no GeoTIFF"):
+        whole(folder / "a.tif")
+
+
 @pytest.mark.parametrize("suffix", [".ovr", ".msk", ".ovr.ovr"])
 def test_overviews_beside_a_file_say_nowhere_else_either(suffix, folder):
     write_tif(folder / "a.tif.ovr", np.ones((3, 15, 20), dtype=np.uint8))

@@ -97,14 +97,13 @@ def test_a_folder_stays_where_ctrl_c_comes_while_it_is_replaced(tmp_path, monkey
 
 def test_a_folder_that_a_killed_process_had_moved_away_comes_back(tmp_path):
     folder = tmp_path / "model"
-    dead, living = 2**22 + 1, os.getppid()  # no process has a number so large
-    names = [f".model.{dead}-7.old", f".model.{dead}-7.part", f".model.{living}-7.part", ".model.x.part"]
+    names = [".model.77-7.old", ".model.77-7.part", ".models.77-7.old"]
     for name in names:
         (tmp_path / name).mkdir()
         (tmp_path / name / name[-4:]).touch()
     with pytest.raises(RuntimeError), whole_folder(folder):
         raise RuntimeError
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names[2:], "model"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names[1:], "model"])
     assert [path.name for path in folder.iterdir()] == [".old"]
 
 

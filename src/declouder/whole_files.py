@@ -71,8 +71,8 @@ def write_text(path: Path, text: str, *, mend: str = ELSEWHERE) -> None:
 def whole_folder(path: Path, *, mend: str = ELSEWHERE) -> Iterator[Path]:
     """Yield a folder to fill that takes the place of `path`, and of what lies there, if the block ends well.
 
-    It is not made yet. An existing `path` stays until then. All files get the permissions of new ones. What killed
-    processes left is put back, or removed.
+    It is not made yet. An existing `path` stays until then. All files get the permissions of new ones. One that
+    a killed process had moved away, and not yet replaced, is brought back first.
 
     Raises:
         OutputError: if it cannot be written (`mend` ends the message).
@@ -82,7 +82,8 @@ def whole_folder(path: Path, *, mend: str = ELSEWHERE) -> Iterator[Path]:
     old = part.with_suffix(".old")
     try:
         with _told(path, mend):
-            _tidy_folders(place)
+            shutil.rmtree(part, ignore_errors=True)  # of a killed process of the same number
+            _bring_back(place)
             yield part
             _permit(part)
             if place.exists():
@@ -132,30 +133,12 @@ def remove_stale_parts(path: Path) -> None:
             left.unlink(missing_ok=True)
 
 
-def process_lives(number: int) -> bool:
-    """Return whether a process of this machine lives, by its number."""
-    try:
-        os.kill(number, 0)
-    except PermissionError:  # another user's
-        return True
-    except (ProcessLookupError, OverflowError):
-        return False
-    return number > 0
-
-
-def _tidy_folders(place: Path) -> None:
-    """Give a folder its name back where a process was killed between the two renames; remove what others left."""
-    beginning, ours = _beginning(place), _beside(place).stem
-    left = [path for path in place.parent.glob("*") if path.name.startswith(beginning) and path.is_dir()]
-    for path in sorted(left, key=lambda path: path.suffix):  # .old before .part
-        number, dash, _ = path.stem.removeprefix(beginning).partition("-")
-        is_dead = bool(dash) and number.isdecimal() and not process_lives(int(number))
-        if path.suffix not in (".old", ".part") or not (is_dead or path.stem == ours):
-            continue
-        if path.suffix == ".old" and not place.exists():
-            path.rename(place)
-        else:
-            shutil.rmtree(path, ignore_errors=True)
+def _bring_back(place: Path) -> None:
+    """Give a folder its name again where a process was killed between the two renames."""
+    beginning = _beginning(place)
+    for old in place.parent.glob("*.old"):
+        if old.name.startswith(beginning) and old.is_dir() and not place.exists():
+            old.rename(place)
 
 
 def _beside(path: Path) -> Path:

@@ -246,11 +246,9 @@ def _ends(data_range: float | Sequence[float] | None) -> tuple[float, float] | N
     """Return the numbers that are black and white; a single one is the second, and black is 0."""
     if data_range is None:
         return None
-    if isinstance(data_range, Sequence):
-        data_range = tuple(data_range)
-    low, high = data_range if isinstance(data_range, tuple) else (0.0, data_range)
+    low, high = data_range if isinstance(data_range, Sequence) else (0.0, data_range)
     if not -math.inf < low < high < math.inf:
-        given = f"{low:g},{high:g}" if isinstance(data_range, tuple) else f"{high:g}"
+        given = f"{low:g},{high:g}" if isinstance(data_range, Sequence) else f"{high:g}"
         raise OptionError(
             f"--data-range is {given}; give the span of the data's numbers, such as 4095, or LOW,HIGH"
         )

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 import rasterio
 
@@ -86,7 +87,9 @@ def check_company(path: Path, driver: str, beside: Mapping[str, Sequence[Path]] 
     """
     beside = _by_small_name(path.parent) if beside is None else beside
     for suffix in (".ovr", ".msk"):
-        for company in beside.get(path.name.lower() + suffix, ()):
+        # In a folder that may not be listed GDAL asks for these two.
+        asked = [path.with_name(path.name + spelt) for spelt in (suffix, suffix.upper())]
+        for company in {*beside.get(path.name.lower() + suffix, ()), *filter(Path.is_file, asked)}:
             if driver_of(company) != "GTiff":
                 raise RasterError(
                     f"{company}, which belongs to {path.name}, is no GeoTIFF; remove it, or make it anew"
@@ -103,8 +106,16 @@ def check_company(path: Path, driver: str, beside: Mapping[str, Sequence[Path]] 
 
 
 def _by_small_name(folder: Path) -> dict[str, list[Path]]:
+    """Return the files beside which GDAL may look for overviews and masks, by their names in small letters.
+
+    None where a folder may not be listed.
+    """
     found: dict[str, list[Path]] = {}
-    for path in folder.iterdir():
+    try:
+        files = list(folder.iterdir())
+    except PermissionError:
+        return found
+    for path in files:
         if path.suffix.lower() in (".ovr", ".msk") and path.is_file():
             found.setdefault(path.name.lower(), []).append(path)
     return found
@@ -155,23 +166,28 @@ def _files_of_vrt(path: Path, folder: Path, *, allow_outside: bool) -> list[Path
         raise RasterError(f"{path} is no VRT but <{root.tag[:40]}>; give an image")
     for element in root.iter():
         attributes = {name.lower(): value for name, value in element.attrib.items()}
-        strange = [name for name in element.attrib if name.lower() not in _VRT_ATTRIBUTES]
-        if element.tag not in _VRT_ELEMENTS:
-            strange = [element.tag]
-        elif attributes.get("subclass", _USUAL_BAND) != _USUAL_BAND:
-            strange = [attributes["subclass"]]
-        elif len(attributes) < len(element.attrib):  # one name twice, of which GDAL takes one
-            strange = list(element.attrib)
-        elif attributes.get("relativetovrt", "0") not in ("0", "1"):
-            strange = [f'relativeToVRT="{attributes["relativetovrt"]}"']
-        if strange:
+        strange = _strange_in(element, attributes)
+        if strange is not None:
             raise RasterError(
-                f"{path} holds {strange[0][:40]}, more than a plain mosaic; make an image of it: gdal_translate"
+                f"{path} holds {strange[:40]}, more than a plain mosaic; make an image of it: gdal_translate"
             )
         if element.tag == "SourceFilename":
             is_relative = attributes.get("relativetovrt") == "1"
             named[_named(path, folder, element.text, is_relative, allow_outside=allow_outside)] = None
     return list(named)
+
+
+def _strange_in(element: ElementTree.Element, attributes: Mapping[str, str]) -> str | None:
+    """Return what of an element no plain mosaic has, or None; `attributes` are its own, named in small letters."""
+    if element.tag not in _VRT_ELEMENTS:
+        return element.tag
+    unknown = [name for name in element.attrib if name.lower() not in _VRT_ATTRIBUTES]
+    if unknown or len(attributes) < len(element.attrib):  # one name twice, of which GDAL takes one
+        return [*unknown, *element.attrib][0]
+    subclass, relative = attributes.get("subclass", _USUAL_BAND), attributes.get("relativetovrt", "0")
+    if subclass != _USUAL_BAND:
+        return subclass
+    return None if relative in ("0", "1") else f'relativeToVRT="{relative}"'
 
 
 def _named(path: Path, folder: Path, text: str | None, is_relative: bool, *, allow_outside: bool) -> Path:

@@ -31,7 +31,6 @@ from declouder.raster.gdal import (
     one_line,
 )
 from declouder.raster.info import RasterInfo, info_of
-from declouder.whole_files import process_lives
 
 log = logging.getLogger(__name__)
 
@@ -133,8 +132,19 @@ def remove_stale_parts(output: Path, *, spare_living: bool = False) -> None:
         number, mark, rest = middle.partition(".part")
         is_ours = path.name.startswith(prefix) and number.isdecimal() and bool(mark)
         is_part = is_ours and (rest in suffixes or rest.endswith((".ovr.tmp", ".tmp")))
-        if is_part and not (spare_living and process_lives(int(number))):
+        if is_part and not (spare_living and _lives(int(number))):
             path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    """Return whether a process of this machine lives, by its number."""
+    try:
+        os.kill(process, 0)
+    except PermissionError:  # another user's
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return process > 0
 
 
 def _overviews_in_the_making(image: Path) -> Iterator[Path]:
