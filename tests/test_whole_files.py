@@ -59,8 +59,14 @@ def test_links_permissions_and_pipes_stay_what_they_are(tmp_path):
     write_text(link, "new")
     assert link.is_symlink() and path.read_text() == "new" and path.stat().st_mode & 0o777 == 0o600
     write_text(tmp_path / ("x" * 245 + ".txt"), "long")
-    write_text(Path(os.devnull), "nothing is kept")
-    assert Path(os.devnull).is_char_device()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_text(pipe, "passes through")
+        assert pipe.is_fifo() and os.read(reader, 100) == b"passes through"
+    finally:
+        os.close(reader)
 
 
 def test_standard_output_can_be_written_where_it_is_a_pipe():
@@ -97,7 +103,7 @@ def test_a_folder_stays_where_ctrl_c_comes_while_it_is_replaced(tmp_path, monkey
 
 def test_a_folder_that_a_killed_process_had_moved_away_comes_back(tmp_path):
     folder = tmp_path / "model"
-    names = [".model.77-7.old", ".model.77-7.part", ".models.77-7.old"]
+    names = [".model.77-7.old", ".model.77-7.part", ".models.77-7.old", ".model.v2.77-7.old"]
     for name in names:
         (tmp_path / name).mkdir()
         (tmp_path / name / name[-4:]).touch()
@@ -146,15 +152,17 @@ def test_weights_can_be_read_by_others_and_a_full_disk_is_told(tmp_path, fill):
 
 def test_long_names_in_any_script_can_be_written(tmp_path):
     name = "云" * 80 + ".json"  # 245 bytes, of the 255 that a file system takes
-    write_text(tmp_path / name, "{}")
-    assert [path.name for path in tmp_path.iterdir()] == [name]
+    with whole_file(tmp_path / name) as part, whole_file(tmp_path / f"{name}2") as other:
+        part.write_text("{}")
+        other.write_text("[]")  # the names differ in the end alone
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "{}", f"{name}2": "[]"}
 
 
 def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
     path = tmp_path / "last.ckpt"
     path.touch()
     (tmp_path / ".last.ckpt.123-4.part").touch()
-    kept = {".other.ckpt.123-4.part", ".last.ckpt.notes", "last.ckpt"}
+    kept = {".other.ckpt.123-4.part", ".last.ckpt.2.123-4.part", ".last.ckpt.notes", "last.ckpt"}
     for name in kept:
         (tmp_path / name).touch()
     remove_stale_parts(path)

@@ -14,7 +14,9 @@ A killed run, a full disk or a reader that comes too early never meets half a re
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -127,17 +129,15 @@ def whole_files_of(folder: Path, *, mend: str = ELSEWHERE) -> Iterator[Path]:
 def remove_stale_parts(path: Path) -> None:
     """Delete what killed processes left of an unfinished `path`; the caller knows that no other writes it."""
     place = path.resolve()
-    name = _beginning(place)
-    for left in place.parent.iterdir():
-        if left.name.startswith(name) and left.suffix == ".part" and left.is_file():
+    for left in _left_beside(place, "part"):
+        if left.is_file():
             left.unlink(missing_ok=True)
 
 
 def _bring_back(place: Path) -> None:
     """Give a folder its name again where a process was killed between the two renames."""
-    beginning = _beginning(place)
-    for old in place.parent.glob("*.old"):
-        if old.name.startswith(beginning) and old.is_dir() and not place.exists():
+    for old in _left_beside(place, "old"):
+        if old.is_dir() and not place.exists():
             old.rename(place)
 
 
@@ -145,8 +145,18 @@ def _beside(path: Path) -> Path:
     return path.with_name(f"{_beginning(path)}{os.getpid()}-{threading.get_ident()}.part")
 
 
+def _left_beside(path: Path, suffix: str) -> list[Path]:
+    """Return what processes called as `_beside` does: of `model`, never of `model.v2`."""
+    name = re.compile(rf"{re.escape(_beginning(path))}\d+-\d+\.{suffix}")
+    return [left for left in path.parent.iterdir() if name.fullmatch(left.name)]
+
+
 def _beginning(path: Path) -> str:
-    return f".{os.fsencode(path.name)[:_LONGEST].decode(errors='ignore')}."
+    name = os.fsencode(path.name)
+    if len(name) <= _LONGEST:
+        return f".{path.name}."
+    # Long names may differ in their ends alone.
+    return f".{name[:_LONGEST].decode(errors='ignore')}.{hashlib.sha256(name).hexdigest()[:12]}."
 
 
 def _permit(folder: Path) -> None:
