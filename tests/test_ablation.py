@@ -261,3 +261,22 @@ def test_groups_that_differ_by_chance_alone_are_hardly_ever_judged() -> None:
         said = answer(fused, reference)["sentence"]
         judged += "is worse, in LPIPS or PSNR, for images" in said or "holds for images with" in said
     assert judged <= 10  # of 100; five are allowed for in the mean
+
+
+def test_an_ablation_refuses_another_range(selection, pipeline, tmp_path):
+    ablate(selection, pipeline, out=tmp_path / "out", only=["reference"], data_range=255)
+    for other in (None, 510, (0.0, 510.0)):
+        with pytest.raises(OutputError, match="of another model or of other data"):
+            ablate(selection, pipeline, out=tmp_path / "out", only=["reference"], data_range=other)
+
+
+def test_rows_without_lpips_beside_others_of_an_earlier_call_that_have_it(
+    selection, pipeline, tmp_path, monkeypatch, backbone
+):
+    monkeypatch.setattr("declouder.ablation.settings.STEPS", (1, 2))
+    monkeypatch.setenv(metrics.BACKBONE_VARIABLE, str(backbone))
+    ablate(selection, pipeline, out=tmp_path / "out", only=["reference"])
+    monkeypatch.delenv(metrics.BACKBONE_VARIABLE)  # on another machine, say
+    found = ablate(selection, pipeline, out=tmp_path / "out", only=["steps"])
+    assert found["rows"][0]["mean"]["lpips"] is not None and found["rows"][1]["mean"]["lpips"] is None
+    assert (tmp_path / "out" / "ablation.json").exists()

@@ -20,14 +20,16 @@ import torch
 from conftest import names_in, read_tif, write_tif
 from declouder import cli
 from declouder.errors import ModelError, OptionError
+from declouder.mosaic import Window
 from declouder.pipeline import CloudRemovalPipeline
 from declouder.scene import SceneOptions, remove_from_scene
+from declouder.scene.inference import Part, layers_of
 
 distributed = pytest.importorskip("distributed")
 cloudpickle = pytest.importorskip("cloudpickle")
 
 from declouder.cluster import Cluster, check_cluster_name, finish_scenes, with_model  # noqa: E402
-from declouder.cluster.worker import Facts  # noqa: E402
+from declouder.cluster.worker import Facts, ModelPlugin, Work  # noqa: E402
 
 SMALL = SceneOptions(window_px=64, overlap_px=16, steps=1, seed=4, threads=1)
 # Workers cannot import this file: its classes travel as they are.
@@ -344,3 +346,13 @@ def test_workers_that_are_paused_for_long_end_a_run_instead_of_being_waited_for(
     with pytest.raises(OptionError, match=r"takes work for 60 s \(2 are paused, their memory is full\)"):
         for _ in range(10):
             cluster.look_after()
+
+
+def test_a_worker_keeps_the_layers_that_each_scene_wants():
+    plugin = ModelPlugin(cloudpickle.dumps(Pretended(lambda cloudy: None)), "cpu", is_local=False)
+    plugin.setup(None)
+    window = Window(0, 0, 32, 40)
+    group = {0: Part(window, np.zeros((3, 32, 40), np.float32), window)}
+    for dtype, kept in (("uint8", "uint16"), ("float32", "float32"), ("int16", "uint16")):
+        work = Work("model", SMALL, layers_of(SMALL, bands=3, dtype=dtype), group)
+        assert plugin.finished(work)[0]["image"].dtype == kept

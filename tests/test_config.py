@@ -50,6 +50,11 @@ def test_set_wins_over_the_file_and_reads_numbers_as_people_write_them():
         ("nmae=1", "nmae is not a field; did you mean 'name'?"),
         ("stages.joint.augment.flip=none", "did you mean 'flips'?"),
         ("stages.jiont.lr=1", "stages.jiont"),
+        ("stages.joint.lr=yes", "stages.joint.lr: yes and no are no numbers"),
+        ("seed=true", "seed: yes and no are no numbers"),
+        ("model.w_bounds=[true, 1]", "model.w_bounds: yes and no are no numbers"),
+        ("name=../x", "name is '../x'; the run goes to runs/NAME"),
+        ("name=..", "name is '..'; the run goes to runs/NAME"),
         ("stages.joint.lr=-1", "stages.joint.lr: Input should be greater than 0, found -1"),
         ("stages.joint.steps=many", "stages.joint.steps"),
         ("stages.joint.augment.zoom=[2, 0.5]", "zoom is [2, 0.5], not [least, most]"),
@@ -231,3 +236,18 @@ def test_a_field_that_is_named_twice_is_told(tmp_path):
     (tmp_path / "a.yaml").write_text(text + "seed: 5\n" if "\nseed:" in text else text + "seed: 5\nseed: 6\n")
     with pytest.raises(ConfigError, match=r"a\.yaml is not YAML: seed is named twice"):
         load_config(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.procedural=0"], "nothing to learn from"),
+        (["data.synthetic_share=0.5"], r"synthetic_share is below 1 but data\.pairs is empty"),
+        (["data.pairs=[x]", "data.procedural=0"], r"synthetic_share is above 0 but data names no clear images"),
+        (["model.bands=[red, red, blue]"], "name each band once"),
+        (["data.range=[1, 1]"], r"data\.range is not \[black, white\]"),
+    ],
+)
+def test_a_recipe_without_what_it_asks_for_is_named(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(TOY, overrides)

@@ -29,6 +29,7 @@ from declouder.data.pairs import Pair
 from declouder.data.resize import resize_stored
 from declouder.errors import DataError, OptionError, OutputError
 from declouder.evaluation import (
+    GROUPS,
     SCORES,
     CloudyMethod,
     ModelMethod,
@@ -231,6 +232,10 @@ def test_a_run_with_other_settings_does_not_go_on_from_a_partial_one(data: Path,
         evaluate(data, Counting(fail_at=2), out=tmp_path / "a.json")
     with pytest.raises(OutputError, match=r"a\.json\.partial"):
         evaluate(data, Counting(name="another"), out=tmp_path / "a.json")
+    with pytest.raises(OutputError, match=r"settings \(method\); give --overwrite"):
+        evaluate(data, Counting(name="another"), out=tmp_path / "a.json")
+    found = evaluate(data, Counting(name="another"), out=tmp_path / "a.json", overwrite=True)
+    assert found["method"]["name"] == "another" and not (tmp_path / "a.json.partial").exists()
 
 
 def test_neither_another_noise_schedule_nor_other_band_names_go_on_from_a_partial_run(
@@ -841,3 +846,24 @@ def test_band_names_say_where_red_green_and_blue_are(tmp_path: Path) -> None:
     names = ["blue", "green", "red", "nir"]
     scored = evaluate(tmp_path / "set", CloudyMethod(), out=tmp_path / "a.json", band_names=names)
     assert list(scored["images"][0]["bands"]) == names
+
+
+@pytest.mark.parametrize(
+    ("cover", "thick_cover", "group"),
+    [
+        (0.0, 0.0, "hardly any cloud (cover under 1 %)"),
+        (0.0099, 0.0099, "hardly any cloud (cover under 1 %)"),
+        (0.01, 0.0, "thin cloud (thick on under 10 %)"),
+        (1.0, 0.099, "thin cloud (thick on under 10 %)"),
+        (0.1, 0.1, "thick cloud on 10 % or more"),
+    ],
+)
+def test_an_image_counts_in_one_group_of_thickness(cover, thick_cover, group):
+    row = {"flat": False, "cover": cover, "thick_cover": thick_cover}
+    assert [name for name in list(GROUPS)[2:5] if GROUPS[name](row)] == [group]
+    assert sum(GROUPS[name](row) for name in list(GROUPS)[5:]) == 1
+
+
+def test_a_range_that_begins_far_below_the_numbers_is_used_from_there(data, tmp_path, caplog):
+    evaluate(data, CloudyMethod(), out=tmp_path / "a.json", data_range=[-100_000, 300])
+    assert "errors look small" not in caplog.text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -244,3 +246,24 @@ def test_a_link_to_an_output_has_the_same_journal(tmp_path):
         == journal_path(tmp_path / "clear.tif")
         == tmp_path / ".clear.tif.journal"
     )
+
+
+def test_a_journal_that_becomes_shorter_under_a_run_is_told(path):
+    with pytest.raises(OutputError, match="has become shorter"), open_journal(path, KEY, LAYERS, **SIZE) as journal:
+        journal.add({0: layers_of(0)})
+        os.truncate(path, path.stat().st_size - 20)
+        journal.read(0, "w", slice(0, 5), slice(0, 7))
+
+
+def test_a_file_that_another_run_deletes_before_it_is_locked_is_made_anew(path, monkeypatch):
+    locked = []
+
+    def flock(file, how, *, real=fcntl.flock):
+        if not locked:
+            path.unlink()  # the other run has ended between our two calls
+        locked.append(file)
+        real(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with open_journal(path, KEY, LAYERS, **SIZE):
+        assert path.exists() and len(locked) == 2

@@ -470,3 +470,51 @@ def test_what_no_mask_can_be_is_told_before_anything_is_done(fields, told):
     with pytest.raises(OptionError, match=told):
         MaskChoice(**{"source": "m.tif", **fields})
     assert MaskChoice("m.tif", values=3).values == (3,)
+
+
+def test_cloud_that_is_not_much_brighter_than_ground_is_cloud_up_to_a_frame_without_data(tmp_path):
+    dn = np.full((3, 80, 100), 90, np.uint8)
+    dn[:, 30:60, 20:50] = 200
+    dn[:, :, :20] = 0
+    share = share_of(write_tif(tmp_path / "a.tif", dn, nodata=0), MaskChoice("auto", feather_px=0))
+    # Smoothed with the frame, the cloud's first columns would be half as bright as it is.
+    assert (share[33:57, 20:47] == 1).all() and not share[:, :20].any() and not share[:, 60:].any()
+
+
+def test_a_frame_without_data_does_not_change_what_the_estimate_takes_for_dark_and_bright(tmp_path, rng):
+    dn = rng.integers(60, 120, (3, 80, 100)).astype(np.uint8)
+    dn[:, 20:30, 20:40] = 240
+    wide = np.zeros((3, 160, 200), np.uint8)
+    wide[:, 40:120, 50:150] = dn
+    thresholds = []
+    for name, values in (("alone", dn), ("framed", wide)):
+        with (
+            open_raster(write_tif(tmp_path / f"{name}.tif", values, nodata=0)) as reader,
+            open_mask(MaskChoice("auto"), reader, bands=(1, 2, 3), names=RGB, scale=Scaling(0, 255)) as mask,
+        ):
+            thresholds.append(mask.threshold)
+    assert thresholds[0] == thresholds[1]
+
+
+def test_the_transparency_of_a_mask_is_no_band_that_is_left_out(scene, tmp_path, caplog):
+    path = write_tif(tmp_path / "mask.tif", np.full((2, 80, 100), 255, np.uint8), alpha="YES")
+    with rasterio.open(path) as dataset:
+        assert dataset.colorinterp[1].name == "alpha"
+    share_of(scene, MaskChoice(path, feather_px=0))
+    assert "the first one is taken" not in caplog.text
+
+
+def test_a_plain_mask_of_a_part_of_the_scene_is_not_told_for_its_nodata(scene, tmp_path, caplog):
+    values = np.full((80, 100), 255, np.uint8)
+    values[:, :50] = 1
+    share_of(scene, MaskChoice(write_tif(tmp_path / "mask.tif", values[None], nodata=255)))
+    assert "of itself" not in caplog.text
+
+
+def test_a_scale_tag_that_turns_numbers_round_says_nothing_of_the_scale(tmp_path, rng):
+    path = write_tif(tmp_path / "a.tif", rng.integers(500, 3000, (3, 60, 80)).astype(np.uint16))
+    with rasterio.open(path, "r+") as dataset:
+        dataset.scales, dataset.offsets = (-1e-4,) * 3, (1.0,) * 3
+    with open_raster(path) as reader:
+        scale = auto_scale(reader, (1, 2, 3))
+    assert 400 < scale.low < scale.high < 3000

@@ -246,3 +246,23 @@ def test_an_image_with_pixels_that_are_no_numbers_has_no_scores(bad):
     for score in (metrics.psnr, metrics.ssim, metrics.sam, metrics.paper_psnr, metrics.paper_ssim):
         with pytest.raises(DataError, match="the restored image holds NaN or infinite values"):
             score(restored, clear)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_clear_image_with_pixels_that_are_no_numbers_gives_no_scores(bad):
+    restored = np.full((32, 32, 3), 0.5, np.float32)
+    clear = restored.copy()
+    clear[3, 4, 1] = bad
+    for score in (metrics.psnr, metrics.ssim, metrics.sam, metrics.mae, metrics.paper_psnr, metrics.paper_ssim):
+        with pytest.raises(DataError, match="the clear image holds NaN or infinite values"):
+            score(restored, clear)
+
+
+def test_three_bands_that_are_no_colours_are_compared_band_by_band(backbone):
+    network, _ = metrics.load_lpips(backbone)
+    rng = np.random.default_rng(0)
+    restored, clear = rng.integers(0, 256, (2, 40, 40, 3), dtype=np.uint8)
+    found = metrics.lpips(restored, clear, network, band_names=("nir", "red", "green"))
+    bands = [metrics.lpips(restored[..., c : c + 1], clear[..., c : c + 1], network) for c in range(3)]
+    assert found == pytest.approx(np.mean(bands), abs=1e-6)
+    assert abs(found - metrics.lpips(restored, clear, network)) > 1e-4

@@ -2,6 +2,7 @@ import copy
 import json
 import logging
 import re
+import sys
 
 import diffusers
 import numpy as np
@@ -748,3 +749,14 @@ def test_steps_may_be_of_any_whole_kind_and_of_no_other(pipeline):
         assert pipeline(image, num_inference_steps=steps, output_type="pt").images.shape == image.shape
     with pytest.raises(OptionError, match=r"the number of steps is .*; give a whole number"):
         pipeline(image, num_inference_steps=np.array([2]))
+
+
+def test_a_model_folder_that_names_one_of_our_classes_in_other_code_does_not_run_it(tmp_path, monkeypatch):
+    make_tiny().save_pretrained(tmp_path / "model")
+    (tmp_path / "evil_code.py").write_text("from declouder.networks import Denoiser\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    index = tmp_path / "model" / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "denoiser": ["evil_code", "Denoiser"]}))
+    with pytest.raises(ModelError, match="the denoiser is a Denoiser, which this version of declouder"):
+        CloudRemovalPipeline.from_pretrained(tmp_path / "model")
+    assert "evil_code" not in sys.modules

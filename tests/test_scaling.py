@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from declouder.errors import OptionError
-from declouder.scaling import Scaling
+from declouder.scaling import Scaling, beside_nodata
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16"])
@@ -53,3 +53,13 @@ def test_floats_come_back_within_float32():
 def test_a_scale_that_is_none_is_refused(low, high):
     with pytest.raises(OptionError, match="scale"):
         Scaling(low, high)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("nodata", [0.0, -9999.0, 0.1])
+def test_a_float_that_is_nodata_by_chance_moves_to_the_next_one(dtype, nodata):
+    chance = np.array([nodata], dtype)
+    dn = np.concatenate([chance, chance + 1])
+    found = beside_nodata(dn, nodata)
+    assert found.dtype == dtype and found[0] != chance[0] and found[1] == dn[1]
+    assert found[0] == pytest.approx(nodata, rel=1e-6, abs=1e-6)

@@ -212,3 +212,14 @@ def test_one_window_that_does_not_fit_into_memory_is_an_error_that_names_the_men
     with pytest.raises(OptionError, match="--window"):
         remove_from_scene(source, tmp_path / "b.tif", FakePipeline(no_memory), SMALL)
     assert names_in(tmp_path) == ["a.tif"]
+
+
+def test_the_spread_of_two_draws_is_their_difference_by_the_root_of_two(tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.full((3, 40, 50), 2000, np.uint16))
+    draws = iter((0.5, 0.7))
+    pipeline = FakePipeline(lambda cloudy, latents: torch.full_like(cloudy, next(draws)))
+    said = tmp_path / "said.tif"
+    options = SceneOptions(scale=Scaling(0, 4000), provenance=said, samples=2)
+    remove_from_scene(source, tmp_path / "b.tif", pipeline, options)
+    # The standard deviation of a sample: by N - 1.
+    np.testing.assert_allclose(read_tif(said)[2], 0.2 * 4000 / np.sqrt(2), rtol=2e-3)

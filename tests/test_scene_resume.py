@@ -22,6 +22,8 @@ from declouder import journal as journals
 from declouder.errors import ModelError, OutputError
 from declouder.masks import MaskChoice
 from declouder.mosaic import plan_windows
+from declouder.raster import writing
+from declouder.scaling import Scaling
 from declouder.scene import SceneOptions, remove_from_scene
 
 SMALL = SceneOptions(window_px=64, overlap_px=16)
@@ -377,3 +379,73 @@ def test_the_provenance_of_another_scene_is_kept_whatever_journal_lies_there(sou
     with pytest.raises(OutputError, match=r"made_up\.tif exists already"):
         remove_from_scene(source, tmp_path / "b.tif", FakePipeline(draws), options)
     assert (tmp_path / "made_up.tif").read_bytes() == before
+
+
+def stopping(cloudy, latents):
+    stopping.calls += 1
+    if stopping.calls == 4:
+        raise Killed
+    return cloudy
+
+
+class Sampler:
+    """A sampler of one setting."""
+
+    def __init__(self, eta: float) -> None:
+        self.config = {"eta": eta}
+
+
+@pytest.mark.parametrize(
+    ("options", "sampler", "device", "words"),
+    [
+        ({"threads": 2}, 0, "cpu", "another threads"),
+        ({"scale": Scaling(0, 8000)}, 0, "cpu", "another scale"),
+        ({"bands": (3, 2, 1)}, 0, "cpu", "another bands"),
+        ({}, 1, "cpu", "another sampler"),
+        ({}, 0, "meta", "another device"),
+    ],
+)
+def test_all_else_that_a_pixel_depends_on_starts_anew(options, sampler, device, words, tmp_path, rng, caplog):
+    source = write_tif(tmp_path / "a.tif", rng.integers(0, 9000, (3, 150, 200), dtype=np.uint16))
+    before = replace(SMALL, threads=1, scale=Scaling(0, 9000))
+    stopping.calls = 0
+    first = FakePipeline(stopping)
+    first.scheduler = Sampler(0)
+    with pytest.raises(Killed):
+        remove_from_scene(source, tmp_path / "b.tif", first, before)
+    caplog.set_level("INFO", "declouder")
+    second = FakePipeline(lambda cloudy, _: cloudy.cpu())
+    second.scheduler = Sampler(sampler)
+    engine = None
+    if device != "cpu":
+        from declouder.scene.engine import Here
+
+        def engine(options, layers):
+            here = Here(second, options, layers)
+            here.device = device
+            return here
+
+    remove_from_scene(source, tmp_path / "b.tif", second, replace(before, **options), engine=engine)
+    assert "started anew" in caplog.text and words in caplog.text
+
+
+def test_a_run_that_was_killed_between_its_two_files_goes_on(tmp_path, rng, monkeypatch):
+    source = write_tif(tmp_path / "a.tif", rng.integers(0, 9000, (3, 90, 80), dtype=np.uint16))
+    options = replace(SMALL, provenance=tmp_path / "said.tif")
+    published = []
+
+    def publish(*arguments, real=writing._publish, **others):
+        if published:
+            raise Killed
+        published.append(arguments)
+        real(*arguments, **others)
+
+    monkeypatch.setattr(writing, "_publish", publish)
+    with pytest.raises(Killed):
+        remove_from_scene(source, tmp_path / "b.tif", FakePipeline(lambda cloudy, _: cloudy), options)
+    monkeypatch.undo()
+    monkeypatch.setattr(journals, "WORTH_KEEPING_S", 0.0)
+    assert (tmp_path / "said.tif").exists() and not (tmp_path / "b.tif").exists()
+    rest = FakePipeline(lambda cloudy, _: cloudy)
+    remove_from_scene(source, tmp_path / "b.tif", rest, options)
+    assert not rest.seen and (tmp_path / "b.tif").exists()

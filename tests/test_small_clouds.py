@@ -90,3 +90,7 @@ def test_the_report_of_a_scene_says_it(white, expected, tmp_path):
 
     report = remove_from_scene(source, tmp_path / "clear.tif", FakePipeline(by_heart), SceneOptions())
     assert report.small_clouds_left is expected
+
+
+def test_roofs_of_which_one_in_four_goes_are_no_clouds():
+    assert not left(image(white=dots()), image(white=dots() & ~ONE_IN_FOUR))

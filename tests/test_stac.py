@@ -389,3 +389,19 @@ def test_an_item_that_a_stopped_run_has_not_written_is_made_alone(folder, tmp_pa
     assert run("--skip-existing") == 0
     assert json.loads((tmp_path / "clear.json").read_text())["assets"] == json.loads(made)["assets"]
     assert output.stat().st_mtime_ns == stamp
+
+
+def test_nir_of_another_nodata_is_left_out(folder):
+    for name, nodata in (("B04", 0), ("B03", 0), ("B02", 0), ("B08", 65535)):
+        with rasterio.open(folder / f"{name}.tif", "r+") as dataset:
+            dataset.nodata = nodata
+    assets = coloured_assets() | {"B08": asset("./B08.tif", **{"eo:bands": [{"common_name": "nir"}]})}
+    assert list(read_item(write(folder, item(assets))).bands) == ["red", "green", "blue"]
+
+
+def test_files_of_single_bands_are_taken_before_one_of_several_that_is_named_first(folder):
+    write_tif(folder / "all.tif", np.ones((3, 40, 50), np.uint16))
+    together = [{"common_name": color} for color in ("red", "green", "blue")]
+    assets = {"all": asset("all.tif", **{"eo:bands": together}), **coloured_assets()}
+    found = read_item(write(folder, item(assets)))
+    assert [band.path.name for band in found.bands.values()] == ["B04.tif", "B03.tif", "B02.tif"]

@@ -306,3 +306,15 @@ def test_the_record_counts_the_time_of_all_calls_and_names_each_stages_versions(
     stages = json.loads(record.read_text())["stages"]
     assert stages["denoiser"]["commit"] == "another" != stages["reference"]["commit"]
     assert stages["reference"]["versions"]["torch"] == torch.__version__
+
+
+def test_a_run_that_goes_on_remembers_how_long_its_scores_have_stayed_behind(tmp_path, monkeypatch):
+    scores = iter([1.0, 3.0, 2.0, 2.5, 9.0, 9.5])
+    monkeypatch.setattr(StageModule, "score", lambda module: ({"score": next(scores)}, []))
+    config = toy(*(f"stages.reference.{field}" for field in ("steps=50", "validate_every=1", "patience=2")))
+    for step in (1, 2, 3, 4):  # one a call
+        (report,) = train_quietly(config, tmp_path, stages=["reference"], max_time_s=1e-6, resume=step > 1)
+        assert (report.steps, report.finished) == (step, step == 4)
+    (tmp_path / "reference" / "finished").unlink()  # killed before that was noted
+    (report,) = train_quietly(config, tmp_path, stages=["reference"], resume=True)
+    assert (report.steps, report.finished, report.scores["step"]) == (4, True, 2)

@@ -159,9 +159,9 @@ def test_a_lowest_number_is_found_beside_numbers_that_are_none(other, tmp_path, 
 @pytest.mark.parametrize("through", ["tif", "vrt"])
 @pytest.mark.parametrize("value", [-9999, 0])
 def test_overviews_that_mix_no_data_with_ground_are_not_looked_at(value, through, tmp_path, rng):
-    dn = np.tile(ground(rng, "float32"), (1, 20, 20))
     whole = np.full((3, 1500, 2300), value, np.float32)
-    whole[:, 150:1350, 150:2150] = dn
+    # Odd edges: with even ones overviews of 2 would mix nothing.
+    whole[:, 151:1351, 151:2151] = np.tile(ground(rng, "float32"), (1, 20, 20))
     path = write_tif(tmp_path / "a.tif", whole)
     if through == "vrt":
         path = tmp_path / "a.vrt"
@@ -171,7 +171,8 @@ def test_overviews_that_mix_no_data_with_ground_are_not_looked_at(value, through
         with open_raster(path) as reader:
             reader.look_for_undeclared((1, 2, 3))
             assert reader.undeclared is not None
-            return reader.undeclared.value, reader.undeclared.share, auto_scale(reader, (1, 2, 3))
+            dn, _ = reader.read_reduced((1, 2, 3))
+            return reader.undeclared.value, reader.undeclared.share, dn.tobytes()
 
     before = found()
     assert before[0] == value

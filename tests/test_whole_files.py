@@ -172,3 +172,10 @@ def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(OutputError, match=r"none/a\.txt cannot be written \(No such file or directory\); choose"):
         write_text(tmp_path / "none" / "a.txt", "text")
+
+
+def test_a_folder_of_a_folder_that_is_yet_to_be_made_can_be_written(tmp_path):
+    with whole_folder(tmp_path / "set" / "train") as part:
+        part.mkdir(parents=True)
+        (part / "a").touch()
+    assert (tmp_path / "set" / "train" / "a").exists()

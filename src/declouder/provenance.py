@@ -85,8 +85,9 @@ def _output_tags(key: Mapping[str, Any], *, masked: bool) -> dict[str, str]:
         "DECLOUDER_NOTE": f"Pixels {where} are synthesised by a generative model; they were not observed.",
         "DECLOUDER_VERSION": str(key["version"]),
         "DECLOUDER_MODEL": f"sha256:{key['model']}",
-        "DECLOUDER_SAMPLER": "none" if key["sampler"] is None else str(key["sampler"]["name"]),
+        "DECLOUDER_SAMPLER": _called(key["sampler"]),
         "DECLOUDER_STEPS": "" if key["steps"] is None else str(key["steps"]),
+        "DECLOUDER_SAMPLES": str(key["samples"]),
         "DECLOUDER_LEAST_PAINTED": f"{key['least painted']:g}",
         "DECLOUDER_ENLARGE": str(key["enlarge"]),
         "DECLOUDER_SEED": str(key["seed"]),
@@ -118,6 +119,14 @@ def sampler_of(pipeline: Any) -> dict[str, Any]:
     scheduler = getattr(pipeline, "scheduler", None)
     settings = "{}" if scheduler is None else _settings(scheduler.config)
     return {"name": type(scheduler).__name__, "settings": json.loads(settings)}
+
+
+def _called(sampler: Mapping[str, Any] | None) -> str:
+    """Return a sampler's class, and how it places its steps: `DDIMScheduler, trailing`."""
+    if sampler is None:
+        return "none"
+    spacing = sampler["settings"].get("timestep_spacing")
+    return str(sampler["name"]) if spacing is None else f"{sampler['name']}, {spacing}"
 
 
 def _settings(config: Any, *, without: Container[str] = ()) -> str:

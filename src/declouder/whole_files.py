@@ -148,7 +148,10 @@ def _beside(path: Path) -> Path:
 def _left_beside(path: Path, suffix: str) -> list[Path]:
     """Return what processes called as `_beside` does: of `model`, never of `model.v2`."""
     name = re.compile(rf"{re.escape(_beginning(path))}\d+-\d+\.{suffix}")
-    return [left for left in path.parent.iterdir() if name.fullmatch(left.name)]
+    try:
+        return [left for left in path.parent.iterdir() if name.fullmatch(left.name)]
+    except (FileNotFoundError, PermissionError):  # not made yet; or it may let files in and not be listed
+        return []
 
 
 def _beginning(path: Path) -> str:

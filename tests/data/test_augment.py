@@ -133,3 +133,9 @@ def test_dry_ground_is_as_bright_as_what_it_is_like_or_brighter_and_keeps_its_sh
         assert made[0].mean() > made[2].mean()
         levels.append(float(made.mean() / like.mean()))
     assert 0.85 < min(levels) < 1 and 1.35 < max(levels) < 1.6
+
+
+def test_bright_ground_seldom_saturates_in_another_sensor(rng):
+    ground = 0.6 + 0.2 * rng.random((3, 32, 32), dtype=np.float32)
+    made = [vary_sensor(ground, ground, np.random.default_rng(seed))[1] for seed in range(60)]
+    assert np.mean([(image == 1).mean() for image in made]) < 0.05

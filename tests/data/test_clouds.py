@@ -135,3 +135,14 @@ def test_wrong_input_is_an_error_that_names_the_mend(change: dict[str, object], 
     given: dict[str, object] = {"clear": ground(), "generator": np.random.default_rng(0), **change}
     with pytest.raises(OptionError, match=message):
         simulate_clouds(given.pop("clear"), given.pop("generator"), **given)  # type: ignore[arg-type]
+
+
+def test_thick_cloud_under_haze_is_veiled_and_seldom_saturates():
+    black, saturated, seen = np.zeros((3, 96, 96), np.float32), [], 0
+    for seed in range(12):
+        found = simulate_clouds(black, np.random.default_rng(seed), kind="mixed", cover=0.5)
+        thick = found.transmission.max(axis=0) < 0.1
+        if thick.any():
+            seen += 1
+            saturated.append(float((found.cloudy[:, thick] == 1).mean()))
+    assert seen >= 6 and np.mean(saturated) < 0.1

@@ -625,3 +625,10 @@ def test_clouds_are_made_in_the_models_bands(tmp_path, monkeypatch):
     data = TrainingData(config, band_names=["nir", "red", "green"], seed=0)
     StageSamples(data, stage(patch_px=16), seed=0)[0]
     assert named and all(names == ["nir", "red", "green"] for names in named)
+
+
+def test_every_round_has_an_order_of_its_own(tmp_path):
+    samples = StageSamples(data_of(write_pairs(tmp_path), hold_out=0), stage(), seed=0)
+    rounds = [[samples._pair_of(8 * number + place) for place in range(8)] for number in range(3)]
+    assert all(sorted(order) == list(range(8)) for order in rounds)
+    assert len({tuple(order) for order in rounds}) == 3

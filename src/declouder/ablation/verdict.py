@@ -65,7 +65,8 @@ def best_that_loses_nothing(
     candidates = []
     for row, result in scored:
         found = _differences(result["images"], reference["images"])
-        if found["psnr"] and found["psnr"]["mean"] >= 0:
+        # Scored on another machine a row may lack LPIPS where the reference has it.
+        if found["psnr"] and found["lpips"] and found["psnr"]["mean"] >= 0:
             candidates.append((row["mean"]["lpips"], row, found))
     if not candidates:
         return {"label": None, "sentence": "No setting keeps the reference's PSNR."}

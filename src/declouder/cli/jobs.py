@@ -108,7 +108,7 @@ def planned_jobs(
             jobs.append(_opened(source, target, options, is_new=is_new))
         # A quick look beside the scenes, say: as a PNG it could be no cloud-optimised GeoTIFF.
         except (RasterError, MisfitError) as error:
-            if len(todo) == 1 or source in given:  # that one was named
+            if len(pairs) == 1 or source in given:  # that one was named
                 raise
             unusable[source] = error
     return Jobs(tuple(jobs), len(pairs) - len(todo), unusable, output if many else None, is_new)

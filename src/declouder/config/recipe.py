@@ -40,6 +40,12 @@ class TrainConfig(Section):
     stages: dict[StageName, StageConfig] = Field(min_length=1)
 
     @model_validator(mode="after")
+    def _name_is_of_one_folder(self) -> TrainConfig:
+        if self.name.strip(".") == "" or "/" in self.name or "\\" in self.name:
+            raise ValueError(f"name is {self.name!r}; the run goes to runs/NAME: give a name without folders")
+        return self
+
+    @model_validator(mode="after")
     def _bands_differ(self) -> TrainConfig:
         bands = self.model.bands
         if len(set(bands)) < len(bands):

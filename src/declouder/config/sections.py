@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 StageName = Literal["reference", "denoiser", "weights", "joint"]
 STAGE_NAMES: tuple[StageName, ...] = ("reference", "denoiser", "weights", "joint")
@@ -15,6 +15,21 @@ class Section(BaseModel):
     """Part of a recipe: unknown fields are errors, and none changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse yes and no where a number is wanted: Python takes them for 1 and 0."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        entries = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(entry, bool) for entry in entries) and _wants_number(annotation):
+            raise ValueError("yes and no are no numbers; give a number")
+        return value
+
+
+def _wants_number(annotation: Any) -> bool:
+    parts = get_args(annotation)
+    return annotation in (int, float) or (bool not in parts and any(map(_wants_number, parts)))
 
 
 class ReferenceConfig(Section):

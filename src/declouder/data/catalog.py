@@ -236,7 +236,10 @@ def all_pairs(root: Path, *, name: str | None = None) -> list[Pair]:
     """
     found = locate(root, name)
     if found.is_split:
-        raise DataError(f"{root} is split into folders already: {found.folder('train', 'cloud')} exists")
+        there = next(split for split in ("train", "test") if found.folder(split, "cloud").exists())
+        raise DataError(
+            f"{root} is split into folders already: {found.folder(there, 'cloud')} exists; nothing is left to do"
+        )
     return _pairs_of(found, "", None)
 
 

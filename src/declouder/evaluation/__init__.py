@@ -171,7 +171,7 @@ def evaluate(
     }
     if keep is not None:
         check_owner(keep, owner, overwrite=overwrite)
-    done = begin_journal(partial, head)
+    done = begin_journal(partial, head, anew_if_other=overwrite)
     if done and keep is not None and owner_of(keep) != owner:
         # Another evaluation has written over the images of these; and the next run shall not take them for ours.
         partial.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import platform
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,8 @@ from typing import Any
 
 from declouder.errors import DataError, OutputError
 from declouder.whole_files import write_text
+
+log = logging.getLogger(__name__)
 
 FORMAT = "declouder scores"
 FORMAT_VERSION = 1
@@ -50,8 +53,15 @@ def read_scores(path: Path) -> dict[str, Any]:
     return found
 
 
-def begin_journal(partial: Path, head: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def begin_journal(
+    partial: Path, head: Mapping[str, Any], *, anew_if_other: bool = False
+) -> dict[str, dict[str, Any]]:
     """Return the rows of an interrupted run by name, or begin a new journal whose first line is `head`.
+
+    Args:
+        partial: the journal.
+        head: all that the rows depend on.
+        anew_if_other: begin a new one in place of that of another run.
 
     Raises:
         OutputError: if the journal is of another run, or damaged.
@@ -68,9 +78,15 @@ def begin_journal(partial: Path, head: Mapping[str, Any]) -> dict[str, dict[str,
         rows = {row["name"]: row for row in found[1:]}
     except (ValueError, TypeError, KeyError) as error:
         raise OutputError(f"{partial} is damaged ({error}); remove it to begin anew") from None
+    if found and found[0] != head and anew_if_other:
+        log.warning("%s was of a run with other data, model or settings; begun anew", partial)
+        found = []
     if found and found[0] != head:
+        before = found[0] if isinstance(found[0], dict) else {}
+        other = ", ".join(sorted(key for key in {*before, *head} if before.get(key) != head.get(key)))
         raise OutputError(
-            f"{partial} is from a run with other data, model or settings; remove it or choose another --out"
+            f"{partial} is from a run with other data, model or settings ({other}); give --overwrite to begin"
+            f" anew, or another --out"
         )
     if not found:
         partial.unlink()

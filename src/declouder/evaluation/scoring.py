@@ -77,7 +77,10 @@ class Scorer:
         span = scaling.high - scaling.low
         mask = self.selection.read_mask(self.mask_of[pair.name]) if pair.name in self.mask_of else None
         self._note_doubts(pair, cloudy, clear, span, mask)
-        parts = breakdown.regions(cloudy, clear, span, mask)
+        try:
+            parts = breakdown.regions(cloudy, clear, span, mask)
+        except DataError as misfit:
+            raise DataError(f"{self.mask_of.get(pair.name, pair.name)}: {misfit}") from None
         restored = self.method.restore(pair, cloudy, scaling)
         image = restored.image
         if scaling.low:  # scores are of numbers from black on

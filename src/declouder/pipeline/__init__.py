@@ -139,12 +139,12 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
                 loaded = cast(Self, super().from_pretrained(str(source), **kwargs))
         except DAMAGED as error:
             reason = " ".join(str(error).split())[:300]
-            mend = (
-                "copy the folder anew"
-                if Path(source).is_dir()
-                else "check the name and the network, or give a folder"
-            )
-            raise ModelError(f"{source} cannot be loaded as a model ({reason}); {mend}") from error
+            if not Path(source).is_dir():
+                raise ModelError(
+                    f"there is no folder {source}, and the hub gave no model of that name; give a folder that"
+                    f" `declouder train` wrote, or check the name and the network"
+                ) from error
+            raise ModelError(f"{source} cannot be loaded as a model ({reason}); copy the folder anew") from error
         check_whole(loaded, str(source))
         return loaded
 

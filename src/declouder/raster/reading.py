@@ -179,7 +179,9 @@ class RasterReader:
                 if not self._trusts_overviews and dataset.overviews(1):
                     name, driver = dataset.name, dataset.driver
                     dataset = stack.enter_context(rasterio.open(name, driver=driver, OVERVIEW_LEVEL="NONE"))
-                dn = skimmed(dataset, list(bands), shape)
+                # The overviews of a VRT's sources are no matter of its own settings.
+                at_full_size = not self._trusts_overviews and dataset.driver == "VRT"
+                dn = skimmed(dataset, list(bands), shape, by_blocks=at_full_size)
                 hidden = []
                 if info.has_mask:
                     hidden.append(dataset.dataset_mask(out_shape=shape)[None] == 0)

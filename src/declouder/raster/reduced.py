@@ -21,9 +21,12 @@ def reduced_shape(height: int, width: int, max_px: int) -> tuple[int, int]:
     return max(1, round(height / step)), max(1, round(width / step))
 
 
-def skimmed(dataset: Any, bands: Sequence[int], shape: tuple[int, int]) -> NDArray[Any]:
-    """Return the whole image of a dataset at a smaller `shape` (h, w): (C, h, w) of the 1-based `bands`."""
-    skim = _skim_by_blocks if _outgrows_cache(dataset) else _skim_at_once
+def skimmed(dataset: Any, bands: Sequence[int], shape: tuple[int, int], *, by_blocks: bool = False) -> NDArray[Any]:
+    """Return the whole image of a dataset at a smaller `shape` (h, w): (C, h, w) of the 1-based `bands`.
+
+    With `by_blocks` it is read at full size in any case.
+    """
+    skim = _skim_by_blocks if by_blocks or _outgrows_cache(dataset) else _skim_at_once
     return skim(dataset, bands, shape)
 
 
