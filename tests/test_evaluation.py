@@ -373,6 +373,9 @@ def test_a_folder_of_masks_overrides_the_pair(data: Path, tmp_path: Path) -> Non
     (folder / "12.png").unlink()
     with pytest.raises(DataError, match="lacks 1 of 3 masks, the first is 12"):
         evaluate(data, CloudyMethod(), out=tmp_path / "b.json", masks=folder)
+    Image.fromarray(mask[:20]).save(folder / "12.png")
+    with pytest.raises(DataError, match=r"masks/12\.png: the mask is 20 x 48 px, its image 40 x 48"):
+        evaluate(data, CloudyMethod(), out=tmp_path / "b.json", masks=folder)
 
 
 def test_samples_tell_spread_and_its_reliability(
@@ -744,14 +747,14 @@ def test_masks_that_can_say_nothing_of_thick_cloud_and_pairs_without_one_are_tol
 def test_a_disk_that_is_full_a_name_that_is_no_text_and_an_image_too_large_are_one_line(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Full(io.StringIO):
-        def flush(self) -> None:
+    class Full(io.BytesIO):
+        def write(self, line: Any) -> int:
             raise OSError(28, "No space left on device")
 
     opened = Path.open
     with monkeypatch.context() as patch:
         patch.setattr(
-            Path, "open", lambda path, mode="r", **how: Full() if mode == "a" else opened(path, mode, **how)
+            Path, "open", lambda path, mode="r", **how: Full() if mode == "ab" else opened(path, mode, **how)
         )
         with pytest.raises(
             OutputError, match=r"partial cannot be written \(.*No space left.*\); make room, and go on"

@@ -68,7 +68,9 @@ def test_an_interrupted_training_is_no_bug(tmp_path):
     ]
     with subprocess.Popen([sys.executable, "-c", program, *words], stderr=subprocess.PIPE, text=True) as run:
         try:
+            deadline = time.monotonic() + 120
             while not list((tmp_path / "run").rglob("data.json")):
+                assert run.poll() is None and time.monotonic() < deadline
                 time.sleep(0.1)
             time.sleep(2)
             run.send_signal(signal.SIGINT)

@@ -78,7 +78,11 @@ def test_two_processes_give_the_gradients_of_one_with_the_doubled_batch(tmp_path
     command = [sys.executable, tmp_path / "run.py", TOY, tmp_path / "two", 2 // machines, machines, *settings(2)]
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())} if machines > 1 else {}
     processes = [start(command, **meeting, NODE_RANK=str(node)) for node in range(machines)]
-    told = [process.communicate(timeout=200) for process in processes]
+    try:
+        told = [process.communicate(timeout=400) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     assert [process.returncode for process in processes] == [0] * machines, told
     # The first process alone reports, wherever the other one was started.
     assert sorted("".join(out for out, _ in told).split("\n")) == ["", "['reference', 'denoiser']", "[]"]

@@ -19,6 +19,7 @@ are known.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -218,7 +219,8 @@ def _rows(
     """Return a row for each pair; one that is not among `done` is scored now, and noted in `partial` at once."""
     rows: list[dict[str, Any]] = []
     try:
-        with partial.open("a", encoding="utf-8") as journal:
+        # Without a buffer: closing the file would try once more to write what a full disk did not take.
+        with partial.open("ab", buffering=0) as journal:
             for pair in pairs:
                 row = done.get(pair.name)
                 if row is None:
@@ -228,11 +230,7 @@ def _rows(
                             f"{pair.clear_path} has {len(row['bands'])} bands, the images before it"
                             f" {len(rows[0]['bands'])}; a set has one number of bands"
                         )
-                    try:
-                        journal.write(json.dumps(row) + "\n")
-                        journal.flush()
-                    except OSError as error:
-                        raise OutputError(f"{partial} cannot be written ({error}); make room, and go on") from None
+                    _note(journal, partial, row)
                 rows.append(row)
                 if on_image is not None:
                     on_image(len(rows), len(pairs), means(rows))
@@ -240,6 +238,17 @@ def _rows(
         if not (rows or done):
             partial.unlink(missing_ok=True)  # nothing to go on with: it would only stand in the way
     return rows
+
+
+def _note(journal: io.FileIO, partial: Path, row: Mapping[str, Any]) -> None:
+    line = json.dumps(row).encode() + b"\n"
+    try:
+        if journal.write(line) == len(line):
+            return
+        reason = "only a part of a line was taken"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    raise OutputError(f"{partial} cannot be written ({reason}); make room, and go on with the same command")
 
 
 def _ends(data_range: float | Sequence[float] | None) -> tuple[float, float] | None:

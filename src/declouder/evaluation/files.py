@@ -67,7 +67,7 @@ def begin_journal(
         OutputError: if the journal is of another run, or damaged.
     """
     if not partial.exists():
-        partial.write_text(json.dumps(head) + "\n", encoding="utf-8")
+        write_text(partial, json.dumps(head) + "\n", mend="make room, or choose another --out")
         return {}
     text = partial.read_text(encoding="utf-8", errors="replace")
     # A killed run may have left half a line at the end.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
+import inspect
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,11 +52,21 @@ def build_networks(config: TrainConfig) -> dict[str, nn.Module]:
     with torch.random.fork_rng(devices=[]):  # else every GPU of the machine is woken, and by every process
         torch.default_generator.manual_seed(config.seed)
         for name, (maker, options) in makers.items():
+            _check_names(name, maker, options)
             try:
                 networks[name] = maker(bands=len(model.bands), **options)
             except (TypeError, ValueError, ZeroDivisionError, IndexError) as error:
                 raise ConfigError(f"model.{name} cannot be built: {error}") from None
     return networks
+
+
+def _check_names(name: str, maker: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    known = [word for word in inspect.signature(maker).parameters if word != "bands"]
+    for word in options:
+        if word not in known:
+            near = difflib.get_close_matches(word, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+            raise ConfigError(f"model.{name} cannot be built: {word} is no option of it; {hint}")
 
 
 def check_networks(config: TrainConfig, stages: Sequence[StageName]) -> None:
