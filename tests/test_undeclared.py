@@ -73,15 +73,31 @@ def test_a_lowest_number_far_below_all_others_is_no_data_wherever_it_stands(dtyp
         lambda dn: np.where(np.arange(100) < 1, 0, dn),
         lambda dn: np.where((np.arange(60) == 59)[:, None] & (np.arange(100) < 8), 0, dn),  # a share of 0.0013
         lambda dn: np.where(np.arange(3)[:, None, None] < 2, 0, dn),  # dark in two of three bands
-        lambda dn: np.zeros_like(dn),  # all of it: then it says nothing
+        lambda dn: np.zeros_like(dn),  # as tiles beside the swath are
     ],
-    ids=["plain", "a column", "a few pixels", "two bands", "all"],
+    ids=["plain", "a column", "a few pixels", "two bands", "all of it"],
 )
 def test_what_is_taken_for_a_frame(change, tmp_path, rng, request):
     dn = change(ground(rng, "int16")).astype("int16")
     with open_raster(write_tif(tmp_path / "a.tif", dn)) as reader:
         reader.look_for_undeclared((1, 2, 3))
-        assert (reader.undeclared is not None) == ("a column" in request.node.name)
+        expected = any(name in request.node.name for name in ("a column", "all of it"))
+        assert (reader.undeclared is not None) == expected
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_a_scene_of_0_alone_stays_as_it_is_and_single_pixels_in_it_are_ground(dtype, tmp_path, darker, caplog):
+    dn = np.zeros((3, 60, 100), dtype)
+    with caplog.at_level(logging.INFO, logger="declouder"):
+        remove_from_scene(write_tif(tmp_path / "a.tif", dn), tmp_path / "out.tif", darker)
+    assert "it holds no data" in caplog.text and not darker.seen
+    assert not read_tif(tmp_path / "out.tif").any()
+    with open_raster(write_tif(tmp_path / "wide.tif", np.zeros((3, 2200, 2200), dtype))) as reader:
+        reader.look_for_undeclared((1, 2, 3))
+        assert reader.undeclared is not None
+        part = np.zeros((3, 4, 4), dtype)
+        part[0, 1, 1] = 1
+        assert reader.undeclared.hides(part, np.arange(4), np.arange(4)).sum() == 15
 
 
 def test_what_a_file_declares_is_its_word(tmp_path, rng):

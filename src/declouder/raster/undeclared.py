@@ -73,8 +73,10 @@ def find_undeclared(dn: NDArray[Any], *, height: int, width: int) -> Undeclared 
     at_edge = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     sizes = np.bincount(labels.ravel())
     frame = np.isin(labels, [label for label in at_edge if label and sizes[label] >= _LEAST_FRAME * labels.size])
-    if not frame.any() or frame.all():
+    if not frame.any():
         return None
+    if frame.all():  # a tile beside the swath; what is not 0 between the pixels that were looked at is ground
+        return Undeclared(0.0, 1.0, height, width, None)
     # A cell more all around: between two pixels that were looked at lies where the frame ends.
     cells = ndimage.binary_dilation(frame, _ALL_AROUND)
     return Undeclared(0.0, float(frame.mean()), height, width, cells)
