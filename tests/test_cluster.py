@@ -278,6 +278,8 @@ def test_the_command_sends_a_folder_to_a_scheduler_by_its_address(
     out, err = capfd.readouterr()
     assert out.startswith(f"wrote 2 images to {tmp_path / 'there'}: 0.011 megapixels in ") and out.count("\n") == 1
     assert "cluster: 2 workers (cpu), dashboard http://" in err
+    for name, what in itertools.product(("one.tif", "two.tif"), ("bands", "scale")):
+        assert f"{folder / name}: {what}: " in err  # lines of several scenes mingle
     for name in ("one.tif", "two.tif"):
         assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes()
 

@@ -16,6 +16,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -302,13 +303,18 @@ def keep_freed_memory() -> None:
             mallopt(m_trim_threshold, most)
 
 
+scene_at_work: ContextVar[Path | None] = ContextVar("scene_at_work", default=None)
+"""The scene that lines of the log are about, where those of several mingle."""
+
+
 @contextlib.contextmanager
 def logging_to(show: Callable[[str], None], *, level: int = logging.INFO) -> Iterator[None]:
     """Show what the package logs, from a level on."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            show(record.getMessage())
+            message, scene = record.getMessage(), scene_at_work.get()
+            show(message if scene is None or str(scene) in message else f"{scene}: {message}")
 
     logger, handler = logging.getLogger("declouder"), Handler()
     before = logger.level

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from declouder.cli.app import extra_package
+from declouder.cli.app import extra_package, scene_at_work
 from declouder.cli.bars import Bars
 from declouder.errors import BusyError, DeclouderError, ModelError, OutputError, RasterError
 
@@ -100,10 +100,14 @@ class Run:
                     self._outcome.passed.append(job.source)
                     return None
                 if self._jobs.many and engine is None:
-                    log.info("%s:", job.source)  # whose lines come next; on a cluster they mingle
-                return remove_from_scene(
-                    job.source, job.output, self._pipeline, self._options, progress=progress, engine=engine
-                )
+                    log.info("%s:", job.source)  # whose lines come next
+                mingled = scene_at_work.set(job.source if self._jobs.many and engine is not None else None)
+                try:
+                    return remove_from_scene(
+                        job.source, job.output, self._pipeline, self._options, progress=progress, engine=engine
+                    )
+                finally:
+                    scene_at_work.reset(mingled)
         except RasterError as error:
             # It is the scene's: it does not stand in the way of the others.
             if not self._jobs.many:
