@@ -205,7 +205,7 @@ def test_memory_that_is_too_small_halves_the_batch_says_so_and_gives_the_same_im
 
 
 def test_one_window_that_does_not_fit_into_memory_is_an_error_that_names_the_mend(tmp_path):
-    source = write_tif(tmp_path / "a.tif", np.zeros((3, 90, 90), np.uint8))
+    source = write_tif(tmp_path / "a.tif", np.full((3, 90, 90), 9, np.uint8))
 
     def no_memory(cloudy, latents):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 5 bytes")
