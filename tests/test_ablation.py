@@ -280,3 +280,11 @@ def test_rows_without_lpips_beside_others_of_an_earlier_call_that_have_it(
     found = ablate(selection, pipeline, out=tmp_path / "out", only=["steps"])
     assert found["rows"][0]["mean"]["lpips"] is not None and found["rows"][1]["mean"]["lpips"] is None
     assert (tmp_path / "out" / "ablation.json").exists()
+
+
+def test_the_same_table_gives_the_same_figures(selection, pipeline, tmp_path, monkeypatch):
+    monkeypatch.setattr("declouder.ablation.settings.STEPS", (1, 2))
+    for name in ("a", "b"):
+        ablate(selection, pipeline, out=tmp_path / name, only=["steps"])
+    for figure in ("ablation.png", "ablation.svg"):
+        assert (tmp_path / "a" / figure).read_bytes() == (tmp_path / "b" / figure).read_bytes()

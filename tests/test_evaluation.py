@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import csv
 import io
 import json
@@ -27,7 +28,7 @@ from declouder.cli import main
 from declouder.data.clouds import simulate_clouds
 from declouder.data.pairs import Pair
 from declouder.data.resize import resize_stored
-from declouder.errors import DataError, OptionError, OutputError
+from declouder.errors import DataError, ModelError, OptionError, OutputError
 from declouder.evaluation import (
     GROUPS,
     SCORES,
@@ -870,3 +871,13 @@ def test_an_image_counts_in_one_group_of_thickness(cover, thick_cover, group):
 def test_a_range_that_begins_far_below_the_numbers_is_used_from_there(data, tmp_path, caplog):
     evaluate(data, CloudyMethod(), out=tmp_path / "a.json", data_range=[-100_000, 300])
     assert "errors look small" not in caplog.text
+
+
+def test_a_model_that_gives_no_numbers_has_no_scores(
+    data: Path, tmp_path: Path, pipeline: CloudRemovalPipeline
+) -> None:
+    damaged = CloudRemovalPipeline(**{**pipeline.components, "reference": copy.deepcopy(pipeline.reference)})
+    next(damaged.reference.parameters()).data.fill_(float("nan"))
+    with pytest.raises(ModelError, match=r"gave NaN or infinity for .*cloud.*; its weights are damaged"):
+        evaluate(data, ModelMethod(damaged, num_inference_steps=0), out=tmp_path / "a.json")
+    assert not (tmp_path / "a.json").exists()

@@ -16,7 +16,7 @@ import pytest
 
 from declouder import journal as journals
 from declouder.errors import OutputError
-from declouder.journal import Journal, Layer, journal_path, open_journal
+from declouder.journal import Journal, Layer, journal_path, open_journal, remove_finished_journal
 
 LAYERS = {"image": Layer("uint16", 2), "w": Layer("uint8", 1)}
 KEY = {"seed": 1, "input": {"bytes": 7}}
@@ -267,3 +267,32 @@ def test_a_file_that_another_run_deletes_before_it_is_locked_is_made_anew(path, 
     monkeypatch.setattr(fcntl, "flock", flock)
     with open_journal(path, KEY, LAYERS, **SIZE):
         assert path.exists() and len(locked) == 2
+
+
+def test_the_journal_of_a_finished_output_is_removed_and_no_other(path, tmp_path):
+    output = tmp_path / "clear.tif"
+    stopped_after(path, [[0, 1]])
+    remove_finished_journal(output)  # there is no output yet
+    assert path.exists()
+    output.touch()
+    os.utime(output, ns=(0, 0))  # of before: the stopped run was to replace it
+    remove_finished_journal(output)
+    assert path.exists()
+    output.touch()
+    with pytest.raises(Killed), open_journal(path, KEY, LAYERS, **SIZE):
+        remove_finished_journal(output)  # another run is at it
+        assert path.exists()
+        raise Killed
+    output.touch()
+    remove_finished_journal(output)
+    assert not path.exists() and output.exists()
+    remove_finished_journal(output)
+
+
+def test_a_name_too_long_for_a_journal_is_told_as_such(tmp_path):
+    too_long = journal_path(tmp_path / ("x" * 250 + ".tif"))
+    with (
+        pytest.raises(OutputError, match="give the output a shorter name"),
+        open_journal(too_long, KEY, LAYERS, **SIZE),
+    ):
+        pass

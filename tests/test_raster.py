@@ -221,6 +221,14 @@ def test_nothing_but_the_output_is_left_in_the_folder(rich_tif, tmp_path):
     assert not list(tmp_path.glob("*.aux.xml"))
 
 
+@pytest.mark.parametrize("name", ["x" * 234 + ".tif", "x" * 251 + ".tif", "云" * 80 + ".png"])
+def test_names_as_long_as_a_file_system_takes_can_be_written(name, tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.ones((3, 9, 9), np.uint8), crs=None, transform=None)
+    (tmp_path / "out").mkdir()
+    copied(source, tmp_path / "out" / name)
+    assert names_in(tmp_path / "out") == [name]
+
+
 @pytest.mark.parametrize("cog", [False, True])
 def test_a_crs_that_a_geotiff_cannot_hold_is_told(cog, tmp_path, caplog):
     rotated = CRS.from_string("+proj=ob_tran +o_proj=longlat +o_lon_p=0 +o_lat_p=39.25 +lon_0=18 +R=6371229")
@@ -461,18 +469,6 @@ def test_the_tags_of_a_png_are_kept(tmp_path):
     with rasterio.open(source, "r+") as dataset:
         dataset.update_tags(DECLOUDER_SEED="7")
     assert Image.open(copied(source, tmp_path / "b.png")).text["DECLOUDER_SEED"] == "7"
-
-
-def test_a_name_as_long_as_a_file_system_takes_fails_in_one_line_or_is_written(tmp_path):
-    source = write_tif(tmp_path / "a.tif", np.ones((3, 4, 4), np.uint8))
-    for length in (230, 238, 244, 251):
-        output = tmp_path / ("b" * (length - 4) + ".tif")
-        try:
-            assert copied(source, output).stat().st_size > 0
-        except OutputError:
-            assert not output.exists()
-        output.unlink(missing_ok=True)
-        assert names_in(tmp_path) == ["a.tif"]
 
 
 @pytest.mark.parametrize("value", [0, -9999])

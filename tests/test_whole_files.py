@@ -109,7 +109,7 @@ def test_a_folder_that_a_killed_process_had_moved_away_comes_back(tmp_path):
         (tmp_path / name / name[-4:]).touch()
     with pytest.raises(RuntimeError), whole_folder(folder):
         raise RuntimeError
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names[1:], "model"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names[2:], "model"])
     assert [path.name for path in folder.iterdir()] == [".old"]
 
 
@@ -179,3 +179,16 @@ def test_a_folder_of_a_folder_that_is_yet_to_be_made_can_be_written(tmp_path):
         part.mkdir(parents=True)
         (part / "a").touch()
     assert (tmp_path / "set" / "train" / "a").exists()
+
+
+@pytest.mark.parametrize("fill", [whole_folder, whole_files_of])
+def test_folders_that_killed_processes_left_are_removed_and_no_living_ones(tmp_path, fill):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = [f".set.{dead.pid}-1.part", f".set.{os.getppid()}-1.part", f".set.more.{dead.pid}-1.part"]
+    for name in left:
+        (tmp_path / name / "train").mkdir(parents=True)
+    with fill(tmp_path / "set") as part:
+        part.mkdir(exist_ok=True)
+        (part / "a").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*left[1:], "set"])

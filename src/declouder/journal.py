@@ -65,6 +65,24 @@ def journal_path(output: Path) -> Path:
     return place.with_name(f".{place.name}.journal")
 
 
+def remove_finished_journal(output: Path) -> None:
+    """Delete the journal of an output that is complete: a run was killed between naming the one and deleting it.
+
+    One that was written to after the output stays, for it is of a run that was to replace it; so does one that
+    another run holds.
+    """
+    path = journal_path(output)
+    try:
+        if path.stat(follow_symlinks=False).st_mtime_ns > output.stat().st_mtime_ns:
+            return
+        file = _locked(path)
+    except (OSError, BusyError):
+        return
+    with contextlib.suppress(OSError):
+        path.unlink()
+    os.close(file)
+
+
 @contextlib.contextmanager
 def open_journal(
     path: Path, key: Mapping[str, Any], layers: Mapping[str, Layer], *, windows: int, height: int, width: int
@@ -344,4 +362,6 @@ def _writing(path: Path) -> Iterator[None]:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         mend = "free some space and run the same command again" if full else "is the folder read-only?"
+        if error.errno == errno.ENAMETOOLONG:
+            mend = "give the output a shorter name"
         raise OutputError(f"{path} cannot be written ({error.strerror or error}); {mend}") from error

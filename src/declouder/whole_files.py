@@ -84,7 +84,7 @@ def whole_folder(path: Path, *, mend: str = ELSEWHERE) -> Iterator[Path]:
     old = part.with_suffix(".old")
     try:
         with _told(path, mend):
-            shutil.rmtree(part, ignore_errors=True)  # of a killed process of the same number
+            _remove_folders_of_the_dead(place)
             _bring_back(place)
             yield part
             _permit(part)
@@ -114,7 +114,7 @@ def whole_files_of(folder: Path, *, mend: str = ELSEWHERE) -> Iterator[Path]:
     part = _beside(place)
     try:
         with _told(folder, mend):
-            shutil.rmtree(part, ignore_errors=True)
+            _remove_folders_of_the_dead(place)
             part.mkdir(parents=True)
             yield part
             _permit(part)
@@ -134,6 +134,25 @@ def remove_stale_parts(path: Path) -> None:
             left.unlink(missing_ok=True)
 
 
+def _remove_folders_of_the_dead(place: Path) -> None:
+    """Delete what killed processes left of an unfinished folder: that may be a whole data set."""
+    for left in _left_beside(place, "part"):
+        process = int(left.name.rsplit(".", 2)[1].split("-")[0])
+        if left.is_dir() and (left == _beside(place) or not lives(process)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def lives(process: int) -> bool:
+    """Return whether a process of this machine lives, by its number."""
+    try:
+        os.kill(process, 0)
+    except PermissionError:  # another user's
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return process > 0
+
+
 def _bring_back(place: Path) -> None:
     """Give a folder its name again where a process was killed between the two renames."""
     for old in _left_beside(place, "old"):
@@ -142,19 +161,20 @@ def _bring_back(place: Path) -> None:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f"{_beginning(path)}{os.getpid()}-{threading.get_ident()}.part")
+    return path.with_name(f"{hidden_beginning(path)}{os.getpid()}-{threading.get_ident()}.part")
 
 
 def _left_beside(path: Path, suffix: str) -> list[Path]:
     """Return what processes called as `_beside` does: of `model`, never of `model.v2`."""
-    name = re.compile(rf"{re.escape(_beginning(path))}\d+-\d+\.{suffix}")
+    name = re.compile(rf"{re.escape(hidden_beginning(path))}\d+-\d+\.{suffix}")
     try:
         return [left for left in path.parent.iterdir() if name.fullmatch(left.name)]
     except (FileNotFoundError, PermissionError):  # not made yet; or it may let files in and not be listed
         return []
 
 
-def _beginning(path: Path) -> str:
+def hidden_beginning(path: Path) -> str:
+    """Return what the names of all begin with that is written beside a path, for it: `.NAME.`, or shorter."""
     name = os.fsencode(path.name)
     if len(name) <= _LONGEST:
         return f".{path.name}."

@@ -73,6 +73,7 @@ def to_csv(table: Sequence[Mapping[str, Any]]) -> str:
 
 def plot(found: Mapping[str, Any], out: Path) -> None:
     """Draw quality against network evaluations as ablation.png and ablation.svg in `out`."""
+    import matplotlib
     from matplotlib.figure import Figure
 
     names = [name for name in ("psnr", "ssim", "lpips") if found["rows"][0]["mean"][name] is not None]
@@ -94,6 +95,8 @@ def plot(found: Mapping[str, Any], out: Path) -> None:
         axes.set_xticks([1, 2, 4, 10, 25, 50], ["1", "2", "4", "10", "25", "50"])
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=8)
     for suffix in ("png", "svg"):
-        with whole_file(out / f"ablation.{suffix}", mend="choose another -o") as part:
-            # Without a date the same table gives the same file.
+        target = out / f"ablation.{suffix}"
+        # Without a date, and with names that follow from what they name, the same table gives the same file.
+        same_names = matplotlib.rc_context({"svg.hashsalt": "declouder"})
+        with same_names, whole_file(target, mend="choose another -o") as part:
             figure.savefig(part, format=suffix, dpi=130, metadata={"Date": None} if suffix == "svg" else None)

@@ -11,6 +11,7 @@ from pathlib import Path
 from declouder import raster
 from declouder.bands import numbered
 from declouder.errors import DeclouderError, MisfitError, OptionError, OutputError, RasterError
+from declouder.journal import remove_finished_journal
 from declouder.mosaic import plan_windows
 from declouder.scene import SceneOptions, check_outputs, open_scene
 
@@ -90,6 +91,10 @@ def planned_jobs(
     _check_apart(sources, outputs)
     pairs = list(zip(sources, outputs, strict=True))
     todo = [(source, target) for source, target in pairs if not (skip_existing and target.is_file())]
+    if skip_existing:
+        for _, target in pairs:
+            if target.is_file():
+                remove_finished_journal(target)
     if options.provenance is not None and not todo and not options.provenance.exists():
         log.warning(
             "%s exists and is passed over, so %s is not made; for both give --overwrite, not --skip-existing",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from declouder.arguments import seed_number, whole_number
 from declouder.data.images import check_no_alpha, read_image
 from declouder.data.pairs import Pair, images_by_name
-from declouder.errors import DataError, OptionError
+from declouder.errors import DataError, ModelError, OptionError
 from declouder.evaluation.files import files_fingerprint
 from declouder.evaluation.selection import described
 from declouder.mosaic import Window, check_enlarge, enlarged_window
@@ -128,6 +128,11 @@ class ModelMethod:
             )
         results = [self._once(cloudy, scaling, sample) for sample in range(self.samples)]
         draws = np.stack([np.asarray(result.images[0], np.float64) for result in results])
+        if not np.isfinite(draws).all():
+            raise ModelError(
+                f"the model gave NaN or infinity for {pair.cloudy_path}; its weights are damaged, or do not fit the"
+                " device's precision or the sampler"
+            )
         chosen = draws.mean(0) if self.average else draws[0]
         spread = np.sqrt(draws.var(0, ddof=1).mean(2)) if self.samples > 1 else None
         restored = scaling.unit_to_dn(chosen, cloudy.dtype)

@@ -38,6 +38,7 @@ from declouder.pipeline.folder import (
     check_folder,
     check_whole,
     looks_like_hub_id,
+    no_loading_bar,
     quiet_about_classes,
 )
 from declouder.pipeline.images import CloudRemovalOutput, check_output_type, output_of, to_tensor
@@ -289,6 +290,13 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
             raise OptionError(f"{steps} steps asked for; the model knows {finest}: give fewer")
         total = min(max(steps, round(steps / strength)), finest)
         self.scheduler.set_timesteps(total, device=device)
+        if total == finest > steps and _stands_still(self.scheduler.timesteps):
+            total -= 1  # "leading" DPM-Solver, UniPC and DEIS have one place too few, and stay at t = 0
+            self.scheduler.set_timesteps(total, device=device)
+        if total > 1 and _stands_still(self.scheduler.timesteps):
+            raise OptionError(
+                f"{type(self.scheduler).__name__} cannot take {steps} steps with its spacing; give fewer"
+            )
         begin = (total - steps) * self.scheduler.order
         if hasattr(self.scheduler, "set_begin_index"):
             self.scheduler.set_begin_index(begin)
@@ -326,11 +334,16 @@ def remove_clouds(
     taken = sorted({"generator", "output_type"}.intersection(options))
     if taken:
         raise OptionError(f"{taken[0]} is given by remove_clouds itself; give seed, or call a CloudRemovalPipeline")
-    pipeline = CloudRemovalPipeline.from_pretrained(model)
+    with no_loading_bar():
+        pipeline = CloudRemovalPipeline.from_pretrained(model)
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(seed)
     restored = pipeline(image, generator=generator, output_type="np", **options).images
     return cast("NDArray[np.float32]", restored[0] if image.ndim == 3 else restored)
+
+
+def _stands_still(timesteps: Tensor) -> bool:
+    return bool((timesteps == timesteps[0]).all())
 
 
 def _checked_steps(steps: Any, strength: Any) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
 from torch import nn
 
 from declouder.errors import ModelError
@@ -94,6 +95,18 @@ def check_whole(pipeline: DiffusionPipeline, source: str) -> None:
                 f"{source} lacks {len(lacking)} tensors of its {name}, the first is {lacking[0]}; copy the whole"
                 f" folder"
             )
+
+
+@contextmanager
+def no_loading_bar() -> Iterator[None]:
+    """Keep diffusers from showing a bar while it loads the parts of a pipeline; its setting is for the process."""
+    shown = diffusers_logging.is_progress_bar_enabled()
+    diffusers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            diffusers_logging.enable_progress_bar()
 
 
 @contextmanager

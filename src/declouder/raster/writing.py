@@ -31,6 +31,7 @@ from declouder.raster.gdal import (
     one_line,
 )
 from declouder.raster.info import RasterInfo, info_of
+from declouder.whole_files import hidden_beginning, lives
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ BLOCK_PX = 256
 """Height and width of the blocks of what we write."""
 DEFLATE_LEVEL = 4
 """A real scene comes out as small as at GDAL's own 6; noise takes a fraction of the time."""
+_LONGEST_NAME = 255
+"""Bytes of a file's name that file systems take: what would be longer is not there."""
 # What a source's compression may be for the output to keep it: the lossy ones would harm bands that pass
 # through.
 _LOSSLESS = ("DEFLATE", "LZW", "ZSTD", "LZMA")
@@ -61,7 +64,7 @@ def create_raster(
     driver = "COG" if cog else OUTPUT_DRIVERS[output.suffix.lower()]
     _tell_what_is_lost(output, like, driver)
     place = output.resolve()
-    part = place.with_name(f".{place.name}.{os.getpid()}.part")
+    part = place.with_name(f"{hidden_beginning(place)}{os.getpid()}.part")
     image = part.with_name(part.name + output.suffix.lower())
     profile = _profile(like, final=driver == "GTiff")
 
@@ -122,7 +125,7 @@ def remove_stale_parts(output: Path, *, spare_living: bool = False) -> None:
         spare_living: leave what belongs to a process that lives.
     """
     place = output.resolve()
-    prefix, suffixes = f".{place.name}.", {"", output.suffix.lower()}
+    prefix, suffixes = hidden_beginning(place), {"", output.suffix.lower()}
     try:
         found = list(place.parent.iterdir())
     except PermissionError:  # a folder may let files in and not be listed
@@ -132,19 +135,8 @@ def remove_stale_parts(output: Path, *, spare_living: bool = False) -> None:
         number, mark, rest = middle.partition(".part")
         is_ours = path.name.startswith(prefix) and number.isdecimal() and bool(mark)
         is_part = is_ours and (rest in suffixes or rest.endswith((".ovr.tmp", ".tmp")))
-        if is_part and not (spare_living and _lives(int(number))):
+        if is_part and not (spare_living and lives(int(number))):
             path.unlink(missing_ok=True)
-
-
-def _lives(process: int) -> bool:
-    """Return whether a process of this machine lives, by its number."""
-    try:
-        os.kill(process, 0)
-    except PermissionError:  # another user's
-        return True
-    except (ProcessLookupError, OverflowError):
-        return False
-    return process > 0
 
 
 def _overviews_in_the_making(image: Path) -> Iterator[Path]:
@@ -388,7 +380,9 @@ def _publish(part: Path, output: Path, place: Path, *, overwrite: bool) -> None:
     # Statistics, overviews and masks beside a file that was replaced are about its old pixels.
     for name in {output, place}:
         for suffix in (".aux.xml", ".ovr", ".msk"):
-            name.with_name(name.name + suffix).unlink(missing_ok=True)
+            beside = name.with_name(name.name + suffix)
+            if len(os.fsencode(beside.name)) <= _LONGEST_NAME:
+                beside.unlink(missing_ok=True)
 
 
 @contextmanager

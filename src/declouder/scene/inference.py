@@ -221,7 +221,7 @@ class WindowModel:
             if not torch.isfinite(image).all():
                 raise ModelError(
                     f"the model gave NaN or infinity for the window at {_place(part.place)}; "
-                    "its weights are damaged, or do not fit the device's precision"
+                    "its weights are damaged, or do not fit the device's precision or the sampler"
                 )
         return restored.numpy(), weights.numpy()
 
