@@ -270,3 +270,11 @@ def test_a_set_is_known_from_inside_its_folder_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "T-Cloud" / "train")
     with pytest.raises(DataError, match=r"^\. is one part of a set; give .*T-Cloud$"):
         set_pairs(Path(), "train")
+
+
+def test_parts_that_a_set_lacks_are_named_with_those_that_it_has(tmp_path):
+    write_tree(tmp_path, "{split}/{kind}", splits=("test",))
+    with pytest.raises(DataError, match=r"has no part 'val': .*val/cloud is missing; it has test$"):
+        set_pairs(tmp_path, "val")
+    with pytest.raises(DataError, match=r"is split into folders already: .*test/cloud exists"):
+        all_pairs(tmp_path)

@@ -222,6 +222,10 @@ def set_pairs(
     """
     found = locate(root, name, bands=bands)
     if found.is_split and split_list is None:
+        there = [part for part in SPLITS if found.folder(part, "cloud").is_dir()]
+        if there and not found.folder(split, "cloud").is_dir():
+            missing = found.folder(split, "cloud")
+            raise DataError(f"{root} has no part {split!r}: {missing} is missing; it has {' and '.join(there)}")
         pairs = _pairs_of(found, split, bands)
     else:
         pairs = _listed_pairs(found, split, bands, split_list)
