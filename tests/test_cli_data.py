@@ -160,6 +160,8 @@ def test_check_judges_by_the_range_that_counts(capsys, tmp_path):
     assert "note: all uses 98" in out and "of 65535" in out and "--range LOW,HIGH" in out
     code, out, _ = run(capsys, "data", "check", tmp_path / "set", "-q", "--range", "700,1000")
     assert code == 0 and "note" not in out and "0 pairs of images show the same ground" in out
+    _, out, _ = run(capsys, "data", "check", tmp_path / "set", "-q", "--range", "0,1000000")
+    assert "note: all goes up to 98" in out and "hardly above the black of --range 0,1e+06" in out
     code, out, _ = run(capsys, "data", "check", tmp_path / "set", "-q", "--range", "700")
     assert code == 2
 

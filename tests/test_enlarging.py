@@ -5,9 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from declouder.arguments import MOST_ENLARGED, check_enlarge
 from declouder.enlarging import enlarged, shrunk
 from declouder.errors import OptionError
-from declouder.mosaic import MOST_ENLARGED, Window, check_enlarge, enlarged_window
+from declouder.mosaic import Window, enlarged_window
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3, 4])

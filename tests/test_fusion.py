@@ -72,3 +72,20 @@ def test_equal_bounds_fix_w_without_asking_the_weight_network():
     prediction, asked, (_, _, reference) = predict(0.5, (1.0, 1.0))
     assert asked == []
     assert torch.equal(prediction.x0, reference)
+
+
+def test_where_both_images_agree_so_does_the_fused_one_though_w_is_in_half_precision():
+    clear, noise, cloudy, _ = images()
+    alpha_bar = torch.tensor(0.7)
+    w = torch.rand(clear.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    prediction = predict_x0(
+        lambda x, t: noise,
+        lambda x, t: w,
+        x_t=add_noise(clear, noise, alpha_bar),
+        cloudy=cloudy,
+        reference=clear,
+        t=torch.tensor([5, 7]),
+        alpha_bar=alpha_bar,
+        w_bounds=None,
+    )
+    torch.testing.assert_close(prediction.x0, clear, atol=1e-5, rtol=0)

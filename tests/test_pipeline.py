@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
+    DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     EDMEulerScheduler,
+    EulerDiscreteScheduler,
     HeunDiscreteScheduler,
     ModelMixin,
     UniPCMultistepScheduler,
@@ -22,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from declouder import CloudRemovalPipeline, remove_clouds
 from declouder.enlarging import enlarged
 from declouder.errors import ModelError, OptionError
-from declouder.fusion import predict_x0
+from declouder.fusion import FusedPrediction, add_noise, predict_x0
 from declouder.networks import CompactNet, Denoiser, WeightNet
 from declouder.painted import painted_share
 from declouder.pipeline import SAMPLERS, make_scheduler
@@ -666,12 +668,39 @@ def test_a_sampler_of_the_second_order_goes_all_the_way(pipeline):
     hook = pipeline.denoiser.register_forward_pre_hook(spy)
     pipeline(torch.full((1, 3, 32, 32), 0.5), num_inference_steps=4, strength=1.0)
     hook.remove()
-    assert len(seen) == 7 and seen == sorted(seen, reverse=True) and seen[-1] < 300
+    assert len(seen) == pipeline.evaluations(4) == 7 and seen == sorted(seen, reverse=True) and seen[-1] < 300
     seen.clear()
     hook = pipeline.denoiser.register_forward_pre_hook(spy)
     pipeline(torch.full((1, 3, 32, 32), 0.5), num_inference_steps=2, strength=0.2)
     hook.remove()
     assert len(seen) == 3 and 150 < seen[0] < 250
+    assert pipeline.evaluations(0) == 0
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "options"),
+    [
+        (EulerDiscreteScheduler, {"timestep_spacing": "linspace"}),
+        (EulerDiscreteScheduler, {"use_karras_sigmas": True}),
+        (HeunDiscreteScheduler, {"timestep_spacing": "linspace"}),
+        (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}),
+        (DDIMScheduler, {}),
+    ],
+)
+def test_networks_are_told_how_noisy_an_image_is_between_whole_steps_too(scheduler, options, pipeline, monkeypatch):
+    clear, noise = cloudy_images() * 2 - 1, torch.randn(2, 3, 21, 34, generator=seeded())
+    wanted = {"prediction_type": "sample", "timestep_spacing": "trailing"} | options
+    pipeline.scheduler = scheduler.from_config(dict(pipeline.scheduler.config) | wanted)
+    pipeline.reference = Given((clear + 1) / 2)
+    off = []
+
+    def told_the_truth(*networks, x_t, alpha_bar, **others):
+        off.append(float((x_t - add_noise(clear, noise, alpha_bar)).abs().max()))
+        return FusedPrediction(clear, clear, torch.ones_like(clear), noise)
+
+    monkeypatch.setattr("declouder.pipeline.predict_x0", told_the_truth)
+    pipeline((clear + 1) / 2, num_inference_steps=7, strength=0.5, latents=noise)
+    assert len(off) >= 7 and max(off) < 1e-4
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddim-trailing"])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from declouder import training as training_module
 from declouder.cli import main
@@ -195,3 +196,18 @@ def test_a_loader_process_that_is_killed_is_one_line(error, tmp_path):
         raise lost
     with pytest.raises(RuntimeError, match=r"^another$"), one_line_errors(tmp_path):
         raise RuntimeError("another")
+
+
+def test_held_out_images_too_small_for_their_scores_are_named_before_anything_is_learnt(tmp_path):
+    for kind in ("cloud", "label"):
+        folder = tmp_path / "set" / "train" / kind
+        folder.mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (16, 10), (number, 90, 90)).save(folder / f"{number}.png")
+    config = toy(f"data.base={tmp_path}", "data.pairs=[set]", "data.hold_out=0.5", "data.hold_out_block=1")
+    config = config.model_copy(
+        update={"stages": {"reference": config.stages["reference"].model_copy(update={"patch_px": None})}}
+    )
+    with pytest.raises(DataError, match=r"\d\.png is 10 x 16, and the scores of held-out images need 11 px"):
+        train_quietly(config, tmp_path / "run", stages=["reference"])
+    assert not (tmp_path / "run").exists()

@@ -7,6 +7,9 @@ from typing import Any
 
 from declouder.errors import OptionError
 
+MOST_ENLARGED = 4
+"""How many times as large networks may see an image: beyond, there is nothing to see but pixels."""
+
 
 def whole_number(value: Any, name: str) -> int:
     """Return a whole number as an int.
@@ -42,3 +45,9 @@ def seed_number(value: Any) -> int:
     if not 0 <= seed < 2**64:
         raise OptionError(f"seed is {seed}; give a number from 0 to 2^64 - 1")
     return seed
+
+
+def check_enlarge(factor: int) -> None:
+    """Raise OptionError if images cannot be seen so many times as large."""
+    if not hasattr(factor, "__index__") or not 1 <= factor <= MOST_ENLARGED:
+        raise OptionError(f"enlarge is {factor}; give a whole number from 1 to {MOST_ENLARGED}")

@@ -64,7 +64,8 @@ def predict_x0(
     if w_bounds is not None and w_bounds[0] == w_bounds[1]:
         w = torch.full_like(x_t, w_bounds[0])
     else:
-        w = weight_net(torch.cat([x_t, cloudy, reference], dim=1), t)
+        # In the image's own precision: rounded in half precision, w and 1 - w do not add up to 1.
+        w = weight_net(torch.cat([x_t, cloudy, reference], dim=1), t).to(x_t.dtype)
         if w_bounds is not None:
             w = w.clamp(*w_bounds)
     return FusedPrediction(fuse(reference, x0_diffusion, w), x0_diffusion, w, eps)

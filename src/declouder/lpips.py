@@ -143,7 +143,7 @@ class Lpips:
         with torch.inference_mode():
             # Bands stay innermost throughout, which convolves, pools and normalises fastest on CPUs.
             x = functional.conv2d(images.permute(0, 3, 1, 2), *self.first, stride=4, padding=2)
-            total = torch.zeros(len(a))
+            total = torch.zeros(len(a), device="cpu")
             for layer, linear in enumerate(self.linear):
                 if layer > 0:
                     x = self.others[layer - 1](x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

@@ -117,10 +117,10 @@ def score(
     }
     perceptual: Sequence[float | None] = [None] * clear.shape[2]
     if lpips is not None and min(clear.shape[:2]) >= LPIPS_SMALLEST_PX:
-        unit = [_to_unit(image, span) for image in (restored, clear)]
-        kinds = [[_triples(image, band_names) for image in unit], [_triples(x, None) for x in (ours, theirs)]]
+        signed = [_to_signed(image, span) for image in (restored, clear)]
+        kinds = [[_triples(image, band_names) for image in signed], [_triples(x, None) for x in (ours, theirs)]]
         if band_lpips:
-            kinds.append([_grey_triples(image) for image in unit])
+            kinds.append([_grey_triples(image) for image in signed])
         # One pass through the network for all kinds.
         a, b = (np.stack([triple for kind in kinds for triple in kind[side]]) for side in (0, 1))
         ends = np.cumsum([len(kind[0]) for kind in kinds])
@@ -203,7 +203,7 @@ def lpips(
     """
     span = _checked_range(restored, clear, data_range)
     _check_window(clear, LPIPS_SMALLEST_PX)
-    ours, theirs = (np.stack(_triples(_to_unit(image, span), band_names)) for image in (restored, clear))
+    ours, theirs = (np.stack(_triples(_to_signed(image, span), band_names)) for image in (restored, clear))
     return float(np.mean(network.distances(ours, theirs)))
 
 
@@ -232,7 +232,7 @@ def paper_levels(image: Image, data_range: float) -> NDArray[np.uint8]:
 
     For 8-bit images 63 of the 256 levels come out one lower.
     """
-    x = _to_unit(image, data_range)
+    x = _to_signed(image, data_range)
     return np.asarray(((x + 1) * np.float32(127.5)).clip(0, 255).astype(np.uint8))
 
 
@@ -318,7 +318,7 @@ def _planes(image: Image) -> NDArray[np.float64]:
     return np.ascontiguousarray(image.transpose(2, 0, 1), np.float64)
 
 
-def _to_unit(image: Image, data_range: float) -> NDArray[np.float32]:
+def _to_signed(image: Image, data_range: float) -> NDArray[np.float32]:
     """Map [0, data_range] to [-1, 1] in float32; for 255 this is x / 127.5 - 1."""
     return np.asarray(image.astype(np.float32) / np.float32(data_range / 2) - np.float32(1))
 

@@ -20,12 +20,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from declouder.errors import OptionError
-
 GRID_PX = 32
 """Networks halve an image up to five times: what they say of a place depends on where it lies on this grid."""
-MOST_ENLARGED = 4
-"""How many times as large networks may see a scene: beyond, there is nothing to see but pixels."""
 LEAST_CUT_PX = 512
 """Windows that the scene's edge cuts keep at least so much of their size, for the sake of their surroundings; those
 that are no larger are not cut."""
@@ -95,12 +91,6 @@ def moved(window: Window, origin: Origin) -> Window:
 def enlarged_window(window: Window, factor: int) -> Window:
     """Return a window in the pixels of a grid that is so many times as fine."""
     return Window(*(factor * side for side in (window.row, window.col, window.height, window.width)))
-
-
-def check_enlarge(factor: int) -> None:
-    """Raise OptionError if images cannot be seen so many times as large."""
-    if not hasattr(factor, "__index__") or not 1 <= factor <= MOST_ENLARGED:
-        raise OptionError(f"enlarge is {factor}; give a whole number from 1 to {MOST_ENLARGED}")
 
 
 def on_grid(window: Window, origin: Origin) -> Window:

@@ -1,10 +1,13 @@
-"""Where red, green and blue are among the bands of an image."""
+"""Red, green and blue: what bands are called where nobody says so, and where these three are among others."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 RGB = ("red", "green", "blue")
+RGBN = (*RGB, "nir")
+USUAL_BANDS: Mapping[int, tuple[str, ...]] = {len(names): names for names in (RGB, RGBN)}
+"""What so many bands are where nobody says so."""
 
 
 def rgb_places(names: Sequence[str]) -> list[int] | None:

@@ -5,7 +5,7 @@ import pytest
 import rasterio
 from PIL import Image
 
-from declouder.data.images import read_image
+from declouder.data.images import read_bands, read_image
 from declouder.errors import DataError
 
 
@@ -35,3 +35,17 @@ def test_a_file_that_is_no_image_is_named(tmp_path):
     whole.write_bytes(whole.read_bytes()[:-40])
     with pytest.raises(DataError, match=r"t\.png"):
         read_image(whole)
+
+
+def test_yes_and_no_are_black_and_white(tmp_path):
+    half = np.arange(48).reshape(6, 8) % 2 == 0
+    Image.fromarray(half).save(tmp_path / "bits.png")
+    assert np.array_equal(read_image(tmp_path / "bits.png")[:, :, 0], half * np.uint8(255))
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
+def test_a_colour_that_stands_for_transparency_is_refused(tmp_path, mode):
+    image = Image.new(mode, (8, 6))
+    image.save(tmp_path / "x.png", transparency=(0, 0, 0) if mode == "RGB" else 0)
+    with pytest.raises(DataError, match=r"x\.png has an alpha channel"):
+        read_bands(tmp_path / "x.png")

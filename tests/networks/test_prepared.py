@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from declouder.networks import MSDA, CompactNet, Denoiser, MemoryNet, WeightNet
-from declouder.networks.prepared import FEWEST_CHANNELS, Prepared, can_prepare
+from declouder.networks.prepared import FEWEST_CHANNELS, Prepared, _transforms, can_prepare
 
 UNET = {"widths": (96, 128), "attention_levels": (1,), "layers": 1}
 NETWORKS: dict[str, tuple[Any, int]] = {
@@ -116,3 +116,9 @@ def test_it_is_for_float32_on_the_cpu_without_gradients() -> None:
         assert not can_prepare(network, x)
     with torch.autocast("cpu"):
         assert not can_prepare(network, x)
+
+
+def test_transforms_are_made_on_the_cpu_whatever_the_default_device():
+    _transforms.cache_clear()
+    with torch.device("meta"):
+        assert {matrix.device.type for matrix in _transforms()} == {"cpu"}

@@ -24,3 +24,15 @@ def test_without_attention_in_the_middle_the_rest_is_the_same(network, images):
                 parameter.zero_()
         torch.testing.assert_close(plain(x, 7), attending(x, 7))
         torch.testing.assert_close(Prepared(plain)(x, 7), plain(x, 7), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("network", "images"), [(Denoiser, 2), (WeightNet, 3)])
+def test_an_image_whose_coarsest_level_is_one_pixel_of_one_channel_a_group_can_be_seen(network, images):
+    torch.manual_seed(0)
+    narrow = network(**{**NARROW, "widths": (16, 16, 16), "norm_groups": 16}).eval()
+    x = torch.randn(2, 3 * images, 4, 3)
+    with torch.no_grad():
+        both = narrow(x, 7)
+        alone = torch.cat([narrow(image[None], 7) for image in x])
+    assert both.shape == (2, 3, 4, 3) and torch.isfinite(both).all()
+    torch.testing.assert_close(alone, both)  # whatever else is in its batch

@@ -87,9 +87,9 @@ def ablate(
                 on_row(place, len(wanted), row)
             settings = row.settings(own)
             path = out / "scores" / f"{slug(settings)}.json"
+            pipeline.scheduler = saved if row.sampler is None else make_scheduler(row.sampler)
             result = _earlier(path, has_lpips=has_lpips)
             if result is None:
-                pipeline.scheduler = saved if row.sampler is None else make_scheduler(row.sampler)
                 result = evaluate(
                     selection,
                     _method(pipeline, settings),
@@ -100,7 +100,8 @@ def ablate(
                     overwrite=True,
                     on_image=on_image,
                 )
-            scored.append((_entry(row, settings, path, result), result))
+            evaluations = settings["samples"] * pipeline.evaluations(settings["steps"])
+            scored.append((_entry(row, settings, path, result, evaluations), result))
     (_, reference), *others = scored
     fused = next((result for entry, result in others if entry["label"] == AS_SAVED), None)
     found = {
@@ -150,13 +151,15 @@ def _method(pipeline: CloudRemovalPipeline, settings: Mapping[str, Any]) -> Mode
     )
 
 
-def _entry(row: Row, settings: Mapping[str, Any], path: Path, result: Mapping[str, Any]) -> dict[str, Any]:
+def _entry(
+    row: Row, settings: Mapping[str, Any], path: Path, result: Mapping[str, Any], evaluations: int
+) -> dict[str, Any]:
     """Return what the table holds of a row."""
     return {
         "group": row.group,
         "label": row.label,
         "scores": f"scores/{path.name}",
-        "evaluations": settings["steps"] * settings["samples"],
+        "evaluations": evaluations,
         **settings,
         "mean": result["mean"],
         "interval": result["interval"],

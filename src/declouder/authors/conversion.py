@@ -17,13 +17,13 @@ from declouder.errors import ModelError
 from declouder.networks.memorynet import MemoryNet
 from declouder.networks.msda import MSDA
 from declouder.networks.unet import Denoiser, WeightNet
+from declouder.rgb import USUAL_BANDS
 
 if TYPE_CHECKING:
     from declouder.pipeline import CloudRemovalPipeline
 
 # The authors' U-Nets, told apart by how many blocks lead down: the "64" and the "256" network.
 DENOISER_WIDTHS = {15: (96, 96, 192, 192, 288), 18: (96, 96, 192, 192, 384, 384)}
-BAND_NAMES = {3: ("red", "green", "blue"), 4: ("red", "green", "blue", "nir")}
 # What the authors' sampler bounds w to.
 W_BOUNDS = (0.3, 1.0)
 
@@ -136,7 +136,7 @@ def reference_from_checkpoint(
 
 def band_names(bands: int) -> list[str]:
     """Return the names of the bands that the authors' data sets have."""
-    return list(BAND_NAMES.get(bands, [f"band{number}" for number in range(1, bands + 1)]))
+    return list(USUAL_BANDS.get(bands, [f"band{number}" for number in range(1, bands + 1)]))
 
 
 def _with_current_names(state_dict: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -181,7 +182,7 @@ def _print_report(report: SetReport) -> None:
     _print_rest(len(report.problems))
     typer.echo(f"  {len(report.duplicates)} pairs of images show the same ground{_counts_by_part(report)}")
     for duplicate in report.duplicates[:SHOWN]:
-        flat = duplicate.correlation != duplicate.correlation
+        flat = math.isnan(duplicate.correlation)
         how = "flat, equal pixels" if flat else f"correlation {duplicate.correlation:.3f}"
         how += f", {duplicate.way}" if duplicate.way else ""
         typer.echo(f"    {duplicate.first} = {duplicate.second} ({how})")

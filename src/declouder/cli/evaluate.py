@@ -133,8 +133,8 @@ def evaluate(
         "--steps": steps,
         "--sampler": sampler,
         "--fast": fast or None,
-        "--samples": samples - 1 or None,
-        "--enlarge": enlarge - 1 or None,
+        "--samples": None if samples == 1 else samples,
+        "--enlarge": None if enlarge == 1 else enlarge,
     }
     given = [option for option, value in sampling.items() if value is not None]
     if given and (outputs is not None or cloudy):

@@ -153,7 +153,7 @@ def summary(jobs: Jobs, outcome: Outcome) -> str:
 
 def hint(reports: Sequence[SceneReport], enlarge: int) -> str | None:
     """Return what a user may do about small clouds that seem to be left; None if there is nothing to do."""
-    from declouder.mosaic import MOST_ENLARGED
+    from declouder.arguments import MOST_ENLARGED
 
     left = [report for report in reports if report.small_clouds_left]
     if not left or enlarge >= MOST_ENLARGED:

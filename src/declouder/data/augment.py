@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from declouder.data.resize import resize_bicubic
+from declouder.rgb import RGB
 
 FloatArray = NDArray[np.float32]
 
@@ -148,7 +149,7 @@ def relight(
     ground: FloatArray,
     generator: np.random.Generator,
     *,
-    band_names: Sequence[str] = ("red", "green", "blue"),
+    band_names: Sequence[str] = RGB,
     lifts: float = 0.0,
 ) -> FloatArray:
     """Return ground, (C, H, W) in [0, 1], as bright as other ground is, from forest to sand, and of its tint.

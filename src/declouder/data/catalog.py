@@ -19,13 +19,14 @@ from typing import Literal
 from declouder.data.lists import SPLITS, read_exclude_list, read_split_list
 from declouder.data.pairs import Pair, holds_images, images_by_name, pair_up
 from declouder.errors import DataError
+from declouder.rgb import RGB, RGBN
 
 log = logging.getLogger(__name__)
 
 BandSet = Literal["rgb", "rgbn"]
 BAND_NAMES: Mapping[BandSet, tuple[str, ...]] = {
-    "rgb": ("red", "green", "blue"),
-    "rgbn": ("red", "green", "blue", "nir"),
+    "rgb": RGB,
+    "rgbn": RGBN,
 }
 GENERIC = "folders"
 """The row for any pair of folders."""

@@ -15,7 +15,7 @@ import numpy as np
 from declouder.breakdown import THIN_FROM, cloud_distance
 from declouder.data.catalog import BandSet, Located, locate
 from declouder.data.duplicates import Duplicate, Look, find_duplicates, look_of
-from declouder.data.images import LEAST_OF_GIVEN, LEAST_USED, check_finite, read_mask, scaling_of
+from declouder.data.images import LEAST_OF_GIVEN, LEAST_USED, check_finite, check_numbers, read_mask, scaling_of
 from declouder.data.lists import SPLITS, read_split_list
 from declouder.data.pairs import Pair, holds_images, images_by_name, number_first
 from declouder.errors import DataError
@@ -125,8 +125,7 @@ def check_set(
     _tell_odd_bands(report)
     report.duplicates = find_duplicates(looks)
     _compare_with_published(report)
-    if dn_range is None:
-        _tell_unused_range(report, dn_range)
+    _tell_unused_range(report, dn_range)
     return report
 
 
@@ -196,7 +195,7 @@ def _check_pair(
         if cloudy.shape != clear.shape or cloudy.dtype != clear.dtype:
             shapes = [f"{i.shape[0]} x {i.shape[1]} x {i.shape[2]} {i.dtype}" for i in (cloudy, clear)]
             raise DataError(f"{pair.cloudy_path} is {shapes[0]}, its twin {pair.clear_path} {shapes[1]}")
-        scaling_of(cloudy, pair.cloudy_path, dn_range, mend="--range LOW,HIGH")  # looks whether it is in the range
+        check_numbers(cloudy, pair.cloudy_path, dn_range, mend="--range LOW,HIGH")
         scaling = scaling_of(clear, pair.clear_path, dn_range, mend="--range LOW,HIGH")
         if pair.mask_path is None:
             cloud_share = float((cloud_distance(cloudy, clear, scaling.high - scaling.low) >= THIN_FROM).mean())

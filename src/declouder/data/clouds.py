@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from declouder.errors import OptionError
+from declouder.rgb import RGBN
 
 CloudKind = Literal["haze", "broken", "mixed"]
 KINDS: tuple[CloudKind, ...] = ("haze", "broken", "mixed")
@@ -44,7 +45,6 @@ WAVELENGTH_UM = {
 }
 """Centre of each band by name; bands of other names count as 0.55 um, where tau is given."""
 
-DEFAULT_BANDS = ("red", "green", "blue", "nir")
 MASK_TAU = 0.1
 """Thickness from which a pixel counts as cloud: one tenth of the ground's light is lost."""
 
@@ -277,7 +277,7 @@ def _check(
     if not strength > 0:
         raise OptionError(f"strength {strength:g} is not above 0; 1 is the usual thickness")
     bands = clear.shape[0]
-    names = band_names if band_names is not None else DEFAULT_BANDS[:bands] + ("",) * (bands - 4)
+    names = band_names if band_names is not None else RGBN[:bands] + ("",) * (bands - 4)
     if len(names) != bands:
         raise OptionError(f"{len(names)} band names for {bands} bands; give one name a band")
     return names

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from PIL import Image, UnidentifiedImageError
 
 from declouder.errors import DataError, RasterError
@@ -21,6 +21,9 @@ from declouder.scaling import Scaling
 
 _FAR_BEYOND_UNIT = 5.0
 """Floats below are clipped to 0 and 1: reflectance of cloud and glint goes beyond. Above they are other numbers."""
+
+_HELD_AS = {"P": "RGB", "1": "L"}
+"""Modes of Pillow whose numbers are places in a palette, or yes and no, and those that hold them as levels."""
 
 LEAST_USED, LEAST_OF_GIVEN = 0.25, 0.03
 """Images that use less of their data type's range, or of a given one, all look dark and alike: 12 bits in 16."""
@@ -57,7 +60,7 @@ def read_image(path: Path) -> NDArray[Any]:
         return _read_raster(path)
     try:
         with Image.open(path) as image:
-            pixels = np.asarray(image if image.mode != "P" else image.convert("RGB"))
+            pixels = np.asarray(image.convert(_HELD_AS[image.mode]) if image.mode in _HELD_AS else image)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; was it moved while the data set was read?") from None
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
@@ -89,7 +92,21 @@ def check_finite(image: NDArray[Any], path: Path) -> None:
 
 
 def scaling_of(image: NDArray[Any], path: Path, dn_range: tuple[float, float] | None, *, mend: str) -> Scaling:
-    """Return the map of an image's numbers to the model's: of a given range, else of its data type.
+    """Return the map of an image's numbers to the model's, as `scaling_by` does, where its numbers suit it.
+
+    Arguments and errors as for `check_numbers`.
+    """
+    check_numbers(image, path, dn_range, mend=mend)
+    return scaling_by(dn_range, image.dtype)
+
+
+def scaling_by(dn_range: tuple[float, float] | None, dtype: DTypeLike) -> Scaling:
+    """Return the map of numbers to the model's: of a given range, else of their data type, of floats of 0 to 1."""
+    return Scaling.of_dtype(dtype) if dn_range is None else Scaling(*dn_range)
+
+
+def check_numbers(image: NDArray[Any], path: Path, dn_range: tuple[float, float] | None, *, mend: str) -> None:
+    """See that floats without a range are within about 0 and 1.
 
     Args:
         image: any shape.
@@ -98,16 +115,13 @@ def scaling_of(image: NDArray[Any], path: Path, dn_range: tuple[float, float] | 
         mend: how a user gives the range here.
 
     Raises:
-        DataError: if floats without a range go beyond 0 and 1: they are other numbers, such as reflectance in
-            ten-thousandths, and all would be white.
+        DataError: if they go beyond: they are other numbers, such as reflectance in ten-thousandths, and all would
+            be white.
     """
-    if dn_range is not None:
-        return Scaling(*dn_range)
-    if image.dtype.kind == "f" and image.size:
+    if dn_range is None and image.dtype.kind == "f" and image.size:
         low, high = float(np.nanmin(image)), float(np.nanmax(image))
         if low < -_FAR_BEYOND_UNIT or high > _FAR_BEYOND_UNIT:
             raise DataError(f"{path} holds {low:g} to {high:g}, and floats are taken as 0 to 1; give {mend}")
-    return Scaling.of_dtype(image.dtype)
 
 
 def check_band_order(path: Path, names: Sequence[str], nir_path: Path | None = None) -> None:
@@ -177,7 +191,7 @@ def _has_alpha(path: Path, image: NDArray[Any]) -> bool:
     if _is_deep_png(path):
         return _png_head(path)[25] in (4, 6)  # grey and alpha, RGB and alpha
     with Image.open(path) as opened:
-        return opened.mode in ("RGBA", "LA", "PA")
+        return opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info
 
 
 def _is_of_inks(path: Path) -> bool:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from declouder.data.images import read_bands
 from declouder.errors import DataError
-from declouder.raster.gdal import check_name
+from declouder.raster import check_name
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 
@@ -127,9 +127,12 @@ def fingerprint(pairs: Sequence[Pair]) -> str:
             "cloud-nir": pair.cloudy_nir_path,
             "label-nir": pair.clear_nir_path,
         }
+        read: dict[Path, str] = {}  # a clear image without a twin is both images of its pair
         for kind, path in files.items():
             if path is not None:
-                digest.update(f"{pair.name}/{kind} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+                if path not in read:
+                    read[path] = hashlib.sha256(path.read_bytes()).hexdigest()
+                digest.update(f"{pair.name}/{kind} {read[path]}\n".encode())
     return digest.hexdigest()
 
 

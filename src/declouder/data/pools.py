@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from declouder.data.images import check_band_order, check_finite, read_bands, scaling_of
+from declouder.data.images import check_band_order, check_finite, check_numbers, read_bands, scaling_by
 from declouder.data.resize import resize_stored
 from declouder.errors import DataError
-from declouder.scaling import Scaling
 
 
 class ImagePool:
@@ -64,7 +63,8 @@ class ImagePool:
             check_band_order(self.paths[index], band_names, self._nir_paths[index])
             self._shapes.append((image.shape[1], image.shape[2]))
             self.dtypes.append(image.dtype)
-            self.most_used = max(self.most_used, float(self._scaling(image).to_unit(image.max())))
+            used = scaling_by(self._dn_range, image.dtype).to_unit(image.max())
+            self.most_used = max(self.most_used, float(used))
             if self.bytes + image.nbytes <= keep_bytes:
                 self._images[index] = image
                 self.bytes += image.nbytes
@@ -77,10 +77,7 @@ class ImagePool:
         image = self._images.get(index)
         if image is None:
             image = self._read(index)
-        return self._scaling(image).to_unit(image)
-
-    def _scaling(self, image: NDArray[Any]) -> Scaling:
-        return Scaling.of_dtype(image.dtype) if self._dn_range is None else Scaling(*self._dn_range)
+        return scaling_by(self._dn_range, image.dtype).to_unit(image)
 
     def shape(self, index: int) -> tuple[int, int]:
         """Return (height, width) of image `index`."""
@@ -95,7 +92,7 @@ class ImagePool:
                 f" {self._bands}; convert the image or change model.bands"
             )
         check_finite(image, path)
-        scaling_of(image, path, self._dn_range, mend="data.range: [LOW, HIGH]")
+        check_numbers(image, path, self._dn_range, mend="data.range: [LOW, HIGH]")
         if self._size_px is not None:
             image = resize_stored(image, self._size_px)
         return np.ascontiguousarray(image.transpose(2, 0, 1))

@@ -177,10 +177,7 @@ class StageSamples:
     def _cut(self, images: list[NDArray[np.float32]], generator: np.random.Generator) -> list[NDArray[np.float32]]:
         """Make images smaller by the stage's factor and cut a patch; the factor first, so a patch is full size."""
         factor, patch_px = self.stage.downscale, self.stage.patch_px
-        if patch_px is None or factor == 1:
-            images = crop_patch(images, patch_px, generator)
-        else:
-            images = crop_patch(images, patch_px * factor, generator)
+        images = crop_patch(images, patch_px and patch_px * factor, generator)
         height, width = images[0].shape[-2:]
         # A bicubic kernel overshoots beside sharp edges.
         return [np.clip(resize_bicubic(image, height // factor, width // factor), 0, 1) for image in images]

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from declouder.data.catalog import BAND_NAMES
 from declouder.data.clouds import CloudKind, SimulatedClouds, simulate_clouds
 from declouder.data.images import (
     LEAST_USED,
@@ -29,12 +28,11 @@ from declouder.data.images import (
 from declouder.data.lists import SPLITS
 from declouder.data.pairs import images_by_name, number_first, number_in
 from declouder.errors import DataError, OutputError
+from declouder.rgb import USUAL_BANDS
 from declouder.scaling import Scaling, beside_nodata
 from declouder.whole_files import whole_file, whole_folder
 
 log = logging.getLogger(__name__)
-
-_BAND_NAMES = {len(names): names for names in BAND_NAMES.values()}
 
 
 def simulate_set(
@@ -150,7 +148,7 @@ def _clear_image(path: Path, band_names: Sequence[str] | None) -> NDArray[Any]:
         )
     check_no_alpha(path, dn)
     check_finite(dn, path)
-    check_band_order(path, band_names or _BAND_NAMES.get(dn.shape[2], ()))
+    check_band_order(path, band_names or USUAL_BANDS.get(dn.shape[2], ()))
     return dn
 
 

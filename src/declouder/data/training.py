@@ -140,6 +140,11 @@ class TrainingData:
             return _WholePairs(self.cloudy, self.clear, step=math.ceil(len(self.cloudy) / _SHOWN_PAIRS))
         return [self._synthetic(np.random.default_rng([seed, 2**31, i]), i) for i in range(4)]
 
+    def held_out_sizes(self) -> list[tuple[str, tuple[int, int]]]:
+        """Return name and (height, width) of the images on disk that `held_out` is made of."""
+        pool = next((pool for pool in (self.held_cloudy, self.cloudy, self.cloudless) if len(pool)), None)
+        return [] if pool is None else [(str(path), pool.shape(i)) for i, path in enumerate(pool.paths)]
+
     def real(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return training pair `index`: (cloudy, clear), each (C, H, W) in [0, 1]."""
         return self.cloudy.unit(index), self.clear.unit(index)

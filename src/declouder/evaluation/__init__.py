@@ -33,11 +33,11 @@ from declouder.errors import DataError, OptionError, OutputError
 from declouder.evaluation.files import (
     FORMAT,
     FORMAT_VERSION,
+    SCORING_PACKAGES,
     begin_journal,
     files_fingerprint,
     make_folder,
     read_scores,
-    versions,
 )
 from declouder.evaluation.methods import (
     CloudyMethod,
@@ -60,6 +60,7 @@ from declouder.evaluation.summary import (
     to_markdown,
 )
 from declouder.kept import LEGEND, check_owner, owner_of
+from declouder.packages import package_versions
 from declouder.whole_files import write_text
 
 __all__ = [
@@ -168,7 +169,7 @@ def evaluate(
         ),
         "kept": None if keep is None else _kept(keep, out, owner),
         "definitions": _DEFINITIONS,
-        "versions": versions(),
+        "versions": package_versions(SCORING_PACKAGES),
     }
     if keep is not None:
         check_owner(keep, owner, overwrite=overwrite)

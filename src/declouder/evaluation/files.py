@@ -6,9 +6,7 @@ import hashlib
 import json
 import logging
 import os
-import platform
 from collections.abc import Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = "declouder scores"
 FORMAT_VERSION = 1
-PACKAGES = ("declouder", "torch", "diffusers", "numpy", "scipy", "pillow")
+SCORING_PACKAGES = ("declouder", "torch", "diffusers", "numpy", "scipy", "pillow")
 
 
 _KEYS = (
@@ -102,17 +100,6 @@ def files_fingerprint(files: Iterable[tuple[str, Path]]) -> str:
     for name, path in files:
         digest.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that the scores may depend on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "unknown"
-    return found
 
 
 def make_folder(folder: Path) -> None:

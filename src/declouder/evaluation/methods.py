@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from declouder.arguments import seed_number, whole_number
+from declouder.arguments import check_enlarge, seed_number, whole_number
 from declouder.data.images import check_no_alpha, read_image
 from declouder.data.pairs import Pair, images_by_name
 from declouder.errors import DataError, ModelError, OptionError
 from declouder.evaluation.files import files_fingerprint
 from declouder.evaluation.selection import described
-from declouder.mosaic import Window, check_enlarge, enlarged_window
+from declouder.mosaic import Window, enlarged_window
 from declouder.noise import scene_noise
 from declouder.provenance import model_digest, sampler_of
 from declouder.scaling import Scaling
@@ -60,8 +60,8 @@ class Method(Protocol):
 class ModelMethod:
     """A pipeline. Every image starts from the noise of its seed and place alone, so that order does not matter.
 
-    The noise is that of `declouder remove` with the same seed, so that an image of one window gets the same
-    scores here and from the file that `remove` wrote.
+    The noise is that of `declouder remove` with the same seed, so that an image of one window, of 8 bits, without
+    georeference or a frame of no data, gets the same scores here and from the file that `remove` wrote.
 
     Attributes:
         pipeline: what restores.

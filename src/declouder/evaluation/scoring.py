@@ -13,20 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declouder import breakdown, metrics
-from declouder.data.images import LEAST_OF_GIVEN, LEAST_USED, check_band_order, scaling_of
+from declouder.data.images import LEAST_OF_GIVEN, LEAST_USED, check_band_order, check_numbers, scaling_of
 from declouder.data.pairs import Pair
 from declouder.errors import DataError, OptionError
 from declouder.evaluation.methods import Method
 from declouder.evaluation.selection import Selection
 from declouder.kept import keep_images
 from declouder.raster import find_undeclared
+from declouder.rgb import USUAL_BANDS
 
 log = logging.getLogger(__name__)
 
 DEFAULT_BANDS: Mapping[int, tuple[str, ...]] = {
     1: ("grey",),
-    3: ("red", "green", "blue"),
-    4: ("red", "green", "blue", "nir"),
+    **USUAL_BANDS,
 }
 
 _RANGE = "--data-range SPAN or LOW,HIGH"
@@ -72,7 +72,7 @@ class Scorer:
             OptionError: if there is not one name a band.
         """
         cloudy, clear = self.selection.read(pair)
-        scaling_of(cloudy, pair.cloudy_path, self.data_range, mend=_RANGE)  # looks whether it is in the range
+        check_numbers(cloudy, pair.cloudy_path, self.data_range, mend=_RANGE)
         scaling = scaling_of(clear, pair.clear_path, self.data_range, mend=_RANGE)
         span = scaling.high - scaling.low
         mask = self.selection.read_mask(self.mask_of[pair.name]) if pair.name in self.mask_of else None

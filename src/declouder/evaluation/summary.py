@@ -84,7 +84,7 @@ def to_markdown(results: Sequence[Mapping[str, Any]]) -> str:
     ]
     for result in results:
         data, method = result["data"], result["method"]
-        cells = [f"{data['name']}/{data['split']} ({data['images']})", method["name"].replace("|", r"\|")]
+        cells = [_cell_text(f"{data['name']}/{data['split']} ({data['images']})"), _cell_text(method["name"])]
         for name in SCORES:
             mean, interval = result["mean"][name], result["interval"][name]
             within = "" if interval is None else f"<br>({interval[0]:.4f} to {interval[1]:.4f})"
@@ -99,7 +99,7 @@ def breakdown_markdown(result: Mapping[str, Any]) -> str:
     def table(first: str, columns: Sequence[str], rows: Mapping[str, Mapping[str, Any]]) -> str:
         head = f"| {first} | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 1) + "|\n"
         return head + "".join(
-            f"| {name} | " + " | ".join(_cell(row.get(column)) for column in columns) + " |\n"
+            f"| {_cell_text(name)} | " + " | ".join(_cell(row.get(column)) for column in columns) + " |\n"
             for name, row in rows.items()
         )
 
@@ -111,6 +111,11 @@ def breakdown_markdown(result: Mapping[str, Any]) -> str:
             table("images with", ("images", *SCORES), groups),
         ]
     )
+
+
+def _cell_text(text: str) -> str:
+    """Return a name that a user gave, so that it stays within its cell."""
+    return text.replace("|", r"\|")
 
 
 def _cell(value: float | None) -> str:

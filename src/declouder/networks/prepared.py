@@ -222,8 +222,8 @@ def _transforms() -> tuple[Tensor, Tensor, Tensor]:
 
     As one (36, 36), (16, 36) and (36, 9) matrix: one pass over memory, where an axis at a time takes two.
     """
-    one_tap_each = torch.eye(9).view(1, 9, 3, 3)
-    unit = WinogradConvolution.of_weight(one_tap_each, torch.zeros(1), RESULTS)
+    one_tap_each = torch.eye(9, device="cpu").view(1, 9, 3, 3)
+    unit = WinogradConvolution.of_weight(one_tap_each, torch.zeros(1, device="cpu"), RESULTS)
     return torch.kron(unit.into, unit.into), torch.kron(unit.back, unit.back), unit.kernels[..., 0].contiguous()
 
 

@@ -40,12 +40,17 @@ class _ConditionedUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         Returns:
             (B, bands, H, W), unbounded.
         """
-        stem = self.config["stem"]
+        stem, widths = self.config["stem"], self.config["widths"]
 
         def at_stem_size(padded: Tensor) -> Tensor:
             return F.pixel_shuffle(self.unet(F.pixel_unshuffle(padded, stem), t).sample, stem)
 
-        return padded_to_multiple(at_stem_size, x, stem * 2 ** (len(self.config["widths"]) - 1))
+        coarsest = stem * 2 ** (len(widths) - 1)
+        height, width = x.shape[-2:]
+        if max(height, width) <= coarsest and widths[-1] == self.config["norm_groups"]:
+            # One pixel of one channel a group has no deviation to be normalised by.
+            x = F.pad(x, (0, coarsest + 1 - width, 0, 0), mode="replicate")
+        return padded_to_multiple(at_stem_size, x, coarsest)[..., :width]
 
 
 class Denoiser(_ConditionedUNet):

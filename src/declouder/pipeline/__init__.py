@@ -24,11 +24,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from declouder.arguments import seed_number, whole_number
+from declouder.arguments import check_enlarge, seed_number, whole_number
 from declouder.enlarging import enlarged, shrunk
 from declouder.errors import ModelError, OptionError
 from declouder.fusion import predict_x0
-from declouder.mosaic import check_enlarge
 from declouder.networks import MSDA, CompactNet, Denoiser, MemoryNet, WeightNet
 from declouder.networks.prepared import Prepared, can_prepare
 from declouder.painted import painted_share
@@ -43,6 +42,7 @@ from declouder.pipeline.folder import (
 )
 from declouder.pipeline.images import CloudRemovalOutput, check_output_type, output_of, to_tensor
 from declouder.pipeline.samplers import SAMPLERS, check_scheduler, lead_to_next, make_scheduler
+from declouder.rgb import RGB
 
 __all__ = [
     "SAMPLERS",
@@ -92,7 +92,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         denoiser: Denoiser,
         weight_net: WeightNet,
         scheduler: Any,
-        bands: Sequence[str] = ("red", "green", "blue"),
+        bands: Sequence[str] = RGB,
         w_bounds: Sequence[float] = (0.3, 1.0),
         num_inference_steps: int = 10,
         strength: float = 1.0,
@@ -109,7 +109,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         self.register_modules(reference=reference, denoiser=denoiser, weight_net=weight_net, scheduler=scheduler)
         self.register_to_config(
             bands=list(bands),
-            w_bounds=list(w_bounds),
+            w_bounds=list(_checked_bounds(w_bounds)),
             num_inference_steps=num_inference_steps,
             strength=strength,
         )
@@ -142,8 +142,8 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
             reason = " ".join(str(error).split())[:300]
             if not Path(source).is_dir():
                 raise ModelError(
-                    f"there is no folder {source}, and the hub gave no model of that name; give a folder that"
-                    f" `declouder train` wrote, or check the name and the network"
+                    f"there is no folder {source}, and the hub gave no model of that name ({reason}); give a folder"
+                    " that `declouder train` wrote, or check the name and the network"
                 ) from error
             raise ModelError(f"{source} cannot be loaded as a model ({reason}); copy the folder anew") from error
         check_whole(loaded, str(source))
@@ -232,7 +232,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         `y`, `reference` and `noise` are (B, C, H, W), the first two in [-1, 1], and so are both results.
         """
         timesteps = self._timesteps(steps, start, y.device)
-        alphas_cumprod = self.scheduler.alphas_cumprod.to(y.device, y.dtype)
+        alpha_bars = self._alpha_bars(timesteps).to(y.device, y.dtype)
         # A single step of the "leading" kind lies at t = 0, where x_t has no noise: noise is no x_t there.
         if start < 1 or float(self.scheduler.alphas_cumprod[int(timesteps[0])]) > _MOSTLY_IMAGE:
             x_t = self.scheduler.add_noise(reference, noise, timesteps[:1])
@@ -251,7 +251,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
                 cloudy=y,
                 reference=reference,
                 t=step.expand(y.shape[0]).to(y.device),
-                alpha_bar=alphas_cumprod[step],
+                alpha_bar=alpha_bars[index],
                 w_bounds=w_bounds,
             )
             if index < len(timesteps) - 1:
@@ -279,6 +279,22 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
             return result.to(y.dtype)
 
         return computed
+
+    def _alpha_bars(self, timesteps: Tensor) -> Tensor:
+        """Return alpha_bar, (N,), of the last N steps of the schedule that the sampler has set.
+
+        By its sigmas where it has some: Karras' lie between whole steps, and so do Euler's and Heun's own.
+        """
+        sigmas: Tensor | None = getattr(self.scheduler, "sigmas", None)
+        if sigmas is None:
+            return cast(Tensor, self.scheduler.alphas_cumprod[timesteps.long().cpu()])
+        begin = len(self.scheduler.timesteps) - len(timesteps)
+        return 1 / (1 + sigmas[begin : begin + len(timesteps)].square())
+
+    def evaluations(self, steps: int) -> int:
+        """Return how often so many steps run the denoiser: a step of the second order twice, if not the last."""
+        order: int = self.scheduler.order
+        return max(0, order * steps - (order - 1))
 
     def _timesteps(self, steps: int, strength: float, device: torch.device) -> Tensor:
         """Return the last `steps` steps of a schedule so fine that they begin near 1000 * strength.

@@ -10,7 +10,14 @@ when it is complete, so whoever sees `out.tif` sees all of it.
 
 from declouder.raster.aligned import AlignedReader, open_aligned, read_numbers
 from declouder.raster.checks import MOST_PIXELS, MOST_PIXELS_IN_MEMORY
-from declouder.raster.gdal import DTYPES, INPUT_DRIVERS, INPUT_SUFFIXES, OUTPUT_DRIVERS, not_georeferenced_is_fine
+from declouder.raster.gdal import (
+    DTYPES,
+    INPUT_DRIVERS,
+    INPUT_SUFFIXES,
+    OUTPUT_DRIVERS,
+    check_name,
+    not_georeferenced_is_fine,
+)
 from declouder.raster.info import RasterInfo, files_identity
 from declouder.raster.reading import RasterReader, open_raster
 from declouder.raster.sentinel2 import is_safe
@@ -44,6 +51,7 @@ __all__ = [
     "Undeclared",
     "check_fits",
     "check_folder",
+    "check_name",
     "check_output",
     "check_source",
     "create_raster",

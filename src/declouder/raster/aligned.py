@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from affine import Affine
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
-from rasterio.transform import xy
+from rasterio.transform import Affine, xy
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as GdalWindow
 
@@ -158,10 +157,11 @@ def _turns(info: RasterInfo, bounds: Any) -> list[Any]:
 
     One that goes on beyond lies on the other side of the antimeridian as well.
     """
+    a, b, west, d, e, north = info.transform[:6]
     turns = [info.transform]
     if info.crs.is_geographic:
-        turns += [Affine.translation(-360, 0) @ info.transform] if bounds.right > 180 else []
-        turns += [Affine.translation(360, 0) @ info.transform] if bounds.left < -180 else []
+        turns += [Affine(a, b, west - 360, d, e, north)] if bounds.right > 180 else []
+        turns += [Affine(a, b, west + 360, d, e, north)] if bounds.left < -180 else []
     return turns
 
 

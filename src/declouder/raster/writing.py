@@ -31,6 +31,7 @@ from declouder.raster.gdal import (
     one_line,
 )
 from declouder.raster.info import RasterInfo, info_of
+from declouder.rgb import RGB
 from declouder.whole_files import hidden_beginning, lives
 
 log = logging.getLogger(__name__)
@@ -267,14 +268,13 @@ def check_fits(output: Path, info: RasterInfo, *, cog: bool = False) -> None:
 
 def _is_picture(names: Sequence[str]) -> bool:
     """Return whether bands of these names are what a picture of so many bands shows them as."""
-    colors = ("red", "green", "blue")
-    shown = 1 if len(names) < len(colors) else len(colors)
+    shown = 1 if len(names) < len(RGB) else len(RGB)
     further_is_alpha = all(name == "alpha" for name in names[shown:])
     if shown == 1:  # whatever it is, it is shown as grey
         return further_is_alpha and names[0] != "alpha"
     # A name that is none of theirs says nothing against them.
-    misplaced = [name for name, place in zip(names, colors, strict=False) if name != place]
-    return further_is_alpha and not {*colors, "alpha"}.intersection(misplaced)
+    misplaced = [name for name, place in zip(names, RGB, strict=False) if name != place]
+    return further_is_alpha and not {*RGB, "alpha"}.intersection(misplaced)
 
 
 def output_name(source: Path) -> str:
@@ -317,7 +317,7 @@ def _profile(like: RasterInfo, *, final: bool) -> dict[str, Any]:
         "blockysize": BLOCK_PX,
         "interleave": "pixel",
         "bigtiff": "IF_SAFER",
-        "photometric": "RGB" if like.colors[:3] == ("red", "green", "blue") else "MINISBLACK",
+        "photometric": "RGB" if like.colors[:3] == RGB else "MINISBLACK",
     }
     if profile["compress"] != "LZMA":
         profile["predictor"] = 3 if np.dtype(like.dtype).kind == "f" else 2

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from declouder.arguments import real_number, seed_number, whole_number
+from declouder.arguments import check_enlarge, real_number, seed_number, whole_number
 from declouder.bands import BandChoice, listed
 from declouder.errors import OptionError
 from declouder.masks import MaskChoice
-from declouder.mosaic import LEAST_CUT_PX, check_enlarge
+from declouder.mosaic import LEAST_CUT_PX
 from declouder.raster import MOST_PIXELS
 from declouder.scaling import Scaling
 
 _WHOLE = ("steps", "enlarge", "window_px", "overlap_px", "batch", "threads", "samples", "max_pixels")
 _MAY_BE_NONE = ("steps", "overlap_px", "threads")
+
+Progress = Callable[[int, int], None]
+"""Called with the numbers of finished windows and of all windows."""
 
 
 @dataclass(frozen=True)

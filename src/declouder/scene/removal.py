@@ -27,9 +27,9 @@ from declouder.raster import (
 )
 from declouder.scaling import Scaling
 from declouder.scene.engine import Engine, Here, MakeEngine
-from declouder.scene.inference import Progress, layers_of, steps_of, threads_of
+from declouder.scene.inference import layers_of, steps_of, threads_of
 from declouder.scene.inputs import auto_scale, grid_origin, open_scene, tell_misfit
-from declouder.scene.options import SceneOptions, SceneReport
+from declouder.scene.options import Progress, SceneOptions, SceneReport
 from declouder.scene.outputs import Restoration, write_scene
 from declouder.scene.windows import restore_windows
 from declouder.version import __version__

@@ -9,8 +9,9 @@ import numpy as np
 
 from declouder.mosaic import Window, moved, on_grid
 from declouder.scene.engine import Engine, Group
-from declouder.scene.inference import Layers, Part, Progress, unpacked
+from declouder.scene.inference import Layers, Part, unpacked
 from declouder.scene.inputs import fill_invalid
+from declouder.scene.options import Progress
 from declouder.scene.outputs import Restoration
 from declouder.scene.planning import Plan
 from declouder.small_clouds import SmallClouds

@@ -22,10 +22,10 @@ import pystac
 
 from declouder.errors import RasterError
 from declouder.raster import BandFile, grid_of, vrt_of_bands
+from declouder.rgb import RGB
 
 log = logging.getLogger(__name__)
 
-COLORS = ("red", "green", "blue")
 _FURTHER = "nir"
 _MOST_BYTES = 16 * 2**20
 # Assets that show a scene to people; their numbers are no measurements.
@@ -67,8 +67,8 @@ def read_item(path: Path, *, allow_outside: bool = False) -> SourceItem:
     if not isinstance(assets, Mapping) or not all(isinstance(asset, Mapping) for asset in assets.values()):
         raise RasterError(f"{path} has no assets; give the JSON of a STAC item with its bands")
     applied = fields.get("properties", {}).get("earthsearch:boa_offset_applied") is True
-    found = {color: _chosen(color, assets) for color in (*COLORS, _FURTHER)}
-    missing = [color for color in COLORS if found[color] is None]
+    found = {color: _chosen(color, assets) for color in (*RGB, _FURTHER)}
+    missing = [color for color in RGB if found[color] is None]
     if missing:
         raise RasterError(
             f"{path} names no band {', '.join(missing)} (its assets: {', '.join(map(str, assets))[:200]}); "
@@ -80,7 +80,7 @@ def read_item(path: Path, *, allow_outside: bool = False) -> SourceItem:
             file = _local_file(path, assets[choice.asset], choice.asset, allow_outside=allow_outside)
             # Earth Search has taken the offset off the numbers, and still names it.
             bands[color] = _meant(path, file, choice, assets[choice.asset], offset_applied=applied)
-    values = {color: _nodata(bands[color]) for color in COLORS}
+    values = {color: _nodata(bands[color]) for color in RGB}
     if len({*values.values()} - {"None"}) > 1:
         told = ", ".join(f"{color} {value}" for color, value in values.items())
         raise RasterError(f"{path}: nodata differs ({told}); give files of one nodata: gdal_translate -a_nodata")

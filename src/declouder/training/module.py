@@ -20,6 +20,7 @@ from declouder.data.training import Sample, TrainingData
 from declouder.errors import ConfigError, DataError
 from declouder.fusion import add_noise, eps_from_x0, x0_from_eps
 from declouder.losses import noise_loss, ssim
+from declouder.metrics import GAUSSIAN, LPIPS_SMALLEST_PX
 from declouder.perceptual import PerceptualLoss, log_perceptual
 from declouder.pipeline import CloudRemovalPipeline, make_scheduler
 from declouder.training.networks import NETWORKS, build_networks, make_pipeline
@@ -59,8 +60,9 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         self.held_out = data.held_out(config.seed)
         self.learns_all_pairs = bool(data.pairs) and not data.held_pairs
         weighs = self.settings.perceptual_weight > 0 or self.settings.log_perceptual_weight > 0
-        wanted = weighs and self.stage.learns != ("denoiser",)
-        self.perceptual = PerceptualLoss(config.model.bands) if wanted else None
+        self.perceptual = PerceptualLoss(config.model.bands) if weighs else None
+        if self.stage.learns != ("denoiser",):
+            self._check_held_out(data)
         self.scheduler = make_scheduler(config.model.sampler)
         self.register_buffer("alphas_cumprod", self.scheduler.alphas_cumprod.clone(), persistent=False)
 
@@ -224,11 +226,20 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         """What a row of the stage's pictures shows, from left to right."""
         return COLUMNS if "weight_net" in self.stage.learns else ("cloudy", "reference", "clear")
 
+    def _check_held_out(self, data: TrainingData) -> None:
+        """Raise DataError if whole images are too small for their scores: now, not in the middle of a run."""
+        least = len(GAUSSIAN) if self.perceptual is None else LPIPS_SMALLEST_PX
+        for name, (height, width) in data.held_out_sizes():
+            if min(height, width) < least:
+                raise DataError(
+                    f"{name} is {height} x {width}, and the scores of held-out images need {least} px; leave it out"
+                )
+
     def _x0_diffusion(self, cloudy: Tensor, reference: Tensor, seed: int) -> Tensor:
         """Return what the denoiser alone makes of the reference image, noised to step `PICTURED_T`."""
         alpha_bar = self.alphas_cumprod[PICTURED_T]
         generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(reference.shape, generator=generator).to(reference)
+        noise = torch.randn(reference.shape, generator=generator, device="cpu").to(reference)
         x_t = add_noise(reference, noise, alpha_bar)
         t = torch.full((cloudy.shape[0],), PICTURED_T, device=cloudy.device)
         eps = self.kept("denoiser")(torch.cat([x_t, cloudy], dim=1), t)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
-import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from declouder.config import StageName, TrainConfig
 from declouder.data.training import TrainingData
+from declouder.packages import package_versions
 from declouder.training.surroundings import MAKE_ROOM
 from declouder.whole_files import write_text
 
@@ -29,7 +27,7 @@ def write_record(
     path = folder / RECORD
     earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     # Of each stage too: one that goes on another day may be of another commit.
-    made_by = {"versions": _versions(), "commit": commit_of_source()}
+    made_by = {"versions": package_versions(RECORDED_PACKAGES), "commit": commit_of_source()}
     recipe = config.model_dump(mode="json")
     del recipe["data"]["base"]  # where the data lay on this machine says nothing on another
     record = {
@@ -45,14 +43,6 @@ def write_record(
         "stages": {**earlier.get("stages", {}), stage: about | made_by},
     }
     write_text(path, json.dumps(record, indent=1) + "\n", mend=MAKE_ROOM)
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in RECORDED_PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
 
 
 @functools.cache
