@@ -7,7 +7,9 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,13 +25,15 @@ from declouder.errors import ModelError, OptionError
 from declouder.mosaic import Window
 from declouder.pipeline import CloudRemovalPipeline
 from declouder.scene import SceneOptions, remove_from_scene
-from declouder.scene.inference import Part, layers_of
+from declouder.scene.inference import Part, layers_of, threads_of
 
 distributed = pytest.importorskip("distributed")
 cloudpickle = pytest.importorskip("cloudpickle")
 
-from declouder.cluster import Cluster, check_cluster_name, finish_scenes, with_model  # noqa: E402
-from declouder.cluster.worker import Facts, ModelPlugin, Work  # noqa: E402
+from declouder.cluster import Cluster, check_cluster_name, finish_scenes, open_cluster, opening, with_model  # noqa: E402
+from declouder.cluster.engine import _result  # noqa: E402
+from declouder.cluster.opening import _agreed  # noqa: E402
+from declouder.cluster.worker import Facts, ModelPlugin, Work, facts  # noqa: E402
 
 SMALL = SceneOptions(window_px=64, overlap_px=16, steps=1, seed=4, threads=1)
 # Workers cannot import this file: its classes travel as they are.
@@ -358,3 +362,97 @@ def test_a_worker_keeps_the_layers_that_each_scene_wants():
     for dtype, kept in (("uint8", "uint16"), ("float32", "float32"), ("int16", "uint16")):
         work = Work("model", SMALL, layers_of(SMALL, bands=3, dtype=dtype), group)
         assert plugin.finished(work)[0]["image"].dtype == kept
+
+
+def test_a_scheduler_that_is_gone_ends_a_run_at_once(monkeypatch):
+    clock = itertools.count(0.0, 10.0)
+    monkeypatch.setattr("declouder.cluster.engine.time.monotonic", lambda: next(clock))
+    client = Scheduler("running")
+    cluster = Cluster(client, "model", Facts(version="", torch="", cpu="", device="cpu"))
+    cluster.look_after()
+    client.status = "closed"
+    with pytest.raises(OptionError, match="the cluster's scheduler is gone"):
+        cluster.look_after()
+
+    class Cancelled:
+        def result(self) -> None:
+            raise CancelledError
+
+    with pytest.raises(OptionError, match="the cluster's scheduler is gone"):
+        _result(Cancelled(), Window(0, 0, 32, 40))
+
+
+def test_workers_that_differ_are_refused_or_told(caplog):
+    ours = facts("cpu")
+    assert _agreed({"tcp://1": ours, "tcp://2": ours}) == ours and not caplog.text
+    with pytest.raises(OptionError, match=r"worker tcp://2 has declouder 0\.0, this is .*; install the same"):
+        _agreed({"tcp://1": ours, "tcp://2": replace(ours, version="0.0")})
+    with pytest.raises(OptionError, match=r"devices of several kinds \(cpu, cuda\); give --device cpu"):
+        _agreed({"tcp://1": ours, "tcp://2": replace(ours, device="cuda")})
+    _agreed({"tcp://1": ours, "tcp://2": replace(ours, torch="0.0")})
+    assert "the last bit may differ" in caplog.text
+
+
+def test_a_worker_of_several_threads_computes_one_group_at_a_time():
+    inside, most = [], []
+
+    def slow(cloudy: torch.Tensor) -> None:
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.05)
+        inside.pop()
+
+    plugin = ModelPlugin(b"", "cpu", is_local=False)
+    plugin.setup(None)
+    plugin._pipeline = Pretended(slow)
+    window = Window(0, 0, 32, 40)
+    work = Work(
+        "model",
+        SMALL,
+        layers_of(SMALL, bands=3, dtype="uint8"),
+        {0: Part(window, np.zeros((3, 32, 40), np.float32), window)},
+    )
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(plugin.finished, [work] * 4))
+    assert most == [1] * 4
+
+
+def test_the_number_of_threads_is_the_clients(monkeypatch):
+    options = replace(SMALL, threads=None)
+    cluster = Cluster(Scheduler("running"), "model", Facts(version="", torch="", cpu="", device="cpu"))
+    assert cluster.engine(options, {})._options.threads == threads_of(options) is not None
+
+
+class Noise(Pretended):
+    def __call__(self, cloudy: torch.Tensor, *, latents: torch.Tensor, **_: Any) -> SimpleNamespace:
+        return SimpleNamespace(images=latents.clamp(0, 1), weights=cloudy)
+
+
+def test_a_worker_takes_each_scenes_own_options():
+    plugin = ModelPlugin(b"", "cpu", is_local=False)
+    plugin.setup(None)
+    plugin._pipeline = Noise(lambda cloudy: None)
+    window = Window(0, 0, 32, 40)
+    group = {0: Part(window, np.full((3, 32, 40), 0.5, np.float32), window)}
+    layers = layers_of(SMALL, bands=3, dtype="float32")
+    found = [plugin.finished(Work("model", replace(SMALL, seed=s), layers, group))[0]["image"] for s in (1, 2, 1)]
+    assert (found[0] == found[2]).all() and (found[0] != found[1]).any()
+
+
+def test_a_scheduler_without_workers_is_told(pipeline, monkeypatch):
+    monkeypatch.setattr(opening, "FIRST_WORKER_S", 1)
+    options = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "silence_logs": logging.CRITICAL}
+    with (
+        distributed.LocalCluster(n_workers=0, **options) as empty,
+        pytest.raises(OptionError, match="has no workers; start some: dask worker tcp://"),
+        open_cluster(empty.scheduler_address, pipeline),
+    ):
+        pass
+
+
+def test_the_workers_forget_the_model_when_a_run_ends(client, pipeline):
+    both(client)
+    with with_model(client, pipeline):
+        pass
+    held = client.run(lambda dask_worker: [n for n in dask_worker.plugins if n.startswith("declouder-")])
+    assert set(map(tuple, held.values())) == {()}

@@ -810,3 +810,36 @@ def test_a_model_folder_that_names_one_of_our_classes_in_other_code_does_not_run
     with pytest.raises(ModelError, match="the denoiser is a Denoiser, which this version of declouder"):
         CloudRemovalPipeline.from_pretrained(tmp_path / "model")
     assert "evil_code" not in sys.modules
+
+
+def test_a_model_folder_whose_scheduler_is_in_other_code_does_not_run_it(tmp_path, monkeypatch):
+    make_tiny().save_pretrained(tmp_path / "model")
+    (tmp_path / "evil_sched.py").write_text("from diffusers import DDIMScheduler\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    index = tmp_path / "model" / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "scheduler": ["evil_sched", "DDIMScheduler"]}))
+    with pytest.raises(ModelError, match=r"the scheduler is a evil_sched.DDIMScheduler; give one of diffusers"):
+        CloudRemovalPipeline.from_pretrained(tmp_path / "model")
+    assert "evil_sched" not in sys.modules
+
+
+def test_a_pickle_beside_other_safetensors_is_never_opened(tmp_path):
+    make_tiny().save_pretrained(tmp_path)
+    folder = tmp_path / "denoiser"
+    weights = make_tiny().denoiser.state_dict()
+    (folder / "diffusion_pytorch_model.safetensors").rename(folder / "other.safetensors")
+    torch.save(weights, folder / "diffusion_pytorch_model.bin")
+    with pytest.raises(ModelError, match="cannot be loaded as a model"):
+        CloudRemovalPipeline.from_pretrained(tmp_path)
+
+
+def test_with_offloading_images_go_where_networks_run_and_these_are_put_back(monkeypatch):
+    pipeline, called = make_tiny(), []
+    monkeypatch.setattr(
+        CloudRemovalPipeline,
+        "_execution_device",
+        property(lambda self: called.append("asked") or torch.device("cpu")),
+    )
+    monkeypatch.setattr(pipeline, "maybe_free_model_hooks", lambda: called.append("freed"))
+    pipeline(cloudy_images(), output_type="pt")
+    assert called[0] == "asked" and called[-1] == "freed"

@@ -405,3 +405,10 @@ def test_files_of_single_bands_are_taken_before_one_of_several_that_is_named_fir
     assets = {"all": asset("all.tif", **{"eo:bands": together}), **coloured_assets()}
     found = read_item(write(folder, item(assets)))
     assert [band.path.name for band in found.bands.values()] == ["B04.tif", "B03.tif", "B02.tif"]
+
+
+def test_a_file_with_two_bands_of_one_colour_is_not_guessed_at(folder):
+    write_tif(folder / "all.tif", np.ones((4, 40, 50), np.uint16))
+    colors = [{"common_name": color} for color in ("red", "red", "green", "blue")]
+    with pytest.raises(RasterError, match="names no band red"):
+        read_item(write(folder, item({"all": asset("all.tif", **{"eo:bands": colors})})))

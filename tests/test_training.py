@@ -25,6 +25,7 @@ from declouder.training import STAGES, StageModule
 from declouder.training import callbacks as callbacks_module
 from declouder.training.module import COLUMNS, _lr_factor
 from declouder.training.networks import build_networks, export
+from declouder.training.surroundings import lightning_precision
 from toy import TOY, stage_module, toy, train_quietly, weights_of, write_four_pairs
 
 
@@ -361,3 +362,36 @@ def test_pictures_of_all_sizes_stand_in_columns():
         assert (sheet[:8, 10 * column : 10 * column + 6] == round(255 * float(level))).all()
         assert (sheet[:8, 10 * column + 6 : 10 * column + 10] == 0).all()
         assert (sheet[8:, 10 * column : 10 * column + 10] == round(255 * float(level))).all()
+
+
+def test_the_psnr_of_held_out_pairs_is_that_of_images_in_0_to_1():
+    module = stage_module("reference")
+    scores, _ = module.score()
+    psnrs = []
+    for sample in module.held_out:
+        with torch.no_grad():
+            found = module.kept("reference")(torch.from_numpy(sample["cloudy"])[None])[0].numpy()
+        psnrs.append(-10 * np.log10(np.square((found - sample["clear"]) / 2).mean()))
+    assert scores["reference_psnr"] == scores["score"] == pytest.approx(np.mean(psnrs), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "capable", "word"),
+    [
+        ("32", True, "32-true"),
+        ("auto", True, "bf16-mixed"),
+        ("auto", False, "32-true"),
+        ("bf16", True, "bf16-mixed"),
+    ],
+)
+def test_bfloat16_is_taken_where_the_hardware_has_it_and_the_recipe_wants_it(wanted, capable, word, monkeypatch):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: capable)
+    assert lightning_precision(wanted, "cpu") == word
+
+
+def test_bfloat16_that_would_be_emulated_is_refused(monkeypatch):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False)
+    with pytest.raises(ConfigError, match="only emulates"):
+        lightning_precision("bf16", "cpu")

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 
 from declouder.config import STAGE_NAMES, TrainConfig
 from declouder.errors import ConfigError, DataError, ModelError, OutputError
@@ -226,11 +228,12 @@ def test_what_comes_next_in_a_run_that_is_resumed_may_change(tmp_path):
     assert report.finished and (tmp_path / "model" / "reference").is_dir()  # though nothing was scored before
 
 
-def test_a_run_is_not_resumed_with_or_without_lpips_in_its_loss_where_it_was_not(tmp_path, backbone, monkeypatch):
+@pytest.mark.parametrize("field", ["perceptual_weight", "log_perceptual_weight"])
+def test_a_run_is_not_resumed_with_lpips_in_its_loss_where_it_was_not(field, tmp_path, backbone, monkeypatch):
     monkeypatch.setenv("DECLOUDER_LPIPS_BACKBONE", str(backbone))
-    train_quietly(LONG, tmp_path, stages=["reference"], max_time_s=3)
+    train_quietly(LONG, tmp_path, stages=["reference"], max_time_s=1e-6)
     with pytest.raises(ConfigError, match=r"stages\.reference was begun without LPIPS in its loss"):
-        changed = toy("stages.reference.perceptual_weight=0.1", "stages.reference.patch_px=40")
+        changed = toy(f"stages.reference.{field}=0.1", "stages.reference.patch_px=40")
         train_quietly(changed, tmp_path, stages=["reference"], resume=True)
 
 
@@ -318,3 +321,80 @@ def test_a_run_that_goes_on_remembers_how_long_its_scores_have_stayed_behind(tmp
     (tmp_path / "reference" / "finished").unlink()  # killed before that was noted
     (report,) = train_quietly(config, tmp_path, stages=["reference"], resume=True)
     assert (report.steps, report.finished, report.scores["step"]) == (4, True, 2)
+
+
+def test_a_run_that_goes_on_keeps_the_best_weights_of_before(tmp_path, monkeypatch):
+    scores, kept = iter([1.0, 3.0, 2.0]), []
+
+    def score(module: StageModule):
+        kept.append({key: value.clone() for key, value in module.kept("reference").state_dict().items()})
+        return {"score": next(scores)}, []
+
+    monkeypatch.setattr(StageModule, "score", score)
+    config = toy("stages.reference.steps=3", "stages.reference.validate_every=1")
+    for step in (1, 2, 3):  # one a call
+        train_quietly(config, tmp_path, stages=["reference"], max_time_s=1e-6, resume=step > 1)
+    (file,) = (tmp_path / "model" / "reference").glob("*.safetensors")
+    saved = load_file(file)
+    assert all(torch.equal(saved[key], value) for key, value in kept[1].items())
+    assert any(not torch.equal(saved[key], value) for key, value in kept[2].items())
+
+
+def test_a_run_of_summed_batches_that_goes_on_is_not_scored_twice_at_one_step(tmp_path, monkeypatch):
+    scores, scored = iter([3.0, 2.0, 1.0, 0.0]), []
+    monkeypatch.setattr(
+        StageModule, "score", lambda module: ({"score": next(scores)}, scored.append(module.global_step) or [])
+    )
+    config = toy(*(f"stages.reference.{field}" for field in ("steps=3", "accumulate=2", "validate_every=1")))
+    for step in (1, 2, 3):  # one a call
+        train_quietly(config, tmp_path, stages=["reference"], max_time_s=1e-6, resume=step > 1)
+    assert scored == [1, 2, 3]
+
+
+def test_a_step_that_is_scored_again_has_one_row(tmp_path):
+    for step, score in ((3, 1.0), (6, 2.0), (3, 4.0)):
+        callbacks_module._append_row(tmp_path / "scores.csv", {"step": step, "score": score})
+    assert (tmp_path / "scores.csv").read_text().splitlines() == ["step,score", "3,4.00000"]
+
+
+def test_as_many_pairs_of_other_pixels_are_other_data(tmp_path):
+    write_four_pairs(tmp_path)
+    fields = [f"data.base={tmp_path}", "data.pairs=[set]", "data.hold_out=0", "data.procedural=0"]
+    fields += ["data.synthetic_share=0", "stages.reference.steps=1000"]
+    train_quietly(toy(*fields), tmp_path / "run", stages=["reference"], max_time_s=1e-6)
+    Image.new("RGB", (32, 32), (7, 7, 7)).save(tmp_path / "set" / "train" / "label" / "2.png")
+    with pytest.raises(DataError, match=r"the data \(4 pairs\) are not those that .*reference was begun with"):
+        train_quietly(toy(*fields), tmp_path / "run", stages=["reference"], resume=True, max_time_s=1e-6)
+
+
+def test_a_run_goes_on_where_its_data_have_moved(tmp_path):
+    write_four_pairs(tmp_path / "old")
+    fields = ["data.pairs=[set]", "data.hold_out=0", "data.procedural=0", "data.synthetic_share=0"]
+    fields += ["stages.reference.steps=1000"]
+    old, new = (toy(f"data.base={tmp_path / name}", *fields) for name in ("old", "new"))
+    train_quietly(old, tmp_path / "run", stages=["reference"], max_time_s=1e-6)
+    (tmp_path / "old").rename(tmp_path / "new")
+    (report,) = train_quietly(new, tmp_path / "run", stages=["reference"], max_time_s=1e-6, resume=True)
+    assert report.steps == 2
+
+
+@pytest.mark.parametrize(
+    ("stage", "before", "after"),
+    [
+        ("reference", "perceptual_weight=0.1", "perceptual_weight=9"),
+        ("denoiser", "max_t=1000", "max_t=900"),
+        ("denoiser", "lr=1e-4", "lr=2e-4"),
+    ],
+)
+def test_scores_by_another_measure_are_not_compared(stage, before, after, tmp_path, backbone, monkeypatch):
+    monkeypatch.setenv("DECLOUDER_LPIPS_BACKBONE", str(backbone))
+    scores = iter([3.0, 2.0, 1.0, 0.0])
+    monkeypatch.setattr(StageModule, "score", lambda module: ({"score": next(scores)}, []))
+    fields = ["steps=4", "validate_every=1", "patience=2"]
+    fields += ["patch_px=40"] if stage == "reference" else []  # LPIPS sees no less
+    for step, field in ((1, before), (2, after), (3, after)):
+        config = toy(*(f"stages.{stage}.{each}" for each in (*fields, field)))
+        (report,) = train_quietly(config, tmp_path, stages=[stage], max_time_s=1e-6, resume=step > 1)
+    is_other = "lr" not in after
+    assert report.scores == {"step": 2, "score": 2.0} if is_other else {"step": 1, "score": 3.0}
+    assert report.finished is not is_other  # patience

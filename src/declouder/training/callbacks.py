@@ -41,6 +41,9 @@ class ScoreLog(Callback):  # type: ignore[misc]
         self.stopped = False
         """Whether the stage's patience has run out."""
         self._best_weights: dict[str, dict[str, Tensor]] = {}
+        self._to_beat: float | None = None
+        """The best score; None where there is none that the next can be compared with."""
+        self._measured_by: dict[str, Any] | None = None
         self._scored_step = -1
         self._without_better = 0
         self._earlier_s = 0.0
@@ -55,6 +58,8 @@ class ScoreLog(Callback):  # type: ignore[misc]
         """Return what a resumed run needs."""
         return {
             "best": self.best,
+            "to_beat": self._to_beat,
+            "measured_by": self._measured_by,
             "weights": self._best_weights,
             "scored_step": self._scored_step,
             "without_better": self._without_better,
@@ -67,12 +72,18 @@ class ScoreLog(Callback):  # type: ignore[misc]
         self.best, self._best_weights = state_dict["best"], state_dict["weights"]
         self._scored_step = state_dict["scored_step"]
         # Checkpoints of older versions lack these.
+        self._to_beat = state_dict.get("to_beat", self.best.get("score"))
+        self._measured_by = state_dict.get("measured_by")
         self._without_better = state_dict.get("without_better", 0)
         self.stopped = state_dict.get("stopped", False)
         self._earlier_s = state_dict.get("seconds", 0.0)
 
     def on_train_start(self, trainer: L.Trainer, module: StageModule) -> None:
         """A run that was killed after its patience had run out has nothing left to do."""
+        if self._measured_by not in (None, module.measured_by):
+            log.warning("scores are by other fields now (%s): the next is the best", ", ".join(module.measured_by))
+            self._to_beat, self._without_better = None, 0
+        self._measured_by = module.measured_by
         trainer.should_stop = trainer.should_stop or self.stopped
 
     def on_train_batch_end(self, trainer: L.Trainer, module: StageModule, *_: Any) -> None:
@@ -105,8 +116,8 @@ class ScoreLog(Callback):  # type: ignore[misc]
         score = scores["score"]
         if not math.isfinite(score):  # nothing is ever better than NaN
             log.warning("the score at step %d is %g: these weights are not kept", trainer.global_step, score)
-        elif not self.best or score > self.best["score"] or module.learns_all_pairs:
-            self.best = {"step": trainer.global_step, **scores}
+        elif self._to_beat is None or score > self._to_beat or module.learns_all_pairs:
+            self.best, self._to_beat = {"step": trainer.global_step, **scores}, score
             self._without_better = 0
             self._best_weights = {
                 name: {key: value.detach().cpu().clone() for key, value in module.kept(name).state_dict().items()}

@@ -202,6 +202,16 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         perceptual += s.log_perceptual_weight * scores[f"{main}_ln_lpips"]
         return -scores[f"{main}_l1"] - perceptual
 
+    @property
+    def measured_by(self) -> dict[str, Any]:
+        """The fields of the recipe that `score` depends on: by other values of theirs it is another measure."""
+        fields: tuple[str, ...] = ()
+        if self.stage.learns == ("denoiser",):
+            fields = ("max_t", "patch_px", "downscale")
+        elif self.perceptual is not None:
+            fields = ("perceptual_weight", "log_perceptual_weight")
+        return {field: getattr(self.settings, field) for field in fields}
+
     def _restorer(self) -> Callable[[Tensor, int], dict[str, Tensor]] | None:
         if self.stage.learns == ("reference",):
             return lambda cloudy, seed: {"reference": self.kept("reference")(cloudy)}
