@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +17,8 @@ from PIL import Image
 
 from conftest import FakePipeline, write_tif
 from declouder.cli import main
+from declouder.cli.app import _interrupt
+from declouder.cli.bars import counting_bar
 from declouder.errors import OptionError
 from declouder.evaluation import Selection
 from declouder.scene import SceneOptions, remove_from_scene
@@ -173,3 +180,38 @@ def test_what_is_asked_of_train_reaches_it(noted, tmp_path: Path) -> None:
         "nodes": 3,
         "on_step": None,
     }
+
+
+def test_a_second_interrupt_does_not_break_off_what_the_first_began(monkeypatch):
+    clock = iter([10.0, 11.0, 14.0, 20.0])
+    monkeypatch.setitem(_interrupt.__globals__, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setitem(_interrupt.__globals__, "_interrupts", [])
+    with pytest.raises(KeyboardInterrupt):
+        _interrupt(2, None)
+    _interrupt(2, None)
+    _interrupt(15, None)
+    with pytest.raises(KeyboardInterrupt):  # long after, something hangs
+        _interrupt(2, None)
+
+
+def test_a_program_that_ends_heeds_no_signals():
+    code = "import os, signal, sys, atexit; from declouder.cli import main; sys.argv[1:] = ['--version']"
+    code += "; atexit.register(lambda: [os.kill(os.getpid(), each) for each in (signal.SIGINT, signal.SIGTERM)])"
+    done = subprocess.run([sys.executable, "-c", code + "; main()"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.startswith("declouder ") and done.stderr == ""
+
+
+def test_a_log_that_cannot_be_written_ends_no_work(monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text: str = "") -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        flush = write
+
+    monkeypatch.setattr("sys.stderr", Full())
+    with counting_bar(quiet=False) as show:
+        for done in range(3):
+            show(done, 3)
+    with pytest.raises(SystemExit) as ended:
+        main(["remove", "--steps", "-1"])
+    assert ended.value.code == 2

@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ import torch
 from conftest import names_in, read_tif, write_tif
 from declouder import cli
 from declouder.errors import ModelError, OptionError
+from declouder.interrupts import children_heed_no_interrupt
 from declouder.mosaic import Window
 from declouder.pipeline import CloudRemovalPipeline
 from declouder.scene import SceneOptions, remove_from_scene
@@ -456,3 +458,12 @@ def test_the_workers_forget_the_model_when_a_run_ends(client, pipeline):
         pass
     held = client.run(lambda dask_worker: [n for n in dask_worker.plugins if n.startswith("declouder-")])
     assert set(map(tuple, held.values())) == {()}
+
+
+def test_processes_that_are_begun_see_no_interrupt():
+    code = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with children_heed_no_interrupt():
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before

@@ -1,4 +1,5 @@
 import copy
+import importlib
 import json
 import logging
 import re
@@ -25,7 +26,7 @@ from declouder import CloudRemovalPipeline, remove_clouds
 from declouder.enlarging import enlarged
 from declouder.errors import ModelError, OptionError
 from declouder.fusion import FusedPrediction, add_noise, predict_x0
-from declouder.networks import CompactNet, Denoiser, WeightNet
+from declouder.networks import REFERENCES, CompactNet, Denoiser, WeightNet
 from declouder.painted import painted_share
 from declouder.pipeline import SAMPLERS, make_scheduler
 from declouder.pipeline.images import to_tensor
@@ -807,7 +808,7 @@ def test_a_model_folder_that_names_one_of_our_classes_in_other_code_does_not_run
     monkeypatch.syspath_prepend(tmp_path)
     index = tmp_path / "model" / "model_index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), "denoiser": ["evil_code", "Denoiser"]}))
-    with pytest.raises(ModelError, match="the denoiser is a Denoiser, which this version of declouder"):
+    with pytest.raises(ModelError, match=r"the denoiser is a evil_code\.Denoiser, which this version of declouder"):
         CloudRemovalPipeline.from_pretrained(tmp_path / "model")
     assert "evil_code" not in sys.modules
 
@@ -843,3 +844,19 @@ def test_with_offloading_images_go_where_networks_run_and_these_are_put_back(mon
     monkeypatch.setattr(pipeline, "maybe_free_model_hooks", lambda: called.append("freed"))
     pipeline(cloudy_images(), output_type="pt")
     assert called[0] == "asked" and called[-1] == "freed"
+
+
+def test_a_network_of_ones_own_is_loaded_where_it_is_put_among_the_references(tmp_path, monkeypatch):
+    code = "from diffusers import ModelMixin\nfrom declouder.networks import CompactNet\n"
+    code += "class Mine(CompactNet, ModelMixin):\n    pass\n"
+    (tmp_path / "own_network.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    pipeline = make_tiny()
+    pipeline.reference = importlib.import_module("own_network").Mine(widths=(8, 16), blocks=(1, 1))
+    pipeline.register_modules(reference=pipeline.reference)
+    pipeline.save_pretrained(tmp_path / "model")
+    with pytest.raises(ModelError, match=r"own_network\.Mine, .* put into declouder\.networks\.REFERENCES first"):
+        CloudRemovalPipeline.from_pretrained(tmp_path / "model")
+    monkeypatch.setitem(REFERENCES, "mine", type(pipeline.reference))
+    again = CloudRemovalPipeline.from_pretrained(tmp_path / "model")
+    assert type(again.reference).__name__ == "Mine"

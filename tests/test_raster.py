@@ -19,7 +19,14 @@ from rasterio.transform import Affine
 
 from conftest import names_in, read_tif, write_tif
 from declouder.errors import OutputError, RasterError
-from declouder.raster import check_output, create_raster, open_raster, output_name, remove_stale_parts
+from declouder.raster import (
+    check_output,
+    create_raster,
+    files_identity,
+    open_raster,
+    output_name,
+    remove_stale_parts,
+)
 from declouder.raster import writing as writing_module
 from declouder.scene import remove_from_scene
 
@@ -640,3 +647,18 @@ def test_a_place_that_is_nowhere_is_told(place, tmp_path):
     (tmp_path / "a.tif.aux.xml").write_text(f"<PAMDataset><GeoTransform>{place}</GeoTransform></PAMDataset>")
     with pytest.raises(RasterError, match=r"which is nowhere; mend its place"), open_raster(path):
         pass
+
+
+def test_of_a_file_that_is_replaced_the_permissions_stay(rich_tif, tmp_path):
+    output = copied(rich_tif, tmp_path / "b.tif")
+    for mode in (0o600, 0o664):
+        output.chmod(mode)
+        copied(rich_tif, output, overwrite=True)
+        assert output.stat().st_mode & 0o777 == mode
+
+
+def test_a_name_as_long_as_names_can_be_has_nothing_beside_it(rich_tif, tmp_path):
+    longest = tmp_path / f"{'a' * 251}.tif"
+    longest.write_bytes(rich_tif.read_bytes())
+    with open_raster(longest) as reader:
+        assert len(files_identity(reader.info.files)) == 1

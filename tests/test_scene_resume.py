@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import torch
 
 from conftest import FakePipeline, names_in, read_tif, write_tif
 from declouder import journal as journals
-from declouder.errors import ModelError, OutputError
+from declouder.errors import ModelError, OutputError, RasterError
 from declouder.masks import MaskChoice
 from declouder.mosaic import plan_windows
 from declouder.raster import writing
@@ -449,3 +450,56 @@ def test_a_run_that_was_killed_between_its_two_files_goes_on(tmp_path, rng, monk
     rest = FakePipeline(lambda cloudy, _: cloudy)
     remove_from_scene(source, tmp_path / "b.tif", rest, options)
     assert not rest.seen and (tmp_path / "b.tif").exists()
+
+
+def test_an_output_folder_that_goes_ends_the_run_at_the_next_window(tmp_path, rng, monkeypatch):
+    monkeypatch.setattr(journals, "_SYNC_EVERY_S", 0.0)
+    source = write_tif(tmp_path / "a.tif", rng.integers(0, 256, (3, 200, 180), dtype=np.uint8))
+    folder = tmp_path / "out"
+    folder.mkdir()
+    seen = []
+
+    def gone(done: int, total: int) -> None:
+        seen.append(done)
+        if done == 1:
+            shutil.rmtree(folder)
+
+    pipeline = FakePipeline(lambda cloudy, latents: cloudy)
+    options = SceneOptions(window_px=64, overlap_px=16)
+    with pytest.raises(OutputError, match=r"b\.tif\.journal was removed in the middle of the run; run it again"):
+        remove_from_scene(source, folder / "b.tif", pipeline, options, progress=gone)
+    assert len(seen) < 4
+
+
+def test_an_output_folder_that_goes_after_the_last_window_is_told(tmp_path, rng):
+    source = write_tif(tmp_path / "a.tif", rng.integers(0, 256, (3, 40, 50), dtype=np.uint8))
+    folder = tmp_path / "out"
+    folder.mkdir()
+    pipeline = FakePipeline(lambda cloudy, latents: shutil.rmtree(folder) or cloudy)
+    with pytest.raises(OutputError, match=r"the output folder .*out does not exist; make it first"):
+        remove_from_scene(source, folder / "b.tif", pipeline, SceneOptions(window_px=64, overlap_px=16))
+
+
+@pytest.mark.parametrize("way", ["over", "replaced", "deleted"])
+def test_a_scene_that_is_written_over_while_it_is_read_is_told(way, tmp_path, rng):
+    dn = rng.integers(1, 256, (3, 40, 50), dtype=np.uint8)
+    source = write_tif(tmp_path / "a.tif", dn)
+    other = write_tif(tmp_path / "other.tif", dn[:, ::-1])
+
+    def meanwhile(cloudy: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        if way == "over":
+            source.write_bytes(other.read_bytes())
+        elif way == "replaced":
+            other.replace(source)
+        else:
+            source.unlink()
+        return cloudy
+
+    options = SceneOptions(window_px=64, overlap_px=16)
+    if way == "over":
+        with pytest.raises(RasterError, match=r"a\.tif was changed while it was read; run again when it is whole"):
+            remove_from_scene(source, tmp_path / "b.tif", FakePipeline(meanwhile), options)
+        assert not (tmp_path / "b.tif").exists()
+    else:  # who has a file open goes on with it
+        remove_from_scene(source, tmp_path / "b.tif", FakePipeline(meanwhile), options)
+        np.testing.assert_array_equal(read_tif(tmp_path / "b.tif"), dn)

@@ -22,9 +22,7 @@ import errno
 import json
 import logging
 import os
-import signal
 import struct
-import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -36,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declouder.errors import BusyError, OutputError
+from declouder.interrupts import interrupts_wait
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +111,7 @@ def open_journal(
     keep = False
     try:
         # An interrupt between the file's first moment and `journal` would leave it behind.
-        with _writing(path), _interrupts_wait():
+        with _writing(path), interrupts_wait():
             journal = Journal(path, _locked(path), layers, windows=windows, height=height, width=width)
         with _writing(path):
             journal.begin(header)
@@ -223,6 +222,8 @@ class Journal:
             if time.monotonic() - self._synced > _SYNC_EVERY_S:
                 os.fsync(self._file)
                 self._synced = time.monotonic()
+                if os.fstat(self._file).st_nlink == 0:
+                    raise OutputError(f"{self.path} was removed in the middle of the run; run it again")
         self._end = position
         self._offsets |= offsets
 
@@ -315,25 +316,6 @@ def _locked(path: Path) -> int:
             os.close(file)
             raise
         os.close(file)
-
-
-@contextlib.contextmanager
-def _interrupts_wait() -> Iterator[None]:
-    """SIGINT and SIGTERM that come within the block act at its end; outside the main thread none come."""
-    came: list[int] = []
-    before: dict[signal.Signals, Any] = {}
-    try:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                before[number] = signal.getsignal(number)
-                signal.signal(number, lambda number, _: came.append(number))
-        yield
-    finally:
-        for number, handler in before.items():
-            # None: set by other than Python, which cannot set it again.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        if came:
-            signal.raise_signal(came[0])
 
 
 def _difference(found: bytes | None, header: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ import json
 import logging
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
@@ -113,6 +114,7 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command with `arguments`, by default the program's own, and exit."""
+    is_program = arguments is None
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     _interrupts.clear()
     signal.signal(signal.SIGTERM, _interrupt)
@@ -120,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         signal.signal(signal.SIGINT, _interrupt)
     if hasattr(sys.stdout, "reconfigure"):  # a name that it cannot show is no reason to fail
         sys.stdout.reconfigure(errors="backslashreplace")
-    with reporting_errors(debug="--debug" in arguments):
+    with _nothing_breaks_off_the_end(is_program), reporting_errors(debug="--debug" in arguments):
         for before, word in zip(["", *arguments], arguments, strict=False):
             if word == "" and before not in ("--title", "--name"):  # it would be taken for the current folder
                 after = f" after {before}" if before.startswith("-") else ""
@@ -185,16 +187,32 @@ def _report(error: Exception, debug: bool, remark: str = "") -> None:
 
 def _tell(line: str) -> None:
     if sys.stderr is not None:  # where it is closed, print() would take stdout
-        print(line, file=sys.stderr)
+        with contextlib.suppress(OSError):  # it may be a file on a full disk
+            print(line, file=sys.stderr)
 
 
-_interrupts: list[int] = []
-"""The signals that came."""
+_interrupts: list[float] = []
+"""When signals came that ended something, in seconds."""
+_UNWINDING_S = 5.0
+"""So long may it take to put away what is unfinished; a second Ctrl-C within that time does not break it off."""
 
 
-def _interrupt(number: int, _frame: object) -> None:
-    _interrupts.append(number)
-    raise KeyboardInterrupt
+def _interrupt(_number: int, _frame: object) -> None:
+    now = time.monotonic()
+    if not _interrupts or now - _interrupts[-1] > _UNWINDING_S:
+        _interrupts.append(now)
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _nothing_breaks_off_the_end(is_program: bool) -> Iterator[None]:
+    """Have a program that ends heed no signals: its exit code and last line are told, and it is about to go."""
+    try:
+        yield
+    finally:
+        if is_program:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
 
 
 def stop_if_interrupted() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from declouder.cli.app import logging_to, stop_if_interrupted
 
@@ -139,6 +140,27 @@ def _shown(bar: Any, *, level: int = logging.WARNING) -> Iterator[Any]:
                 bar.stop()
 
 
+class _Enduring:
+    """A stream that loses what it cannot write: a log on a full disk ends no work."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush what can be flushed."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+
 def _shortened(name: str, *, most: int) -> str:
     """Return a name without its middle where it is too long: rich would cut the numbers after it too."""
     half = (most - 1) // 2
@@ -157,7 +179,8 @@ def _new_bar(before: str = "", *, after: str = "", elapsed: bool = False, quiet:
     if after:
         columns.append(TextColumn(after, markup=False))
     columns += [TimeElapsedColumn(), "gone,", TimeLeftColumn(), "left"] if elapsed else [TimeLeftColumn()]
-    console = Console(stderr=True, highlight=False)
+    enduring = None if sys.stderr is None else cast(IO[str], _Enduring(sys.stderr))
+    console = Console(file=enduring, stderr=True, highlight=False)
     if console.width < 1:  # COLUMNS=0: rich would print nothing
         console.width = 80
     return Progress(*columns, console=console, disable=quiet)

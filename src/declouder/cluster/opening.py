@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import tempfile
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from distributed import Client, LocalCluster
 from declouder.cluster.engine import Cluster
 from declouder.cluster.worker import Facts, ModelPlugin, facts
 from declouder.errors import DeclouderError, OptionError
+from declouder.interrupts import children_heed_no_interrupt, interrupts_wait
 from declouder.version import __version__
 
 log = logging.getLogger(__name__)
@@ -87,19 +89,23 @@ def with_model(client: Client, pipeline: Any, *, device: str = "auto", is_local:
 @contextlib.contextmanager
 def _local(count: int) -> Iterator[Client]:
     """Start so many worker processes on this machine; one that dies is started again."""
-    with (
-        warnings.catch_warnings(),
-        LocalCluster(
-            n_workers=count,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",  # nobody else's business
-            dashboard_address="127.0.0.1:8787",
-            silence_logs=logging.CRITICAL,
-        ) as processes,
-        Client(processes) as client,
-    ):
-        yield client
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        # Of its own: dask leaves files behind in the one that is for all.
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="declouder-", ignore_cleanup_errors=True))
+        stack.enter_context(dask.config.set({"temporary-directory": scratch}))
+        with interrupts_wait(), children_heed_no_interrupt():  # half a cluster cannot be closed
+            processes = stack.enter_context(
+                LocalCluster(
+                    n_workers=count,
+                    threads_per_worker=1,
+                    processes=True,
+                    host="127.0.0.1",  # nobody else's business
+                    dashboard_address="127.0.0.1:8787",
+                    silence_logs=logging.CRITICAL,
+                )
+            )
+        yield stack.enter_context(Client(processes))
 
 
 @contextlib.contextmanager

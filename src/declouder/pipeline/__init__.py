@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -85,6 +85,19 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
     model_cpu_offload_seq = "reference->denoiser->weight_net"
     quick = True
     """Compute by `networks.prepared` where that suits, on CPUs; False runs the networks as they are."""
+
+    if TYPE_CHECKING:  # what diffusers gives, of whose classes type checkers see stand-ins
+        reference: Any
+        denoiser: Any
+        weight_net: Any
+        scheduler: Any
+        config: Any
+        device: torch.device
+        dtype: torch.dtype
+        to: Callable[..., Self]
+        save_pretrained: Callable[..., None]
+        set_progress_bar_config: Callable[..., None]
+        enable_model_cpu_offload: Callable[..., None]
 
     def __init__(
         self,

@@ -47,25 +47,35 @@ def check_folder(folder: Path, *, kind: str) -> None:
             f"{folder} holds a {index.get('_class_name')}, not a {kind}; give a folder"
             f" that `declouder train` or `declouder convert` wrote"
         )
-    known = {cls.__name__ for cls in (*REFERENCES.values(), Denoiser, WeightNet)}
+    known = (*REFERENCES.values(), Denoiser, WeightNet)
     for name in COMPONENTS:
         said = index.get(name)
         if not isinstance(said, list) or len(said) != 2:
             raise ModelError(f"{folder / 'model_index.json'} names no {name}; save the model anew")
         module, called = (str(word) for word in said)
-        # Only our own classes and diffusers' schedulers are loaded: a folder cannot name other code to run.
+        # Only our own classes, those that the caller has put among them, and diffusers' schedulers are loaded: a
+        # folder cannot name other code to run.
         if name == "scheduler":
             if module.split(".")[0] != "diffusers":
                 raise ModelError(f"{folder}: the scheduler is a {module}.{called}; give one of diffusers")
             _read_json(folder / name / "scheduler_config.json", folder)
             continue
-        if called not in known or not module.startswith("declouder.networks."):
-            raise ModelError(f"{folder}: the {name} is a {called}, which this version of declouder does not know")
+        if not any(cls.__name__ == called and _holds(module, cls) for cls in known):
+            raise ModelError(
+                f"{folder}: the {name} is a {module}.{called}, which this version of declouder does not know; a"
+                " network of your own is put into declouder.networks.REFERENCES first"
+            )
         _read_json(folder / name / "config.json", folder)
         if not list((folder / name).glob("*.safetensors")):
             raise ModelError(
                 f"{folder / name} lacks its weights (diffusion_pytorch_model.safetensors); copy the whole folder"
             )
+
+
+def _holds(module: str, cls: Any) -> bool:
+    """Return whether a class is of a module, which within our own networks may have moved since."""
+    ours = "declouder.networks."
+    return module == cls.__module__ or (module.startswith(ours) and cls.__module__.startswith(ours))
 
 
 def _read_json(path: Path, folder: Path) -> Mapping[str, Any]:

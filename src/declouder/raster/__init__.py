@@ -18,7 +18,7 @@ from declouder.raster.gdal import (
     check_name,
     not_georeferenced_is_fine,
 )
-from declouder.raster.info import RasterInfo, files_identity
+from declouder.raster.info import RasterInfo, file_stamps, files_identity, written_over
 from declouder.raster.reading import RasterReader, open_raster
 from declouder.raster.sentinel2 import is_safe
 from declouder.raster.sources import check_source
@@ -55,6 +55,7 @@ __all__ = [
     "check_output",
     "check_source",
     "create_raster",
+    "file_stamps",
     "files_identity",
     "find_undeclared",
     "grid_of",
@@ -66,4 +67,5 @@ __all__ = [
     "read_numbers",
     "remove_stale_parts",
     "vrt_of_bands",
+    "written_over",
 ]

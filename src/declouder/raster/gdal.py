@@ -69,6 +69,14 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(reason).split()) or type(error).__name__
 
 
+def lies_there(path: Path) -> bool:
+    """Return whether a file lies at a place that is looked at by its name; one too long for a file has none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def check_name(path: Path, error: type[DeclouderError]) -> None:
     """Raise `error` if GDAL, which knows UTF-8 alone, cannot be told the name of a file."""
     try:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from rasterio.enums import MaskFlags
 
 from declouder.errors import RasterError
+from declouder.raster.gdal import lies_there
 from declouder.raster.xml import parsed_xml
 
 log = logging.getLogger(__name__)
@@ -149,6 +151,24 @@ def files_identity(files: Sequence[Path]) -> list[dict[str, Any]]:
     return [_file_identity(path) | _beside_identity(path) for path in files]
 
 
+def file_stamps(files: Sequence[Path]) -> dict[Path, tuple[int, int, int]]:
+    """Return by path which file each is, how large, and when it was changed; for `written_over`."""
+    return {path: (found.st_ino, found.st_size, found.st_mtime_ns) for path in files if (found := path.stat())}
+
+
+def written_over(before: Mapping[Path, tuple[int, int, int]]) -> Path | None:
+    """Return one of the files that was changed in its place since `file_stamps`, or None.
+
+    One that was deleted, or replaced by another of its name, is still read as it was by whoever has it open.
+    """
+    for path, stamp in before.items():
+        with contextlib.suppress(OSError):
+            now = file_stamps([path])[path]
+            if now != stamp and now[0] == stamp[0]:
+                return path
+    return None
+
+
 def _file_identity(path: Path) -> dict[str, Any]:
     found = path.stat()
     with path.open("rb") as file:
@@ -163,9 +183,9 @@ def _beside_identity(path: Path) -> dict[str, Any]:
     worlds = ["wld", *([f"{kind}w", f"{kind[0]}{kind[-1]}w"] if kind else [])]
     suffixes = sorted({case for world in worlds for case in (world.lower(), world.upper())})
     places = [path.with_name(f"{path.name}.msk"), *(path.with_suffix(f".{suffix}") for suffix in suffixes)]
-    found: dict[str, Any] = {place.name: _file_identity(place) for place in places if place.is_file()}
+    found: dict[str, Any] = {place.name: _file_identity(place) for place in places if lies_there(place)}
     aux = path.with_name(f"{path.name}.aux.xml")
-    if aux.is_file() and (said := _besides_statistics(aux)):
+    if lies_there(aux) and (said := _besides_statistics(aux)):
         found[aux.name] = said
     return {"beside": found} if found else {}
 

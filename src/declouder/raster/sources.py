@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 import rasterio
 
 from declouder.errors import RasterError
-from declouder.raster.gdal import check_name, driver_of
+from declouder.raster.gdal import check_name, driver_of, lies_there
 from declouder.raster.sentinel2 import files_of_safe, is_safe
 from declouder.raster.stack import vrt_of_bands
 from declouder.raster.xml import parsed_xml
@@ -89,7 +89,7 @@ def check_company(path: Path, driver: str, beside: Mapping[str, Sequence[Path]] 
     for suffix in (".ovr", ".msk"):
         # In a folder that may not be listed GDAL asks for these two.
         asked = [path.with_name(path.name + spelt) for spelt in (suffix, suffix.upper())]
-        for company in {*beside.get(path.name.lower() + suffix, ()), *filter(Path.is_file, asked)}:
+        for company in {*beside.get(path.name.lower() + suffix, ()), *filter(lies_there, asked)}:
             if driver_of(company) != "GTiff":
                 raise RasterError(
                     f"{company}, which belongs to {path.name}, is no GeoTIFF; remove it, or make it anew"

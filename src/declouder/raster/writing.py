@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,7 +130,7 @@ def remove_stale_parts(output: Path, *, spare_living: bool = False) -> None:
     prefix, suffixes = hidden_beginning(place), {"", output.suffix.lower()}
     try:
         found = list(place.parent.iterdir())
-    except PermissionError:  # a folder may let files in and not be listed
+    except (FileNotFoundError, PermissionError):  # a folder may let files in and not be listed
         return
     for path in found:
         middle = path.name.removeprefix(prefix)
@@ -370,6 +371,8 @@ def _publish(part: Path, output: Path, place: Path, *, overwrite: bool) -> None:
         os.fsync(file.fileno())
     # Looked at again: hours may have passed.
     check_output(output, sources=[], overwrite=overwrite)
+    with contextlib.suppress(OSError):  # of a file that is replaced the permissions stay
+        shutil.copymode(place, part)
     part.replace(place)
     with contextlib.suppress(OSError):  # some file systems have no folders to sync
         folder = os.open(place.parent, os.O_RDONLY)

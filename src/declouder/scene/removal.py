@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from declouder.bands import BandChoice, choose_bands, listed
-from declouder.errors import OutputError
+from declouder.errors import OutputError, RasterError
 from declouder.journal import Layer, journal_path, open_journal
 from declouder.masks import NONE, SceneMask, open_mask
 from declouder.mosaic import Mosaic
@@ -20,10 +20,13 @@ from declouder.raster import (
     RasterReader,
     Undeclared,
     check_fits,
+    check_folder,
     check_output,
     create_raster,
+    file_stamps,
     files_identity,
     remove_stale_parts,
+    written_over,
 )
 from declouder.scaling import Scaling
 from declouder.scene.engine import Engine, Here, MakeEngine
@@ -98,6 +101,7 @@ def remove_from_scene(
         )
         layers = layers_of(options, bands=len(bands.numbers), dtype=info.dtype)
         at_work: Engine = Here(pipeline, options, layers) if engine is None else engine(options, layers)
+        stamps = file_stamps(info.files)
         key = _key(info, mask, pipeline, at_work.device, options, bands, scale, reader.undeclared)
         journal = stack.enter_context(
             open_journal(
@@ -111,7 +115,7 @@ def remove_from_scene(
         )
         scene = Restoration(reader, mosaic, journal, bands.numbers, scale, mask)
         small_clouds = restore_windows(scene, at_work, progress or (lambda done, total: None))
-        changed_px = _write(scene, output, options, key, layers, may_replace=may_replace)
+        changed_px = _write(scene, output, options, key, layers, stamps, may_replace=may_replace)
         restored = journal.restored
     if restored == 0:
         log.warning("%s", _nothing_restored(output, options))
@@ -205,6 +209,7 @@ def _write(
     options: SceneOptions,
     key: Mapping[str, Any],
     layers: Mapping[str, Layer],
+    stamps: Mapping[Path, tuple[int, int, int]],
     *,
     may_replace: bool,
 ) -> int:
@@ -212,6 +217,9 @@ def _write(
 
     Returns how many pixels were restored, in whole or in part.
     """
+    for path in (output, options.provenance):
+        if path is not None:
+            check_folder(path.resolve().parent)  # again: hours may have passed
     # The journal's lock says that no other run writes this output: what looks so was left by a killed one.
     remove_stale_parts(output)
     if options.provenance is not None:  # which another output's run may be writing
@@ -221,12 +229,22 @@ def _write(
     restored = tagged(like, key, masked=masked)
     with create_raster(output, restored, overwrite=options.overwrite, cog=options.cog) as writer:
         if options.provenance is None:
-            return write_scene(scene, writer, None, [])
+            changed_px = write_scene(scene, writer, None, [])
+            _check_unchanged(stamps)
+            return changed_px
         said = tagged(provenance_info(like, samples=options.samples), key, masked=masked)
         with create_raster(options.provenance, said, overwrite=may_replace) as provenance:
             changed_px = write_scene(scene, writer, provenance, [name for name in layers if name != "image"])
+            _check_unchanged(stamps)
             writer.finish()  # a cloud-optimised one takes its time: neither shall appear without the other
     return changed_px
+
+
+def _check_unchanged(stamps: Mapping[Path, tuple[int, int, int]]) -> None:
+    """Raise RasterError if a file was written over while it was read: old and new pixels would be mixed."""
+    changed = written_over(stamps)
+    if changed is not None:
+        raise RasterError(f"{changed} was changed while it was read; run again when it is whole")
 
 
 def _key(
