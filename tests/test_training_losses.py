@@ -169,7 +169,7 @@ def test_a_perceptual_loss_sees_every_place_of_a_patch_alike(backbone, monkeypat
 def test_a_perceptual_loss_without_a_backbone_is_an_error_of_the_recipe(monkeypatch, tmp_path):
     monkeypatch.delenv("DECLOUDER_LPIPS_BACKBONE", raising=False)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(ConfigError, match="perceptual_weight is above 0, but no LPIPS backbone"):
+    with pytest.raises(ConfigError, match=r"is above 0, and LPIPS needs .*: export DECLOUDER_LPIPS_BACKBONE="):
         fused_stage(log_perceptual_weight=0.1, patch_px=40)
 
 

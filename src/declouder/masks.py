@@ -1,7 +1,10 @@
 """Where the cloud is: masks from files and of our own making, and how a mask becomes a share in [0, 1].
 
-    with open_mask(MaskChoice("clouds.tif", feather_px=8), reader, bands=(1, 2, 3)) as mask:
+    choice = MaskChoice(Path("clouds.tif"), feather_px=8)
+    with open_mask(choice, reader, bands=bands.numbers, names=bands.names, scale=scale) as mask:
         share = mask.share(rows, cols)      # 0: the pixel stays as it is, bit by bit; 1: it is restored
+
+docs/python.md has the lines before it.
 
 A mask says True where cloud is. It is grown by `feather_px`: with d the distance to the next cloud pixel,
 

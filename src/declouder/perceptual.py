@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from declouder.errors import ConfigError
-from declouder.lpips import DEVIATION, MEAN, load_lpips
+from declouder.lpips import BACKBONE_FILE, BACKBONE_VARIABLE, DEVIATION, MEAN, load_lpips
 from declouder.rgb import rgb_places
 
 # (stride, padding, whether 3 x 3 maxima of every second pixel come first) of AlexNet's five convolutions
@@ -48,9 +48,12 @@ class PerceptualLoss(nn.Module):
 
     def __init__(self, band_names: Sequence[str], backbone: Path | None = None) -> None:
         super().__init__()
-        network, where = load_lpips(backbone)
+        network, _ = load_lpips(backbone)
         if network is None:
-            raise ConfigError(f"perceptual_weight or log_perceptual_weight is above 0, but {where}")
+            raise ConfigError(
+                "perceptual_weight or log_perceptual_weight is above 0, and LPIPS needs torchvision's AlexNet"
+                f" weights: export {BACKBONE_VARIABLE}={BACKBONE_FILE}"
+            )
         for layer, ((weight, bias), linear) in enumerate(zip(network.weights, network.linear, strict=True)):
             for name, tensor in (("weight", weight), ("bias", bias), ("linear", linear)):
                 self.register_buffer(f"{name}{layer}", tensor.clone(), persistent=False)

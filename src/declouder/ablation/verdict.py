@@ -188,5 +188,6 @@ def signed(found: Mapping[str, Any], digits: int) -> str:
 
 
 def plus(value: float, digits: int) -> str:
-    """Return a number with its sign; nothing has the sign plus."""
-    return f"{round(value, digits) + 0.0:+.{digits}f}"
+    """Return a number with its sign; what rounds to nothing has none."""
+    rounded = round(value, digits)
+    return f"{rounded:+.{digits}f}" if rounded else f"{0:.{digits}f}"

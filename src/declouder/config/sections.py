@@ -300,10 +300,14 @@ class StageConfig(Section):
     perceptual_weight: float = Field(
         0.0,
         ge=0,
-        description="weight of the restored image's LPIPS in the loss; the paper: 0",
+        description="weight of the restored image's LPIPS in the loss, for which DECLOUDER_LPIPS_BACKBONE must name"
+        " torchvision's AlexNet weights; the paper: 0",
     )
     log_perceptual_weight: float = Field(
-        0.0, ge=0, description="weight of ln LPIPS of each image, so that thin haze counts as much as thick cloud"
+        0.0,
+        ge=0,
+        description="weight of ln LPIPS of each image, so that thin haze counts as much as thick cloud; it needs the"
+        " same",
     )
     edge_weight: float = Field(0.05, ge=0, description="weight of the edge loss")
     ssim_weight: float = Field(0.0, ge=0, description="weight of 1 - SSIM")
