@@ -306,7 +306,7 @@ class StageConfig(Section):
     log_perceptual_weight: float = Field(
         0.0,
         ge=0,
-        description="weight of ln LPIPS of each image, so that thin haze counts as much as thick cloud; it needs the"
+        description="weight of ln LPIPS of each image, so that thin haze counts as much as thick cloud; needs the"
         " same",
     )
     edge_weight: float = Field(0.05, ge=0, description="weight of the edge loss")
