@@ -161,35 +161,44 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         round where that is not one of pixels alone.
         """
         rows: list[Tensor] = []
-        sums: dict[str, list[float]] = {}
+        found: list[dict[str, float]] = []
         restores = self._restorer()
         for sample in self.held_out:
             cloudy, clear = (torch.from_numpy(sample[key])[None].to(self.device) for key in ("cloudy", "clear"))
             if restores is None:
-                sums.setdefault("noise_loss", []).append(self._held_out_noise_loss(cloudy, clear, sample["seed"]))
+                found.append({"noise_loss": self._held_out_noise_loss(cloudy, clear, sample["seed"])})
                 continue
             images = restores(cloudy, sample["seed"])
-            if len(rows) < PICTURED and "restored" in images:
-                images["x0_diffusion"] = self._x0_diffusion(cloudy, images["reference"], sample["seed"])
-            for name in ("reference", "restored"):
-                if name not in images:
-                    continue
-                image = images[name]
-                error = (image.float() - clear).square().mean() / 4  # [-1, 1] has twice the range of [0, 1]
-                sums.setdefault(f"{name}_psnr", []).append(float(-10 * error.clamp_min(1e-10).log10()))
-                sums.setdefault(f"{name}_ssim", []).append(float(ssim(image, clear)))
-                if self.perceptual is not None:
-                    distance = self.perceptual(image.float(), clear)
-                    sums.setdefault(f"{name}_lpips", []).append(float(distance.mean()))
-                    sums.setdefault(f"{name}_ln_lpips", []).append(float(log_perceptual(distance)))
-                    sums.setdefault(f"{name}_l1", []).append(float((image.float() - clear).abs().mean()))
+            found.append(self._scores_of(images, clear))
             if len(rows) < PICTURED:
-                shown = {"cloudy": cloudy, **images, "clear": clear}
-                row = torch.cat([shown[name] for name in self.columns], dim=-1)[0]
-                rows.append((row.float().cpu() + 1) / 2)
-        scores = {name: float(np.mean(values)) for name, values in sums.items()}
+                if "restored" in images:
+                    images["x0_diffusion"] = self._x0_diffusion(cloudy, images["reference"], sample["seed"])
+                rows.append(self._row({"cloudy": cloudy, **images, "clear": clear}))
+        scores = {name: float(np.mean([of_one[name] for of_one in found])) for name in found[0]}
         scores["score"] = self._score_of(scores)
         return scores, rows
+
+    def _scores_of(self, images: dict[str, Tensor], clear: Tensor) -> dict[str, float]:
+        """Return what one held-out image's reference and restored image are worth, (1, C, H, W) in [-1, 1]."""
+        scores: dict[str, float] = {}
+        for name in ("reference", "restored"):
+            if name not in images:
+                continue
+            image = images[name].float()
+            error = (image - clear).square().mean() / 4  # [-1, 1] has twice the range of [0, 1]
+            scores[f"{name}_psnr"] = float(-10 * error.clamp_min(1e-10).log10())
+            scores[f"{name}_ssim"] = float(ssim(images[name], clear))
+            if self.perceptual is not None:
+                distance = self.perceptual(image, clear)
+                scores[f"{name}_lpips"] = float(distance.mean())
+                scores[f"{name}_ln_lpips"] = float(log_perceptual(distance))
+                scores[f"{name}_l1"] = float((image - clear).abs().mean())
+        return scores
+
+    def _row(self, images: dict[str, Tensor]) -> Tensor:
+        """Return the images of `columns` side by side, (C, H, k*W) in [0, 1]."""
+        row = torch.cat([images[name] for name in self.columns], dim=-1)[0]
+        return (row.float().cpu() + 1) / 2
 
     def _score_of(self, scores: dict[str, float]) -> float:
         if "noise_loss" in scores:
