@@ -81,7 +81,7 @@ def main() -> None:
         "matmul_gflops": matmul_rates(clock),
     }
     if "paper" in parts:
-        report["paper"] = paper(given.steps, given.rounds, clock, max(report["matmul_gflops"].values()))
+        report["paper"] = paper(given.steps, given.rounds, clock)
     if "shipped" in parts:
         report["shipped"] = shipped(given.model, given.repeats, clock, given.data)
     if "compiled" in parts:
@@ -111,6 +111,12 @@ def matmul_rates(clock: Clock, side: int = 2048) -> dict[str, float]:
     c, d = a.numpy(), b.numpy()
     work = {"torch": lambda: a @ b, "numpy": lambda: c @ d}
     return {name: round(2 * side**3 / least(run, 5, clock) / 1e9, 1) for name, run in work.items()}
+
+
+def best_matmul_rate(clock: Clock) -> float:
+    """Return the better library's GFLOP/s in float32, also within autocast."""
+    with torch.autocast("cpu", enabled=False):
+        return max(matmul_rates(clock).values())
 
 
 def least(work: Callable[[], object], repeats: int, clock: Clock) -> float:
@@ -149,11 +155,12 @@ def with_plain_attention(pipeline: Any) -> Any:
     return plain
 
 
-def paper(steps: int, rounds: int, clock: Clock, rate_gflops: float) -> dict[str, Any]:
+def paper(steps: int, rounds: int, clock: Clock) -> dict[str, Any]:
     """Compare the paths on the paper's networks, one image each; with several rounds in turn, the least of each.
 
     Where others use the machine too, only rounds compare. As freed memory that is kept once is kept for good, all
-    paths keep it then.
+    paths keep it then. The rate of matrix products is measured right before and after each path, and the better of
+    the two counts: a virtual machine's processor is not as quick all the time.
     """
     pipeline = paper_pipeline()
     cloudy, noise = torch.rand(1, 3, SIDE_PX, SIDE_PX), torch.randn(1, 3, SIDE_PX, SIDE_PX)
@@ -191,15 +198,18 @@ def paper(steps: int, rounds: int, clock: Clock, rate_gflops: float) -> dict[str
         with torch.autocast("cpu", torch.bfloat16, enabled="bfloat16" in name):
             if number == 0:
                 restored(variant, 1)
+            rate_before = best_matmul_rate(clock)
             begin = clock()
             images = restored(variant, steps)
             seconds = clock() - begin
+            rate_gflops = max(rate_before, best_matmul_rate(clock))
         expected = images if not rows else expected
         if name in rows and rows[name]["seconds"] <= seconds:
             continue
         rows[name] = {
             "seconds": round(seconds, 2),
             "seconds_per_megapixel": round(seconds / (SIDE_PX**2 / 1e6), 1),
+            "matmul_gflops": rate_gflops,
             "share_of_matmul_rate": round(gflop / seconds / rate_gflops, 3),
             "largest_difference": float((images - expected).abs().max()),
         }

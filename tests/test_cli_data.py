@@ -352,3 +352,16 @@ def test_wrong_options_are_one_line_that_names_the_right_ones(capsys, tmp_path, 
     assert code == 2
     assert message in err
     assert err.count("error:") == 1
+
+
+def test_no_two_grounds_give_cloudy_images_of_one_name(capsys, tmp_path):
+    clear = tmp_path / "clear"
+    clear.mkdir()
+    for seed, name in enumerate(("field", "scene", "scene-1")):
+        ground(seed).save(clear / f"{name}.png")
+    words = ("data", "simulate", clear, "-o", tmp_path / "made", "-q")
+    code, _, err = run(capsys, *words, "--per-image", 2)
+    assert code == 2 and "error: scene and scene-1 would both become 1-scene-1; rename one" in err
+    assert not (tmp_path / "made").exists()
+    assert run(capsys, *words)[0] == 0
+    assert len(list((tmp_path / "made" / "train" / "cloud").iterdir())) == 3

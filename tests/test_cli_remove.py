@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio.shutil
+import torch
 from PIL import Image
 
 from conftest import names_in, read_tif, write_tif
@@ -310,6 +311,15 @@ def test_a_bug_of_ours_is_one_line_with_exit_1(capfd):
     assert capfd.readouterr().err == (
         "error: ZeroDivisionError: by zero (this is a bug in declouder; --debug shows where)\n"
     )
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory.\nTried 2 GiB"), MemoryError()])
+def test_memory_that_does_not_suffice_is_no_bug(error, capfd):
+    with pytest.raises(SystemExit) as caught, cli.reporting_errors():
+        raise error
+    told = capfd.readouterr().err
+    assert caught.value.code == 2 and told.count("\n") == 1
+    assert told.startswith("error: memory does not suffice (") and "--device cpu" in told
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])

@@ -231,6 +231,15 @@ def test_what_would_fail_in_the_middle_of_a_run_is_named_before(overrides, messa
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("value", ["2024-99-99", "[" * 3000], ids=["no date", "deep"])
+def test_what_yaml_cannot_make_a_value_of_is_told(value, tmp_path):
+    (tmp_path / "a.yaml").write_text(f"name: {value}\n")
+    with pytest.raises(ConfigError, match=r"a\.yaml is not YAML"):
+        load_config(tmp_path / "a.yaml")
+    with pytest.raises(ConfigError, match="is not a YAML value; quote it"):
+        load_config(TOY, [f"name={value}"])
+
+
 def test_a_field_that_is_named_twice_is_told(tmp_path):
     text = TOY.read_text()
     (tmp_path / "a.yaml").write_text(text + "seed: 5\n" if "\nseed:" in text else text + "seed: 5\nseed: 6\n")

@@ -881,3 +881,14 @@ def test_a_model_that_gives_no_numbers_has_no_scores(
     with pytest.raises(ModelError, match=r"gave NaN or infinity for .*cloud.*; its weights are damaged"):
         evaluate(data, ModelMethod(damaged, num_inference_steps=0), out=tmp_path / "a.json")
     assert not (tmp_path / "a.json").exists()
+
+
+def test_an_image_that_memory_does_not_hold_is_named(
+    data: Path, tmp_path: Path, pipeline: CloudRemovalPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(CloudRemovalPipeline, "__call__", no_memory)
+    with pytest.raises(OptionError, match=r"memory does not hold .*cloud.* px, 3 bands, uint8; .* --outputs"):
+        evaluate(data, ModelMethod(pipeline), out=tmp_path / "a.json")

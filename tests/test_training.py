@@ -102,6 +102,20 @@ def test_unknown_networks_and_fields_are_named():
         build_networks(toy("model.denoiser={width: 3}"))
 
 
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("model.reference.options={block: nafnet}", "block is 'nafnet'; give one of naf, residual"),
+        ("model.reference.options={widths: [-24, 48, 72, 96, 128]}", ""),
+        ("model.denoiser={widths: [-96, 96]}", ""),
+    ],
+)
+def test_options_that_no_network_can_have_are_told(override, told):
+    kind = override.split("=")[0].removesuffix(".options")
+    with pytest.raises(ConfigError, match=rf"{kind} cannot be built: .*{told}"):
+        build_networks(toy("model.reference.network=compact", override))
+
+
 def test_networks_follow_from_the_seed_and_leave_the_global_generator_alone():
     state = torch.get_rng_state()
     first, again, other = (build_networks(toy(f"seed={seed}")) for seed in (0, 0, 1))

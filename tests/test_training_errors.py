@@ -15,10 +15,15 @@ from PIL import Image
 
 from declouder import training as training_module
 from declouder.cli import main
-from declouder.errors import ConfigError, DataError, ModelError, OutputError
+from declouder.config import LPIPS_LOSS_PX, SSIM_LOSS_PX
+from declouder.data.training import TrainingData
+from declouder.errors import ConfigError, DataError, ModelError, OptionError, OutputError
+from declouder.metrics import BACKBONE_VARIABLE, GAUSSIAN, LPIPS_SMALLEST_PX
+from declouder.training import StageModule
 from declouder.training import callbacks as callbacks_module
 from declouder.training import stages as stages_module
-from declouder.training.surroundings import one_line_errors
+from declouder.training.stages import LPIPS_STRIDE
+from declouder.training.surroundings import check_devices, one_line_errors
 from toy import TOY, toy, train_quietly, write_four_pairs
 
 
@@ -189,13 +194,71 @@ def test_an_image_damaged_in_the_middle_of_an_epoch_is_named_in_one_line(tmp_pat
 )
 def test_a_loader_process_that_is_killed_is_one_line(error, tmp_path):
     told = r"^a loader process was ended from outside \([^()]+\); .* go on with --resume$"
-    with pytest.raises(DataError, match=told), one_line_errors(tmp_path):
+    with pytest.raises(DataError, match=told), one_line_errors(tmp_path, "joint"):
         raise error
     lost = RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1")
-    with pytest.raises(DataError, match=r"^another process of this run has ended"), one_line_errors(tmp_path):
+    with (
+        pytest.raises(DataError, match=r"^another process of this run has ended"),
+        one_line_errors(tmp_path, "joint"),
+    ):
         raise lost
-    with pytest.raises(RuntimeError, match=r"^another$"), one_line_errors(tmp_path):
+    with pytest.raises(RuntimeError, match=r"^another$"), one_line_errors(tmp_path, "joint"):
         raise RuntimeError("another")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 5 bytes"),
+        MemoryError(),
+    ],
+)
+def test_a_step_that_memory_does_not_hold_is_told_with_what_to_lower(error, tmp_path):
+    told = r"does not hold a step of stage 'joint'; lower stages\.joint\.batch .* --resume$"
+    with pytest.raises(OptionError, match=told), one_line_errors(tmp_path, "joint"):
+        raise error
+
+
+def test_a_precision_that_the_device_lacks_leaves_no_run_behind(tmp_path, monkeypatch):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False)
+    with pytest.raises(ConfigError, match="only emulates"):
+        train_quietly(toy("precision=bf16"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_devices_than_there_are_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(OptionError, match=r"--devices is 2, and this machine has 1; give 1 or less"):
+        training_module.train(toy(), tmp_path / "run", device="cuda", devices=2)
+    assert not (tmp_path / "run").exists()
+    check_devices(1, "cuda")
+    check_devices(2, "cpu")
+
+
+@pytest.mark.parametrize(("field", "least"), [("perceptual_weight", LPIPS_LOSS_PX), ("ssim_weight", 11)])
+def test_whole_images_too_small_for_the_loss_are_named_before_anything_is_learnt(
+    field, least, tmp_path, backbone, monkeypatch
+):
+    monkeypatch.setenv(BACKBONE_VARIABLE, str(backbone))
+    for kind in ("cloud", "label"):
+        folder = tmp_path / "set" / "train" / kind
+        folder.mkdir(parents=True)
+        for number in range(4):
+            side = 40 if number == 2 else least - 1  # 2 is held out
+            Image.new("RGB", (40, side), (number, 90, 90)).save(folder / f"{number}.png")
+    config = toy(f"data.base={tmp_path}", "data.pairs=[set]", "data.hold_out=0.2", "data.hold_out_block=1")
+    stage = config.stages["reference"].model_copy(update={"patch_px": None, field: 1.0})
+    config = config.model_copy(update={"stages": {"reference": stage}})
+    data = TrainingData(config.data, band_names=config.model.bands, seed=0)
+    with pytest.raises(DataError, match=rf"\d\.png is {least - 1} x 40, and .* in the loss needs {least} px"):
+        StageModule("reference", config, data)
+
+
+def test_the_least_image_that_the_loss_sees_is_what_alexnet_sees_when_shifted():
+    assert LPIPS_LOSS_PX == LPIPS_SMALLEST_PX + LPIPS_STRIDE - 1 and len(GAUSSIAN) == SSIM_LOSS_PX
 
 
 def test_held_out_images_too_small_for_their_scores_are_named_before_anything_is_learnt(tmp_path):

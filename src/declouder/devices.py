@@ -1,4 +1,4 @@
-"""The device that a --device option means in this process."""
+"""The device that a --device option means in this process, and whether its memory has run out."""
 
 from __future__ import annotations
 
@@ -19,3 +19,13 @@ def resolved_device(name: str, *, where: str = "this machine") -> str:
     if not usable[name]:
         raise OptionError(f"--device {name} cannot be used on {where}; give --device cpu")
     return name
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception says that memory, of whatever device, does not suffice."""
+    import torch
+
+    # On the CPU and on mps it is a plain RuntimeError; only its words tell.
+    words = ("not enough memory", "can't allocate memory", "out of memory")
+    is_by_class = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return is_by_class or any(word in str(error).lower() for word in words)

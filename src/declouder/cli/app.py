@@ -24,7 +24,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from declouder.devices import resolved_device
+from declouder.devices import is_out_of_memory, resolved_device
 from declouder.errors import DeclouderError, OptionError
 from declouder.version import __version__
 
@@ -160,12 +160,17 @@ def reporting_errors(*, debug: bool = False) -> Iterator[None]:
         where = f"{error.filename}: " if error.filename else ""
         _report(OptionError(f"{where}{error.strerror}; give another path, or mend that one"), debug=False)
         sys.exit(2)
-    except RuntimeError as error:
-        if not str(error).startswith("Symlink loop"):  # pathlib's word for ELOOP before Python 3.13
-            _report(error, debug, _BUG)
-            sys.exit(1)
-        _report(OptionError(f"{error}; give another path, or mend that one"), debug)
-        sys.exit(2)
+    except (RuntimeError, MemoryError) as error:
+        if str(error).startswith("Symlink loop"):  # pathlib's word for ELOOP before Python 3.13
+            _report(OptionError(f"{error}; give another path, or mend that one"), debug)
+            sys.exit(2)
+        if "torch" in sys.modules and is_out_of_memory(error):
+            told = " ".join(str(error).split())[:200] or "no memory is left"
+            mend = "end other programs that use it, or give smaller images or --device cpu"
+            _report(OptionError(f"memory does not suffice ({told}); {mend}"), debug)
+            sys.exit(2)
+        _report(error, debug, _BUG)
+        sys.exit(1)
     except Exception as error:
         _report(error, debug, _BUG)
         sys.exit(1)

@@ -10,7 +10,7 @@ that names the nearest right one. docs/recipe.md lists the fields; it is made fr
 """
 
 from declouder.config.reading import dump_config, load_config, parse_config, told_fields
-from declouder.config.recipe import TrainConfig
+from declouder.config.recipe import LPIPS_LOSS_PX, SSIM_LOSS_PX, TrainConfig
 from declouder.config.sections import (
     STAGE_NAMES,
     AugmentConfig,
@@ -23,6 +23,8 @@ from declouder.config.sections import (
 )
 
 __all__ = [
+    "LPIPS_LOSS_PX",
+    "SSIM_LOSS_PX",
     "STAGE_NAMES",
     "AugmentConfig",
     "DataConfig",

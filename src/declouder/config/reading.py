@@ -14,6 +14,9 @@ from declouder.config.recipe import TrainConfig
 from declouder.config.sections import DataConfig, StageConfig
 from declouder.errors import ConfigError
 
+_NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
+"""PyYAML lets through what Python says of a date that does not exist and of a thousand brackets."""
+
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a recipe.
@@ -36,7 +39,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         raise ConfigError(f"{path} does not exist; give a recipe such as configs/compact.yaml") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read ({error}); give a YAML file") from None
-    except yaml.YAMLError as error:
+    except _NO_YAML as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no fields; a recipe has name, model, data and stages")
@@ -104,7 +107,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override} is not of the form a.b=value, such as stages.joint.lr=1e-4")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except _NO_YAML:
         raise ConfigError(f"--set {override}: {text!r} is not a YAML value; quote it") from None
     if isinstance(value, str) and text.lstrip()[:1] not in ("'", '"'):
         value = _number_or_text(value)

@@ -15,10 +15,10 @@ from declouder.config.sections import (
     StageName,
 )
 
-_SSIM_PX = 11
+SSIM_LOSS_PX = 11
 """Side of SSIM's window."""
-_LPIPS_PX = 34
-"""AlexNet needs 31, and an image is shifted by up to 3."""
+LPIPS_LOSS_PX = 34
+"""Side of the least image that LPIPS in the loss can compare: AlexNet needs 31, a batch is shifted by up to 3."""
 
 
 def _as_text(value: object) -> object:
@@ -160,8 +160,8 @@ def _check_patch(name: str, stage: StageConfig) -> None:
     side = min(sides)
     sees_lpips = stage.perceptual_weight > 0 or stage.log_perceptual_weight > 0
     needs = {
-        f"the {_SSIM_PX} px of SSIM's window": _SSIM_PX if stage.ssim_weight > 0 else 0,
-        f"the {_LPIPS_PX} px that LPIPS sees": _LPIPS_PX if sees_lpips else 0,
+        f"the {SSIM_LOSS_PX} px of SSIM's window": SSIM_LOSS_PX if stage.ssim_weight > 0 else 0,
+        f"the {LPIPS_LOSS_PX} px that LPIPS sees": LPIPS_LOSS_PX if sees_lpips else 0,
     }
     for what, px in needs.items():
         if side < px:

@@ -74,9 +74,12 @@ def simulate_set(
     own = [path for path in images.values() if any(path.resolve().is_relative_to(part) for part in parts)]
     if own:
         raise OutputError(f"{own[0]} would be among the clear images; give another folder with -o")
+    ordered = sorted(images, key=number_first)
+    if per_image > 1:
+        _check_names_of_repeats(ordered)
     written, most_used = 0, 0.0
     with _new_set(target) as unfinished:
-        for place, name in enumerate(sorted(images, key=number_first)):
+        for place, name in enumerate(ordered):
             path = images[name]
             dn = _clear_image(path, band_names)
             scaling = scaling_of(dn, path, dn_range, mend="--scale LOW,HIGH")
@@ -108,6 +111,16 @@ def _name_of_repeat(name: str, repeat: int, *, ground: int) -> str:
     path = Path(name)
     numbered = path.stem if number_in(path.stem) is not None else f"{path.stem}-{ground}"
     return str(path.with_name(f"{repeat}-{numbered}{path.suffix}"))
+
+
+def _check_names_of_repeats(names: Sequence[str]) -> None:
+    """Raise DataError if what a name without a number becomes is the name of another image too."""
+    known: dict[str, str] = {}
+    for place, name in enumerate(names):
+        called = _name_of_repeat(name, 1, ground=place)
+        if called in known:
+            raise DataError(f"{known[called]} and {name} would both become {called}; rename one of them")
+        known[called] = name
 
 
 def _cloudy_dn(dn: NDArray[Any], made: SimulatedClouds, scaling: Scaling) -> NDArray[Any]:

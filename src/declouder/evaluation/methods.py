@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from declouder.arguments import check_enlarge, seed_number, whole_number
 from declouder.data.images import check_no_alpha, read_image
 from declouder.data.pairs import Pair, images_by_name
+from declouder.devices import is_out_of_memory
 from declouder.errors import DataError, ModelError, OptionError
 from declouder.evaluation.files import files_fingerprint
 from declouder.evaluation.selection import described
@@ -126,7 +127,15 @@ class ModelMethod:
                 f" ({', '.join(self.pipeline.config.bands)}); choose a model of the data's bands"
                 + (", or --bands rgbn" if bands == 4 else "")
             )
-        results = [self._once(cloudy, scaling, sample) for sample in range(self.samples)]
+        try:
+            results = [self._once(cloudy, scaling, sample) for sample in range(self.samples)]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OptionError(
+                f"the device's memory does not hold {pair.cloudy_path}, {described(cloudy)}; restore it with"
+                " declouder remove, which goes window by window, and score that file with --outputs"
+            ) from error
         draws = np.stack([np.asarray(result.images[0], np.float64) for result in results])
         if not np.isfinite(draws).all():
             raise ModelError(

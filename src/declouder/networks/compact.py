@@ -86,7 +86,10 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         super().__init__()
         if len(widths) != len(blocks):
             raise ValueError(f"{len(widths)} widths for {len(blocks)} numbers of blocks; give one of each a level")
-        make = {"naf": NAFBlock, "residual": ResidualBlock}[block]
+        makers = {"naf": NAFBlock, "residual": ResidualBlock}
+        if block not in makers:
+            raise ValueError(f"block is {block!r}; give one of {', '.join(makers)}")
+        make = makers[block]
         coarsest = stem * 2 ** (len(widths) - 1)
         self.multiple = math.lcm(coarsest, REDUCTION) if guided or filling else coarsest
         self.unshuffle, self.shuffle = nn.PixelUnshuffle(stem), nn.PixelShuffle(stem)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from declouder.devices import is_out_of_memory
 from declouder.errors import ModelError, OptionError
 from declouder.journal import Layer
 from declouder.mosaic import Window, enlarged_window
@@ -148,7 +149,7 @@ class WindowModel:
                 done += self._restored(group)
             except (RuntimeError, MemoryError) as error:
                 first, count = group[0].place, len(group)
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise ModelError(
                         f"the model failed at {_place(first)} ({' '.join(str(error).split())[:300]}); "
                         "does it fit this device?"
@@ -228,15 +229,6 @@ class WindowModel:
 
 def _place(window: Window) -> str:
     return f"row {window.row}, column {window.col}"
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    import torch
-
-    # On the CPU and on mps it is a plain RuntimeError; only its words tell.
-    words = ("not enough memory", "can't allocate memory", "out of memory")
-    is_ours = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    return is_ours or any(word in str(error).lower() for word in words)
 
 
 def _free_memory() -> None:

@@ -41,6 +41,7 @@ from declouder.training.resuming import begin_run, begin_stage, check_begun, che
 from declouder.training.stages import STAGES
 from declouder.training.surroundings import (
     MAKE_ROOM,
+    check_devices,
     check_nodes,
     is_first_process,
     lightning_precision,
@@ -100,9 +101,12 @@ def train(
         DataError: if the data do not fit, are others than when a stage was begun, or a checkpoint is damaged.
         OutputError: if `out` holds a run already and `resume` is not set.
         ModelError: if a stage needs a network that no earlier stage leaves or has left.
-        OptionError: if there are several nodes and nothing tells this one about the others.
+        OptionError: if there are several nodes and nothing tells this one about the others, or fewer devices than
+            asked for; if the device's memory does not hold a step.
     """
     check_nodes(nodes, devices)
+    check_devices(devices, device)
+    lightning_precision(config.precision, device)
     for name in stages:
         if name not in config.stages:
             raise ConfigError(f"the recipe has no stage {name!r}; it has {', '.join(config.stages)}")
@@ -131,7 +135,7 @@ def train(
             break
         # Clocks of several processes differ a little; Lightning's timer stops them all at one step.
         remaining = None if remaining is None else max(remaining, 0.0)
-        with one_line_errors(out):
+        with one_line_errors(out, name):
             report = _run_stage(run, name, max_time_s=remaining)
         reports.append(report)
         if not report.finished:

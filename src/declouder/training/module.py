@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import lightning as L
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
-from declouder.config import STAGE_NAMES, StageConfig, StageName, TrainConfig
+from declouder.config import LPIPS_LOSS_PX, SSIM_LOSS_PX, STAGE_NAMES, StageConfig, StageName, TrainConfig
 from declouder.data.samples import BatchNumbers, StageSamples
 from declouder.data.training import Sample, TrainingData
 from declouder.errors import ConfigError, DataError
@@ -62,7 +62,7 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         weighs = self.settings.perceptual_weight > 0 or self.settings.log_perceptual_weight > 0
         self.perceptual = PerceptualLoss(config.model.bands) if weighs else None
         if self.stage.learns != ("denoiser",):
-            self._check_held_out(data)
+            self._check_whole_images(data)
         self.scheduler = make_scheduler(config.model.sampler)
         self.register_buffer("alphas_cumprod", self.scheduler.alphas_cumprod.clone(), persistent=False)
 
@@ -245,14 +245,14 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         """What a row of the stage's pictures shows, from left to right."""
         return COLUMNS if "weight_net" in self.stage.learns else ("cloudy", "reference", "clear")
 
-    def _check_held_out(self, data: TrainingData) -> None:
-        """Raise DataError if whole images are too small for their scores: now, not in the middle of a run."""
+    def _check_whole_images(self, data: TrainingData) -> None:
+        """Raise DataError if whole images are too small for scores or losses: now, not in the middle of a run."""
         least = len(GAUSSIAN) if self.perceptual is None else LPIPS_SMALLEST_PX
-        for name, (height, width) in data.held_out_sizes():
-            if min(height, width) < least:
-                raise DataError(
-                    f"{name} is {height} x {width}, and the scores of held-out images need {least} px; leave it out"
-                )
+        _check_sizes(data.held_out_sizes(), least, "the scores of held-out images need")
+        if self.settings.patch_px is None and self.perceptual is not None:
+            _check_sizes(data.training_sizes(), LPIPS_LOSS_PX, "LPIPS in the loss needs")
+        elif self.settings.patch_px is None and self.settings.ssim_weight > 0:
+            _check_sizes(data.training_sizes(), SSIM_LOSS_PX, "SSIM in the loss needs")
 
     def _x0_diffusion(self, cloudy: Tensor, reference: Tensor, seed: int) -> Tensor:
         """Return what the denoiser alone makes of the reference image, noised to step `PICTURED_T`."""
@@ -276,6 +276,12 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         x_t = add_noise(clear, noise, self.alphas_cumprod[t].view(-1, 1, 1, 1))
         eps = self.kept("denoiser")(torch.cat([x_t, cloudy.expand(10, -1, -1, -1)], dim=1), t)
         return float(noise_loss(eps.float(), noise).mean())
+
+
+def _check_sizes(sizes: Iterable[tuple[str, tuple[int, int]]], least: int, whose: str) -> None:
+    for name, (height, width) in sizes:
+        if min(height, width) < least:
+            raise DataError(f"{name} is {height} x {width}, and {whose} {least} px; leave it out")
 
 
 def _freeze_all_but(networks: nn.ModuleDict, parts: list[str], *, stage: StageName) -> None:

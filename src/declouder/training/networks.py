@@ -30,6 +30,8 @@ NETWORKS = ("reference", "denoiser", "weight_net")
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 MIDDLE_ATTENTION = ".mid_block.attentions."
+_UNSUITED = (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError, AssertionError)
+"""What PyTorch and diffusers raise for arguments that no network can be made of."""
 
 
 def build_networks(config: TrainConfig) -> dict[str, nn.Module]:
@@ -55,8 +57,9 @@ def build_networks(config: TrainConfig) -> dict[str, nn.Module]:
             _check_names(name, maker, options)
             try:
                 networks[name] = maker(bands=len(model.bands), **options)
-            except (TypeError, ValueError, ZeroDivisionError, IndexError) as error:
-                raise ConfigError(f"model.{name} cannot be built: {error}") from None
+            except _UNSUITED as error:
+                told = " ".join(str(error).split())[:200] or "its options do not fit each other"
+                raise ConfigError(f"model.{name} cannot be built: {told}") from None
     return networks
 
 
@@ -85,7 +88,7 @@ def check_networks(config: TrainConfig, stages: Sequence[StageName]) -> None:
         try:
             with torch.no_grad():
                 network.eval()(*inputs[name])
-        except (RuntimeError, ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+        except _UNSUITED as error:
             raise ConfigError(f"model.{name} cannot run: {' '.join(str(error).split())[:200]}") from None
     if config.model.start_from is not None:
         folder = start_folder(config.model.start_from)

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from declouder.config import StageName
+from declouder.devices import is_out_of_memory
 from declouder.errors import ConfigError, DataError, OptionError, OutputError
 
 _PEER_LOST = re.compile(r"Connection (closed by peer|reset by peer|refused)|NCCL.*remote process exited", re.DOTALL)
@@ -46,6 +48,13 @@ def check_nodes(nodes: int, devices: int) -> None:
                 f"{nodes} nodes, but {', '.join(missing)} not set; start the command with srun or torchrun, or set"
                 f" {', '.join(by_hand)} on each machine"
             )
+
+
+def check_devices(devices: int, device: str) -> None:
+    """Raise OptionError if this machine has fewer of a device than are to train together; a CPU is any number."""
+    there = torch.cuda.device_count() if device in ("auto", "cuda", "gpu") and torch.cuda.is_available() else None
+    if there is not None and devices > there:
+        raise OptionError(f"--devices is {devices}, and this machine has {there}; give {there} or less")
 
 
 def is_first_process() -> bool:
@@ -102,8 +111,8 @@ def quiet_lightning() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def one_line_errors(out: Path) -> Iterator[None]:
-    """Turn what a loader process or a full disk says into one line."""
+def one_line_errors(out: Path, stage: StageName) -> Iterator[None]:
+    """Turn what a loader process, a full disk or a full memory says into one line."""
     try:
         yield
     except DataError as error:
@@ -112,7 +121,12 @@ def one_line_errors(out: Path) -> Iterator[None]:
         if len(lines) < 2:
             raise
         raise DataError(lines[-1].removeprefix(f"{DataError.__module__}.{DataError.__name__}: ")) from None
-    except (RuntimeError, ConnectionError) as error:
+    except (RuntimeError, MemoryError, ConnectionError) as error:
+        if is_out_of_memory(error):
+            raise OptionError(
+                f"the device's memory does not hold a step of stage {stage!r}; lower stages.{stage}.batch (and"
+                " raise its accumulate by as much) or its patch_px, and go on with --resume"
+            ) from error
         # A process that is gone shows in one of three ways: to PyTorch's signal handler, to its own look at the
         # processes, or as a batch that breaks off.
         if not isinstance(error, ConnectionError) and _PEER_LOST.search(str(error)):
