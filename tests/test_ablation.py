@@ -153,7 +153,7 @@ def test_a_stopped_ablation_goes_on_and_refuses_another_model(
     parameter = next(pipeline.reference.parameters())
     with torch.no_grad():
         parameter += 1
-        with pytest.raises(OutputError, match="another model"):
+        with pytest.raises(OutputError, match="another sampler"):
             ablate(selection, pipeline, out=out, only=["diffusion"])
         parameter -= 1
 
@@ -241,7 +241,7 @@ def test_an_ablation_refuses_another_sampler_and_scores_again_what_lacked_lpips(
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     saved, pipeline.scheduler = pipeline.scheduler, make_scheduler("ddim-trailing")
     try:
-        with pytest.raises(OutputError, match="another model"):
+        with pytest.raises(OutputError, match="another sampler"):
             ablate(selection, pipeline, out=out, only=["diffusion"])
     finally:
         pipeline.scheduler = saved
@@ -266,7 +266,7 @@ def test_groups_that_differ_by_chance_alone_are_hardly_ever_judged() -> None:
 def test_an_ablation_refuses_another_range(selection, pipeline, tmp_path):
     ablate(selection, pipeline, out=tmp_path / "out", only=["reference"], data_range=255)
     for other in (None, 510, (0.0, 510.0)):
-        with pytest.raises(OutputError, match="of another model or of other data"):
+        with pytest.raises(OutputError, match="holds the ablation of another data_range; choose another -o"):
             ablate(selection, pipeline, out=tmp_path / "out", only=["reference"], data_range=other)
 
 

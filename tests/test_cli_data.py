@@ -365,3 +365,13 @@ def test_no_two_grounds_give_cloudy_images_of_one_name(capsys, tmp_path):
     assert not (tmp_path / "made").exists()
     assert run(capsys, *words)[0] == 0
     assert len(list((tmp_path / "made" / "train" / "cloud").iterdir())) == 3
+
+
+def test_simulate_tells_a_scale_of_which_the_images_use_hardly_anything(capsys, tmp_path):
+    clear = tmp_path / "clear"
+    clear.mkdir()
+    ground(0).save(clear / "a.png")
+    words = ("data", "simulate", clear)
+    assert "the images use" not in run(capsys, *words, "-o", tmp_path / "a")[2]
+    code, _, err = run(capsys, *words, "-o", tmp_path / "b", "--scale", "0,65535")
+    assert code == 0 and "of --scale, so clouds are far brighter than they" in err

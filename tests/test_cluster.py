@@ -391,6 +391,8 @@ def test_workers_that_differ_are_refused_or_told(caplog):
         _agreed({"tcp://1": ours, "tcp://2": replace(ours, version="0.0")})
     with pytest.raises(OptionError, match=r"devices of several kinds \(cpu, cuda\); give --device cpu"):
         _agreed({"tcp://1": ours, "tcp://2": replace(ours, device="cuda")})
+    with pytest.raises(OptionError, match="the workers of --cluster have gone"):
+        _agreed({})
     _agreed({"tcp://1": ours, "tcp://2": replace(ours, torch="0.0")})
     assert "the last bit may differ" in caplog.text
 

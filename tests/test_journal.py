@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -267,6 +268,17 @@ def test_a_file_that_another_run_deletes_before_it_is_locked_is_made_anew(path, 
     monkeypatch.setattr(fcntl, "flock", flock)
     with open_journal(path, KEY, LAYERS, **SIZE):
         assert path.exists() and len(locked) == 2
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_told_and_used(number, path, monkeypatch, caplog):
+    def flock(file, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with open_journal(path, KEY, LAYERS, **SIZE) as journal:
+        journal.add({0: layers_of(0)})
+    assert "has no locks; see that no other run writes the same output" in caplog.text
 
 
 def test_the_journal_of_a_finished_output_is_removed_and_no_other(path, tmp_path):

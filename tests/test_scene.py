@@ -374,6 +374,7 @@ def test_a_grey_image_is_refused_by_a_model_of_three_bands(identity, tmp_path):
     ("field", "value"),
     [
         ("steps", -1),
+        ("steps", 1001),
         ("least_painted", 1.5),
         ("least_painted", "much"),
         ("nodata", "none"),
@@ -389,6 +390,7 @@ def test_a_grey_image_is_refused_by_a_model_of_three_bands(identity, tmp_path):
         ("bands", (0, 1, 2)),
         ("bands", (1, 1, 2)),
         ("bands", ()),
+        ("bands", "red"),
     ],
 )
 def test_options_outside_their_meaning_are_refused(field, value):

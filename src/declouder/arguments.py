@@ -1,4 +1,4 @@
-"""Numbers as callers give them, numpy's among them, as plain ones that JSON knows."""
+"""Numbers as callers give them, numpy's among them, as plain ones that JSON knows, and how large they may be."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from declouder.errors import OptionError
 
 MOST_ENLARGED = 4
 """How many times as large networks may see an image: beyond, there is nothing to see but pixels."""
+
+MOST_STEPS = 1000
+"""Of the diffusion: as many as the noise schedule has."""
 
 
 def whole_number(value: Any, name: str) -> int:

@@ -80,7 +80,7 @@ def numbered(info: RasterInfo, given: Sequence[int | str]) -> tuple[int, ...]:
     Raises:
         RasterError: if no band, or more than one, is called so, or there is none of a number.
     """
-    numbers = tuple(band if isinstance(band, int) else _called(info, band) for band in given)
+    numbers = tuple(_called(info, band) if isinstance(band, str) else int(band) for band in given)
     if max(numbers) > info.count or min(numbers) < 1:
         raise RasterError(
             f"{info.path} has {_count(info.count)}, --bands {listed(numbers)} asks for others; "

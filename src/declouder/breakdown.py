@@ -1,6 +1,6 @@
 """Where an image is good and where not: scores by thickness of cloud and around its edge, and the trust in them.
 
-    parts = regions(cloudy, clear, span)             masks: outside, inside, thin, thick, edge
+    parts = regions(cloudy, clear, data_range)       masks: outside, inside, thin, thick, edge
     region_scores(parts, error, ssim_map, border)    psnr, ssim and mae of each
     spread_scores(spread, error)                     does the spread over samples foretell the error?
 
@@ -10,7 +10,7 @@ Arrays are (H, W) or (H, W, C); error and spread are shares of the data's range.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -202,7 +202,8 @@ def pooled_spread(scores: Sequence[Mapping[str, Any]], samples: int, averaged: b
     }
 
 
-def _moments(a: NDArray[np.float64], b: NDArray[np.float64]) -> Iterable[float]:
+def _moments(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[float, ...]:
+    """Return count, sums, sums of squares and sum of products: what `_pearson` takes."""
     return float(a.size), float(a.sum()), float(b.sum()), float(a @ a), float(b @ b), float(a @ b)
 
 

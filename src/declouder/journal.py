@@ -289,18 +289,28 @@ class Journal:
         os.ftruncate(self._file, self._end)
 
 
+def _lock(file: int, path: Path) -> None:
+    """Lock an open file for this process, where its file system knows locks: some of clusters do not."""
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+        log.warning("%s: this file system has no locks; see that no other run writes the same output", path)
+
+
 def _locked(path: Path) -> int:
     """Open and lock a file; return its descriptor.
 
     Raises:
         OutputError: if another process has it locked.
     """
-    import fcntl
-
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file, path)
             # The run that had it may have deleted it between our two calls; then we hold a file without name.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file), path.stat(follow_symlinks=False)):

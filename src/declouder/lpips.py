@@ -121,13 +121,7 @@ class Lpips:
             raise OptionError(
                 f"{backbone} is not torchvision's AlexNet ({type(error).__name__}: {error}); wanted {BACKBONE_FILE}"
             ) from None
-        spec = importlib.util.find_spec("torchmetrics")
-        assert spec is not None, "torchmetrics is a dependency"
-        assert spec.origin is not None
-        published = Path(spec.origin).parent / "functional" / "image" / "lpips_models" / "alex.pth"
-        heads = torch.load(published, map_location="cpu", weights_only=True)
-        linear = [heads[f"lin{layer}.model.1.weight"].float().flatten() for layer in range(5)]
-        return cls(first, others, linear, hashlib.sha256(backbone.read_bytes()).hexdigest(), weights)
+        return cls(first, others, _linear_weights(), hashlib.sha256(backbone.read_bytes()).hexdigest(), weights)
 
     def distances(self, a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
         """Return the (N,) distances of the pairs of (N, H, W, 3) images; the networks expect [-1, 1]."""
@@ -163,3 +157,16 @@ def _layer_distance(features: Tensor, linear: Tensor) -> Tensor:
     difference = features[:half] * scale[:half] - features[half:] * scale[half:]
     weighted: Tensor = difference.square_() @ linear
     return weighted.mean(1)
+
+
+def _linear_weights() -> list[Tensor]:
+    """Return the published v_l, five tensors (C_l,), which lie in torchmetrics' folder."""
+    import torch
+
+    spec = importlib.util.find_spec("torchmetrics")
+    folder = Path(spec.origin).parent if spec is not None and spec.origin is not None else Path()
+    published = folder / "functional" / "image" / "lpips_models" / "alex.pth"
+    if not published.is_file():
+        raise OptionError(f"torchmetrics lacks {published.name}, LPIPS's weights; install torchmetrics 1.9")
+    heads = torch.load(published, map_location="cpu", weights_only=True)
+    return [heads[f"lin{layer}.model.1.weight"].float().flatten() for layer in range(5)]

@@ -4,7 +4,7 @@ The provenance raster lies on the scene's grid, float32:
 
     1 changed   share of the pixel that is synthesised: 0 untouched, 1 all of it, between in the feathered rim
     2 w         share of the reference network's image in the fused x0 of the last step, mean over the bands
-    3 spread    standard deviation over `--samples N` draws in DN, mean over the bands (from two samples on)
+    3 spread    standard deviation over `--samples N` draws in DN, root mean square over the bands (from two on)
 
 Where nothing was changed all are 0. The tags, on the output and on the provenance alike, begin with DECLOUDER_.
 Those of an earlier run, where the scene is an output itself, begin with DECLOUDER_BEFORE_ then.

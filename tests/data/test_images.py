@@ -5,7 +5,8 @@ import pytest
 import rasterio
 from PIL import Image
 
-from declouder.data.images import read_bands, read_image
+from conftest import write_tif
+from declouder.data.images import least_used, read_bands, read_image
 from declouder.errors import DataError
 
 
@@ -49,3 +50,27 @@ def test_a_colour_that_stands_for_transparency_is_refused(tmp_path, mode):
     image.save(tmp_path / "x.png", transparency=(0, 0, 0) if mode == "RGB" else 0)
     with pytest.raises(DataError, match=r"x\.png has an alpha channel"):
         read_bands(tmp_path / "x.png")
+
+
+def test_a_fourth_band_of_two_levels_that_are_not_none_and_full_is_near_infrared(tmp_path):
+    dn = np.full((4, 8, 8), 90, np.uint8)
+    dn[3] = 0
+    dn[3, :, 4:] = 20  # over water, say
+    path = write_tif(tmp_path / "water.tif", dn)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.colorinterp = [rasterio.enums.ColorInterp[color] for color in ("red", "green", "blue", "alpha")]
+    assert np.array_equal(read_bands(path), dn.transpose(1, 2, 0))
+
+
+def test_what_is_wrong_with_a_raster_is_told_once_with_its_own_mend(tmp_path):
+    path = write_tif(tmp_path / "p.tif", np.zeros((1, 8, 8), np.uint8))
+    with rasterio.open(path, "r+") as dataset:
+        dataset.write_colormap(1, {0: (1, 2, 3, 255)})
+    with pytest.raises(DataError, match=r"p\.tif is a palette image.*expand it first") as told:
+        read_image(path)
+    assert str(told.value).count("p.tif") == 1 and "replace or remove" not in str(told.value)
+
+
+@pytest.mark.parametrize(("dn_range", "least"), [(None, 0.25), ((0.0, 10_000.0), 0.03)])
+def test_a_given_range_may_be_used_less_than_a_data_types(dn_range, least):
+    assert least_used(dn_range) == least

@@ -182,5 +182,8 @@ def _check_same(
         now["data_range"] = list(data_range) if isinstance(data_range, tuple) else data_range
     if not any((path.parent / "scores").glob("*.json")):  # nothing was scored of what it may name
         write_text(path, json.dumps(now, indent=1, allow_nan=False) + "\n")
-    elif not path.exists() or json.loads(path.read_text(encoding="utf-8")) != now:
-        raise OutputError(f"{path.parent} holds the ablation of another model or of other data; choose another -o")
+        return
+    before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    others = [name for name in (*now, *(before.keys() - now)) if before.get(name) != now.get(name)]
+    if others:
+        raise OutputError(f"{path.parent} holds the ablation of another {', '.join(others)}; choose another -o")

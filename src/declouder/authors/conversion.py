@@ -145,7 +145,7 @@ def _with_current_names(state_dict: Mapping[str, Tensor], source: str) -> dict[s
     for name, tensor in state_dict.items():
         current = re.sub(r"^sjlnet\.", "wc.", name.removeprefix("module."))
         if current in weights:
-            raise ModelError(f"{source} has two tensors for {current}; only one of them can be meant")
+            raise ModelError(f"{source} has two tensors for {current}; give the file as it was released")
         weights[current] = tensor
     return weights
 
@@ -156,7 +156,7 @@ def _kind(weights: Mapping[str, Tensor], source: str) -> str:
             return kind
     raise ModelError(
         f"{source} holds none of the authors' networks (denoiser, MSDA-CR, MemoryNet): "
-        f"its tensors are {some(weights) or 'none at all'}"
+        f"its tensors are {some(weights) or 'none at all'}; give a checkpoint that they released"
     )
 
 
@@ -165,7 +165,7 @@ def _denoiser(weights: Mapping[str, Tensor], source: str) -> Denoiser:
     if len(blocks) not in DENOISER_WIDTHS:
         raise ModelError(
             f"{source} has {len(blocks)} input blocks, the authors' denoisers have "
-            f"{' or '.join(map(str, DENOISER_WIDTHS))}"
+            f"{' or '.join(map(str, DENOISER_WIDTHS))}; give one of theirs"
         )
     widths = DENOISER_WIDTHS[len(blocks)]
     bands = _size(weights, "out.2.weight", 0, source)
@@ -199,7 +199,7 @@ def _attention_levels(weights: Mapping[str, Tensor], levels: int, prefix: str = 
 def _size(weights: Mapping[str, Tensor], name: str, axis: int, source: str) -> int:
     """Return the size of a tensor that tells something about the network."""
     if name not in weights:
-        raise ModelError(f"{source} is incomplete: {name} is missing")
+        raise ModelError(f"{source} is incomplete: {name} is missing; load it anew")
     if weights[name].ndim <= axis or weights[name].shape[axis] == 0:
-        raise ModelError(f"{source} is damaged: {name} has shape {tuple(weights[name].shape)}")
+        raise ModelError(f"{source} is damaged: {name} has shape {tuple(weights[name].shape)}; load it anew")
     return weights[name].shape[axis]

@@ -268,17 +268,16 @@ def check_device_name(name: str) -> None:
 
 def loaded_pipeline(model: str | None, sampler: str | None, device: str) -> Any:
     """Return the pipeline of a --model option, on its device, with the --sampler asked for."""
-    from diffusers.utils.logging import disable_progress_bar
-
     from declouder.pipeline import SAMPLERS, CloudRemovalPipeline, make_scheduler
+    from declouder.pipeline.folder import no_loading_bar
 
     if sampler is not None and sampler not in SAMPLERS:
         raise OptionError(f"--sampler is {sampler!r}; give one of {', '.join(SAMPLERS)}")
     resolved = resolved_device(device)
     if resolved == "cpu":
         keep_freed_memory()
-    disable_progress_bar()
-    pipeline = CloudRemovalPipeline.from_pretrained(model)
+    with no_loading_bar():
+        pipeline = CloudRemovalPipeline.from_pretrained(model)
     pipeline.set_progress_bar_config(disable=True)  # our bar counts windows, not steps
     if sampler is not None:
         pipeline.scheduler = make_scheduler(sampler)

@@ -78,12 +78,11 @@ def info(
             )
         _tell_recipe(record)
         return
-    from diffusers.utils.logging import disable_progress_bar
-
     from declouder.pipeline import CloudRemovalPipeline
+    from declouder.pipeline.folder import no_loading_bar
 
-    disable_progress_bar()
-    pipeline = CloudRemovalPipeline.from_pretrained(model)
+    with no_loading_bar():
+        pipeline = CloudRemovalPipeline.from_pretrained(model)
     settings = pipeline.config
     typer.echo(f"model       {model or SHIPPED_MODEL}")
     typer.echo(f"bands       {', '.join(settings.bands)}")

@@ -148,8 +148,11 @@ def _agreed(said: Mapping[str, Facts]) -> Facts:
     """Return what all workers have in common.
 
     Raises:
-        OptionError: if they have another version of declouder than we, or devices of several kinds.
+        OptionError: if there are none, or they have another version of declouder than we, or devices of several
+            kinds.
     """
+    if not said:
+        raise OptionError("the workers of --cluster have gone; start some, and run the same command again")
     for address, one in said.items():
         if one.version != __version__:
             raise OptionError(

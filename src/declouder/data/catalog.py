@@ -19,15 +19,10 @@ from typing import Literal
 from declouder.data.lists import SPLITS, read_exclude_list, read_split_list
 from declouder.data.pairs import Pair, holds_images, images_by_name, pair_up
 from declouder.errors import DataError
-from declouder.rgb import RGB, RGBN
 
 log = logging.getLogger(__name__)
 
 BandSet = Literal["rgb", "rgbn"]
-BAND_NAMES: Mapping[BandSet, tuple[str, ...]] = {
-    "rgb": RGB,
-    "rgbn": RGBN,
-}
 GENERIC = "folders"
 """The row for any pair of folders."""
 
@@ -306,7 +301,7 @@ def _without(pairs: list[Pair], exclude: Path | None) -> list[Pair]:
         )
     kept = [pair for pair in pairs if pair.name not in names]
     if not kept:
-        raise DataError(f"{exclude} leaves no pair")
+        raise DataError(f"{exclude} names all {len(pairs)} pairs, and leaves none; take some names out of it")
     return kept
 
 

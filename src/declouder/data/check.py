@@ -15,7 +15,7 @@ import numpy as np
 from declouder.breakdown import THIN_FROM, cloud_distance
 from declouder.data.catalog import BandSet, Located, locate
 from declouder.data.duplicates import Duplicate, Look, find_duplicates, look_of
-from declouder.data.images import LEAST_OF_GIVEN, LEAST_USED, check_finite, check_numbers, read_mask, scaling_of
+from declouder.data.images import check_finite, check_numbers, least_used, read_mask, scaling_of
 from declouder.data.lists import SPLITS, read_split_list
 from declouder.data.pairs import Pair, holds_images, images_by_name, number_first
 from declouder.errors import DataError
@@ -242,12 +242,12 @@ def _tell_unused_range(report: SetReport, dn_range: tuple[float, float] | None) 
         ends = [Scaling.of_dtype(dtype).high for dtype in part.dtypes]
         if dn_range is not None:
             low, high = dn_range
-            if ends and part.high - low < LEAST_OF_GIVEN * (high - low):
+            if ends and part.high - low < least_used(dn_range) * (high - low):
                 report.notes.append(
                     f"{name} goes up to {part.high:g}, hardly above the black of --range {low:g},{high:g}, by which"
                     " cloud and duplicates are judged; see whether it is the range of these numbers"
                 )
-        elif ends and part.high < LEAST_USED * max(ends):
+        elif ends and part.high < least_used(None) * max(ends):
             report.notes.append(
                 f"{name} uses {part.high:g} of {max(ends):g}, by which cloud and duplicates are judged; give the"
                 f" range that counts with --range LOW,HIGH"

@@ -25,8 +25,13 @@ _FAR_BEYOND_UNIT = 5.0
 _HELD_AS = {"P": "RGB", "1": "L"}
 """Modes of Pillow whose numbers are places in a palette, or yes and no, and those that hold them as levels."""
 
-LEAST_USED, LEAST_OF_GIVEN = 0.25, 0.03
-"""Images that use less of their data type's range, or of a given one, all look dark and alike: 12 bits in 16."""
+
+def least_used(dn_range: tuple[float, float] | None) -> float:
+    """Return of which share of their data type's range, or of a given one, images must make use.
+
+    Those that use less all look dark and alike, as 12 bits in 16 do.
+    """
+    return 0.25 if dn_range is None else 0.03
 
 
 def read_bands(path: Path, nir_path: Path | None = None) -> NDArray[Any]:
@@ -80,8 +85,8 @@ def read_mask(path: Path) -> NDArray[Any]:
 
     try:
         values, valid = read_numbers(path)
-    except RasterError as error:
-        raise DataError(f"{path} cannot be read as a mask ({error}); replace or remove the file") from None
+    except RasterError as error:  # it names the file and the mend
+        raise DataError(str(error)) from None
     return np.where(valid, values, 0).astype(values.dtype)[:, :, None]
 
 
@@ -177,21 +182,25 @@ def check_no_alpha(path: Path, image: NDArray[Any]) -> None:
 
 
 def _has_alpha(path: Path, image: NDArray[Any]) -> bool:
-    """Return whether an image has an alpha channel.
-
-    In a GeoTIFF a fourth band is often called so that is none; near infrared has more levels than none and full.
-    """
+    """Return whether an image has an alpha channel."""
     if path.suffix.lower() in (".tif", ".tiff"):
         from declouder.raster import open_raster
 
         with open_raster(path) as reader:
             alpha = reader.info.alpha
-        full = Scaling.of_dtype(image.dtype).high
-        return alpha is not None and bool(np.isin(image[:, :, alpha - 1], (0, full)).all())
+        return alpha is not None and _is_transparency(image[:, :, alpha - 1])
     if _is_deep_png(path):
         return _png_head(path)[25] in (4, 6)  # grey and alpha, RGB and alpha
     with Image.open(path) as opened:
         return opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info
+
+
+def _is_transparency(band: NDArray[Any]) -> bool:
+    """Return whether a band that is called alpha is one.
+
+    GDAL calls the fourth of four bytes so, whatever it is; near infrared has other levels than none and full.
+    """
+    return bool(np.isin(band, (0, Scaling.of_dtype(band.dtype).high)).all())
 
 
 def _is_of_inks(path: Path) -> bool:
@@ -226,11 +235,10 @@ def _read_raster(path: Path) -> NDArray[Any]:
             rows, columns = slice(0, reader.info.height), slice(0, reader.info.width)
             pixels = reader.read(rows, columns)
             alpha = reader.info.alpha
-            # GDAL calls the fourth of four bytes alpha, whatever it is: near infrared has more than two levels.
-            see_through = alpha is not None and len(np.unique(pixels[alpha - 1])) <= 2
+            see_through = alpha is not None and _is_transparency(pixels[alpha - 1])
             valid = reader.read_valid(rows, columns, heed_alpha=see_through)
-    except RasterError as error:
-        raise DataError(f"{path} cannot be read as an image ({error}); replace or remove the file") from None
+    except RasterError as error:  # it names the file and the mend
+        raise DataError(str(error)) from None
     if not valid.all():
         share = 100 * (1 - float(valid.mean()))
         raise DataError(

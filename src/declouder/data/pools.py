@@ -104,12 +104,13 @@ def check_twins(cloudy: ImagePool, clear: ImagePool) -> None:
         if cloudy.shape(index) != clear.shape(index):
             raise DataError(
                 f"{path} is {cloudy.shape(index)[0]} x {cloudy.shape(index)[1]}, its twin {clear.paths[index]} is"
-                f" {clear.shape(index)[0]} x {clear.shape(index)[1]}; twins must have one size"
+                f" {clear.shape(index)[0]} x {clear.shape(index)[1]}; twins must have one size: resize"
+                " or remove one"
             )
         if cloudy.dtypes[index] != clear.dtypes[index]:
             raise DataError(
                 f"{path} is {cloudy.dtypes[index]}, its twin {clear.paths[index]} {clear.dtypes[index]}; twins must"
-                " have one data type"
+                " have one data type: convert one"
             )
 
 

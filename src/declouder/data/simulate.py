@@ -18,10 +18,10 @@ from PIL import Image
 
 from declouder.data.clouds import CloudKind, SimulatedClouds, simulate_clouds
 from declouder.data.images import (
-    LEAST_USED,
     check_band_order,
     check_finite,
     check_no_alpha,
+    least_used,
     read_image,
     scaling_of,
 )
@@ -83,8 +83,8 @@ def simulate_set(
             path = images[name]
             dn = _clear_image(path, band_names)
             scaling = scaling_of(dn, path, dn_range, mend="--scale LOW,HIGH")
-            most_used = 1.0 if dn_range else max(most_used, float(dn.max()) / scaling.high)
             unit = scaling.to_unit(dn.transpose(2, 0, 1))
+            most_used = max(most_used, float(unit.max()))
             for repeat in range(per_image):
                 generator = np.random.default_rng([seed, place, repeat])
                 made = simulate_clouds(unit, generator, kind=kind, band_names=band_names, cover=cover)
@@ -97,11 +97,12 @@ def simulate_set(
                 written += 1
             if on_image is not None:
                 on_image(place + 1, len(images))
-    if most_used < LEAST_USED:
+    if most_used < least_used(dn_range):
         log.warning(
-            "the images use %.2g of their data type's range, so clouds are far brighter than they; give the range"
-            " that counts: --scale LOW,HIGH",
+            "the images use %.2g of %s, so clouds are far brighter than they; give the range that counts:"
+            " --scale LOW,HIGH",
             most_used,
+            "their data type's range" if dn_range is None else "--scale",
         )
     return written
 

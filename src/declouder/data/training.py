@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from declouder.config import DataConfig, PairSource
 from declouder.data.catalog import set_pairs
 from declouder.data.clouds import simulate_clouds
-from declouder.data.images import LEAST_OF_GIVEN, LEAST_USED
+from declouder.data.images import least_used
 from declouder.data.lists import SPLITS
 from declouder.data.pairs import Pair, find_images, fingerprint
 from declouder.data.pools import ImagePool, check_twins
@@ -83,7 +83,7 @@ class TrainingData:
         self.held_cloudy, self.held_clear = self._pools(self.held_pairs)
         self.cloudless = self._pool(_clear_images(data, withheld))
         used = max(pool.most_used for pool in (self.cloudy, self.clear, self.cloudless))
-        if 0 < used < (LEAST_USED if data.range is None else LEAST_OF_GIVEN):
+        if 0 < used < least_used(data.range):
             log.warning(
                 "the images use %.2g of %s, so all are dark and scores look good; give data.range: [LOW, HIGH]",
                 used,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declouder import breakdown, metrics
-from declouder.data.images import LEAST_OF_GIVEN, LEAST_USED, check_band_order, check_numbers, scaling_of
+from declouder.data.images import check_band_order, check_numbers, least_used, scaling_of
 from declouder.data.pairs import Pair
 from declouder.errors import DataError, OptionError
 from declouder.evaluation.methods import Method
@@ -123,8 +123,7 @@ class Scorer:
 
     def tell_doubts(self) -> None:
         """Warn of what the images or masks that were scored have in common and makes their scores doubtful."""
-        least = LEAST_OF_GIVEN if self.data_range else LEAST_USED
-        if self._most_used is not None and self._most_used < least:
+        if self._most_used is not None and self._most_used < least_used(self.data_range):
             log.warning(
                 "the images use %.2g of %s, so errors look small; give the range that counts: --data-range SPAN, or"
                 " LOW,HIGH",

@@ -207,6 +207,8 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         bounds = _checked_bounds(self.config.w_bounds if w_bounds is None else w_bounds)
         steps = _checked_steps(steps, start)
         check_scheduler(self.scheduler)
+        if steps > (finest := self.scheduler.config.num_train_timesteps):
+            raise OptionError(f"{steps} steps asked for; the model knows {finest}: give fewer")
         if not (isinstance(least_painted, (int, float, np.floating)) and 0 <= least_painted <= 1):
             raise OptionError(f"least_painted is {least_painted!r}; give a share, from 0 to 1")
         check_enlarge(enlarge)
@@ -315,8 +317,6 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         A sampler of the second order evaluates twice a step, but for the last.
         """
         finest = self.scheduler.config.num_train_timesteps
-        if steps > finest:
-            raise OptionError(f"{steps} steps asked for; the model knows {finest}: give fewer")
         total = min(max(steps, round(steps / strength)), finest)
         self.scheduler.set_timesteps(total, device=device)
         if total == finest > steps and _stands_still(self.scheduler.timesteps):

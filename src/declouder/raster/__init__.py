@@ -16,6 +16,7 @@ from declouder.raster.gdal import (
     INPUT_SUFFIXES,
     OUTPUT_DRIVERS,
     check_name,
+    lies_there,
     not_georeferenced_is_fine,
 )
 from declouder.raster.info import RasterInfo, file_stamps, files_identity, written_over
@@ -60,6 +61,7 @@ __all__ = [
     "find_undeclared",
     "grid_of",
     "is_safe",
+    "lies_there",
     "not_georeferenced_is_fine",
     "open_aligned",
     "open_raster",

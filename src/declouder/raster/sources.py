@@ -108,7 +108,7 @@ def check_company(path: Path, driver: str, beside: Mapping[str, Sequence[Path]] 
 def _by_small_name(folder: Path) -> dict[str, list[Path]]:
     """Return the files beside which GDAL may look for overviews and masks, by their names in small letters.
 
-    None where a folder may not be listed.
+    There are none where a folder may not be listed.
     """
     found: dict[str, list[Path]] = {}
     try:

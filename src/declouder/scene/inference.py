@@ -4,7 +4,7 @@ What comes back of a window are layers, as the journal keeps them:
 
     image    (C, h, w)  restored, [-1, 1]; for integers of 16 bits and less kept as uint16 over that range
     w        (1, h, w)  uint8, the share of the reference, 0..255, mean over the bands      (for a provenance)
-    spread   (1, h, w)  float16, standard deviation over the draws, mean over the bands, in units of [-1, 1]
+    spread   (1, h, w)  float16, standard deviation over the draws, root mean square over the bands, of [-1, 1]
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ class WindowModel:
         ]
 
     def _spread(self, parts: Sequence[Part], first: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the standard deviation over all draws, mean over the bands: (B, 1, h, w)."""
+        """Return the standard deviation over all draws, root mean square over the bands: (B, 1, h, w)."""
         # Welford's sums, so that memory does not grow with the number of draws.
         mean, squares = first.astype(np.float64), np.zeros(first.shape)
         for sample in range(1, self._options.samples):
@@ -193,8 +193,8 @@ class WindowModel:
             change = image - mean
             mean += change / (sample + 1)
             squares += change * (image - mean)
-        deviation = np.sqrt(squares / (self._options.samples - 1))
-        return np.asarray(deviation.mean(axis=1, keepdims=True), np.float32)
+        variance = squares.mean(axis=1, keepdims=True) / (self._options.samples - 1)
+        return np.asarray(np.sqrt(variance), np.float32)
 
     def _draw(self, parts: Sequence[Part], *, sample: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return one draw of restored images (B, C, h, w) in [-1, 1], and its w (B, 1, h, w)."""

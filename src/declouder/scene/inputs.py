@@ -62,21 +62,17 @@ def auto_scale(reader: RasterReader, bands: Sequence[int]) -> Scaling:
     """
     if reader.info.dtype == "uint8":
         return Scaling.of_dtype("uint8")
-    dn, valid = reader.read_reduced(bands)
-    if reader.info.nodata is None and dn.dtype.kind == "u":
-        # Landsat and others leave 0 around the ground without saying that it is nodata.
-        valid = valid & (dn != 0).any(axis=0)
-    values = dn[valid].astype(np.float64)
+    values = _valid_samples(reader, bands)
     if values.size == 0:
         return Scaling.of_dtype(reader.info.dtype)
-    low, high = (float(v) for v in np.percentile(values, [0.5, 99.5]))
+    low, high = _ends_of_most(values)
     factor, offset = _tagged(reader, bands)
     # Clouds and snow are brighter than a white plate; percentiles of a hazy scene reach well above 1.
     if factor is not None and low * factor + offset >= -0.05 and 0.1 <= high * factor + offset <= 2:
         return Scaling(0.0 - offset / factor, (1 - offset) / factor)
     # Percentiles again, as one hot pixel of 1.2 is still reflectance. A darker scene than 0.1 is in another
     # unit.
-    if dn.dtype.kind == "f" and low >= -0.05 and 0.1 <= high <= 1.05:
+    if np.dtype(reader.info.dtype).kind == "f" and low >= -0.05 and 0.1 <= high <= 1.05:
         return Scaling(0.0, 1.0)
     if not low < high:
         # Flat but for less than a hundredth, which may be a cloud.
@@ -90,13 +86,10 @@ def auto_scale(reader: RasterReader, bands: Sequence[int]) -> Scaling:
 
 def tell_misfit(reader: RasterReader, bands: Sequence[int], scale: Scaling) -> None:
     """Warn if a scale that was given is far from the scene's numbers: most is beyond, or all in a part."""
-    dn, valid = reader.read_reduced(bands)
-    if reader.info.nodata is None and dn.dtype.kind == "u":
-        valid = valid & (dn != 0).any(axis=0)  # as in auto_scale
-    values = dn[valid].astype(np.float64)
+    values = _valid_samples(reader, bands)
     if values.size == 0:
         return
-    low, high = (float(v) for v in np.percentile(values, [0.5, 99.5]))
+    low, high = _ends_of_most(values)
     whiter, blacker = (float(beyond.mean()) for beyond in (values > scale.high, values < scale.low))
     if max(whiter, blacker) > _MOST_BEYOND:
         end = "white" if whiter > blacker else "black"
@@ -109,6 +102,21 @@ def tell_misfit(reader: RasterReader, bands: Sequence[int], scale: Scaling) -> N
         "--scale is %.6g,%.6g, but the scene goes from %.6g to %.6g, so %s; is it in the scene's own numbers?",
         *(scale.low, scale.high, low, high, found),
     )
+
+
+def _valid_samples(reader: RasterReader, bands: Sequence[int]) -> NDArray[np.float64]:
+    """Return all numbers of the bands that are data, read at reduced size, as one line."""
+    dn, valid = reader.read_reduced(bands)
+    if reader.info.nodata is None and dn.dtype.kind == "u":
+        # Landsat and others leave 0 around the ground without saying that it is nodata.
+        valid = valid & (dn != 0).any(axis=0)
+    return dn[valid].astype(np.float64)
+
+
+def _ends_of_most(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the 0.5 % and 99.5 % percentiles."""
+    low, high = np.percentile(values, [0.5, 99.5])
+    return float(low), float(high)
 
 
 def _tagged(reader: RasterReader, bands: Sequence[int]) -> tuple[float | None, float]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from declouder.arguments import check_enlarge, real_number, seed_number, whole_number
+from declouder.arguments import MOST_STEPS, check_enlarge, real_number, seed_number, whole_number
 from declouder.bands import BandChoice, listed
 from declouder.errors import OptionError
 from declouder.masks import MaskChoice
@@ -91,6 +91,8 @@ class SceneOptions:
             value = getattr(self, name)
             if value is not None or name not in _MAY_BE_NONE:
                 plain[name] = whole_number(value, name.removesuffix("_px").replace("_", "-"))
+        if isinstance(self.bands, str):  # its letters would be bands
+            raise OptionError(f"bands is {self.bands!r}; give a tuple such as (3, 2, 1)")
         if self.bands is not None:
             plain["bands"] = tuple(_band(band) for band in self.bands)
         if self.provenance is not None:
@@ -100,8 +102,8 @@ class SceneOptions:
         return plain
 
     def _check(self) -> None:
-        if self.steps is not None and self.steps < 0:
-            raise OptionError(f"steps is {self.steps}; give 0 (the reference image) or more")
+        if self.steps is not None and not 0 <= self.steps <= MOST_STEPS:
+            raise OptionError(f"steps is {self.steps}; give 0 (the reference image) to {MOST_STEPS}")
         if not 0 <= self.least_painted <= 1:
             raise OptionError(f"least_painted is {self.least_painted:g}; give a share, from 0 to 1")
         check_enlarge(self.enlarge)

@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 import pystac
 
 from declouder.errors import RasterError
-from declouder.raster import BandFile, grid_of, vrt_of_bands
+from declouder.raster import BandFile, grid_of, lies_there, vrt_of_bands
 from declouder.rgb import RGB
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def read_item(path: Path, *, allow_outside: bool = False) -> SourceItem:
     if missing:
         raise RasterError(
             f"{path} names no band {', '.join(missing)} (its assets: {', '.join(map(str, assets))[:200]}); "
-            "give the item's files themselves with --bands"
+            "stack its files, red first: gdalbuildvrt -separate scene.vrt RED GREEN BLUE"
         )
     bands: dict[str, BandFile] = {}
     for color, choice in found.items():
@@ -172,7 +172,7 @@ def _local_file(item: Path, asset: Mapping[str, Any], key: str, *, allow_outside
             f"{item}: asset {key[:40]} is {href[:200]}, outside the item's folder; if that is meant, allow it "
             "with --allow-outside"
         )
-    if not _is_file(file):
+    if not lies_there(file):
         raise RasterError(f"{item}: asset {key[:40]} is {href[:200]}, and there is no such file; download it first")
     return file
 
@@ -180,13 +180,6 @@ def _local_file(item: Path, asset: Mapping[str, Any], key: str, *, allow_outside
 def _nodata(band: BandFile) -> str:
     value = grid_of(band).nodata if band.nodata is None else band.nodata
     return str(value)  # a NaN is not itself
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:
-        return False
 
 
 def _meant(item: Path, file: Path, choice: _Choice, asset: Mapping[str, Any], *, offset_applied: bool) -> BandFile:
