@@ -153,7 +153,7 @@ def test_a_stopped_ablation_goes_on_and_refuses_another_model(
     parameter = next(pipeline.reference.parameters())
     with torch.no_grad():
         parameter += 1
-        with pytest.raises(OutputError, match="another sampler"):
+        with pytest.raises(OutputError, match="another model"):
             ablate(selection, pipeline, out=out, only=["diffusion"])
         parameter -= 1
 
