@@ -228,10 +228,10 @@ def _prepared_module(run: _Run, name: StageName) -> StageModule:
     """Return what is to learn, with the weights that it begins with."""
     config = run.config
     module = StageModule(name, config, run.data)
-    for part in (*module.stage.takes_over, *(module.stage.learns if name == "joint" else ())):
+    for part in module.stage.needs:
         learns = part in module.stage.learns
         take_over(module.network(part), earlier_folder(config, run.out, part), stage=name, learns=learns)
-    if name != "joint" and config.model.start_from is not None:
+    if not module.stage.goes_on and config.model.start_from is not None:
         folder = start_folder(config.model.start_from)
         for part in module.stage.learns:
             if (folder / part).is_dir():

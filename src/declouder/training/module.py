@@ -61,10 +61,10 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         self.learns_all_pairs = bool(data.pairs) and not data.held_pairs
         weighs = self.settings.perceptual_weight > 0 or self.settings.log_perceptual_weight > 0
         self.perceptual = PerceptualLoss(config.model.bands) if weighs else None
-        if self.stage.learns != ("denoiser",):
+        if self.stage.scored_by != "noise":
             self._check_whole_images(data)
-        self.scheduler = make_scheduler(config.model.sampler)
-        self.register_buffer("alphas_cumprod", self.scheduler.alphas_cumprod.clone(), persistent=False)
+        alphas_cumprod = make_scheduler(config.model.sampler).alphas_cumprod
+        self.register_buffer("alphas_cumprod", alphas_cumprod.clone(), persistent=False)
 
     def network(self, name: str) -> Any:
         """Return a network as it learns, or frozen."""
@@ -203,7 +203,7 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
     def _score_of(self, scores: dict[str, float]) -> float:
         if "noise_loss" in scores:
             return -scores["noise_loss"]
-        main = "restored" if "restored_psnr" in scores else "reference"
+        main = self.stage.scored_by
         if self.perceptual is None:
             return scores[f"{main}_psnr"]
         s = self.settings
@@ -215,17 +215,17 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
     def measured_by(self) -> dict[str, Any]:
         """The fields of the recipe that `score` depends on: by other values of theirs it is another measure."""
         fields: tuple[str, ...] = ()
-        if self.stage.learns == ("denoiser",):
+        if self.stage.scored_by == "noise":
             fields = ("max_t", "patch_px", "downscale")
         elif self.perceptual is not None:
             fields = ("perceptual_weight", "log_perceptual_weight")
         return {field: getattr(self.settings, field) for field in fields}
 
     def _restorer(self) -> Callable[[Tensor, int], dict[str, Tensor]] | None:
-        if self.stage.learns == ("reference",):
-            return lambda cloudy, seed: {"reference": self.kept("reference")(cloudy)}
-        if not self.stage.takes_over:
+        if self.stage.scored_by == "noise":
             return None  # a denoiser alone restores nothing yet
+        if self.stage.scored_by == "reference":
+            return lambda cloudy, seed: {"reference": self.kept("reference")(cloudy)}
         pipeline = self.pipeline()
         pipeline.set_progress_bar_config(disable=True)
 
@@ -243,7 +243,7 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
     @property
     def columns(self) -> tuple[str, ...]:
         """What a row of the stage's pictures shows, from left to right."""
-        return COLUMNS if "weight_net" in self.stage.learns else ("cloudy", "reference", "clear")
+        return COLUMNS if self.stage.scored_by == "restored" else ("cloudy", "reference", "clear")
 
     def _check_whole_images(self, data: TrainingData) -> None:
         """Raise DataError if whole images are too small for scores or losses: now, not in the middle of a run."""

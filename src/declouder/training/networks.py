@@ -93,7 +93,7 @@ def check_networks(config: TrainConfig, stages: Sequence[StageName]) -> None:
     if config.model.start_from is not None:
         folder = start_folder(config.model.start_from)
         _tell_other_data(config, folder)
-        for part in {part for stage in stages if stage != "joint" for part in STAGES[stage].learns}:
+        for part in {part for stage in stages if not STAGES[stage].goes_on for part in STAGES[stage].learns}:
             if (folder / part).is_dir():
                 _fitting_weights(networks[part], folder / part, field="model.start_from")
 

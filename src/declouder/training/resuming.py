@@ -26,7 +26,7 @@ def check_order(config: TrainConfig, out: Path, stages: Sequence[StageName]) -> 
     learnt: set[str] = set()
     for name in stages:
         stage = STAGES[name]
-        for part in stage.takes_over if name != "joint" else (*stage.takes_over, *stage.learns):
+        for part in stage.needs:
             folder = earlier_folder(config, out, part)
             if part in learnt or folder.is_dir():
                 continue

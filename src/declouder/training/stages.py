@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,11 +26,27 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage learns, what it takes over from earlier ones, and its loss."""
+    """What a stage learns, what it takes over from earlier ones, and its loss.
+
+    Attributes:
+        learns: the networks that learn.
+        takes_over: those that earlier stages have left, frozen.
+        loss: of a batch.
+        scored_by: what of it is compared on held-out pairs: the noise that its denoiser predicts, the reference
+            image or the restored image.
+        goes_on: whether earlier stages have begun what it learns.
+    """
 
     learns: tuple[str, ...]
     takes_over: tuple[str, ...]
     loss: Callable[[StageModule, Batch], Tensor]
+    scored_by: Literal["noise", "reference", "restored"]
+    goes_on: bool = False
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The networks that earlier stages must have left."""
+        return (*self.takes_over, *(self.learns if self.goes_on else ()))
 
 
 def reference_stage_loss(module: StageModule, batch: Batch) -> Tensor:
@@ -167,8 +183,8 @@ def _perceptual_loss(module: StageModule, restored: Tensor, clear: Tensor, batch
 
 
 STAGES: dict[StageName, Stage] = {
-    "reference": Stage(("reference",), (), reference_stage_loss),
-    "denoiser": Stage(("denoiser",), (), denoiser_stage_loss),
-    "weights": Stage(("weight_net",), ("reference", "denoiser"), weights_stage_loss),
-    "joint": Stage(("denoiser", "weight_net"), ("reference",), joint_stage_loss),
+    "reference": Stage(("reference",), (), reference_stage_loss, "reference"),
+    "denoiser": Stage(("denoiser",), (), denoiser_stage_loss, "noise"),
+    "weights": Stage(("weight_net",), ("reference", "denoiser"), weights_stage_loss, "restored"),
+    "joint": Stage(("denoiser", "weight_net"), ("reference",), joint_stage_loss, "restored", goes_on=True),
 }
