@@ -79,30 +79,17 @@ def planned_jobs(
     sources = list({source.absolute(): source for source in named}.values())  # each once
     many = len(given) > 1 or input_list is not None or _is_folder(given[0])
     is_new = many and not output.exists()
-    if is_new:
-        if output.suffix.lower() in raster.OUTPUT_DRIVERS:
-            raise OutputError(f"{len(sources)} images do not go into one file {output}; give a folder with -o")
-        raster.check_folder(output.parent)
-    elif many:
-        raster.check_folder(output)
+    if many:
+        _check_folder(output, is_new=is_new, images=len(sources))
     if many and options.provenance is not None:
         raise OptionError("--provenance names one file; give one input, or a run for each")
     outputs = [output / raster.output_name(source) if many else output for source in sources]
     _check_apart(sources, outputs)
     pairs = list(zip(sources, outputs, strict=True))
-    todo = [(source, target) for source, target in pairs if not (skip_existing and target.is_file())]
-    if skip_existing:
-        for _, target in pairs:
-            if target.is_file():
-                remove_finished_journal(target)
-    if options.provenance is not None and not todo and not options.provenance.exists():
-        log.warning(
-            "%s exists and is passed over, so %s is not made; for both give --overwrite, not --skip-existing",
-            *(outputs[0], options.provenance),
-        )
+    todo = _left_to_do(pairs, options) if skip_existing else pairs
     by_name = set(given)
     for source, _ in todo:
-        if source in by_name:  # a name that is none is told before what its output lacks
+        if source in by_name:  # a missing input is told before anything about its output
             raster.check_source(source)
     if not is_new:
         _check_outputs(todo, sources, options)
@@ -111,12 +98,33 @@ def planned_jobs(
     for source, target in todo:
         try:
             jobs.append(_opened(source, target, options, is_new=is_new))
-        # A quick look beside the scenes, say: as a PNG it could be no cloud-optimised GeoTIFF.
         except (RasterError, MisfitError) as error:
-            if len(pairs) == 1 or source in given:  # that one was named
+            # An odd image in a folder, such as a PNG preview where --cog is given, must not stop the others.
+            if len(pairs) == 1 or source in by_name:
                 raise
             unusable[source] = error
     return Jobs(tuple(jobs), len(pairs) - len(todo), unusable, output if many else None, is_new)
+
+
+def _check_folder(output: Path, *, is_new: bool, images: int) -> None:
+    """Raise OutputError if several images cannot go to `output`, as its name or its place is no folder's."""
+    if is_new and output.suffix.lower() in raster.OUTPUT_DRIVERS:
+        raise OutputError(f"{images} images do not go into one file {output}; give a folder with -o")
+    raster.check_folder(output.parent if is_new else output)
+
+
+def _left_to_do(pairs: Sequence[tuple[Path, Path]], options: SceneOptions) -> list[tuple[Path, Path]]:
+    """Return the scenes whose output is not there yet; put away what finished ones left beside theirs."""
+    todo = [(source, target) for source, target in pairs if not target.is_file()]
+    for _, target in pairs:
+        if target.is_file():
+            remove_finished_journal(target)
+    if options.provenance is not None and not todo and not options.provenance.exists():
+        log.warning(
+            "%s exists and is passed over, so %s is not made; for both give --overwrite, not --skip-existing",
+            *(pairs[0][1], options.provenance),
+        )
+    return todo
 
 
 @contextlib.contextmanager
