@@ -14,7 +14,9 @@ from conftest import read_tif, write_tif
 from declouder.cli import main
 from declouder.config import load_config
 from declouder.data.catalog import set_pairs
+from declouder.data.check import Key, SetReport
 from declouder.data.clouds import simulate_clouds
+from declouder.data.duplicates import Duplicate
 from declouder.data.lists import read_exclude_list
 from declouder.data.pairs import Pair
 from declouder.data.split import hold_out
@@ -375,3 +377,109 @@ def test_simulate_tells_a_scale_of_which_the_images_use_hardly_anything(capsys, 
     assert "the images use" not in run(capsys, *words, "-o", tmp_path / "a")[2]
     code, _, err = run(capsys, *words, "-o", tmp_path / "b", "--scale", "0,65535")
     assert code == 0 and "of --scale, so clouds are far brighter than they" in err
+
+
+def test_pairs_that_a_split_list_lacks_are_told(capsys, tmp_path):
+    for number in range(4):
+        write_pair(tmp_path / "set", str(number), number)
+    (tmp_path / "set" / "split.txt").write_text("train/0\ntrain/1\ntest/2\n")
+    code, out, _ = run(capsys, "data", "check", tmp_path / "set", "-q")
+    assert code == 2 and "split.txt lacks 1 pairs, the first is 3" in out
+    assert "train  2 pairs" in out and "test   1 pairs" in out
+
+
+def test_a_pair_whose_twin_is_left_out_already_stays():
+    report = SetReport(found=None)
+    report.duplicates = [
+        Duplicate(Key("train", "1"), Key("test", "2"), 0.95),
+        Duplicate(Key("test", "2"), Key("test", "3"), 0.95),
+        Duplicate(Key("test", "4"), Key("test", "5"), 0.95),
+    ]
+    assert list(report.to_leave_out("test")) == ["2", "5"]
+    assert list(report.to_leave_out("train")) == ["1"]
+
+
+def test_cloud_is_estimated_by_the_span_of_the_range_that_is_given(capsys, tmp_path):
+    for kind, cloud in (("label", 0), ("cloud", 40)):
+        (tmp_path / "set" / kind).mkdir(parents=True)
+        dn = 9000 + 900 * make_terrain(np.random.default_rng(0), 64, 64)
+        dn[:, :, :32] += cloud
+        write_tif(tmp_path / "set" / kind / "1.tif", dn.astype(np.uint16))
+    _, out, _ = run(capsys, "data", "check", tmp_path / "set", "-q", "--range", "9000,10000")
+    share = float(out.split("cloud ")[1].split(" %")[0])
+    assert 40 < share < 60
+
+
+def test_check_joins_the_near_infrared_where_it_is_asked_for(capsys, tmp_path):
+    for tree in ("CUHK-CR1", "nir/CUHK-CR1"):
+        for number in range(3):
+            write_pair(tmp_path / tree / "train", str(number), number)
+    words = ("data", "check", tmp_path, "--set", "CUHK-CR1", "-q", "--bands")
+    code, out, _ = run(capsys, *words, "rgb")
+    assert code == 0 and "3 pairs, 48 x 48, 3 bands" in out
+    code, out, _ = run(capsys, *words, "rgbn")
+    assert code == 0 and "3 pairs, 48 x 48, 4 bands" in out
+    (tmp_path / "nir" / "CUHK-CR1" / "train" / "cloud" / "1.png").unlink()
+    code, out, _ = run(capsys, *words, "rgbn")
+    assert code == 2 and "nir/CUHK-CR1/train/cloud lacks 1 of 3: 1" in out and "2 pairs" in out
+
+
+def test_a_list_is_not_written_over_another(capsys, tmp_path):
+    write_pair(tmp_path / "set" / "test", "0", 0)
+    kept = tmp_path / "list.txt"
+    kept.write_text("7\n")
+    code, _, err = run(capsys, "data", "check", tmp_path / "set", "-q", "--write", kept)
+    assert code == 2 and "list.txt exists; give --overwrite" in err and kept.read_text() == "7\n"
+
+
+def test_of_many_problems_and_duplicates_the_rest_is_counted(capsys, tmp_path):
+    for number in range(23):
+        write_pair(tmp_path / "set", str(number), number, size=16)
+        (tmp_path / "set" / "cloud" / f"{number}.png").write_bytes(b"no image")
+    _, out, _ = run(capsys, "data", "check", tmp_path / "set", "-q")
+    assert out.count("problem: ") == 20 and "    and 3 more\n" in out
+
+
+def test_neighbours_stay_together_unless_asked_otherwise_and_the_seed_draws_the_blocks(capsys, tmp_path):
+    for number in range(75):
+        write_pair(tmp_path / "set", str(number), 0, size=8)
+    listed = {}
+    for seed in range(4):
+        words = ("data", "split", tmp_path / "set", "-o", tmp_path / f"{seed}.txt", "--seed", seed)
+        assert run(capsys, *words)[0] == 0
+        lines = [line for line in (tmp_path / f"{seed}.txt").read_text().splitlines() if line[0] != "#"]
+        assert lines and len({(int(line.split("/")[1]) // 25, line.split("/")[0]) for line in lines}) == 3
+        listed[seed] = frozenset(line for line in lines if line.startswith("test/"))
+    assert all(len(test) == 25 for test in listed.values()) and len(set(listed.values())) > 1
+
+
+def test_another_seed_makes_another_set(capsys, tmp_path):
+    (tmp_path / "clear").mkdir()
+    ground(0).save(tmp_path / "clear" / "1.png")
+    made = {}
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        words = ("data", "simulate", tmp_path / "clear", "-o", tmp_path / name, "-q", "--seed", seed)
+        assert run(capsys, *words)[0] == 0
+        made[name] = (tmp_path / name / "train" / "cloud" / "1.png").read_bytes()
+    assert made["a"] == made["b"] != made["c"]
+
+
+def test_clouds_are_simulated_at_the_wavelengths_of_the_bands(capsys, tmp_path):
+    (tmp_path / "clear").mkdir()
+    grey = np.full((3, 48, 48), 60, np.uint8)
+    write_tif(tmp_path / "clear" / "1.tif", grey)
+    words = ("data", "simulate", tmp_path / "clear", "-q", "--kind", "haze", "-o")
+    for out, bands in (("a", "nir,swir16,swir22"), ("b", "coastal,blue,green")):
+        assert run(capsys, *words, tmp_path / out, "--bands", bands)[0] == 0
+    from conftest import read_tif
+
+    long, short = (read_tif(tmp_path / out / "train" / "cloud" / "1.tif").astype(int) for out in "ab")
+    assert (long.mean((1, 2)) < short.mean((1, 2))).all()
+
+
+def test_names_of_a_split_list_that_are_not_there_are_told(capsys, tmp_path):
+    for number in range(2):
+        write_pair(tmp_path / "set", str(number), number)
+    (tmp_path / "set" / "split.txt").write_text("train/0\ntest/1\ntest/99\n")
+    code, out, _ = run(capsys, "data", "check", tmp_path / "set", "-q")
+    assert code == 2 and "split.txt names 1 pairs that are not there, the first is 99" in out

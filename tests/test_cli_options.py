@@ -23,6 +23,7 @@ from declouder.errors import OptionError
 from declouder.evaluation import Selection
 from declouder.scene import SceneOptions, remove_from_scene
 from declouder.training import TrainingReport
+from toy import TOY
 
 
 class Recorder:
@@ -215,3 +216,78 @@ def test_a_log_that_cannot_be_written_ends_no_work(monkeypatch):
     with pytest.raises(SystemExit) as ended:
         main(["remove", "--steps", "-1"])
     assert ended.value.code == 2
+
+
+def test_what_is_asked_of_ablate_about_the_set_reaches_it(noted, tmp_path: Path, model_folder: Path) -> None:
+    words = (
+        "ablate",
+        tmp_path,
+        "-o",
+        tmp_path / "out",
+        "--model",
+        model_folder,
+        "--set",
+        "CUHK-CR1",
+        "--bands",
+        "rgbn",
+    )
+    (selection,) = noted("declouder.ablation.ablate", *words).given[:1]
+    assert (selection.set_name, selection.bands, selection.split) == ("CUHK-CR1", "rgbn", "test")
+
+
+def test_fast_scores_are_of_what_fast_removes(noted, tmp_path: Path, model_folder: Path) -> None:
+    from declouder.cli.app import FAST_LEAST_PAINTED, FAST_STEPS
+
+    words = ("evaluate", tmp_path, "-o", tmp_path / "a.json", "--model", model_folder)
+    method = noted("declouder.evaluation.evaluate", *words, "--fast").given[1]
+    assert (method.num_inference_steps, method.least_painted) == (FAST_STEPS, FAST_LEAST_PAINTED)
+    method = noted("declouder.evaluation.evaluate", *words).given[1]
+    assert (method.num_inference_steps, method.least_painted) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("evaluate", ("evaluate", ".", "-o", "a.json")),
+        ("report", ("ablate", ".", "-o", "out")),
+        ("remove", ("remove", "a.tif", "-o", "b.tif")),
+    ],
+)
+def test_the_device_that_is_asked_for_is_taken(module, words, noted, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_tif(tmp_path / "a.tif", np.ones((3, 9, 9), np.uint8))
+    found = noted(f"declouder.cli.{module}.loaded_pipeline", *words, "--device", "mps", "--model", "m", "-q")
+    assert found.given[0] == "m" and found.given[2] == "mps"
+
+
+def test_a_report_has_the_title_that_is_asked_for(noted, tmp_path: Path) -> None:
+    words = ("report", "a.json", "b.json", "-o", tmp_path / "page.html", "--title", "Ours", "--overwrite")
+    found = noted("declouder.report.write_report", *words)
+    assert found.given == ([Path("a.json"), Path("b.json")], tmp_path / "page.html")
+    assert found.options == {"overwrite": True, "title": "Ours"}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("45m", 2700), ("2h", 7200), ("1h0m5s", 3605), ("90", 90), ("1:30:05", 5405), ("2:30", 150)],
+)
+def test_times_are_read_as_people_write_them(text, seconds, noted) -> None:
+    found = noted("declouder.training.train", "train", TOY, "--max-time", text)
+    assert found.options["max_time_s"] == seconds
+    assert found.given[1] == Path("runs") / "toy"
+    assert found.options["stages"] == ["reference", "denoiser", "weights", "joint"] and not found.options["resume"]
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ((), {"window_px": 1024, "enlarge": 1, "steps": None, "least_painted": 0}),
+        (("--enlarge", 4), {"window_px": 256, "enlarge": 4}),
+        (("--enlarge", 2, "--window", 96, "--overlap", 8), {"window_px": 96, "enlarge": 2, "overlap_px": 8}),
+        (("--batch", 3, "--nodata", 7, "--max-pixels", 99), {"batch": 3, "nodata": 7, "max_pixels": 99}),
+    ],
+)
+def test_what_is_asked_of_remove_reaches_it(words, wanted, noted, tmp_path: Path) -> None:
+    found = noted("declouder.cli.jobs.planned_jobs", "remove", "a.tif", "-o", tmp_path / "b.tif", *words)
+    options = found.given[3]
+    assert {name: getattr(options, name) for name in wanted} == wanted

@@ -23,7 +23,7 @@ from PIL import Image
 from conftest import names_in, read_tif, write_tif
 from declouder import CloudRemovalPipeline, cli
 from declouder.cli.jobs import jobs_folder, planned_jobs
-from declouder.errors import RasterError
+from declouder.errors import OutputError, RasterError
 from declouder.raster.gdal import check_name
 from declouder.scene import SceneOptions
 from declouder.small_clouds import SmallClouds
@@ -741,3 +741,52 @@ def test_a_provenance_that_is_not_made_beside_an_existing_output_is_told(tmp_pat
     (tmp_path / "p.tif").touch()
     planned_jobs([scene], None, tmp_path / "b.tif", options, skip_existing=True)
     assert not caplog.text
+
+
+def test_a_list_of_a_windows_editor_is_read(tmp_path):
+    from declouder.cli.jobs import listed_in
+
+    (tmp_path / "list.txt").write_bytes("# scenes\r\na.tif\r\n\r\nb c.tif\r\n".encode("utf-8-sig"))
+    assert listed_in(tmp_path / "list.txt") == [Path("a.tif"), Path("b c.tif")]
+    (tmp_path / "list.txt").write_bytes("a.tif\r\n".encode("utf-8-sig"))
+    assert listed_in(tmp_path / "list.txt") == [Path("a.tif")]
+
+
+def test_of_several_scenes_with_small_clouds_left_one_is_named():
+    from types import SimpleNamespace
+
+    from declouder.cli.running import hint
+
+    reports = [SimpleNamespace(output=Path(name), small_clouds_left=name != "b") for name in "abc"]
+    assert hint(reports, 1) == "small clouds seem to be left in a and 1 more: look at it, and try --enlarge 2"
+
+
+def test_an_output_that_is_the_input_is_told_though_outputs_that_exist_are_skipped(workplace, capfd):
+    write_tif(Path("own.tif"), np.ones((3, 9, 9), np.uint8))
+    assert run("remove", "own.tif", "-o", "own.tif", "--skip-existing") == 2
+    assert "output own.tif is the input own.tif itself" in capfd.readouterr().err
+
+
+def test_one_scene_under_two_spellings_is_one(tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.ones((3, 9, 9), np.uint8))
+    again = tmp_path / "sub" / ".." / "a.tif"
+    (tmp_path / "sub").mkdir()
+    jobs = planned_jobs([source, again], None, tmp_path / "out", SceneOptions(), skip_existing=False)
+    assert [job.source for job in jobs.todo] == [again]
+
+
+def test_names_that_differ_in_case_alone_are_one_where_disks_say_so(tmp_path, monkeypatch):
+    scenes = [tmp_path / "a.tif", tmp_path / "b" / "A.tif"]
+    scenes[1].parent.mkdir()
+    for scene in scenes:
+        write_tif(scene, np.ones((3, 9, 9), np.uint8))
+    for platform in ("linux", "darwin"):
+        monkeypatch.setattr("declouder.cli.jobs.sys.platform", platform)
+        fails = (
+            pytest.raises(OutputError, match="would both become")
+            if platform == "darwin"
+            else contextlib.nullcontext()
+        )
+        with fails:
+            jobs = planned_jobs(scenes, None, tmp_path / "out", SceneOptions(), skip_existing=False)
+    assert len(jobs.todo) == 2

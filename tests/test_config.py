@@ -260,3 +260,19 @@ def test_a_field_that_is_named_twice_is_told(tmp_path):
 def test_a_recipe_without_what_it_asks_for_is_named(overrides, message):
     with pytest.raises(ConfigError, match=message):
         load_config(TOY, overrides)
+
+
+def test_sizes_that_are_just_large_enough_are_taken():
+    load_config(TOY, ["stages.reference.patch_px=11", "stages.reference.ssim_weight=0.1"])
+    load_config(TOY, ["stages.reference.patch_px=34", "stages.reference.perceptual_weight=1"])
+    load_config(TOY, ["stages.joint.patch_px=32", "stages.joint.fused_px=32"])
+
+
+@pytest.mark.parametrize(
+    "override", ["data.hold_out=1", "stages.joint.ema=1", "stages.joint.max_t=1001", "model.strength=0"]
+)
+def test_a_field_beyond_its_range_is_named(override):
+    from declouder.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=override.partition("=")[0]):
+        load_config(TOY, [override])

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from declouder.errors import OutputError
 from declouder.journal import Journal, Layer, journal_path, open_journal, remove_finished_journal
 
 LAYERS = {"image": Layer("uint16", 2), "w": Layer("uint8", 1)}
+OWN_WORTH_KEEPING_S = journals.WORTH_KEEPING_S  # tests change it
 KEY = {"seed": 1, "input": {"bytes": 7}}
 SIZE = {"windows": 9, "height": 5, "width": 7}
 
@@ -308,3 +310,33 @@ def test_a_name_too_long_for_a_journal_is_told_as_such(tmp_path):
         open_journal(too_long, KEY, LAYERS, **SIZE),
     ):
         pass
+
+
+def test_windows_of_another_key_do_not_come_back_behind_a_journal_begun_anew(path):
+    stopped_after(path, [[0], [1], [2]])
+    other = {**KEY, "seed": 2}  # as long as the other
+    stopped_after(path, [[0]], key=other)
+    assert found_in(path, key=other) == ([0], [0])
+
+
+def test_finished_windows_reach_the_disk_every_few_seconds(path, monkeypatch):
+    synced, now = [], time.monotonic()
+    monkeypatch.setattr(os, "fsync", synced.append)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with open_journal(path, KEY, LAYERS, **SIZE) as journal:
+        for seconds, times in ((1, 0), (6, 1), (7, 1), (12, 2)):
+            monkeypatch.setattr(time, "monotonic", lambda passed=seconds: now + passed)
+            journal.add({seconds % 9: layers_of(0)})
+            assert len(synced) == times
+
+
+def test_a_journal_is_kept_when_it_took_a_minute(path, monkeypatch):
+    monkeypatch.setattr(journals, "WORTH_KEEPING_S", OWN_WORTH_KEEPING_S)
+    now = time.monotonic()
+    for seconds, kept in ((59, False), (61, True)):
+        monkeypatch.setattr(time, "monotonic", lambda: now)
+        with pytest.raises(Killed), open_journal(path, KEY, LAYERS, **SIZE) as journal:
+            journal.add({0: layers_of(0)})
+            monkeypatch.setattr(time, "monotonic", lambda passed=seconds: now + passed)
+            raise Killed
+        assert path.exists() == kept

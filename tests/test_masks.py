@@ -518,3 +518,29 @@ def test_a_scale_tag_that_turns_numbers_round_says_nothing_of_the_scale(tmp_path
     with open_raster(path) as reader:
         scale = auto_scale(reader, (1, 2, 3))
     assert 400 < scale.low < scale.high < 3000
+
+
+def test_a_mask_that_is_off_by_a_part_of_a_pixel_is_resampled(scene, tmp_path, rng):
+    values = rng.integers(0, 2, (80, 100)).astype(np.uint8)
+    for east, columns in ((0.05, 0), (6, 1)):  # of 10 m
+        path = mask_file(tmp_path, values, transform=Affine(10, 0, 5e5 + east, 0, -10, 4e6))
+        expected = np.zeros((80, 100))
+        expected[:, columns:] = values[:, : 100 - columns]
+        np.testing.assert_array_equal(share_of(scene, MaskChoice(path, feather_px=0)), expected)
+
+
+def test_a_mask_that_is_the_scene_turned_over_its_upper_edge_lies_where_it_says(scene, tmp_path, rng):
+    values = np.ones((80, 100), np.uint8)
+    # From the scene's first row on upwards: that row alone do they share.
+    path = mask_file(tmp_path, values, transform=Affine(10, 0, 5e5, 0, 10, 4e6 - 10))
+    expected = np.zeros((80, 100))
+    expected[0] = 1
+    np.testing.assert_array_equal(share_of(scene, MaskChoice(path, feather_px=0)), expected)
+
+
+def test_a_mask_may_be_as_large_as_the_scene_that_is_let_in(scene, tmp_path, monkeypatch):
+    monkeypatch.setattr("declouder.raster.aligned.MOST_PIXELS", 100)
+    path = mask_file(tmp_path, np.ones((80, 100), np.uint8))
+    assert share_of(scene, MaskChoice(path)).min() == 1
+    with pytest.raises(RasterError, match=r"claims 101 x 80 px"):
+        share_of(scene, MaskChoice(mask_file(tmp_path, np.ones((80, 101), np.uint8))))

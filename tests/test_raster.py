@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -28,7 +29,7 @@ from declouder.raster import (
     remove_stale_parts,
 )
 from declouder.raster import writing as writing_module
-from declouder.scene import remove_from_scene
+from declouder.scene import SceneOptions, remove_from_scene
 
 
 def copied(source: Path, output: Path, *, overwrite: bool = False, tile: int = 37) -> Path:
@@ -662,3 +663,116 @@ def test_a_name_as_long_as_names_can_be_has_nothing_beside_it(rich_tif, tmp_path
     longest.write_bytes(rich_tif.read_bytes())
     with open_raster(longest) as reader:
         assert len(files_identity(reader.info.files)) == 1
+
+
+def test_a_raster_is_on_the_disk_before_it_has_its_name_and_then_its_folder(rich_tif, tmp_path, monkeypatch):
+    output, synced = tmp_path / "copy.tif", []
+
+    def fsync(file: int) -> None:
+        synced.append((stat.S_ISDIR(os.fstat(file).st_mode), output.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    copied(rich_tif, output)
+    assert synced == [(False, False), (True, True)]
+
+
+def test_a_file_that_appears_at_the_outputs_name_while_it_is_written_is_kept(rich_tif, tmp_path):
+    output = tmp_path / "b.tif"
+    with (
+        pytest.raises(OutputError, match=r"b\.tif exists already"),
+        open_raster(rich_tif) as reader,
+        create_raster(output, reader.info),
+    ):
+        output.write_bytes(b"precious")
+    assert output.read_bytes() == b"precious" and names_in(tmp_path) == ["b.tif", "rich.tif"]
+
+
+@pytest.mark.parametrize("suffix", [".aux.xml", ".ovr", ".msk"])
+def test_no_side_file_of_the_old_image_stays_beside_its_name_nor_beside_a_link_to_it(suffix, rich_tif, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "b.tif").symlink_to(tmp_path / "disk" / "real.tif")
+    sides = [tmp_path / f"b.tif{suffix}", tmp_path / "disk" / f"real.tif{suffix}"]
+    for side in sides:
+        side.write_text("<PAMDataset/>")
+    copied(rich_tif, tmp_path / "b.tif", overwrite=True)
+    assert not any(side.exists() for side in sides)
+
+
+def test_the_overviews_of_a_cloud_optimised_geotiff_are_means(identity, tmp_path):
+    dn = np.zeros((3, 600, 700), np.uint8)
+    dn[:, ::2, ::2] = dn[:, 1::2, 1::2] = 100
+    source = write_tif(tmp_path / "a.tif", dn)
+    remove_from_scene(source, tmp_path / "b.tif", identity, SceneOptions(cog=True))
+    with rasterio.open(tmp_path / "b.tif", OVERVIEW_LEVEL=0) as dataset:
+        assert dataset.shape == (300, 350)
+        np.testing.assert_array_equal(dataset.read(), 50)
+
+
+def test_an_image_too_wide_for_a_webp_is_refused(tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.ones((3, 2, 16384), np.uint8), crs=None, transform=None)
+    with pytest.raises(OutputError, match=r"16384 x 2 px; write .*b\.tif instead"):
+        copied(source, tmp_path / "b.webp")
+    assert copied(source, tmp_path / "b.png").exists()
+
+
+def test_a_png_of_16_bits_comes_back_lossless(tmp_path, rng):
+    dn = rng.integers(0, 65536, (3, 33, 44), dtype=np.uint16)
+    source = write_tif(tmp_path / "a.tif", dn, crs=None, transform=None)
+    np.testing.assert_array_equal(read_tif(copied(source, tmp_path / "b.png")), dn)
+
+
+@pytest.mark.parametrize("layout", ["strips", "tiles"])
+def test_a_scene_whose_last_band_is_cut_off_is_refused(layout, tmp_path, rng):
+    profile = {"tiled": True, "blockxsize": 64, "blockysize": 32} if layout == "tiles" else {}
+    dn = rng.integers(0, 256, (3, 200, 300), dtype=np.uint8)
+    source = write_tif(tmp_path / "a.tif", dn, interleave="band", **profile)
+    os.truncate(source, source.stat().st_size - 20_000)
+    with pytest.raises(RasterError, match="is truncated: its pixels need"), open_raster(source):
+        pass
+
+
+def test_a_scene_reduced_is_that_of_the_bands_asked_for(tmp_path, rng):
+    dn = rng.integers(0, 9000, (3, 20, 30), dtype=np.uint16)
+    with open_raster(write_tif(tmp_path / "a.tif", dn)) as reader:
+        for bands in ((1, 2), (3, 1), (1, 2)):
+            np.testing.assert_array_equal(reader.read_reduced(bands)[0], dn[[band - 1 for band in bands]])
+
+
+def test_stated_limits_of_the_old_pixels_are_dropped(tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.ones((3, 20, 30), np.uint8))
+    with rasterio.open(source, "r+") as dataset:
+        dataset.update_tags(TIFFTAG_MINSAMPLEVALUE="1", TIFFTAG_MAXSAMPLEVALUE="1", TIFFTAG_ARTIST="me")
+    with rasterio.open(copied(source, tmp_path / "b.tif")) as dataset:
+        tags = dataset.tags()
+    assert tags["TIFFTAG_ARTIST"] == "me" and not any("SAMPLEVALUE" in key for key in tags)
+
+
+def test_what_a_killed_run_left_of_a_cloud_optimised_geotiff_is_removed(tmp_path):
+    ends = ("", ".tif", ".tif.tmp", ".tif.ovr.tmp", ".tif.msk.ovr.tmp")
+    for end in ends:
+        (tmp_path / f".b.tif.123.part{end}").touch()
+    kept = {".b.tif.123.parts", ".b.tif.x.part.tif.tmp", ".c.tif.123.part.tif.tmp"}
+    for name in kept:
+        (tmp_path / name).touch()
+    remove_stale_parts(tmp_path / "b.tif")
+    assert set(names_in(tmp_path)) == kept
+
+
+def test_overviews_are_not_asked_what_a_number_declared_later_has_mixed(tmp_path, rng):
+    dn = rng.integers(1000, 3000, (4, 3000, 2600)).astype(np.float32)
+    dn[:, :700] = -9999
+    path = write_tif(tmp_path / "a.tif", dn, nodata=-1, tiled=True)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.build_overviews([2, 4], rasterio.enums.Resampling.average)
+    with open_raster(path) as reader:
+        reader.declare_nodata(-9999)
+        values, valid = reader.read_reduced((1, 2, 3))
+    assert values[valid].min() >= 1000
+
+
+def test_a_png_cannot_hold_nodata_beside_transparency(tmp_path):
+    path = write_tif(tmp_path / "a.tif", np.full((4, 9, 9), 9, np.uint8), nodata=0, crs=None, transform=None)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.colorinterp = [rasterio.enums.ColorInterp[color] for color in ("red", "green", "blue", "alpha")]
+    with pytest.raises(OutputError, match=r"cannot hold both nodata and transparency"):
+        copied(path, tmp_path / "b.png")

@@ -393,3 +393,17 @@ def test_overviews_beside_a_file_say_nowhere_else_either(suffix, folder):
         dataset.update_tags(ns="OVERVIEWS", OVERVIEW_FILE=str(folder.parent / "secret.tif"))
     with pytest.raises(RasterError, match=rf"a\.tif\{suffix} says that its overviews are in .*secret\.tif"):
         whole(folder / "a.tif")
+
+
+def test_a_sentinel2_folder_may_have_any_name(safe):
+    expected = whole(safe)
+    odd = safe.rename(safe.with_name("S2 & others <new>.SAFE"))
+    np.testing.assert_array_equal(whole(odd), expected)
+
+
+def test_each_band_of_a_sentinel2_folder_has_its_own_offset(safe):
+    offsets = "".join(f'<BOA_ADD_OFFSET band_id="{band}">{-1000 - band}</BOA_ADD_OFFSET>' for band in range(13))
+    (safe / "MTD_MSIL2A.xml").write_text(L2A.replace("OFFSETS", offsets))
+    with open_raster(safe) as reader:
+        assert reader.info.descriptions == ("red", "green", "blue", "nir")
+        assert reader.info.offsets == pytest.approx([-0.1003, -0.1002, -0.1001, -0.1007])

@@ -641,3 +641,38 @@ def test_the_command_takes_bands_by_name(rich_tif, tmp_path, model_folder, capsy
         assert ended.value.code == code
     said = " ".join(capsys.readouterr().err.split())
     assert "bands: 5,4,3 = red, green, blue (as given)" in said and "no band that is called 'purple'" in said
+
+
+def test_an_alpha_band_is_taken_for_none_of_any_model(tmp_path):
+    path = write_tif(tmp_path / "a.tif", np.ones((3, 4, 4), np.uint16))
+    with rasterio.open(path, "r+") as dataset:
+        dataset.colorinterp = [rasterio.enums.ColorInterp[color] for color in ("gray", "undefined", "alpha")]
+    told = r"has 3 bands \(one of them alpha\), this model wants 3"
+    for names in (("red", "green", "blue"), ("first", "second", "third")):
+        with open_raster(path) as reader, pytest.raises(RasterError, match=told):
+            choose_bands(reader.info, names)
+
+
+@pytest.mark.parametrize("descriptions", [("coastal blue", "green", "red"), ("deep blue", "green", "red")])
+def test_coastal_and_deep_blue_are_not_blue(descriptions, tmp_path):
+    path = write_tif(tmp_path / "a.tif", np.ones((3, 4, 4), np.uint16))
+    with rasterio.open(path, "r+") as dataset:
+        dataset.descriptions = descriptions
+    with open_raster(path) as reader, pytest.raises(RasterError, match="this model wants 3"):
+        choose_bands(reader.info, FOUR[:3])
+
+
+@pytest.mark.parametrize("cog", [False, True])
+def test_the_mask_of_a_scene_hides_pixels_and_stays(cog, darker, tmp_path, rng):
+    dn = rng.integers(1, 256, (3, 90, 600), dtype=np.uint8)
+    source = write_tif(tmp_path / "a.tif", dn)
+    mask = np.full((90, 600), 255, np.uint8)
+    mask[20:50, 30:500] = 0
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(source, "r+") as dataset:
+        dataset.write_mask(mask)
+    remove_from_scene(source, tmp_path / "b.tif", darker, replace(SMALL, cog=cog))
+    with rasterio.open(tmp_path / "b.tif") as dataset:
+        result = dataset.read()
+        np.testing.assert_array_equal(dataset.dataset_mask(), mask)
+    np.testing.assert_array_equal(result[:, mask == 0], dn[:, mask == 0])
+    assert np.abs(result[:, mask > 0] - dn[:, mask > 0] / 2).max() <= 0.51

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from rasterio.transform import Affine
 
 from conftest import FakePipeline, names_in, read_tif, write_tif
-from declouder.errors import OptionError, OutputError
+from declouder.errors import OptionError, OutputError, RasterError
 from declouder.masks import MaskChoice
 from declouder.scaling import Scaling
 from declouder.scene import SceneOptions, remove_from_scene
@@ -224,3 +225,67 @@ def test_the_spread_of_two_draws_is_their_difference_by_the_root_of_two(tmp_path
     remove_from_scene(source, tmp_path / "b.tif", pipeline, options)
     # The standard deviation of a sample: by N - 1.
     np.testing.assert_allclose(read_tif(said)[2], 0.2 * 4000 / np.sqrt(2), rtol=2e-3)
+
+
+@pytest.mark.parametrize("nodata", [0, None])
+def test_a_frame_without_data_changes_no_pixel_under_a_mask(nodata, tmp_path, rng):
+    dn = rng.integers(1, 256, (3, 200, 220), dtype=np.uint8)
+    cloud = np.zeros((1, 200, 220), np.uint8)
+    cloud[:, 3:40, 150:217] = 1
+    seen = []
+
+    def noted(cloudy, latents):
+        seen.append(cloudy.numpy().copy())
+        return cloudy / 2
+
+    results = []
+    for pad in (0, 256):  # as far as the grid of windows goes
+        place = Affine(10, 0, 5e5 - 10 * pad, 0, -10, 4e6 + 10 * pad)
+        around = (0, 0), (pad, pad), (pad, pad)
+        source = write_tif(tmp_path / f"{pad}.tif", np.pad(dn, around), transform=place, nodata=nodata)
+        mask = MaskChoice(write_tif(tmp_path / f"m{pad}.tif", np.pad(cloud, around), transform=place))
+        options = SceneOptions(window_px=1024, mask=mask)
+        remove_from_scene(source, tmp_path / f"o{pad}.tif", FakePipeline(noted), options)
+        results.append(read_tif(tmp_path / f"o{pad}.tif")[:, pad : pad + 200, pad : pad + 220])
+    assert [image.shape for image in seen] == [seen[0].shape] * 2
+    np.testing.assert_array_equal(*seen)
+    np.testing.assert_array_equal(*results)
+
+
+def test_a_mask_that_is_written_over_while_the_scene_is_restored_is_told(tmp_path, rng):
+    source = write_tif(tmp_path / "a.tif", rng.integers(1, 256, (3, 90, 90), dtype=np.uint8))
+    mask = write_tif(tmp_path / "m.tif", np.ones((1, 90, 90), np.uint8))
+
+    def changes_it(cloudy, latents):
+        with rasterio.open(mask, "r+") as dataset:
+            dataset.write(np.zeros((1, 90, 90), np.uint8))
+        return cloudy
+
+    with pytest.raises(RasterError, match=r"m\.tif was changed while it was read"):
+        remove_from_scene(
+            source, tmp_path / "b.tif", FakePipeline(changes_it), replace(SMALL, mask=MaskChoice(mask))
+        )
+    assert names_in(tmp_path) == ["a.tif", "m.tif"]
+
+
+def test_no_provenance_appears_where_the_output_cannot(tmp_path, rng):
+    source = write_tif(tmp_path / "a.tif", rng.integers(1, 256, (3, 90, 90), dtype=np.uint8))
+    output = tmp_path / "b.tif"
+
+    def another_comes(cloudy, latents):
+        output.write_bytes(b"of another")
+        return cloudy / 2
+
+    with pytest.raises(OutputError, match=r"b\.tif exists already"):
+        remove_from_scene(
+            source, output, FakePipeline(another_comes), replace(SMALL, provenance=tmp_path / "said.tif")
+        )
+    assert names_in(tmp_path) == ["a.tif", "b.tif"] and output.read_bytes() == b"of another"
+
+
+def test_a_mask_named_as_the_outputs_side_file_is_refused_and_stays(tmp_path, rng):
+    source = write_tif(tmp_path / "a.tif", rng.integers(1, 256, (3, 90, 90), dtype=np.uint8))
+    mask = write_tif(tmp_path / "b.tif.msk", np.ones((1, 90, 90), np.uint8))
+    with pytest.raises(OutputError, match=r"b\.tif\.msk is named as a side file of .*b\.tif"):
+        remove_from_scene(source, tmp_path / "b.tif", FakePipeline(draws), replace(SMALL, mask=MaskChoice(mask)))
+    assert names_in(tmp_path) == ["a.tif", "b.tif.msk"]

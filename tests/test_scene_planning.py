@@ -61,7 +61,7 @@ def box(data: st.DataObject, height: int, width: int) -> tuple[np.ndarray, tuple
 def test_a_cut_window_holds_its_cloud_and_lies_in_the_window(height, width, data):
     plan = Plan(plan_windows(height, width, 600, 0), context_px=20)
     cloudy, (rows, cols) = box(data, height, width)
-    part = plan.part(0, cloudy, cut=True)
+    part = plan.part(0, cloudy, ground=np.ones_like(cloudy), cut=True)
     assert part.row >= 0 and part.col >= 0
     assert part.row + part.height <= height and part.col + part.width <= width
     assert part.row <= max(0, rows.start - 4) and part.row + part.height >= min(height, rows.stop + 4)
@@ -74,7 +74,7 @@ def test_a_cut_window_holds_its_cloud_and_lies_in_the_window(height, width, data
 def test_a_window_without_a_mask_ends_where_data_end_but_is_not_tiny(height, width, data):
     plan = Plan(plan_windows(height, width, 600, 0), context_px=20)
     valid, spans = box(data, height, width)
-    part = plan.part(0, valid, cut=False)
+    part = plan.part(0, valid, ground=valid, cut=False)
     places = (part.row, part.height, height), (part.col, part.width, width)
     for (start, size, length), span in zip(places, spans, strict=True):
         assert 0 <= start <= span.start and span.stop <= start + size <= length
@@ -118,3 +118,24 @@ def test_five_per_cent_of_cloud_send_less_than_a_tenth_of_the_pixels_through_the
     remove_from_scene(source, tmp_path / "c.tif", whole, SceneOptions())
     pixels = [sum(x[:, 0].numel() for x in pipeline.seen) for pipeline in (partly, whole)]
     assert pixels[0] < 0.1 * pixels[1]
+
+
+@pytest.mark.parametrize("context_px", [0, 30, 60, 64])
+def test_a_cut_window_holds_all_the_ground_that_is_wanted_around_its_cloud(context_px):
+    plan = Plan(plan_windows(700, 800, 1000, 0), context_px=context_px)
+    cloudy = np.zeros((700, 800), bool)
+    cloudy[100:500, 150:450] = True
+    part = plan.part(0, cloudy, ground=np.ones_like(cloudy), cut=True)
+    for start, size, first, end in ((part.row, part.height, 100, 500), (part.col, part.width, 150, 450)):
+        assert first - context_px - 32 < start <= first - context_px
+        assert end + context_px <= start + size < end + context_px + 32
+
+
+def test_the_model_sees_64_px_of_ground_around_a_cloud(tmp_path, darker):
+    source = write_tif(tmp_path / "a.tif", np.full((3, 900, 900), 90, np.uint8))
+    cloud = np.zeros((1, 900, 900), np.uint8)
+    cloud[:, 200:600, 300:700] = 1
+    mask = MaskChoice(write_tif(tmp_path / "mask.tif", cloud), feather_px=0)
+    remove_from_scene(source, tmp_path / "b.tif", darker, SceneOptions(mask=mask))
+    (seen,) = darker.seen
+    assert min(seen.shape[2:]) >= 400 + 2 * 64

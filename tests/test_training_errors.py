@@ -33,7 +33,8 @@ from toy import TOY, toy, train_quietly, write_four_pairs
         (["--devices", "0"], "--devices is 0; give 1 or more"),
         (["--nodes", "0"], "--nodes is 0; give 1 or more"),
         (["--max-time", "soon"], "--max-time is 'soon'; give a time such as 90s, 45m, 1h30m or 1:30:00"),
-        (["--max-time", "0s"], "--max-time is '0s'; give more than nothing"),
+        (["--max-time", "0s"], "--max-time is '0s'; give more than nothing, and less than 30 years"),
+        (["--max-time", "9" * 400], f"--max-time is '{'9' * 40}'; give more than nothing, and less than 30 years"),
         (["--max-time", "1h30"], "--max-time is '1h30'; give a time such as 90s, 45m, 1h30m or 1:30:00"),
     ],
 )

@@ -195,3 +195,23 @@ def test_overviews_that_mix_no_data_with_ground_are_not_looked_at(value, through
     with rasterio.open(tmp_path / "a.tif", "r+") as dataset:
         dataset.build_overviews([2, 4], Resampling.average)
     assert found() == before
+
+
+@pytest.mark.parametrize("edge", ["top", "bottom", "left", "right"])
+def test_a_frame_along_any_one_edge_is_found(edge, tmp_path, rng):
+    dn = rng.integers(50, 200, (3, 60, 100), dtype=np.uint8)
+    edges = {"top": np.s_[:5, 8:-8], "bottom": np.s_[-5:, 8:-8], "left": np.s_[8:-8, :5], "right": np.s_[8:-8, -5:]}
+    dn[:, *edges[edge]] = 0  # not up to the corners, which belong to two edges
+    with open_raster(write_tif(tmp_path / "a.tif", dn)) as reader:
+        reader.look_for_undeclared((1, 2, 3))
+        assert reader.undeclared is not None
+        valid = reader.read_valid(slice(0, 60), slice(0, 100), (1, 2, 3))
+    np.testing.assert_array_equal(valid, dn > 0)
+
+
+def test_one_pixel_far_below_all_others_is_an_outlier_and_ground(tmp_path, rng):
+    dn = rng.integers(50, 200, (3, 60, 100)).astype(np.int16)
+    dn[:, 20, 30] = -9999
+    with open_raster(write_tif(tmp_path / "a.tif", dn)) as reader:
+        reader.look_for_undeclared((1, 2, 3))
+        assert reader.undeclared is None

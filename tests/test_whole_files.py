@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from declouder.errors import OutputError
-from declouder.whole_files import remove_stale_parts, whole_file, whole_files_of, whole_folder, write_text
+from declouder.whole_files import lives, remove_stale_parts, whole_file, whole_files_of, whole_folder, write_text
 
 
 def test_a_file_has_its_name_only_when_it_is_whole(tmp_path):
@@ -192,3 +192,14 @@ def test_folders_that_killed_processes_left_are_removed_and_no_living_ones(tmp_p
         part.mkdir(exist_ok=True)
         (part / "a").touch()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*left[1:], "set"])
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    path, synced = tmp_path / "a.txt", []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append((os.fstat(file).st_size, path.exists())))
+    write_text(path, "new")
+    assert synced == [(3, False)]
+
+
+def test_a_number_that_no_process_has_is_of_none_that_lives():
+    assert not lives(10**30) and not lives(0) and lives(os.getpid())

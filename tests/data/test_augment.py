@@ -1,13 +1,17 @@
 import numpy as np
+import pytest
 
 from declouder.data.augment import (
     CALM_COLOR,
     CALM_LEVEL,
     RELIT_LEVEL,
     RELIT_TOP,
+    crop_patch,
+    flip,
     make_arid,
     make_calm,
     relight,
+    vary_cloud_strength,
     vary_sensor,
     zoom,
 )
@@ -139,3 +143,37 @@ def test_bright_ground_seldom_saturates_in_another_sensor(rng):
     ground = 0.6 + 0.2 * rng.random((3, 32, 32), dtype=np.float32)
     made = [vary_sensor(ground, ground, np.random.default_rng(seed))[1] for seed in range(60)]
     assert np.mean([(image == 1).mean() for image in made]) < 0.05
+
+
+def test_all_images_are_cut_at_one_place_and_places_are_drawn():
+    image = np.arange(3 * 40 * 50, dtype=np.float32).reshape(3, 40, 50)
+    corners = set()
+    for seed in range(20):
+        one, other = crop_patch([image, image + 0.5], 16, np.random.default_rng(seed))
+        assert one.shape == (3, 16, 16)
+        np.testing.assert_array_equal(other - one, np.float32(0.5))
+        corners.add(float(one[0, 0, 0]))
+    assert len(corners) > 15 and len({corner // 50 for corner in corners}) > 5
+
+
+@pytest.mark.parametrize("how", ["none", "horizontal", "dihedral"])
+def test_images_are_flipped_alike_in_all_ways_that_are_meant(how):
+    image = np.arange(2 * 6 * 6, dtype=np.float32).reshape(2, 6, 6)
+    mirrored = image[..., ::-1]
+    wanted = {"none": [image], "horizontal": [image, mirrored]}
+    wanted["dihedral"] = [np.rot90(x, turns, axes=(1, 2)) for x in (image, mirrored) for turns in range(4)]
+    seen = set()
+    for seed in range(80):
+        one, other = flip([image, image + 100], how, np.random.default_rng(seed))
+        np.testing.assert_array_equal(other, one + 100)
+        seen.add(one.tobytes())
+    assert seen == {x.tobytes() for x in wanted[how]}
+
+
+def test_the_strength_of_a_cloud_is_drawn_from_all_of_its_range():
+    clear = np.full((3, 4, 4), 0.2, np.float32)
+    cloudy = clear + np.float32(0.4)
+    made = [vary_cloud_strength(cloudy, clear, (0.5, 1.5), np.random.default_rng(seed)) for seed in range(60)]
+    strengths = [float((image - clear).mean() / 0.4) for image in made]
+    assert 0.5 <= min(strengths) < 0.6 and 1.4 < max(strengths) <= 1.5
+    assert all(np.ptp(image) < 1e-6 for image in made)

@@ -14,7 +14,7 @@ from declouder.config import DataConfig, StageConfig
 from declouder.data.catalog import CATALOG, GENERIC, all_pairs, locate, set_pairs
 from declouder.data.images import read_image
 from declouder.data.lists import SPLITS, read_exclude_list, read_split_list, write_exclude_list, write_split_list
-from declouder.data.pairs import fingerprint
+from declouder.data.pairs import Pair, fingerprint
 from declouder.data.samples import StageSamples
 from declouder.data.training import TrainingData
 from declouder.errors import DataError
@@ -278,3 +278,24 @@ def test_parts_that_a_set_lacks_are_named_with_those_that_it_has(tmp_path):
         set_pairs(tmp_path, "val")
     with pytest.raises(DataError, match=r"is split into folders already: .*test/cloud exists"):
         all_pairs(tmp_path)
+
+
+def test_lists_of_windows_editors_are_read(tmp_path):
+    from declouder.data.lists import read_exclude_list
+
+    (tmp_path / "list.txt").write_bytes("12\r\n13  # why\r\n".encode("utf-8-sig"))
+    assert read_exclude_list(tmp_path / "list.txt") == {"12", "13"}
+
+
+def test_the_fingerprint_is_of_the_near_infrared_too(tmp_path):
+    from declouder.data.pairs import fingerprint
+
+    paths = [tmp_path / f"{name}.png" for name in ("cloud", "label", "cloud-nir", "label-nir")]
+    for path in paths:
+        path.write_bytes(b"as it was")
+    pair = Pair("1", *paths)
+    found = {fingerprint([pair])}
+    for path in paths:
+        path.write_bytes(b"changed")
+        found.add(fingerprint([pair]))
+    assert len(found) == 5

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from declouder.data.clouds import KINDS, CloudKind, fractal_noise, simulate_clouds
+from declouder.data.clouds import KINDS, MASK_TAU, CloudKind, fractal_noise, simulate_clouds
 from declouder.errors import OptionError
 
 
@@ -146,3 +146,30 @@ def test_thick_cloud_under_haze_is_veiled_and_seldom_saturates():
             seen += 1
             saturated.append(float((found.cloudy[:, thick] == 1).mean()))
     assert seen >= 6 and np.mean(saturated) < 0.1
+
+
+@pytest.mark.parametrize("kind", ["haze", "broken", "mixed"])
+def test_the_mask_is_where_a_tenth_of_the_light_is_lost(kind):
+    for seed in range(6):
+        clear = np.full((1, 64, 64), 0.3, np.float32)
+        made = simulate_clouds(clear, np.random.default_rng(seed), kind=kind, band_names=[""])  # tau is given there
+        lost = 1 - made.transmission[0]
+        np.testing.assert_array_equal(made.mask, lost > 1 - np.exp(-MASK_TAU))
+        if kind == "broken":
+            assert 0 < made.mask.mean() < 1
+    assert MASK_TAU == 0.1
+
+
+@pytest.mark.parametrize("kind", ["haze", "broken", "mixed"])
+def test_strength_multiplies_the_thickness(kind):
+    clear = np.full((3, 64, 64), 0.3, np.float32)
+    for seed in range(4):
+        thin, thick = (
+            simulate_clouds(
+                clear, np.random.default_rng(seed), kind=kind, strength=strength, band_names=["", "", ""]
+            )
+            for strength in (1.0, 2.0)
+        )
+        seen = (thin.transmission < 0.97) & (thick.transmission > 1e-3)
+        ratio = np.log(thick.transmission[seen]) / np.log(thin.transmission[seen])
+        np.testing.assert_allclose(np.median(ratio), 2, rtol=0.05)

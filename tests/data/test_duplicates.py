@@ -66,3 +66,14 @@ def test_flat_images_are_duplicates_only_as_copies():
 
 def test_fewer_than_two_images_have_no_duplicates():
     assert find_duplicates([]) == find_duplicates([look_of(0, ground(0))]) == []
+
+
+def test_a_copy_of_which_much_is_noise_is_found():
+    """Its hash differs in more than a few bits, which is what candidates are allowed."""
+    image = ground(4)
+    noise = np.random.default_rng(0).normal(0, 8, (16, 16, 3)).repeat(8, 0).repeat(8, 1)
+    copy = np.clip(image + noise, 0, 255).astype(np.uint8)
+    one, other = look_of(0, image), look_of(1, copy)
+    assert (one.signs[0] != other.signs[0]).sum() > 6
+    (found,) = find_duplicates([one, other])
+    assert found.correlation > 0.9

@@ -632,3 +632,69 @@ def test_every_round_has_an_order_of_its_own(tmp_path):
     rounds = [[samples._pair_of(8 * number + place) for place in range(8)] for number in range(3)]
     assert all(sorted(order) == list(range(8)) for order in rounds)
     assert len({tuple(order) for order in rounds}) == 3
+
+
+def clear_folder(root: Path, count: int = 4, size: int = 64) -> Path:
+    (root / "clear").mkdir(parents=True)
+    for number in range(count):
+        pixels = np.random.default_rng(100 + number).integers(0, 256, (size, size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "clear" / f"{number}.png")
+    return root
+
+
+def test_clouds_move_to_clear_images_as_well_as_to_those_of_pairs(tmp_path):
+    data = data_of(clear_folder(write_pairs(tmp_path)), clear=[Path("clear")], hold_out=0)
+    sizes = [data.ground(np.random.default_rng(seed)).shape for seed in range(60)]
+    assert 5 < sizes.count((3, 64, 64)) < 40  # 4 of 12
+    assert sizes.count((3, 64, 64)) + sizes.count((3, 32, 40)) == 60
+
+
+def test_synthetic_clouds_lie_over_clear_and_generated_images_alike(tmp_path):
+    config = DataConfig(base=clear_folder(tmp_path), clear=[Path("clear")], procedural=4, synthetic_share=1)
+    data = TrainingData(config, band_names=["red", "green", "blue"], seed=0)
+    made = [data.synthetic(np.random.default_rng(seed), lambda image: image)[1].shape[1] for seed in range(40)]
+    assert 10 < made.count(64) < 30 and made.count(64) + made.count(96) == 40
+
+
+def test_generated_images_and_what_is_shown_of_them_follow_from_the_seed():
+    def of_seed(seed: int) -> TrainingData:
+        config = DataConfig(procedural=3, synthetic_share=1)
+        return TrainingData(config, band_names=["red", "green", "blue"], seed=seed)
+
+    one, again, other = of_seed(0), of_seed(0), of_seed(1)
+    grounds = [image.tobytes() for data in (one, again, other) for image in data.terrain]
+    assert grounds[:3] == grounds[3:6] and len(set(grounds)) == 6
+    shown = [sample["cloudy"].tobytes() for seed in (0, 0, 1) for sample in one.held_out(seed)]
+    assert shown[:4] == shown[4:8] and len(set(shown)) == 8
+
+
+def test_ground_under_an_even_haze_has_colours_of_its_own(tmp_path):
+    write_pairs(tmp_path, size=(64, 64))
+    for path in (tmp_path / "set" / "train" / "label").iterdir():
+        clear = np.asarray(Image.open(path)) * 0.6
+        cloudy = 255 * 0.75 - 0.5 * (255 - clear)
+        Image.fromarray(clear.round().astype(np.uint8)).save(path)
+        Image.fromarray(cloudy.round().astype(np.uint8)).save(path.parents[1] / "cloud" / path.name)
+    data = data_of(tmp_path)
+    spread = {}
+    for color, haze_color in ((0.0, 0.8), (0.8, 0.0)):
+        augment = {"even_haze": True, "color": color, "haze_color": haze_color, "flips": "none"}
+        samples = StageSamples(data, stage(augment=augment), seed=0)
+        spread[haze_color] = np.ptp([samples[number]["clear"].mean() for number in range(20)])
+    assert spread[0.0] < 0.05 < spread[0.8]
+
+
+def test_clear_images_too_small_for_a_patch_are_named_before_training(tmp_path):
+    data = data_of(clear_folder(write_pairs(tmp_path), size=20), clear=[Path("clear")], synthetic_share=0.5)
+    with pytest.raises(DataError, match=r"clear/\d\.png is 20 x 20, patches of 24 px .* need 24"):
+        StageSamples(data, stage(patch_px=24), seed=0)
+    unused = data_of(tmp_path, clear=[Path("clear")])
+    assert StageSamples(unused, stage(patch_px=24), seed=0)[0]["clear"].shape == (3, 24, 24)
+
+
+def test_each_set_leaves_out_what_its_own_list_names(tmp_path):
+    write_pairs(tmp_path)
+    (tmp_path / "exclude.txt").write_text("5\n")
+    config = DataConfig(base=tmp_path, pairs=[{"root": "set", "exclude": "exclude.txt"}], hold_out=0)
+    data = TrainingData(config, band_names=["red", "green", "blue"], seed=0)
+    assert [pair.name for pair in data.pairs] == ["0", "1", "2", "3", "4", "6", "7"]

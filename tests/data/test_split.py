@@ -73,3 +73,14 @@ def test_blocks_stay_whole_and_another_seed_draws_others():
         assert sum(part == "test" for part in split.values()) == 50
     with pytest.raises(DataError, match="lie in one block"):
         split_by_blocks(names[:20], share=0.2, block=25, seed=0)
+
+
+@pytest.mark.parametrize("block", [1, 2])
+def test_names_without_a_number_count_by_their_place(block):
+    names = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"]
+    training, held = hold_out([Pair(name, Path(name), Path(name)) for name in names], share=0.25, block=block)
+    assert len(held) == 2 and len(training) == 6
+    if block == 2:
+        assert names.index(held[1].name) == names.index(held[0].name) + 1
+    split_of = split_by_blocks(names, share=0.25, block=block, seed=0)
+    assert list(split_of.values()).count("test") == 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +78,7 @@ def planned_jobs(
     if not given:
         raise OptionError("no INPUT is given; name images, a folder of them, or a list with --list FILE")
     named = [source for path in given for source in (_images_in(path) if _is_folder(path) else [path])]
-    sources = list({source.absolute(): source for source in named}.values())  # each once
+    sources = list({os.path.normpath(source.absolute()): source for source in named}.values())  # each once
     many = len(given) > 1 or input_list is not None or _is_folder(given[0])
     is_new = many and not output.exists()
     if many:
@@ -85,6 +87,10 @@ def planned_jobs(
         raise OptionError("--provenance names one file; give one input, or a run for each")
     outputs = [output / raster.output_name(source) if many else output for source in sources]
     _check_apart(sources, outputs)
+    originals = {source.resolve(): source for source in sources}
+    for target in outputs:
+        if (source := originals.get(target.resolve())) is not None:  # also where it would be passed over
+            raise OutputError(f"output {target} is the input {source} itself; give another name")
     pairs = list(zip(sources, outputs, strict=True))
     todo = _left_to_do(pairs, options) if skip_existing else pairs
     by_name = set(given)
@@ -92,7 +98,8 @@ def planned_jobs(
         if source in by_name:  # a missing input is told before anything about its output
             raster.check_source(source)
     if not is_new:
-        _check_outputs(todo, sources, options)
+        for _, target in todo:
+            raster.check_output(target, sources=[], overwrite=options.overwrite)
     jobs: list[Job] = []
     unusable: dict[Path, DeclouderError] = {}
     for source, target in todo:
@@ -195,19 +202,13 @@ def _images_in(folder: Path) -> list[Path]:
 
 
 def _check_apart(sources: Sequence[Path], outputs: Sequence[Path]) -> None:
-    taken: dict[Path, Path] = {}
+    taken: dict[str, Path] = {}
     for source, output in zip(sources, outputs, strict=True):
-        if output in taken:
-            raise OutputError(f"{taken[output]} and {source} would both become {output}; rename one")
-        taken[output] = source
-
-
-def _check_outputs(todo: Sequence[tuple[Path, Path]], sources: Sequence[Path], options: SceneOptions) -> None:
-    # Compared once by what they are: pairwise, ten thousand scenes would take a hundred million looks.
-    originals = {source.resolve(): source for source in sources}
-    for _, output in todo:
-        same = originals.get(output.resolve())
-        raster.check_output(output, sources=[] if same is None else [same], overwrite=options.overwrite)
+        # On the disks that are usual there, A.tif and a.tif are one file.
+        name = str(output).casefold() if sys.platform in ("darwin", "win32") else str(output)
+        if name in taken:
+            raise OutputError(f"{taken[name]} and {source} would both become {output}; rename one")
+        taken[name] = source
 
 
 def _opened(source: Path, output: Path, options: SceneOptions, *, is_new: bool) -> Job:

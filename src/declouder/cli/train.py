@@ -128,7 +128,7 @@ def _parsed_seconds(text: str) -> float:
     if not text or match is None:
         raise OptionError(f"--max-time is {text!r}; give a time such as 90s, 45m, 1h30m or 1:30:00")
     hours, minutes, seconds, *bare = (int(part or 0) for part in match.groups())
-    total = 3600.0 * hours + 60 * minutes + seconds + sum(bare)
-    if total <= 0:
-        raise OptionError(f"--max-time is {text!r}; give more than nothing")
-    return total
+    total = 3600 * hours + 60 * minutes + seconds + sum(bare)
+    if not 0 < total < 10**9:
+        raise OptionError(f"--max-time is {text[:40]!r}; give more than nothing, and less than 30 years")
+    return float(total)

@@ -182,6 +182,9 @@ def _split_by_list(report: SetReport, by_part: dict[str, list[Pair]]) -> dict[st
     unlisted = [pair.name for pair in by_part[ALL] if pair.name not in split_of]
     if unlisted:
         report.problems.append(f"{path} lacks {len(unlisted)} pairs, the first is {unlisted[0]}")
+    unknown = sorted(split_of.keys() - {pair.name for pair in by_part[ALL]})
+    if unknown:
+        report.problems.append(f"{path} names {len(unknown)} pairs that are not there, the first is {unknown[0]}")
     return {split: [p for p in by_part[ALL] if split_of.get(p.name) == split] for split in SPLITS}
 
 

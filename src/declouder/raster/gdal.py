@@ -77,13 +77,19 @@ def lies_there(path: Path) -> bool:
         return False
 
 
+def _is_text(name: str) -> bool:
+    """Return whether Python could make sense of all bytes of a name."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def check_name(path: Path, error: type[DeclouderError]) -> None:
     """Raise `error` if GDAL, which knows UTF-8 alone, cannot be told the name of a file."""
+    name = os.fsencode(path)
     try:
-        told = str(path).encode()
-    except UnicodeEncodeError:
+        name.decode()
+    except UnicodeDecodeError:
         raise error(f"the name {str(path)!r} is no UTF-8; rename the file or folder") from None
-    if told != os.fsencode(path):
+    if str(path).encode(errors="surrogateescape") != name or not _is_text(str(path)):
         raise error(
             f"the name {str(path)!r} is no UTF-8 in this locale, {sys.getfilesystemencoding()}; set another, such"
             " as LC_ALL=C.UTF-8"

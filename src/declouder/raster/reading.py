@@ -115,6 +115,9 @@ class RasterReader:
             raise RasterError(
                 f"{self.info.path} is of {kind}, which is never {value:g}; give a nodata that it can be"
             )
+        if self.info.nodata != float(value):  # overviews have mixed it with the ground
+            self._trusts_overviews = False
+            self._reduced.clear()
         self.info = replace(self.info, nodata=float(value))
 
     def take_for_data(self, bands: Sequence[int]) -> None:
@@ -124,6 +127,8 @@ class RasterReader:
         """
         if self._alpha in bands:
             self._alpha = None
+            self._trusts_overviews = self._trusts_overviews and (self.info.nodata is not None or self.info.has_mask)
+            self._reduced.clear()
 
     def look_for_undeclared(self, bands: Sequence[int]) -> None:
         """Look whether pixels hold no data though nothing says so, and leave them out from now on.

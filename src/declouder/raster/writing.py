@@ -219,6 +219,8 @@ def check_output(output: Path, *, sources: Sequence[Path], overwrite: bool) -> N
             output.exists() and source.exists() and output.samefile(source)
         ):
             raise OutputError(f"output {output} is the input {source} itself; give another name")
+        if source.resolve() in {side.resolve() for side in _side_files(output)}:
+            raise OutputError(f"{source} is named as a side file of {output}, which goes with it; rename one")
     if output.exists() and not output.is_file():
         raise OutputError(f"{output} is not a regular file; give another name")
     if not overwrite and (output.exists() or output.is_symlink()):
@@ -254,6 +256,8 @@ def check_fits(output: Path, info: RasterInfo, *, cog: bool = False) -> None:
         return
     if driver == "WEBP" and info.nodata is not None:
         raise MisfitError(f"{output} cannot hold the nodata value of {info.path}; write {tif} instead")
+    if driver == "PNG" and info.nodata is not None and info.alpha is not None:
+        raise MisfitError(f"{output} cannot hold both nodata and transparency of {info.path}; write {tif} instead")
     if info.has_mask:
         raise MisfitError(f"{output} cannot hold the mask of {info.path}; write {tif} instead")
     names = [
@@ -365,6 +369,12 @@ def _describe(dataset: Any, like: RasterInfo) -> None:
             dataset.update_tags(band, ns=namespace, **tags)
 
 
+def _side_files(image: Path) -> list[Path]:
+    """Return where GDAL looks for statistics, overviews and a mask of an image besides in it."""
+    found = [image.with_name(image.name + suffix) for suffix in (".aux.xml", ".ovr", ".msk")]
+    return [path for path in found if len(os.fsencode(path.name)) <= _LONGEST_NAME]
+
+
 def _publish(part: Path, output: Path, place: Path, *, overwrite: bool) -> None:
     """Give the complete file its name; `place` is where `output` points to."""
     with part.open("rb") as file:
@@ -381,11 +391,8 @@ def _publish(part: Path, output: Path, place: Path, *, overwrite: bool) -> None:
         finally:
             os.close(folder)
     # Statistics, overviews and masks beside a file that was replaced are about its old pixels.
-    for name in {output, place}:
-        for suffix in (".aux.xml", ".ovr", ".msk"):
-            beside = name.with_name(name.name + suffix)
-            if len(os.fsencode(beside.name)) <= _LONGEST_NAME:
-                beside.unlink(missing_ok=True)
+    for beside in {*_side_files(output), *_side_files(place)}:
+        beside.unlink(missing_ok=True)
 
 
 @contextmanager

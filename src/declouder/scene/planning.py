@@ -2,8 +2,8 @@
 
 The windows' cores tile the scene: a core ends half way into the overlap with the next window. A window is restored
 if there is cloud (and data) in its core; so every cloudy pixel is, and cloud that only reaches into the rim of a
-window does not cost that window. Under a mask a window is cut to its cloud and some ground around it; else to what
-holds data: what would be filled in around that is seen by the networks, and is not there.
+window does not cost that window. A window is cut to what holds data: what would be filled in around that is seen by
+the networks, and is not there. Under a mask it is cut further, to its cloud and some ground around it.
 """
 
 from __future__ import annotations
@@ -44,19 +44,24 @@ class Plan:
         cols = {window.col: window.cols for window in self.windows}
         return [rows[start] for start in sorted(rows)], [cols[start] for start in sorted(cols)]
 
-    def part(self, index: int, cloudy: NDArray[np.bool_], *, cut: bool) -> Window | None:
+    def part(self, index: int, cloudy: NDArray[np.bool_], *, ground: NDArray[np.bool_], cut: bool) -> Window | None:
         """Return what of a window goes through the model, in pixels of the scene; None if nothing has to.
 
         Args:
             index: of the window.
             cloudy: (height, width), True where a pixel is to be restored.
-            cut: leave out what is far from its cloud; else what is beyond all of it.
+            ground: (height, width), True where there is data; wherever `cloudy` is.
+            cut: leave out what is far from its cloud; else only what is beyond all data.
         """
         if not cloudy[self.core(index)].any():
             return None
         window = self.windows[index]
-        lines = np.asarray(cloudy.any(axis=1)), np.asarray(cloudy.any(axis=0))
-        rows, cols = (_reach(line, self.context_px) if cut else _extent(line) for line in lines)
+        rows, cols = (_extent(np.asarray(ground.any(axis=axis))) for axis in (1, 0))
+        if cut:
+            rows, cols = (
+                _within(span, _reach(np.asarray(cloudy.any(axis=axis))[span], self.context_px))
+                for span, axis in ((rows, 1), (cols, 0))
+            )
         return Window(
             window.row + rows.start, window.col + cols.start, rows.stop - rows.start, cols.stop - cols.start
         )
@@ -70,10 +75,15 @@ def _core(spans: Sequence[slice], span: slice) -> slice:
     return slice(begin, end)
 
 
-def _extent(cloudy: NDArray[np.bool_]) -> slice:
-    """Return the part of a line, (length,), from its first to its last cloud, but no less than a cut window has."""
-    length = len(cloudy)
-    found = np.flatnonzero(cloudy)
+def _within(span: slice, part: slice) -> slice:
+    """Return a part of a span, counted from the span's first place, as one of the whole."""
+    return slice(span.start + part.start, span.start + part.stop)
+
+
+def _extent(ground: NDArray[np.bool_]) -> slice:
+    """Return the part of a line, (length,), from its first to its last data, but no less than a cut window has."""
+    length = len(ground)
+    found = np.flatnonzero(ground)
     begin, end = int(found[0]), int(found[-1]) + 1
     missing = max(min(_LEAST_PX, length) - (end - begin), 0)
     begin = min(max(begin - missing // 2, 0), length - (end - begin) - missing)

@@ -101,7 +101,7 @@ def remove_from_scene(
         )
         layers = layers_of(options, bands=len(bands.numbers), dtype=info.dtype)
         at_work: Engine = Here(pipeline, options, layers) if engine is None else engine(options, layers)
-        stamps = file_stamps(info.files)
+        stamps = file_stamps([*info.files, *(mask.files if mask is not None else ())])
         key = _key(info, mask, pipeline, at_work.device, options, bands, scale, reader.undeclared)
         journal = stack.enter_context(
             open_journal(
@@ -237,6 +237,7 @@ def _write(
             changed_px = write_scene(scene, writer, provenance, [name for name in layers if name != "image"])
             _check_unchanged(stamps)
             writer.finish()  # a cloud-optimised one takes its time: neither shall appear without the other
+            check_output(output, sources=[], overwrite=options.overwrite)  # something may have come there since
     return changed_px
 
 

@@ -83,7 +83,8 @@ def _model_input(scene: Restoration, plan: Plan, index: int) -> Part | None:
     if not cloudy[plan.core(index)].any():
         return None  # without a look at the scene
     valid = scene.reader.read_valid(window.rows, window.cols, scene.bands)
-    place = plan.part(index, valid.any(axis=0) & cloudy, cut=scene.mask is not None)
+    ground = np.asarray(valid.any(axis=0))
+    place = plan.part(index, ground & cloudy, ground=ground, cut=scene.mask is not None)
     if place is None:
         return None
     inside = np.s_[:, place.row - window.row :, place.col - window.col :]
