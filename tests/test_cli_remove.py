@@ -732,6 +732,13 @@ def test_a_name_that_is_another_one_in_the_locale_is_told(monkeypatch: pytest.Mo
     check_name(Path("wolke.png"), RasterError)
 
 
+def test_a_name_that_python_reads_in_another_locale_only_is_not_to_be_changed() -> None:
+    command = [sys.executable, "-X", "utf8=0", "-m", "declouder.cli", "remove", "w\u00f6lke.tif", "-o", "x.tif"]
+    ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    ended = subprocess.run(command, env=ascii_only, capture_output=True, check=False)
+    assert ended.returncode == 2 and b"set another, such as LC_ALL=C.UTF-8" in ended.stderr
+
+
 def test_a_provenance_that_is_not_made_beside_an_existing_output_is_told(tmp_path, scene, caplog):
     (tmp_path / "b.tif").touch()
     options = SceneOptions(provenance=tmp_path / "p.tif")

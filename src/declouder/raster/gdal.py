@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -77,23 +78,25 @@ def lies_there(path: Path) -> bool:
         return False
 
 
-def _is_text(name: str) -> bool:
-    """Return whether Python could make sense of all bytes of a name."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in name)
-
-
 def check_name(path: Path, error: type[DeclouderError]) -> None:
     """Raise `error` if GDAL, which knows UTF-8 alone, cannot be told the name of a file."""
     name = os.fsencode(path)
     try:
-        name.decode()
-    except UnicodeDecodeError:
+        if str(path).encode() == name:
+            return
+    except UnicodeEncodeError:  # Python could make no sense of some of its bytes
+        with contextlib.suppress(UnicodeDecodeError):
+            name.decode()  # in another locale it can
+            raise _other_locale(path, error) from None
         raise error(f"the name {str(path)!r} is no UTF-8; rename the file or folder") from None
-    if str(path).encode(errors="surrogateescape") != name or not _is_text(str(path)):
-        raise error(
-            f"the name {str(path)!r} is no UTF-8 in this locale, {sys.getfilesystemencoding()}; set another, such"
-            " as LC_ALL=C.UTF-8"
-        )
+    raise _other_locale(path, error)
+
+
+def _other_locale(path: Path, error: type[DeclouderError]) -> DeclouderError:
+    return error(
+        f"the name {str(path)!r} is no UTF-8 in this locale, {sys.getfilesystemencoding()}; set another, such"
+        " as LC_ALL=C.UTF-8"
+    )
 
 
 def driver_of(path: Path) -> str:
