@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import re
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,7 @@ def check_name(path: Path, error: type[DeclouderError]) -> None:
         if str(path).encode() == name:
             return
     except UnicodeEncodeError:  # Python could make no sense of some of its bytes
-        with contextlib.suppress(UnicodeDecodeError):
+        with suppress(UnicodeDecodeError):
             name.decode()  # in another locale it can
             raise _other_locale(path, error) from None
         raise error(f"the name {str(path)!r} is no UTF-8; rename the file or folder") from None
