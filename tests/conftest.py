@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from PIL import Image
 from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
@@ -135,3 +136,24 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert [report.stage for report in reports] == list(STAGE_NAMES)
     assert all(report.finished and report.steps == 6 for report in reports)
     return out
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """Three pairs of 40 x 48 px, grey ground; the cloudy image is 30 brighter in blue."""
+    rng = np.random.default_rng(0)
+    for kind in ("cloud", "label"):
+        (tmp_path / "FAKE" / "test" / kind).mkdir(parents=True)
+    for name in ("3", "12", "101"):
+        clear = rng.integers(20, 180, (40, 48, 3), dtype=np.uint8)
+        for kind, image in (("label", clear), ("cloud", clear + np.array([0, 0, 30], np.uint8))):
+            Image.fromarray(image).save(tmp_path / "FAKE" / "test" / kind / f"{name}.png")
+    return tmp_path / "FAKE"
+
+
+def write_masks(folder: Path, mask: np.ndarray) -> Path:
+    """Write a mask for each of the `plain` pairs."""
+    folder.mkdir()
+    for name in ("3", "12", "101"):
+        Image.fromarray(mask).save(folder / f"{name}.png")
+    return folder

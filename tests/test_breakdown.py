@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from declouder.breakdown import change_scores, pooled_spread, region_scores, regions, spread_scores
+from declouder.breakdown import change_scores, cloud_distance, pooled_spread, region_scores, regions, spread_scores
 from declouder.errors import DataError
 from declouder.metrics import psnr, score
 
@@ -91,3 +91,49 @@ def test_a_spread_that_foretells_the_error_lies_on_the_calibrated_line() -> None
     for row in found["reliability"]:
         assert row["error"] / row["spread"] == pytest.approx(found["calibrated"], rel=0.1)
     assert found["correlation"] == pytest.approx(np.corrcoef(spread.ravel(), error.ravel())[0, 1])
+
+
+def test_noise_is_no_cloud(rng):
+    clear = np.full((80, 80, 3), 100, np.float32)
+    noisy = clear + rng.choice([-20, 20], (80, 80, 3))
+    assert cloud_distance(noisy, clear, 255).max() < 0.03
+
+
+def test_a_region_of_less_than_a_hundredth_is_not_scored():
+    few = np.zeros((60, 60), bool)
+    few[:5, :7] = True  # 35 of 3600
+    error = np.full((60, 60, 3), 0.1)
+    found = region_scores({"inside": few, "outside": ~few}, error, np.ones((50, 50)), 5)
+    assert found["inside"] is None and found["outside"] is not None
+    assert change_scores(few, error) is None
+    few[0, 7] = True
+    assert region_scores({"inside": few}, error, np.ones((50, 50)), 5)["inside"] is not None
+    assert change_scores(few, error) is not None
+
+
+@pytest.mark.parametrize(("dtype", "top"), [(np.uint8, 255), (np.uint16, 65535), (np.float32, 1.0)])
+def test_thick_is_from_three_quarters_of_what_a_masks_type_holds(dtype, top):
+    clear = np.full((40, 40, 3), 50, np.uint8)
+    mask = np.zeros((40, 40), dtype)
+    mask[:10], mask[10:20], mask[20:30] = 0.8 * top, 0.7 * top, 0.1 * top
+    parts = regions(clear, clear, 255, mask)
+    assert (parts["thick"].sum(), parts["thin"].sum(), parts["outside"].sum()) == (400, 800, 400)
+    mask[:10] = 0
+    assert not regions(clear, clear, 255, mask)["thick"].any(), "the highest of a mask is not thick for that"
+
+
+def test_a_pixel_is_changed_from_two_hundredths_of_the_range():
+    change = np.array([[0.0199], [0.02], [0.5], [0.0]])[:, None]
+    assert change_scores(np.ones((4, 1), bool), change)["share"] == 0.5
+
+
+def test_the_rank_correlation_is_one_where_the_error_only_grows_with_the_spread():
+    spread = np.linspace(0.001, 0.1, 400).reshape(20, 20)
+    found = pooled_spread([spread_scores(spread, spread**6)], samples=2, averaged=False)
+    assert found["rank_correlation"] == pytest.approx(1) and found["correlation"] < 0.9
+
+
+def test_classes_of_spread_begin_where_they_say():
+    spread = np.array([[0.0, 0.001, 0.02, 0.5]])
+    found = pooled_spread([spread_scores(spread, spread)], samples=2, averaged=False)["reliability"]
+    assert [(row["from"], row["pixels"]) for row in found] == [(0.0, 2), (0.02, 1), (0.12, 1)]

@@ -7,11 +7,14 @@ import copy
 import csv
 import io
 import json
+import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +25,7 @@ from diffusers import DDIMScheduler
 from numpy.typing import NDArray
 from PIL import Image
 
-from conftest import write_tif
+from conftest import write_masks, write_tif
 from declouder import metrics
 from declouder.cli import main
 from declouder.data.clouds import simulate_clouds
@@ -37,6 +40,7 @@ from declouder.evaluation import (
     OutputsMethod,
     Restored,
     Selection,
+    bootstrap_interval,
     evaluate,
     read_scores,
     to_markdown,
@@ -892,3 +896,171 @@ def test_an_image_that_memory_does_not_hold_is_named(
     monkeypatch.setattr(CloudRemovalPipeline, "__call__", no_memory)
     with pytest.raises(OptionError, match=r"memory does not hold .*cloud.* px, 3 bands, uint8; .* --outputs"):
         evaluate(data, ModelMethod(pipeline), out=tmp_path / "a.json")
+
+
+def test_the_interval_is_that_of_95_percent(rng):
+    values = rng.normal(20, 3, 400)
+    low, high = bootstrap_interval(values)
+    wanted = 2 * 1.96 * values.std() / 20
+    assert high - low == pytest.approx(wanted, rel=0.05)
+
+
+@pytest.mark.parametrize(("cover", "group"), [(0.299, "cover under 30 %"), (0.3, "cover 30 to 70 %"),
+                                              (0.699, "cover 30 to 70 %"), (0.7, "cover from 70 %")])  # fmt: skip
+def test_an_image_counts_in_one_group_of_cover(cover, group):
+    row = {"flat": False, "cover": cover, "thick_cover": 0.0}
+    assert [name for name in list(GROUPS)[5:] if GROUPS[name](row)] == [group]
+
+
+def test_flat_labels_are_told_from_structured_ones_by_their_share_of_the_range(plain, tmp_path):
+    rows, _ = np.mgrid[:40, :48]
+    labels = {"3": np.uint8(6 * (rows % 2)), "12": np.uint8(14 * (rows % 2))}  # deviations of 3 and 7; 5.1 is flat
+    for name, label in labels.items():
+        coloured = label[..., None] + np.array([10, 100, 200], np.uint8)
+        for kind in ("cloud", "label"):
+            Image.fromarray(coloured).save(plain / "test" / kind / f"{name}.png")
+    found = evaluate(plain, CloudyMethod(), out=tmp_path / "a.json")
+    assert [row["flat"] for row in found["images"]] == [True, False, False]
+    assert found["groups"]["flat label"]["images"] == 1 and found["groups"]["structured label"]["images"] == 2
+
+
+def test_a_table_stands_a_bar_in_a_name_and_a_score_that_is_missing(plain, tmp_path):
+    result = evaluate(plain, CloudyMethod(name="a|b"), out=tmp_path / "a.json")
+    head, _, line = to_markdown([result]).splitlines()
+    cells = re.split(r"(?<!\\)\|", line)
+    assert len(cells) == head.count("|") + 1
+    assert cells[2] == r" a\|b " and cells[5] == " – ", "there is no LPIPS"
+
+
+def test_the_list_says_how_much_cloud_and_thick_cloud_there_is(plain, tmp_path):
+    mask = np.zeros((40, 48), np.uint8)
+    mask[:20], mask[:4] = 100, 255
+    found = evaluate(plain, CloudyMethod(), out=tmp_path / "a.json", masks=write_masks(tmp_path / "masks", mask))
+    assert [(row["cover"], row["thick_cover"]) for row in found["images"]] == [(0.5, 0.1)] * 3
+    with (tmp_path / "a.csv").open() as file:
+        assert [(row["cover"], row["thick_cover"]) for row in csv.DictReader(file)] == [("0.5", "0.1")] * 3
+
+
+def test_images_that_are_all_cloud_say_nothing_of_the_change_of_clear_areas(plain, tmp_path):
+    everywhere = write_masks(tmp_path / "masks", np.full((40, 48), 255, np.uint8))
+    found = evaluate(plain, CloudyMethod(), out=tmp_path / "a.json", masks=everywhere)
+    assert found["changed"] == {"images": 0, "mean": None, "share": None}
+
+
+def test_lpips_of_bands_is_averaged_over_images(plain, tmp_path, backbone):
+    found = evaluate(plain, CloudyMethod(), out=tmp_path / "a.json", lpips_backbone=backbone, band_lpips=True)
+    of_blue = [row["bands"]["blue"]["lpips"] for row in found["images"]]
+    assert found["bands"]["blue"]["lpips"] == pytest.approx(np.mean(of_blue)) and min(of_blue) > 0
+
+
+def test_the_error_is_a_root_mean_square_beside_a_spread_and_a_mean_in_its_map(plain, tmp_path):
+    class Spread(CloudyMethod):
+        def restore(self, pair: Any, cloudy: np.ndarray, scaling: Scaling) -> Restored:
+            return Restored(cloudy, spread=np.full(cloudy.shape[:2], 0.05))
+
+    found = evaluate(plain, Spread(), out=tmp_path / "a.json", keep=tmp_path / "kept")
+    (row,) = found["spread"]["reliability"]
+    assert row["error"] == pytest.approx(30 / 255 / math.sqrt(3)) and row["spread"] == pytest.approx(0.05)
+    shown = round(255 * math.sqrt(10 / 255 / 0.2))
+    assert (read_kept(tmp_path / "kept", "3", "error") == shown).all()
+
+
+def test_a_result_is_kept_beside_a_run_that_was_stopped_too(plain, tmp_path):
+    out = tmp_path / "a.json"
+    evaluate(plain, CloudyMethod(), out=out)
+    before = out.read_bytes()
+    (tmp_path / "a.json.partial").touch()
+    with pytest.raises(OutputError, match=r"a\.json exists; give --overwrite"):
+        evaluate(plain, CloudyMethod(), out=out)
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize("given", [math.inf, math.nan, -3, (-math.inf, 5), (0, math.nan)])
+def test_a_range_without_an_end_is_refused(given, plain, tmp_path):
+    with pytest.raises(OptionError, match="--data-range is "):
+        evaluate(plain, CloudyMethod(), out=tmp_path / "a.json", data_range=given)
+
+
+def test_the_names_that_are_given_count_before_the_methods(plain, tmp_path):
+    class Named(CloudyMethod):
+        def describe(self, pairs: Any) -> dict[str, Any]:
+            return {**super().describe(pairs), "bands": ["red", "green", "blue"]}
+
+    assert list(evaluate(plain, Named(), out=tmp_path / "a.json")["bands"]) == ["red", "green", "blue"]
+    given = ["a", "b", "c"]
+    assert list(evaluate(plain, Named(), out=tmp_path / "b.json", band_names=given)["bands"]) == given
+
+
+def test_a_line_of_the_journal_that_was_taken_in_part_is_an_error(plain, tmp_path, monkeypatch):
+    class NearlyFull:
+        def write(self, line: bytes) -> int:
+            return len(line) - 1
+
+        def __enter__(self) -> NearlyFull:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    opened = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda path, mode="r", **how: NearlyFull() if mode == "ab" else opened(path, mode, **how)
+    )
+    with pytest.raises(OutputError, match=r"partial cannot be written \(only a part of a line was taken\)"):
+        evaluate(plain, CloudyMethod(), out=tmp_path / "a.json")
+
+
+class _Noisy:
+    """Stands for a pipeline: 0.5 and a twentieth of the noise; w differs between bands."""
+
+    config = SimpleNamespace(bands=["red", "green", "blue"])
+
+    def __init__(self) -> None:
+        self.seeds: list[int] = []
+
+    def __call__(self, cloudy: torch.Tensor, *, latents: torch.Tensor, generator: Any, **_: Any) -> Any:
+        self.seeds.append(generator.initial_seed())
+        images = (0.5 + 0.05 * latents).permute(0, 2, 3, 1).numpy()
+        return SimpleNamespace(images=images, reference=images, weights=np.ones_like(images) * [0.2, 0.4, 0.9])
+
+
+def test_spread_and_w_are_what_they_say(plain):
+    pair = Selection(plain).pairs()[0]
+    scaling = Scaling.of_dtype(np.dtype(np.uint8))
+    method = ModelMethod(_Noisy(), num_inference_steps=1, seed=5, samples=3)
+    found = method.restore(pair, pair.read_cloudy(), scaling)
+    draws = np.stack([0.05 * scene_noise(5, Window(0, 0, 40, 48), 3, sample=s) for s in range(3)])
+    variance = ((draws - draws.mean(0)) ** 2).sum(0) / 2
+    np.testing.assert_allclose(found.spread, np.sqrt(variance.mean(0)), rtol=1e-4)
+    np.testing.assert_allclose(found.w, 0.5)
+
+
+def test_each_sample_draws_noise_of_its_own_on_the_way_and_the_same_again(plain):
+    pair = Selection(plain).pairs()[0]
+    scaling = Scaling.of_dtype(np.dtype(np.uint8))
+    pipeline = _Noisy()
+    for seed in (5, 6, 5):
+        method = ModelMethod(pipeline, num_inference_steps=1, seed=seed, samples=2)
+        method.restore(pair, pair.read_cloudy(), scaling)
+    assert len(set(pipeline.seeds[:4])) == 4 and pipeline.seeds[4:] == pipeline.seeds[:2]
+
+
+def test_the_mean_of_samples_is_off_by_less_than_one_of_them(plain, tmp_path):
+    class Averaged(CloudyMethod):
+        def describe(self, pairs: Any) -> dict[str, Any]:
+            return {**super().describe(pairs), "samples": 4, "averaged": True}
+
+        def restore(self, pair: Any, cloudy: np.ndarray, scaling: Scaling) -> Restored:
+            return Restored(cloudy, spread=np.full(cloudy.shape[:2], 0.05))
+
+    found = evaluate(plain, Averaged(), out=tmp_path / "a.json")
+    assert found["spread"]["calibrated"] == pytest.approx(math.sqrt(1.25))
+
+
+def test_a_limit_takes_the_first_and_the_last(plain):
+    for kind in ("cloud", "label"):
+        for name in ("200", "201"):
+            Image.new("RGB", (48, 40)).save(plain / "test" / kind / f"{name}.png")
+    names = [pair.name for pair in Selection(plain).pairs()]
+    assert [pair.name for pair in Selection(plain, limit=2).pairs()] == [names[0], names[-1]]
+    assert [pair.name for pair in Selection(plain, limit=3).pairs()] == [names[0], names[2], names[4]]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +16,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import write_masks
 from declouder import metrics
 from declouder.breakdown import pooled_spread, spread_scores
 from declouder.data.pairs import Pair
 from declouder.errors import DataError, OptionError, OutputError
 from declouder.evaluation import CloudyMethod, OutputsMethod, Restored, Selection, evaluate
 from declouder.report import BUDGET_BYTES, write_report
-from declouder.report.plots import distribution, reliability
+from declouder.report.plots import LEFT, WIDTH, distribution, reliability
 from declouder.scaling import Scaling
 
 IMAGES = 12
@@ -324,3 +328,106 @@ def test_scores_that_were_measured_otherwise_say_so(report: Path, tmp_path: Path
     alone = (tmp_path / "b.html").read_text()
     assert "range of the data type" not in alone.split("</table>")[0]
     assert "as large as they are; range of the data type; cloud by difference" in alone
+
+
+def _payload(page: Path) -> dict[str, Any]:
+    return json.loads(page.read_text(encoding="utf-8").split('id="payload">')[1].split("</script>")[0])
+
+
+def test_methods_of_one_name_are_told_apart_by_their_files(plain, tmp_path):
+    scores = [tmp_path / folder / "a.json" for folder in "xyz"]
+    for path in scores:
+        evaluate(plain, CloudyMethod(name="m"), out=path)
+    write_report(scores, tmp_path / "a.html")
+    assert _payload(tmp_path / "a.html")["methods"] == ["m", "m (a)", "m (a)'"]
+
+
+def test_two_sets_of_one_name_are_told_apart(plain, tmp_path):
+    other = tmp_path / "other" / "FAKE"
+    shutil.copytree(plain, other)
+    Image.new("RGB", (48, 40)).save(other / "test" / "label" / "3.png")
+    evaluate(plain, CloudyMethod(name="m"), out=tmp_path / "a.json")
+    second = evaluate(other, CloudyMethod(name="m"), out=tmp_path / "b.json")
+    write_report([tmp_path / "a.json", tmp_path / "b.json"], tmp_path / "a.html")
+    methods = _payload(tmp_path / "a.html")["methods"]
+    assert methods == ["m, FAKE/test", f"m, FAKE/test ({second['data']['sha256'][:8]})"]
+
+
+class _Changed(CloudyMethod):
+    """The cloudy image with a column in four 30 brighter; its spread grows from left to right."""
+
+    def restore(self, pair: Any, cloudy: np.ndarray, scaling: Scaling) -> Restored:
+        restored = cloudy.copy()
+        restored[:, ::4] += 30
+        spread = np.linspace(0.01, 0.011, cloudy.shape[1])[None].repeat(cloudy.shape[0], axis=0)
+        return Restored(restored, spread=spread)
+
+
+def _cells(page: str, after: str, row: int = 0) -> list[str]:
+    """Return the texts of the cells of a row of the first table that comes after a heading."""
+    body = page.split(after)[1].split("<tbody>")[1].split("</tbody>")[0]
+    line = re.findall(r"<tr>(.*?)</tr>", body)[row]
+    return re.findall(r"<td[^>]*>(.*?)</td>", line)
+
+
+def test_the_tables_of_the_page_say_what_the_file_says(plain, tmp_path):
+    for kind in ("cloud", "label"):
+        Image.new("RGB", (48, 40), (90, 90, 90)).save(plain / "test" / kind / "3.png")
+    mask = np.zeros((40, 48), np.uint8)
+    mask[:10] = 255
+    out = tmp_path / "a.json"
+    found = evaluate(plain, _Changed(), out=out, masks=write_masks(tmp_path / "masks", mask))
+    write_report([out], tmp_path / "a.html")
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    spread = found["spread"]
+    assert abs(spread["correlation"] - spread["rank_correlation"]) > 1e-3
+    trust = [found["changed"]["mean"], None, *(spread[key] for key in ("mean", "correlation", "rank_correlation"))]
+    assert _cells(page, "<h3>Trust")[1:] == ["25.0 %" if value is None else f"{value:.4f}" for value in trust]
+    (row,) = spread["reliability"]
+    assert _cells(page, "<summary>Reliability of")[-1] == f"{row['error'] / row['spread']:.2f}"
+    first, second = (_cells(page, "<h2>All images", number) for number in (0, 1))
+    assert (first[1:3], second[1:3]) == (["25 %", "flat"], ["25 %", "structured"])
+
+
+def test_a_score_of_zero_is_a_dot(plain, tmp_path):
+    shutil.copy(plain / "test" / "label" / "3.png", plain / "test" / "cloud" / "3.png")
+    evaluate(plain, CloudyMethod(), out=tmp_path / "a.json")
+    write_report([tmp_path / "a.json"], tmp_path / "a.html")
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    plots = {name: page.split(f"<figcaption>{name}")[1].split("</figure>")[0] for name in ("mae", "psnr")}
+    dots = {name: plot.count("<circle") for name, plot in plots.items()}
+    assert dots == {"mae": 3, "psnr": 2}, "only an infinite psnr has no place"
+
+
+def _numbers(svg: str, element: str) -> list[dict[str, float]]:
+    found = re.findall(rf"<{element} ([^>]*)>", svg)
+    return [{key: float(value) for key, value in re.findall(r'(\w+)="(-?[\d.]+)"', each)} for each in found]
+
+
+def test_the_box_of_a_plot_holds_the_middle_half_and_its_ticks_lie_within():
+    svg = distribution("psnr", {"one": [3.3, 4.3, 5.3, 6.3, 7.3]})
+    dots = [dot["cx"] for dot in _numbers(svg, "circle")]
+    (box,) = _numbers(svg, "rect")
+    assert (box["x"], box["x"] + box["width"]) == pytest.approx((dots[1], dots[3]), abs=0.2)
+    ticks = [line["x1"] for line in _numbers(svg, 'line class="grid"')]
+    assert len(ticks) >= 2 and min(ticks) >= LEFT and max(ticks) <= WIDTH - LEFT
+
+
+def test_an_error_as_it_should_be_lies_on_the_dashed_line():
+    spread = np.full((20, 20), 0.05)
+    svg = reliability(pooled_spread([spread_scores(spread, 2**0.5 * spread)], samples=3, averaged=False))
+    (line,), (dot,) = _numbers(svg, 'line class="ideal"'), _numbers(svg, "circle")
+    assert (line["x2"], line["y2"]) == pytest.approx((dot["cx"], dot["cy"]), abs=0.2)
+
+
+def _decoded(page: Path, kind: str) -> np.ndarray:
+    """Return the picture of a kind on the first card."""
+    payload = _payload(page)
+    layer = next(layer for layer in payload["cards"][0]["layers"] if layer["kind"] == kind)
+    data = payload["images"][layer["image"]].split(",")[1]
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")).astype(int)
+
+
+def test_maps_are_coloured_and_pictures_are_not(report):
+    dark, light = (_decoded(report, "w")[row].mean(axis=0) for row in (0, -1))
+    assert np.abs(dark - [0, 0, 4]).max() < 25 and np.abs(light - [252, 253, 191]).max() < 25
