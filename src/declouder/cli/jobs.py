@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -78,7 +77,8 @@ def planned_jobs(
     if not given:
         raise OptionError("no INPUT is given; name images, a folder of them, or a list with --list FILE")
     named = [source for path in given for source in (_images_in(path) if _is_folder(path) else [path])]
-    sources = list({os.path.normpath(source.absolute()): source for source in named}.values())  # each once
+    # Each once, also under another spelling; a link is a scene of its own.
+    sources = list({source.parent.resolve() / source.name: source for source in named}.values())
     many = len(given) > 1 or input_list is not None or _is_folder(given[0])
     is_new = many and not output.exists()
     if many:
