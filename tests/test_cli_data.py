@@ -379,12 +379,13 @@ def test_simulate_tells_a_scale_of_which_the_images_use_hardly_anything(capsys, 
     assert code == 0 and "of --scale, so clouds are far brighter than they" in err
 
 
-def test_pairs_that_a_split_list_lacks_are_told(capsys, tmp_path):
+def test_pairs_that_a_split_list_lacks_and_those_that_are_not_there_are_told(capsys, tmp_path):
     for number in range(4):
         write_pair(tmp_path / "set", str(number), number)
-    (tmp_path / "set" / "split.txt").write_text("train/0\ntrain/1\ntest/2\n")
+    (tmp_path / "set" / "split.txt").write_text("train/0\ntrain/1\ntest/2\ntest/99\n")
     code, out, _ = run(capsys, "data", "check", tmp_path / "set", "-q")
     assert code == 2 and "split.txt lacks 1 pairs, the first is 3" in out
+    assert "split.txt names 1 pairs that are not there, the first is 99" in out
     assert "train  2 pairs" in out and "test   1 pairs" in out
 
 
@@ -471,15 +472,5 @@ def test_clouds_are_simulated_at_the_wavelengths_of_the_bands(capsys, tmp_path):
     words = ("data", "simulate", tmp_path / "clear", "-q", "--kind", "haze", "-o")
     for out, bands in (("a", "nir,swir16,swir22"), ("b", "coastal,blue,green")):
         assert run(capsys, *words, tmp_path / out, "--bands", bands)[0] == 0
-    from conftest import read_tif
-
     long, short = (read_tif(tmp_path / out / "train" / "cloud" / "1.tif").astype(int) for out in "ab")
     assert (long.mean((1, 2)) < short.mean((1, 2))).all()
-
-
-def test_names_of_a_split_list_that_are_not_there_are_told(capsys, tmp_path):
-    for number in range(2):
-        write_pair(tmp_path / "set", str(number), number)
-    (tmp_path / "set" / "split.txt").write_text("train/0\ntest/1\ntest/99\n")
-    code, out, _ = run(capsys, "data", "check", tmp_path / "set", "-q")
-    assert code == 2 and "split.txt names 1 pairs that are not there, the first is 99" in out

@@ -17,7 +17,7 @@ from PIL import Image
 
 from conftest import FakePipeline, write_tif
 from declouder.cli import main
-from declouder.cli.app import _interrupt
+from declouder.cli.app import FAST_LEAST_PAINTED, FAST_STEPS, _interrupt
 from declouder.cli.bars import counting_bar
 from declouder.errors import OptionError
 from declouder.evaluation import Selection
@@ -236,8 +236,6 @@ def test_what_is_asked_of_ablate_about_the_set_reaches_it(noted, tmp_path: Path,
 
 
 def test_fast_scores_are_of_what_fast_removes(noted, tmp_path: Path, model_folder: Path) -> None:
-    from declouder.cli.app import FAST_LEAST_PAINTED, FAST_STEPS
-
     words = ("evaluate", tmp_path, "-o", tmp_path / "a.json", "--model", model_folder)
     method = noted("declouder.evaluation.evaluate", *words, "--fast").given[1]
     assert (method.num_inference_steps, method.least_painted) == (FAST_STEPS, FAST_LEAST_PAINTED)

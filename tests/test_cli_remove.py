@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from PIL import Image
 
 from conftest import names_in, read_tif, write_tif
 from declouder import CloudRemovalPipeline, cli
-from declouder.cli.jobs import jobs_folder, planned_jobs
+from declouder.cli.jobs import jobs_folder, listed_in, planned_jobs
+from declouder.cli.running import hint
 from declouder.errors import OutputError, RasterError
 from declouder.raster.gdal import check_name
 from declouder.scene import SceneOptions
@@ -751,8 +753,6 @@ def test_a_provenance_that_is_not_made_beside_an_existing_output_is_told(tmp_pat
 
 
 def test_a_list_of_a_windows_editor_is_read(tmp_path):
-    from declouder.cli.jobs import listed_in
-
     (tmp_path / "list.txt").write_bytes("# scenes\r\na.tif\r\n\r\nb c.tif\r\n".encode("utf-8-sig"))
     assert listed_in(tmp_path / "list.txt") == [Path("a.tif"), Path("b c.tif")]
     (tmp_path / "list.txt").write_bytes("a.tif\r\n".encode("utf-8-sig"))
@@ -760,10 +760,6 @@ def test_a_list_of_a_windows_editor_is_read(tmp_path):
 
 
 def test_of_several_scenes_with_small_clouds_left_one_is_named():
-    from types import SimpleNamespace
-
-    from declouder.cli.running import hint
-
     reports = [SimpleNamespace(output=Path(name), small_clouds_left=name != "b") for name in "abc"]
     assert hint(reports, 1) == "small clouds seem to be left in a and 1 more: look at it, and try --enlarge 2"
 

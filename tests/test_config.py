@@ -272,7 +272,5 @@ def test_sizes_that_are_just_large_enough_are_taken():
     "override", ["data.hold_out=1", "stages.joint.ema=1", "stages.joint.max_t=1001", "model.strength=0"]
 )
 def test_a_field_beyond_its_range_is_named(override):
-    from declouder.errors import ConfigError
-
     with pytest.raises(ConfigError, match=override.partition("=")[0]):
         load_config(TOY, [override])

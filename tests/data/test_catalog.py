@@ -281,15 +281,11 @@ def test_parts_that_a_set_lacks_are_named_with_those_that_it_has(tmp_path):
 
 
 def test_lists_of_windows_editors_are_read(tmp_path):
-    from declouder.data.lists import read_exclude_list
-
     (tmp_path / "list.txt").write_bytes("12\r\n13  # why\r\n".encode("utf-8-sig"))
     assert read_exclude_list(tmp_path / "list.txt") == {"12", "13"}
 
 
 def test_the_fingerprint_is_of_the_near_infrared_too(tmp_path):
-    from declouder.data.pairs import fingerprint
-
     paths = [tmp_path / f"{name}.png" for name in ("cloud", "label", "cloud-nir", "label-nir")]
     for path in paths:
         path.write_bytes(b"as it was")

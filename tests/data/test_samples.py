@@ -206,6 +206,17 @@ def test_cloud_strength_zero_makes_cloudy_equal_clear(tmp_path):
     assert np.array_equal(samples[4]["cloudy"], samples[4]["clear"])
 
 
+def write_evenly_hazy_pairs(root: Path) -> Path:
+    """Write pairs of 64 px whose haze keeps to its law, and return `root`."""
+    write_pairs(root, size=(64, 64))
+    for path in (root / "set" / "train" / "label").iterdir():
+        clear = np.asarray(Image.open(path)) * 0.6
+        cloudy = 255 * 0.75 - 0.5 * (255 - clear)
+        Image.fromarray(clear.round().astype(np.uint8)).save(path)
+        Image.fromarray(cloudy.round().astype(np.uint8)).save(path.parents[1] / "cloud" / path.name)
+    return root
+
+
 def law_of(sample) -> tuple[float, float, float]:
     """Return slope, white and what is left of cloudy = white - slope (1 - clear), in [0, 1]."""
     cloudy, dark = (sample["cloudy"].ravel() + 1) / 2, (1 - sample["clear"].ravel()) / 2
@@ -214,13 +225,7 @@ def law_of(sample) -> tuple[float, float, float]:
 
 
 def test_samples_under_an_even_haze_keep_to_its_law(tmp_path):
-    write_pairs(tmp_path, size=(64, 64))
-    for path in (tmp_path / "set" / "train" / "label").iterdir():
-        clear = np.asarray(Image.open(path)) * 0.6
-        cloudy = 255 * 0.75 - 0.5 * (255 - clear)
-        Image.fromarray(clear.round().astype(np.uint8)).save(path)
-        Image.fromarray(cloudy.round().astype(np.uint8)).save(path.parents[1] / "cloud" / path.name)
-    data = data_of(tmp_path)
+    data = data_of(write_evenly_hazy_pairs(tmp_path))
     fields = {"color": 0.8, "haze_color": 0.8, "transplant": 0.5, "cloud_strength": (0.9, 1.1), "sensor": 1.0}
     haze = {"even_haze": True, "haze_strength": (0.8, 1.25), "relight": 1.0}
     lawful = StageSamples(data, stage(augment={**fields, **haze}), seed=0)
@@ -669,13 +674,7 @@ def test_generated_images_and_what_is_shown_of_them_follow_from_the_seed():
 
 
 def test_ground_under_an_even_haze_has_colours_of_its_own(tmp_path):
-    write_pairs(tmp_path, size=(64, 64))
-    for path in (tmp_path / "set" / "train" / "label").iterdir():
-        clear = np.asarray(Image.open(path)) * 0.6
-        cloudy = 255 * 0.75 - 0.5 * (255 - clear)
-        Image.fromarray(clear.round().astype(np.uint8)).save(path)
-        Image.fromarray(cloudy.round().astype(np.uint8)).save(path.parents[1] / "cloud" / path.name)
-    data = data_of(tmp_path)
+    data = data_of(write_evenly_hazy_pairs(tmp_path))
     spread = {}
     for color, haze_color in ((0.0, 0.8), (0.8, 0.0)):
         augment = {"even_haze": True, "color": color, "haze_color": haze_color, "flips": "none"}
