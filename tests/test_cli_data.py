@@ -474,3 +474,14 @@ def test_clouds_are_simulated_at_the_wavelengths_of_the_bands(capsys, tmp_path):
         assert run(capsys, *words, tmp_path / out, "--bands", bands)[0] == 0
     long, short = (read_tif(tmp_path / out / "train" / "cloud" / "1.tif").astype(int) for out in "ab")
     assert (long.mean((1, 2)) < short.mean((1, 2))).all()
+
+
+def test_a_list_of_a_part_that_is_not_there_is_refused_before_an_image_is_read(capsys, tmp_path):
+    write_pair(tmp_path / "set", "0", 0)
+    (tmp_path / "set" / "cloud" / "0.png").write_bytes(b"no image")
+    asked = ("data", "check", tmp_path / "set", "-q", "--write", tmp_path / "list.txt")
+    code, out, err = run(capsys, *asked)
+    assert code == 2 and out == "" and "set has only all; give --of all" in err
+    (tmp_path / "set" / "split.txt").write_text("test/0\n")
+    code, out, err = run(capsys, *asked, "--of", "all")
+    assert code == 2 and out == "" and "set has only train and test; give --of train" in err

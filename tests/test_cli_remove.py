@@ -502,6 +502,13 @@ def test_a_long_name_leaves_the_numbers_of_the_bar_whole(length, scene, quick, t
     assert re.search(r"\.tif .* 2/2 windows, 0:00:0\d gone, 0:00:00 left$", bar)
 
 
+def test_a_narrow_terminal_shows_the_numbers_in_place_of_a_bar(scene, quick, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    loud = [option for option in quick if option != "--quiet"]
+    assert run("remove", scene, "-o", tmp_path / "b.tif", *loud) == 0
+    assert re.search(r"^scene\.tif +2/2 windows, 0:00:00 left$", capfd.readouterr().err.splitlines()[-1])
+
+
 def test_a_scene_that_a_folder_and_a_list_name_is_restored_once(scene, quick, tmp_path):
     (tmp_path / "in").mkdir()
     shutil.copy(scene, tmp_path / "in" / "a.tif")
@@ -725,6 +732,14 @@ def test_a_record_is_not_blamed_for_a_full_device() -> None:
     with Path("/dev/full").open("wb") as full:
         ended = started("info", "--recipe", stdout=full, stderr=subprocess.PIPE, capture_output=False)
     assert ended.returncode == 2 and b"is no record" not in ended.stderr and b"No space left" in ended.stderr
+
+
+def test_a_reader_that_goes_has_an_exit_code_of_its_own() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = started("info", "--recipe", stdout=writing, stderr=subprocess.PIPE, capture_output=False)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, b"")
 
 
 def test_a_name_that_is_another_one_in_the_locale_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

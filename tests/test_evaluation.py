@@ -1064,3 +1064,19 @@ def test_a_limit_takes_the_first_and_the_last(plain):
     names = [pair.name for pair in Selection(plain).pairs()]
     assert [pair.name for pair in Selection(plain, limit=2).pairs()] == [names[0], names[-1]]
     assert [pair.name for pair in Selection(plain, limit=3).pairs()] == [names[0], names[2], names[4]]
+
+
+@pytest.mark.parametrize("given", [(1, 2, 3), (4,), ()])
+def test_a_range_of_other_than_two_numbers_is_refused(given, plain, tmp_path):
+    with pytest.raises(OptionError, match="give one number, or the two that are black and white"):
+        evaluate(plain, CloudyMethod(), out=tmp_path / "a.json", data_range=given)
+
+
+def test_a_line_break_in_a_name_leaves_the_table_whole(plain, tmp_path):
+    table = to_markdown([evaluate(plain, CloudyMethod(name="two\nlines | a bar"), out=tmp_path / "a.json")])
+    assert len(table.splitlines()) == 3 and r"| two lines \| a bar |" in table
+
+
+def test_outputs_of_the_cloudy_images_size_do_not_fit_another_size_that_is_scored(plain, tmp_path):
+    with pytest.raises(DataError, match="of the size that is scored, 27 x 32 px"):
+        evaluate(Selection(plain, size_px=32), OutputsMethod(plain / "test" / "label"), out=tmp_path / "a.json")

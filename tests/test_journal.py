@@ -129,6 +129,8 @@ def test_a_continued_journal_goes_on_after_the_tear(path):
         ({**KEY, "seed": 2}, LAYERS, "another seed"),
         ({**KEY, "input": {"bytes": 8}}, LAYERS, "another input"),
         (KEY, {"image": Layer("float32", 2), "w": Layer("uint8", 1)}, "another layout"),
+        (KEY, {**LAYERS, "spread": Layer("uint8", 1)}, "was made without spread"),
+        (KEY, {name: LAYERS[name] for name in ("image",)}, "was made with w"),
     ],
 )
 def test_a_journal_of_another_run_starts_anew_and_says_why(key, layers, words, path, caplog):

@@ -231,7 +231,10 @@ CLEAR, CLOUD = 0, 1
 QA = {
     "Landsat 8": ("Collection 2", {CLEAR: [21824, 21888], CLOUD: [21826, 22080, 22280, 23888, 54596]}),
     "Landsat 5": ("Collection 2", {CLEAR: [5440, 5504], CLOUD: [5442, 5696, 5896, 7440]}),
-    "Landsat 8, older": ("Collection 1", {CLEAR: [2720, 2724], CLOUD: [2752, 2800, 2976, 6816, 7072]}),
+    "Landsat 8, older": (
+        "Collection 1",
+        {CLEAR: [2720, 2724, 256, 4096], CLOUD: [2752, 2800, 2976, 6816, 7072, 16, 64, 384, 6144]},
+    ),
     "Landsat 7, older": ("Collection 1", {CLEAR: [672, 676], CLOUD: [704, 752, 928]}),
     "Landsat 8, before": ("before Collection 1", {CLEAR: [20480, 20512], CLOUD: [36864, 53248, 28672]}),
 }
@@ -284,6 +287,7 @@ def test_a_sentinel2_scene_classification_is_read(scene, tmp_path):
         ({"kind": "modis"}, "landsat-qa"),
         ({"kind": "landsat-qa", "values": (1,)}, "kind values"),
         ({"feather_px": -1}, "feather is -1"),
+        ({"feather_px": 513}, "feather is 513 px; give 0 to 512"),
     ],
 )
 def test_a_choice_outside_its_meaning_is_refused(fields, words):
@@ -544,3 +548,29 @@ def test_a_mask_may_be_as_large_as_the_scene_that_is_let_in(scene, tmp_path, mon
     assert share_of(scene, MaskChoice(path)).min() == 1
     with pytest.raises(RasterError, match=r"claims 101 x 80 px"):
         share_of(scene, MaskChoice(mask_file(tmp_path, np.ones((80, 101), np.uint8))))
+
+
+def test_a_number_below_zero_is_cloud_too(scene, tmp_path):
+    values = np.zeros((80, 100), np.int16)
+    values[10:20, 30:40] = -1
+    share = share_of(scene, MaskChoice(mask_file(tmp_path, values), feather_px=0))
+    np.testing.assert_array_equal(share, values != 0)
+
+
+@pytest.mark.parametrize("value", [256, -1])
+def test_a_value_that_the_mask_cannot_hold_is_refused(value, scene, tmp_path):
+    path = mask_file(tmp_path, np.full((80, 100), 255, np.uint8))
+    with pytest.raises(OptionError, match=rf"value {value} is none that .*mask\.tif can hold, .* from 0 to 255"):
+        share_of(scene, MaskChoice(path, values=(255, value)))
+    assert share_of(scene, MaskChoice(path, values=(255, 0))).all()
+
+
+def test_the_estimates_threshold_lies_above_the_darker_part_of_a_scene(tmp_path):
+    grey = np.tile(np.arange(100, dtype=np.uint8) * 2, (80, 1))  # a veil of 0 to 198 / 255, evenly
+    path = write_tif(tmp_path / "ramp.tif", np.stack([grey] * 3))
+    with (
+        open_raster(path) as reader,
+        open_mask(MaskChoice("auto"), reader, bands=(1, 2, 3), names=RGB, scale=Scaling(0, 255)) as mask,
+    ):
+        dark, bright = np.percentile(grey / 255, [20, 98])
+        assert mask.threshold == pytest.approx(dark + 0.3 * (bright - dark), abs=0.005)

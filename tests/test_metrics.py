@@ -76,6 +76,40 @@ def test_paper_ssim_of_four_bands_is_the_mean_over_grey_triples() -> None:
     assert metrics.paper_ssim(restored, clear) == pytest.approx(np.mean(single), abs=1e-9)
 
 
+def test_paper_levels_of_numbers_beyond_the_range_are_its_ends() -> None:
+    beyond = np.array([-3.0, -0.1, 1.1, 3.0]).reshape(2, 2, 1)
+    assert metrics.paper_levels(beyond, 1.0).ravel().tolist() == [0, 0, 255, 255]
+
+
+def test_paper_lpips_of_four_bands_is_the_mean_over_grey_triples(backbone: Path) -> None:
+    network, _ = metrics.load_lpips(backbone)
+    assert network is not None
+    restored, clear = pair(4)
+    bands = [metrics.paper_lpips(restored[..., c : c + 1], clear[..., c : c + 1], network) for c in range(4)]
+    assert metrics.paper_lpips(restored, clear, network) == pytest.approx(np.mean(bands), abs=1e-5)
+    assert np.ptp(bands) > 5e-4
+
+
+def test_the_map_of_similarity_is_the_mean_of_the_maps_of_the_bands() -> None:
+    restored, clear = pair()
+    maps = [metrics.score(restored[..., c : c + 1], clear[..., c : c + 1], lpips=None).ssim_map for c in range(3)]
+    found = metrics.score(restored, clear, lpips=None).ssim_map
+    assert found.shape == tuple(side - 2 * metrics.SSIM_BORDER_PX for side in clear.shape[:2])
+    np.testing.assert_allclose(found, np.mean(maps, 0), atol=1e-12)
+
+
+def test_lpips_wants_31_px(backbone: Path) -> None:
+    network, _ = metrics.load_lpips(backbone)
+    assert network is not None
+    for side, known in ((31, True), (30, False)):
+        restored, clear = (image[:side] for image in pair())
+        found = metrics.score(restored, clear, lpips=network).overall
+        assert (found["lpips"] is not None, found["paper_lpips"] is not None) == (known, known)
+    for score in (metrics.lpips, metrics.paper_lpips):
+        with pytest.raises(DataError, match="31 px or more"):
+            score(restored, clear, network)
+
+
 def test_equal_images_have_the_best_scores(backbone: Path) -> None:
     _, clear = pair()
     network, _ = metrics.load_lpips(backbone)
@@ -94,6 +128,7 @@ def test_spectral_angle_is_that_between_the_spectra_and_blind_to_brightness() ->
     assert metrics.sam(one, one * 0.25) == pytest.approx(0, abs=1e-9)
     other[0, 0] = 0  # a pixel without spectrum has no angle
     assert metrics.sam(one, other) == pytest.approx(30)
+    assert metrics.sam(other, one) == pytest.approx(30)
     assert metrics.sam(one[..., :1], other[..., :1]) is None
 
 
@@ -193,6 +228,31 @@ def test_the_backbone_is_found_by_environment_variable(monkeypatch: pytest.Monke
     assert metrics.BACKBONE_VARIABLE in where
 
 
+def test_a_variable_that_names_no_file_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(metrics.BACKBONE_VARIABLE, str(tmp_path / "none.pth"))
+    with pytest.raises(OptionError, match="does not exist"):
+        metrics.load_lpips()
+
+
+def test_a_download_is_checked_by_the_hash_in_its_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backbone: Path
+) -> None:
+    monkeypatch.delenv(metrics.BACKBONE_VARIABLE, raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    asked: list[str] = []
+
+    def fetched(_url: str, place: str, hash_prefix: str, **_: object) -> None:
+        asked.append(hash_prefix)
+        Path(place).write_bytes(backbone.read_bytes())
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fetched)
+    network, where = metrics.load_lpips(download=True)
+    assert network is not None and Path(where).is_relative_to(tmp_path)
+    assert asked == ["7be5be79"]
+    metrics.load_lpips(download=True)
+    assert len(asked) == 1, "what is there is not fetched again"
+
+
 def test_a_wrong_backbone_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="does not exist"):
         metrics.load_lpips(tmp_path / "none.pth")
@@ -210,8 +270,11 @@ def test_images_that_cannot_be_compared_are_errors() -> None:
         metrics.psnr(restored.astype(np.uint16), clear)
     with pytest.raises(DataError, match="too small"):
         metrics.ssim(restored[:8], clear[:8])
-    with pytest.raises(OptionError, match="above 0"):
-        metrics.psnr(restored, clear, data_range=0)
+    for span in (0, -255):
+        with pytest.raises(OptionError, match="above 0"):
+            metrics.psnr(restored, clear, data_range=span)
+    with pytest.raises(OptionError, match="2 band names for 3 bands; give one a band"):
+        metrics.score(restored, clear, lpips=None, band_names=("red", "green"))
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,38 @@ def test_the_worst_ten_come_first_and_the_rest_on_demand(page: Any) -> None:
     assert page.execute_script(psnr) == sorted(page.execute_script(psnr), reverse=True)
 
 
+def _arranged(page: Any, **chosen: str) -> list[str]:
+    """Choose in the lists over the cards; return the names on the cards that are shown."""
+    for name, value in chosen.items():
+        page.execute_script(
+            "const list = document.getElementById(arguments[0]);"
+            "list.value = arguments[1]; list.dispatchEvent(new Event('change'))",
+            *(f"order-{name}", value),
+        )
+    return [heading.text.split()[0] for heading in _find(page, ".card h3")]
+
+
+def test_cards_are_ordered_by_what_is_better_in_a_score_and_what_has_none_comes_last(page: Any) -> None:
+    by_cloud = [str(number) for number in range(IMAGES)]  # the cloudy image of 0 equals its label
+    psnr, mae = (list(metrics.DEFINITIONS).index(score) for score in ("psnr", "mae"))
+    worst = _arranged(page, method="1", score=str(mae))
+    assert worst == by_cloud[::-1][:10], "of an error the largest is the worst"
+    assert _arranged(page, way="best") == by_cloud[:10]
+    page.execute_script("document.getElementById('more').click()")
+    page.execute_script("document.getElementById('more').click()")
+    for way, last in (("best", "0"), ("worst", "0")):
+        _arranged(page, score=str(psnr), way=way)
+        page.execute_script("document.getElementById('more').click()")
+        assert _find(page, ".card h3")[-1].text.split()[0] == last, "it has no psnr"
+
+
+def test_a_card_says_how_much_is_cloud_in_percent(page: Any, report: Path) -> None:
+    cards = {card["name"]: card["cover"] for card in _payload(report)["cards"]}
+    for heading in _find(page, ".card h3"):
+        name, percent = re.fullmatch(r"(\d+) (\d+) % cloud", heading.text).groups()
+        assert int(percent) == pytest.approx(100 * cards[name], abs=0.5)
+
+
 def test_heads_say_unit_and_direction(report: Path) -> None:
     page = report.read_text(encoding="utf-8")
     for head, least in (("psnr, dB ↑", 5), ("ssim ↑", 5), ("lpips ↓", 3), ("mae ↓", 5), ("sam, ° ↓", 3)):
@@ -410,7 +442,14 @@ def test_the_box_of_a_plot_holds_the_middle_half_and_its_ticks_lie_within():
     (box,) = _numbers(svg, "rect")
     assert (box["x"], box["x"] + box["width"]) == pytest.approx((dots[1], dots[3]), abs=0.2)
     ticks = [line["x1"] for line in _numbers(svg, 'line class="grid"')]
-    assert len(ticks) >= 2 and min(ticks) >= LEFT and max(ticks) <= WIDTH - LEFT
+    assert len(ticks) >= 3 and min(ticks) >= LEFT and max(ticks) <= WIDTH - LEFT
+
+
+@pytest.mark.parametrize("span", [1, 1.9, 2.3, 4.9, 5.2, 7.4, 9.99])
+@pytest.mark.parametrize("low", [-3.0, 0.0, 0.7, 12.34])
+def test_a_plot_has_three_to_six_ticks(span: float, low: float) -> None:
+    svg = distribution("mae", {"one": [low, low + span]})
+    assert 3 <= len(_numbers(svg, 'line class="grid"')) <= 6
 
 
 def test_an_error_as_it_should_be_lies_on_the_dashed_line():
@@ -431,3 +470,13 @@ def _decoded(page: Path, kind: str) -> np.ndarray:
 def test_maps_are_coloured_and_pictures_are_not(report):
     dark, light = (_decoded(report, "w")[row].mean(axis=0) for row in (0, -1))
     assert np.abs(dark - [0, 0, 4]).max() < 25 and np.abs(light - [252, 253, 191]).max() < 25
+
+
+def test_a_card_has_the_cloud_of_the_first_file(plain: Path, tmp_path: Path) -> None:
+    masks = write_masks(tmp_path / "masks", np.zeros((40, 48), np.uint8))
+    for name, folder in (("plain", None), ("masked", masks)):
+        evaluate(plain, CloudyMethod(), out=tmp_path / f"{name}.json", masks=folder)
+    for first, second, cover in (("plain", "masked", 1), ("masked", "plain", 0)):
+        page = tmp_path / f"{first}.html"
+        write_report([tmp_path / f"{first}.json", tmp_path / f"{second}.json"], page)
+        assert [card["cover"] for card in _payload(page)["cards"]] == [cover] * 3

@@ -337,7 +337,13 @@ def _difference(found: bytes | None, header: Mapping[str, Any]) -> str:
         return "cannot be read"
     now = header["key"]
     names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
-    return f"was made with another {', '.join(names) or 'layout'}"
+    if names:
+        return f"was made with another {', '.join(names)}"
+    kept, wanted = (set(each.get("layers") or ()) for each in (old, header))
+    if kept != wanted:
+        told = [f"without {', '.join(sorted(wanted - kept))}"] if wanted - kept else []
+        return f"was made {' and '.join(told + [f'with {name}' for name in sorted(kept - wanted)])}"
+    return "was made with another layout"
 
 
 def _write_at(file: int, data: bytes, position: int) -> None:

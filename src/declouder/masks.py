@@ -160,7 +160,7 @@ def open_mask(
 
     Raises:
         RasterError: if the mask cannot be read or laid over the scene.
-        OptionError: if it cannot be made of these bands.
+        OptionError: if it cannot be made of these bands, or holds no such values.
     """
     height, width = reader.info.height, reader.info.width
     if choice.source == NONE:
@@ -260,6 +260,7 @@ def _smoothed(x: NDArray[Any]) -> NDArray[Any]:
 def _decoder(choice: MaskChoice, aligned: AlignedReader) -> Decoder:
     if choice.kind == "values" and choice.values is not None:
         wanted = choice.values
+        _check_can_hold(aligned, wanted)
         return lambda values: np.isin(values, wanted)
     return KINDS[choice.kind](aligned)
 
@@ -326,6 +327,19 @@ def _before_collections(qa: NDArray[np.generic]) -> NDArray[np.bool_]:
 
 def _bits(qa: NDArray[np.generic], first: int, count: int) -> NDArray[np.int64]:
     return (qa.astype(np.int64) >> first) & ((1 << count) - 1)
+
+
+def _check_can_hold(aligned: AlignedReader, wanted: Sequence[int]) -> None:
+    kind = np.dtype(aligned.info.dtype)
+    if kind.kind not in "iu":
+        return
+    low, high = np.iinfo(kind).min, np.iinfo(kind).max
+    strange = [value for value in wanted if not low <= value <= high]
+    if strange:
+        raise OptionError(
+            f"the mask value {strange[0]} is none that {aligned.info.path} can hold, which is {kind};"
+            f" give values from {low} to {high}"
+        )
 
 
 def _check_integers(aligned: AlignedReader, kind: str) -> None:

@@ -98,9 +98,10 @@ def score(
 
     Raises:
         DataError: if the images cannot be compared, or are too small for SSIM's window.
-        OptionError: if the range is not above 0.
+        OptionError: if the range is not above 0, or there is not one name a band.
     """
     span = _checked_range(restored, clear, data_range)
+    _check_names(clear, band_names)
     ours, theirs = paper_levels(restored, span), paper_levels(clear, span)
     planes = _planes(restored), _planes(clear)
     maps = _ssim_maps(*planes, span)
@@ -202,6 +203,7 @@ def lpips(
         data_range: the span of the numbers; None takes the dtype's.
     """
     span = _checked_range(restored, clear, data_range)
+    _check_names(clear, band_names)
     _check_window(clear, LPIPS_SMALLEST_PX)
     ours, theirs = (np.stack(_triples(_to_signed(image, span), band_names)) for image in (restored, clear))
     return float(np.mean(network.distances(ours, theirs)))
@@ -355,6 +357,11 @@ def _checked_range(restored: Image, clear: Image, data_range: float | None) -> f
     if restored.dtype != clear.dtype:
         raise DataError(f"restored is {restored.dtype} and clear {clear.dtype}; give both in one type")
     return float(np.iinfo(clear.dtype).max) if np.issubdtype(clear.dtype, np.integer) else 1.0
+
+
+def _check_names(image: Image, band_names: Sequence[str] | None) -> None:
+    if band_names is not None and len(band_names) != image.shape[2]:
+        raise OptionError(f"{len(band_names)} band names for {image.shape[2]} bands; give one a band")
 
 
 def _check_window(image: Image, smallest: int) -> None:

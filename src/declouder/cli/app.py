@@ -1,8 +1,10 @@
 """What all commands share: the app, its entry point, the error contract, options and the loading of a model.
 
 What a script can rely on: results and their summary on stdout, progress and log on stderr; exit 0 when all is
-done; exit 2 and one line `error: ...` for anything the user can mend; 130 after Ctrl-C or SIGTERM; 1 for a
-bug of ours. Nothing heavy is imported before it is needed, so `--help` and mistakes answer at once.
+done; exit 2 and one line `error: ...` for anything the user can mend; 130 after Ctrl-C or SIGTERM; 141 where
+the reader of a pipe went before all was told; 1 for a bug of ours.
+
+Nothing heavy is imported before it is needed, so `--help` and mistakes answer at once.
 """
 
 from __future__ import annotations
@@ -110,6 +112,8 @@ _THEIRS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ERO
 """What a file system may say of a path that a user gave."""
 INTERRUPTED = 130
 """The exit code of a run that SIGINT or SIGTERM ended: 128 + 2, as shells have it."""
+READER_GONE = 141
+"""The exit code where nobody reads the output any more, as under `head -1`: 128 + 13, SIGPIPE."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -127,7 +131,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if word == "" and before not in ("--title", "--name"):  # it would be taken for the current folder
                 after = f" after {before}" if before.startswith("-") else ""
                 raise OptionError(f"an argument{after} is empty; is it a variable that was not set?")
-        exit_code = app(args=arguments, prog_name="declouder", standalone_mode=False)
+        try:
+            exit_code = app(args=arguments, prog_name="declouder", standalone_mode=False)
+        except SystemExit as ended:
+            if isinstance(ended.__context__, BrokenPipeError):  # click would make a bug's exit code of it
+                raise ended.__context__ from None
+            raise
         if exit_code == INTERRUPTED:  # typer has swallowed the exception
             raise KeyboardInterrupt
         sys.exit(exit_code if isinstance(exit_code, int) else 0)
@@ -147,7 +156,7 @@ def reporting_errors(*, debug: bool = False) -> Iterator[None]:
     except BrokenPipeError:
         # Whoever read our output has gone; Python would complain about that once more as it exits.
         sys.stdout = None
-        sys.exit(1)
+        sys.exit(READER_GONE)
     except OSError as error:
         if error.errno == errno.ENOENT and error.filename is None:  # os.getcwd
             _report(OptionError("the working folder is gone; go to one that exists"), debug)

@@ -15,6 +15,8 @@ SHOWN = ("psnr", "ssim", "lpips")
 """Scores whose running means a bar shows."""
 # Characters of a scene's name that are shown at least, and what counts and times take beside it.
 _LEAST_NAME, _BESIDE_NAME = 12, 56
+_NARROW = 60
+"""Characters of a terminal below which there is no room for a bar and for the time gone, but for numbers."""
 
 
 class Bars:
@@ -173,14 +175,18 @@ def _new_bar(before: str = "", *, after: str = "", elapsed: bool = False, quiet:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
     from rich.progress import TimeRemainingColumn as TimeLeftColumn
 
-    columns: list[str | ProgressColumn] = [BarColumn(), MofNCompleteColumn()]
-    if before:
-        columns.insert(0, TextColumn(before, markup=False))
-    if after:
-        columns.append(TextColumn(after, markup=False))
-    columns += [TimeElapsedColumn(), "gone,", TimeLeftColumn(), "left"] if elapsed else [TimeLeftColumn()]
     enduring = None if sys.stderr is None else cast(IO[str], _Enduring(sys.stderr))
     console = Console(file=enduring, stderr=True, highlight=False)
     if console.width < 1:  # COLUMNS=0: rich would print nothing
         console.width = 80
+    narrow = console.width < _NARROW
+    columns: list[str | ProgressColumn] = [] if narrow else [BarColumn()]
+    columns.append(MofNCompleteColumn())
+    if before:
+        columns.insert(0, TextColumn(before, markup=False))
+    if after:
+        columns.append(TextColumn(after, markup=False))
+    if elapsed and not narrow:
+        columns += [TimeElapsedColumn(), "gone,"]
+    columns += [TimeLeftColumn(), "left"] if elapsed else [TimeLeftColumn()]
     return Progress(*columns, console=console, disable=quiet)

@@ -60,8 +60,12 @@ def check(
 
     dn_range = None if value_range is None else parsed_ends("--range", value_range)
 
-    from declouder.data.check import check_set
+    from declouder.data.check import check_set, part_names
 
+    if write is not None:
+        there = part_names(folder, name=set_name, bands=bands)  # type: ignore[arg-type]
+        if of not in there:
+            raise OptionError(f"--of is {of}, but {folder} has only {' and '.join(there)}; give --of {there[0]}")
     with counting_bar(quiet=quiet) as show:
         report = check_set(
             folder,
@@ -221,8 +225,6 @@ def _counts_by_part(report: SetReport) -> str:
 def _write_list(report: SetReport, path: Path, part: str) -> None:
     from declouder.data.lists import write_exclude_list
 
-    if part not in report.parts:
-        raise OptionError(f"--of is {part}, but {report.found.root} has only {', '.join(report.parts)}")
     names = report.to_leave_out(part)
     write_exclude_list(
         path, names, heading=f"{report.found.row.name}/{part}: pairs that repeat ground seen elsewhere"

@@ -129,8 +129,25 @@ def check_set(
     return report
 
 
+def part_names(root: Path, *, name: str | None = None, bands: BandSet | None = None) -> tuple[str, ...]:
+    """Return the parts that `check_set` will report of a set; no image is read.
+
+    Args:
+        root, name, bands: as for `catalog.locate`.
+
+    Raises:
+        DataError: if no layout of the set fits the folder.
+    """
+    found = locate(root, name, bands=bands)
+    return SPLITS if not found.is_split and _split_list(found).exists() else _parts(found)
+
+
 def _parts(found: Located) -> tuple[str, ...]:
     return tuple(s for s in SPLITS if found.folder(s, "cloud").is_dir()) if found.is_split else (ALL,)
+
+
+def _split_list(found: Located) -> Path:
+    return found.root / "split.txt"
 
 
 def _twins(report: SetReport, part: str, bands: BandSet | None) -> list[Pair]:
@@ -175,7 +192,7 @@ def _twins(report: SetReport, part: str, bands: BandSet | None) -> list[Pair]:
 
 
 def _split_by_list(report: SetReport, by_part: dict[str, list[Pair]]) -> dict[str, list[Pair]]:
-    path = report.found.root / "split.txt"
+    path = _split_list(report.found)
     if ALL not in by_part or not path.exists():
         return by_part
     split_of = read_split_list(path)

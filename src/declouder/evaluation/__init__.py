@@ -256,6 +256,8 @@ def _ends(data_range: float | Sequence[float] | None) -> tuple[float, float] | N
     """Return the numbers that are black and white; a single one is the second, and black is 0."""
     if data_range is None:
         return None
+    if isinstance(data_range, Sequence) and len(data_range) != 2:
+        raise OptionError(f"data_range is {list(data_range)}; give one number, or the two that are black and white")
     low, high = data_range if isinstance(data_range, Sequence) else (0.0, data_range)
     if not -math.inf < low < high < math.inf:
         given = f"{low:g},{high:g}" if isinstance(data_range, Sequence) else f"{high:g}"

@@ -206,8 +206,8 @@ class OutputsMethod:
         restored = read_image(path)
         if restored.shape != cloudy.shape or restored.dtype != cloudy.dtype:
             raise DataError(
-                f"{path} is {described(restored)}, its cloudy image {described(cloudy)}; give outputs"
-                f" of the same size, bands and type"
+                f"{path} is {described(restored)}, its cloudy image, of the size that is scored,"
+                f" {described(cloudy)}; give outputs of the same size, bands and type"
             )
         if restored.shape[2] == len("RGBA") and (restored[:, :, 3] == Scaling.of_dtype(restored.dtype).high).all():
             check_no_alpha(path, restored)  # opaque all over: no near infrared that was saved in its place

@@ -115,7 +115,7 @@ def breakdown_markdown(result: Mapping[str, Any]) -> str:
 
 def _cell_text(text: str) -> str:
     """Return a name that a user gave, so that it stays within its cell."""
-    return text.replace("|", r"\|")
+    return " ".join(text.split()).replace("|", r"\|")
 
 
 def _cell(value: float | None) -> str:

@@ -203,12 +203,19 @@ def _cards(
         for row in result["images"]:
             # Images are the same if their data set is, by its fingerprint and not by its name, and their size.
             key = (result["data"]["sha256"], result["data"].get("size_px"), row["name"])
+            # What is cloud may be told by masks in one file and by difference in another: the first says it.
             card = cards.setdefault(
                 key,
-                {"name": row["name"], "data": method["data"], "layers": [], "scores": [None] * len(methods)},
+                {
+                    "name": row["name"],
+                    "data": method["data"],
+                    "layers": [],
+                    "scores": [None] * len(methods),
+                    "cover": row["cover"],
+                    "flat": row["flat"],
+                },
             )
             card["scores"][index] = [row[name] for name in SCORES]
-            card["cover"], card["flat"] = row["cover"], row["flat"]
             for kind in row.get("kept") or ():
                 shared = kind in ("cloudy", "clear")
                 if shared and any(layer["kind"] == kind for layer in card["layers"]):

@@ -100,8 +100,10 @@ def _open(height: int, label: str) -> str:
 
 def _ticks(low: float, high: float) -> list[float]:
     """Return three to six round numbers within [low, high]."""
-    raw = (high - low) / 4
-    power = 10.0 ** np.floor(np.log10(raw))
-    step = float(power * min(m for m in (1, 2, 2.5, 5, 10) if m * power >= raw))
-    first = int(np.ceil(low / step))
-    return [round(step * n, 12) for n in range(first, int(np.floor(high / step)) + 1)]
+    power = 10.0 ** np.floor(np.log10(high - low))
+    # A step is at most twice the next smaller one: the largest that gives three gives no more than six.
+    for step in (float(power * share) for share in (5, 2.5, 2, 1, 0.5, 0.25)):
+        first, last = int(np.ceil(low / step)), int(np.floor(high / step))
+        if last - first >= 2:
+            break
+    return [round(step * n, 12) for n in range(first, last + 1)]
