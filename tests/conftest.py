@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from diffusers import DDIMScheduler
+from diffusers.configuration_utils import FrozenDict
 from PIL import Image
 from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
@@ -24,7 +26,9 @@ class FakePipeline:
 
     def __init__(self, f: Callable[..., torch.Tensor], bands: tuple[str, ...] = ("red", "green", "blue")) -> None:
         self.f = f
-        self.config = SimpleNamespace(bands=list(bands))
+        self.config = FrozenDict(bands=list(bands), num_inference_steps=1)
+        self.components: dict[str, Any] = {}
+        self.scheduler = DDIMScheduler()
         self.device = torch.device("cpu")
         self.seen: list[torch.Tensor] = []
         self.options: list[dict[str, Any]] = []

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
+from diffusers.configuration_utils import FrozenDict
 
 from conftest import names_in, read_tif, write_tif
 from declouder import cli
@@ -47,7 +49,9 @@ class Pretended:
 
     def __init__(self, happens: Any) -> None:
         self.happens = happens
-        self.config = SimpleNamespace(bands=["red", "green", "blue"], num_inference_steps=1)
+        self.config = FrozenDict(bands=["red", "green", "blue"], num_inference_steps=1)
+        self.components: dict[str, Any] = {}
+        self.scheduler = DDIMScheduler()
         self.device = torch.device("cpu")
 
     def to(self, _device: str) -> Pretended:

@@ -275,10 +275,13 @@ CHILD = """
 import sys, time, torch
 from pathlib import Path
 from types import SimpleNamespace
+from diffusers import DDIMScheduler
+from diffusers.configuration_utils import FrozenDict
 from declouder.scene import SceneOptions, remove_from_scene
 torch.set_num_threads(1)
 class Slow:
-    config, device = SimpleNamespace(bands=["red", "green", "blue"]), torch.device("cpu")
+    config = FrozenDict(bands=["red", "green", "blue"], num_inference_steps=1)
+    device, components, scheduler = torch.device("cpu"), {}, DDIMScheduler()
     def __call__(self, cloudy, *, latents, **_):
         time.sleep(0.02)
         images = (cloudy * 0.5 + 0.1 + 0.02 * latents).clamp(0, 1)

@@ -86,7 +86,7 @@ def _output_tags(key: Mapping[str, Any], *, masked: bool) -> dict[str, str]:
         "DECLOUDER_VERSION": str(key["version"]),
         "DECLOUDER_MODEL": f"sha256:{key['model']}",
         "DECLOUDER_SAMPLER": _called(key["sampler"]),
-        "DECLOUDER_STEPS": "" if key["steps"] is None else str(key["steps"]),
+        "DECLOUDER_STEPS": str(key["steps"]),
         "DECLOUDER_SAMPLES": str(key["samples"]),
         "DECLOUDER_LEAST_PAINTED": f"{key['least painted']:g}",
         "DECLOUDER_ENLARGE": str(key["enlarge"]),
@@ -102,7 +102,7 @@ def model_digest(pipeline: Any) -> str:
     """Return a SHA-256 over the weights and settings of a pipeline, but for its sampler: 64 hexadecimal digits."""
     import torch
 
-    parts = getattr(pipeline, "components", {})
+    parts = pipeline.components
     found = hashlib.sha256(_settings(pipeline.config, without=parts).encode())
     for name, part in sorted(parts.items()):
         if not hasattr(part, "state_dict"):
@@ -116,9 +116,8 @@ def model_digest(pipeline: Any) -> str:
 
 def sampler_of(pipeline: Any) -> dict[str, Any]:
     """Return a pipeline's sampler as JSON knows it: its name and settings."""
-    scheduler = getattr(pipeline, "scheduler", None)
-    settings = "{}" if scheduler is None else _settings(scheduler.config)
-    return {"name": type(scheduler).__name__, "settings": json.loads(settings)}
+    scheduler = pipeline.scheduler
+    return {"name": type(scheduler).__name__, "settings": json.loads(_settings(scheduler.config))}
 
 
 def _called(sampler: Mapping[str, Any] | None) -> str:
@@ -129,10 +128,9 @@ def _called(sampler: Mapping[str, Any] | None) -> str:
     return str(sampler["name"]) if spacing is None else f"{sampler['name']}, {spacing}"
 
 
-def _settings(config: Any, *, without: Container[str] = ()) -> str:
+def _settings(config: Mapping[str, Any], *, without: Container[str] = ()) -> str:
     # Private keys hold the folder it came from and the version of the library.
-    values = config if isinstance(config, Mapping) else vars(config)
-    public = {key: value for key, value in values.items() if not str(key).startswith("_") and key not in without}
+    public = {key: value for key, value in config.items() if not str(key).startswith("_") and key not in without}
     # JSON knows no infinity, which DPM-Solver's settings hold.
     finite = {k: v if not isinstance(v, float) or math.isfinite(v) else str(v) for k, v in public.items()}
     return json.dumps(finite, sort_keys=True, default=str, allow_nan=False)

@@ -52,7 +52,7 @@ class Here:
 
     def __init__(self, pipeline: Any, options: SceneOptions, layers: Mapping[str, Layer]) -> None:
         self._model = WindowModel(pipeline, options, layers)
-        self.device: str = getattr(pipeline.device, "type", str(pipeline.device))
+        self.device: str = pipeline.device.type
 
     @property
     def batch(self) -> int:

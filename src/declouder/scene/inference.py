@@ -44,10 +44,9 @@ def layers_of(options: SceneOptions, *, bands: int, dtype: str) -> dict[str, Lay
     return layers
 
 
-def steps_of(pipeline: Any, options: SceneOptions) -> int | None:
-    """Return how many steps of the diffusion are taken; None if neither options nor model say it."""
-    own: int | None = getattr(pipeline.config, "num_inference_steps", None)
-    return own if options.steps is None else options.steps
+def steps_of(pipeline: Any, options: SceneOptions) -> int:
+    """Return how many steps of the diffusion are taken: the options', or else the model's own."""
+    return int(pipeline.config.num_inference_steps) if options.steps is None else options.steps
 
 
 def threads_of(options: SceneOptions) -> int:
@@ -128,11 +127,10 @@ class WindowModel:
         self._options = options
         self._layers = layers
         self.steps = steps_of(pipeline, options)
-        scheduler = getattr(pipeline, "scheduler", None)
-        if self.steps != 0 and scheduler is not None and _draws_noise(scheduler):
+        if self.steps != 0 and _draws_noise(pipeline.scheduler):
             raise ModelError(
-                f"{type(scheduler).__name__} draws noise in each step, which has no place in a scene; give a"
-                " sampler that does not, such as ddim"
+                f"{type(pipeline.scheduler).__name__} draws noise in each step, which has no place in a scene; give"
+                " a sampler that does not, such as ddim"
             )
 
     def restore(self, parts: Sequence[Part]) -> list[Layers]:
