@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 BACKBONE_VARIABLE = "DECLOUDER_LPIPS_BACKBONE"
 BACKBONE_FILE = "alexnet-owt-7be5be79.pth"
 BACKBONE_URL = f"https://download.pytorch.org/models/{BACKBONE_FILE}"
+CONVOLUTIONS = {0: (4, 2, False), 3: (1, 2, True), 6: (1, 1, True), 8: (1, 1, False), 10: (1, 1, False)}
+"""AlexNet's, by their number in `features`: stride, padding, and whether 3 x 3 maxima of every second pixel come
+first."""
 MEAN = np.array([-0.030, -0.088, -0.188], np.float32)
 """What the network takes off red, green and blue in [-1, 1]."""
 DEVIATION = np.array([0.458, 0.448, 0.450], np.float32)
@@ -109,7 +112,7 @@ class Lpips:
             found = torch.load(backbone, map_location="cpu", weights_only=True)
             weights = [
                 (found[f"features.{layer}.weight"].float(), found[f"features.{layer}.bias"].float())
-                for layer in (0, 3, 6, 8, 10)
+                for layer in CONVOLUTIONS
             ]
             first = weights[0][0].contiguous(memory_format=torch.channels_last), weights[0][1]
             # 5 x 5 taps first, then 3 x 3; these tiles are the fastest for maps of 31 and 15 px.
@@ -136,15 +139,17 @@ class Lpips:
         images = torch.from_numpy(lines.reshape(2 * count, height, width, 3))
         with torch.inference_mode():
             # Bands stay innermost throughout, which convolves, pools and normalises fastest on CPUs.
-            x = functional.conv2d(images.permute(0, 3, 1, 2), *self.first, stride=4, padding=2)
+            x = images.permute(0, 3, 1, 2)
             total = torch.zeros(len(a), device="cpu")
-            for layer, linear in enumerate(self.linear):
-                if layer > 0:
-                    x = self.others[layer - 1](x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-                functional.relu_(x)
-                total += _layer_distance(x.permute(0, 2, 3, 1).flatten(1, 2), linear)
-                if layer < 2:
+            for layer, (stride, padding, pooled) in enumerate(CONVOLUTIONS.values()):
+                if pooled:
                     x = functional.max_pool2d(x, 3, 2)
+                if stride == 1:
+                    x = self.others[layer - 1](x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+                else:
+                    x = functional.conv2d(x, *self.first, stride=stride, padding=padding)
+                functional.relu_(x)
+                total += _layer_distance(x.permute(0, 2, 3, 1).flatten(1, 2), self.linear[layer])
         return total.double().numpy()
 
 

@@ -15,12 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from declouder.errors import ConfigError
-from declouder.lpips import BACKBONE_FILE, BACKBONE_VARIABLE, DEVIATION, MEAN, load_lpips
+from declouder.lpips import BACKBONE_FILE, BACKBONE_VARIABLE, CONVOLUTIONS, DEVIATION, MEAN, load_lpips
 from declouder.rgb import rgb_places
-
-# (stride, padding, whether 3 x 3 maxima of every second pixel come first) of AlexNet's five convolutions
-_LAYERS = ((4, 2, False), (1, 2, True), (1, 1, True), (1, 1, False), (1, 1, False))
-
 
 LEAST_DISTANCE = 0.005
 """Below this nobody sees a difference, and there is nothing to be gained."""
@@ -68,7 +64,7 @@ class PerceptualLoss(nn.Module):
         x = (x - self.get_buffer("mean")) / self.get_buffer("deviation")
         x = x.contiguous(memory_format=torch.channels_last)
         total = torch.zeros(half, device=x.device)
-        for layer, (stride, padding, pooled) in enumerate(_LAYERS):
+        for layer, (stride, padding, pooled) in enumerate(CONVOLUTIONS.values()):
             if pooled:
                 x = F.max_pool2d(x, 3, 2)
             weight, bias = self.get_buffer(f"weight{layer}"), self.get_buffer(f"bias{layer}")

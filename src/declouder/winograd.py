@@ -66,24 +66,36 @@ class WinogradConvolution:
     def __call__(self, x: Tensor) -> Tensor:
         """Convolve: (N, H, W, C_in) to (N, H, W, C_out), zeros around the image."""
         n, height, width, channels = x.shape
-        m, r = self.tile_results, self.taps
-        rows, columns = -(-height // m), -(-width // m)
-        border = r // 2
-        # Past the right and lower edge as far as the last whole tile reaches.
-        beyond_x, beyond_y = columns * m - width + border, rows * m - height + border
-        padded = functional.pad(x, (0, 0, border, beyond_x, border, beyond_y))
-        side = m + r - 1
-        step_n, step_row, step_column, _ = padded.stride()
-        # A view of the overlapping tiles, (side, side, N, rows, columns, C), copied once.
-        tiles = padded.as_strided(
-            (side, side, n, rows, columns, channels),
-            (step_row, step_column, step_n, step_row * m, step_column * m, 1),
-        ).reshape(side, side, -1)
-        values = _on_both_axes(self.into, tiles).view(side * side, -1, channels)
+        m = self.tile_results
+        tiles = tiles_of(x, results=m, taps=self.taps)
+        side, rows, columns = tiles.shape[0], *tiles.shape[3:5]
+        values = _on_both_axes(self.into, tiles.reshape(side, side, -1)).view(side * side, -1, channels)
         products = torch.bmm(values, self.kernels)  # (side * side, N * rows * columns, C_out)
         out = _on_both_axes(self.back, products.view(side, side, -1)).view(m, m, n, rows, columns, -1)
         out = out.permute(2, 3, 0, 4, 1, 5).reshape(n, rows * m, columns * m, -1)
         return out[:, :height, :width] + self.bias
+
+
+def tiles_of(x: Tensor, *, results: int, taps: int) -> Tensor:
+    """Return the overlapping tiles of (N, H, W, C) with zeros around: a view, (n, n, N, rows, columns, C).
+
+    Args:
+        x: any number of images.
+        results: m, the side of the square of results that one tile gives.
+        taps: r, the kernel's side.
+    """
+    count, height, width, channels = x.shape
+    rows, columns = -(-height // results), -(-width // results)
+    border = taps // 2
+    # Past the right and lower edge as far as the last whole tile reaches.
+    beyond_x, beyond_y = columns * results - width + border, rows * results - height + border
+    padded = functional.pad(x, (0, 0, border, beyond_x, border, beyond_y))
+    side = results + taps - 1
+    step_image, step_row, step_column, _ = padded.stride()
+    return padded.as_strided(
+        (side, side, count, rows, columns, channels),
+        (step_row, step_column, step_image, step_row * results, step_column * results, 1),
+    )
 
 
 def _on_both_axes(matrix: Tensor, x: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from declouder.networks.compact import CompactNet
 from declouder.networks.msda import MSDA
 from declouder.networks.unet import Denoiser, WeightNet
-from declouder.winograd import WinogradConvolution
+from declouder.winograd import WinogradConvolution, tiles_of
 
 RESULTS = 4
 """Side of the square that one tile gives; its input is wider by 2."""
@@ -231,19 +231,13 @@ def _by_tiles(x: Tensor, kernels: Tensor, bias: Tensor, rows_at_once: int) -> Te
     """Convolve (B, H, W, C) with the kernels of `_Winograd`, some rows of tiles at a time: (B, H, W, C')."""
     into, back, _ = _transforms()
     batch, height, width, channels = x.shape
-    rows, columns = -(-height // RESULTS), -(-width // RESULTS)
-    side = RESULTS + 2
-    padded = F.pad(x, (0, 0, 1, columns * RESULTS - width + 1, 1, rows * RESULTS - height + 1))
-    step_image, step_row, step_column, _ = padded.stride()
+    tiles = tiles_of(x, results=RESULTS, taps=3)
+    side, rows, columns = tiles.shape[0], *tiles.shape[3:5]
     out = x.new_empty(batch, rows * RESULTS, columns * RESULTS, len(bias))
     for first in range(0, rows, rows_at_once):
         count = min(rows_at_once, rows - first)
-        tiles = padded.as_strided(
-            (side, side, batch, count, columns, channels),
-            (step_row, step_column, step_image, step_row * RESULTS, step_column * RESULTS, 1),
-            padded.storage_offset() + first * RESULTS * step_row,
-        )
-        values = (into @ tiles.reshape(side**2, -1)).view(side**2, -1, channels)
+        some = tiles[:, :, :, first : first + count].reshape(side**2, -1)
+        values = (into @ some).view(side**2, -1, channels)
         results = back @ torch.bmm(values, kernels).view(side**2, -1)
         torch.add(
             results.view(RESULTS, RESULTS, batch, count, columns, -1).permute(2, 3, 0, 4, 1, 5),
