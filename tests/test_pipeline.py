@@ -858,3 +858,33 @@ def test_a_network_of_ones_own_is_loaded_where_it_is_put_among_the_references(tm
     monkeypatch.setitem(REFERENCES, "mine", type(pipeline.reference))
     again = CloudRemovalPipeline.from_pretrained(tmp_path / "model")
     assert type(again.reference).__name__ == "Mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "spacing"),
+    [
+        ("ddim", "DDIMScheduler", "leading"),
+        ("ddim-trailing", "DDIMScheduler", "trailing"),
+        ("dpmsolver++", "DPMSolverMultistepScheduler", "trailing"),
+        ("unipc", "UniPCMultistepScheduler", "trailing"),
+        ("euler", "EulerDiscreteScheduler", "trailing"),
+    ],
+)
+def test_a_sampler_of_a_name_is_one_kind_on_the_papers_noise_schedule(name, kind, spacing):
+    scheduler = make_scheduler(name)
+    assert (type(scheduler).__name__, scheduler.config.timestep_spacing) == (kind, spacing)
+    assert scheduler.config.get("algorithm_type", "dpmsolver++") == "dpmsolver++"
+    assert not scheduler.config.get("clip_sample", False)
+    np.testing.assert_array_equal(scheduler.alphas_cumprod, make_scheduler("ddim").alphas_cumprod)
+    assert set(SAMPLERS) == {"ddim", "ddim-trailing", "dpmsolver++", "unipc", "euler"}
+
+
+@pytest.mark.parametrize(
+    ("gone", "mend"), [("model_index.json", "run the other stages"), ("reference/config.json", "copy")]
+)
+def test_what_a_folder_of_a_training_lacks_is_told(gone, mend, tmp_path):
+    make_tiny().save_pretrained(tmp_path)
+    (tmp_path / "training.json").write_text("{}", encoding="utf-8")
+    (tmp_path / gone).unlink()
+    with pytest.raises(ModelError, match=f"lacks {gone}; .*{mend}"):
+        CloudRemovalPipeline.from_pretrained(tmp_path)

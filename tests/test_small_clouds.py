@@ -94,3 +94,10 @@ def test_the_report_of_a_scene_says_it(white, expected, tmp_path):
 
 def test_roofs_of_which_one_in_four_goes_are_no_clouds():
     assert not left(image(white=dots()), image(white=dots() & ~ONE_IN_FOUR))
+
+
+def test_spots_that_vanish_since_all_around_became_bright_are_not_gone():
+    cell = np.ones((32, 32), bool)
+    cell[:20, :20] = False
+    around = np.tile(np.roll(cell, (-6, -6), (0, 1)), (8, 8)) | ONE_IN_FOUR
+    assert not left(image(white=dots()), image(white=around))

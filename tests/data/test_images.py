@@ -6,7 +6,7 @@ import rasterio
 from PIL import Image
 
 from conftest import write_tif
-from declouder.data.images import least_used, read_bands, read_image
+from declouder.data.images import check_numbers, least_used, read_bands, read_image
 from declouder.errors import DataError
 
 
@@ -74,3 +74,31 @@ def test_what_is_wrong_with_a_raster_is_told_once_with_its_own_mend(tmp_path):
 @pytest.mark.parametrize(("dn_range", "least"), [(None, 0.25), ((0.0, 10_000.0), 0.03)])
 def test_a_given_range_may_be_used_less_than_a_data_types(dn_range, least):
     assert least_used(dn_range) == least
+
+
+@pytest.mark.parametrize(
+    ("dn", "told"), [([0.0, 1.0], ""), ([-4.9, 4.9], ""), ([-5.1, 0.5], "-5.1"), ([0, 5.1], "5.1")]
+)
+def test_floats_far_beyond_0_and_1_are_other_numbers(dn, told, tmp_path):
+    image = np.array(dn, np.float32).reshape(1, 2, 1)
+    path = tmp_path / "a.tif"
+    if told:
+        with pytest.raises(DataError, match=rf"{told}.*, and floats are taken as 0 to 1; give RANGE"):
+            check_numbers(image, path, None, mend="RANGE")
+    else:
+        check_numbers(image, path, None, mend="RANGE")
+    check_numbers(image, path, (-10, 10), mend="RANGE")
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 4])
+def test_a_png_of_16_bits_with_transparency_is_refused(bands, tmp_path, rng):
+    dn = rng.integers(0, 60000, (bands, 6, 8), dtype=np.uint16)
+    if bands in (2, 4):
+        dn[-1] = 65535
+    with rasterio.open(tmp_path / "a.png", "w", "PNG", 8, 6, bands, dtype="uint16") as dataset:
+        dataset.write(dn)
+    if bands in (2, 4):
+        with pytest.raises(DataError, match=r"a\.png has an alpha channel"):
+            read_bands(tmp_path / "a.png")
+    else:
+        np.testing.assert_array_equal(read_bands(tmp_path / "a.png"), dn.transpose(1, 2, 0))
