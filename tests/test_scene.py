@@ -250,7 +250,7 @@ def test_progress_counts_every_window_once(identity, tmp_path):
         (("red uncertainty", "red", "green", "blue"), FOUR[:3], (2, 3, 4)),
         (("red", "red uncertainty", "green", None), FOUR[:3], (1, 3, 4)),
         (("IR", "R", "G", "B"), FOUR, (2, 3, 4, 1)),
-        (("Near Infrared 1", "Blue", "Green", "Red"), FOUR, (4, 3, 2, 1)),
+        (("extra", "Near Infrared 1", "Blue", "Green", "Red"), FOUR, (5, 4, 3, 2)),
         (("Infrared 10 um", "NIR", "Blue", "Green", "Red"), FOUR, (5, 4, 3, 2)),
     ],
 )
