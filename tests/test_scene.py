@@ -16,6 +16,7 @@ from rasterio.transform import Affine
 from conftest import FakePipeline, read_tif, write_tif
 from declouder import cli
 from declouder.errors import ModelError, OptionError, OutputError, RasterError
+from declouder.journal import Layer
 from declouder.masks import MaskChoice
 from declouder.mosaic import Window
 from declouder.raster import open_raster
@@ -29,6 +30,7 @@ from declouder.scene import (
     restored_dn,
     scene_noise,
 )
+from declouder.scene.inference import layers_of
 
 SMALL = SceneOptions(window_px=64, overlap_px=16)
 FOUR = ("red", "green", "blue", "nir")
@@ -94,6 +96,14 @@ def test_nan_stays_and_does_not_spread(darker, tmp_path, rng):
     dn[1, 5, 5] = np.nan
     remove_from_scene(write_tif(tmp_path / "a.tif", dn), tmp_path / "b.tif", darker, SMALL)
     np.testing.assert_allclose(read_tif(tmp_path / "b.tif"), dn / 2, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kept"),
+    [("uint8", "uint16"), ("int16", "uint16"), ("uint16", "uint16"), ("int32", "float32"), ("float32", "float32")],
+)
+def test_a_window_is_kept_in_half_the_bytes_where_that_loses_no_number(dtype, kept):
+    assert layers_of(SceneOptions(), bands=3, dtype=dtype) == {"image": Layer(kept, 3)}
 
 
 def test_noise_of_an_enlarged_scene_belongs_to_places_of_the_finer_grid(tmp_path, rng):

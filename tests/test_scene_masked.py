@@ -289,3 +289,20 @@ def test_a_mask_named_as_the_outputs_side_file_is_refused_and_stays(tmp_path, rn
     with pytest.raises(OutputError, match=r"b\.tif\.msk is named as a side file of .*b\.tif"):
         remove_from_scene(source, tmp_path / "b.tif", FakePipeline(draws), replace(SMALL, mask=MaskChoice(mask)))
     assert names_in(tmp_path) == ["a.tif", "b.tif.msk"]
+
+
+def test_where_the_areas_that_are_written_meet_windows_that_were_passed_by_leave_their_share(darker, tmp_path, rng):
+    dn = rng.integers(1, 255, (20, 40, 700), dtype=np.uint8)  # so many bands that an area is one block wide
+    source = write_tif(tmp_path / "a.tif", dn)
+    cloud = np.zeros((1, 40, 700), np.uint8)
+    for column in range(240, 540, 23):
+        cloud[:, 10:30, column : column + 3] = 1
+    options = replace(
+        SMALL, bands=(1, 2, 3), window_px=32, mask=MaskChoice(write_tif(tmp_path / "m.tif", cloud), feather_px=0)
+    )
+    report = remove_from_scene(source, tmp_path / "b.tif", darker, options)
+    assert 0 < report.skipped < report.windows
+    result, hit = read_tif(tmp_path / "b.tif"), cloud[0] > 0
+    np.testing.assert_allclose(result[:3, hit], dn[:3, hit] / 2, atol=1)
+    np.testing.assert_array_equal(result[:, ~hit], dn[:, ~hit])
+    np.testing.assert_array_equal(result[3:], dn[3:])

@@ -161,3 +161,20 @@ def test_hazes_bright_clouds_and_clear_images_darken_nothing():
     for other in (clear, clear + 0.1, shade, 0.75 - 0.8 * (1 - clear)):
         assert Dimming.of_pair(other.astype(np.float32), clear) is None
     assert Dimming.of_pair(clear, cloudy) is None
+
+
+class Least:
+    """Draws the least of each range: cloud from a tenth on, no gain, a white of 0.8."""
+
+    def uniform(self, low, _high):
+        return low
+
+
+def test_what_a_hard_cloud_hides_grows_from_what_it_may_forget():
+    clear = np.full((3, 64, 64), 0.1, np.float32)
+    half = 0.5 * clear + 0.45
+    half[:, :8, :8] = 0.9  # says how white the cloud is
+    moved, hidden = move_hard_cloud(half, clear, textured(5), Least())
+    np.testing.assert_allclose(hidden[0, 20:, 20:], (0.5 - 0.1) / (1 - 0.1), atol=0.02)
+    expected = (1 - hidden) * textured(5) + 0.8 * hidden
+    np.testing.assert_allclose(moved[:, 20:, 20:], expected[:, 20:, 20:], atol=0.02)
