@@ -29,6 +29,7 @@ from declouder.fusion import FusedPrediction, add_noise, predict_x0
 from declouder.networks import REFERENCES, CompactNet, Denoiser, WeightNet
 from declouder.painted import painted_share
 from declouder.pipeline import SAMPLERS, make_scheduler
+from declouder.pipeline.folder import looks_like_hub_id
 from declouder.pipeline.images import to_tensor
 from declouder.provenance import sampler_of
 
@@ -520,6 +521,10 @@ def damage(folder, how: str) -> None:
         values = json.loads(index.read_text())
         values["scheduler"] = ["diffusers", 3]
         index.write_text(json.dumps(values))
+    elif how in ("one word", "a number"):
+        values = json.loads(index.read_text())
+        values["denoiser"] = ["declouder.networks.unet"] if how == "one word" else 3
+        index.write_text(json.dumps(values))
     elif how in ("a stem of 0", "no widths"):
         path = folder / "denoiser" / "config.json"
         values = json.loads(path.read_text())
@@ -541,6 +546,8 @@ def damage(folder, how: str) -> None:
         "truncated weights",
         "other shapes",
         "no name of a class",
+        "one word",
+        "a number",
         "a stem of 0",
         "no widths",
     ],
@@ -551,6 +558,8 @@ def test_a_damaged_model_folder_is_refused_in_one_line(tmp_path, how):
     with pytest.raises(ModelError) as caught:
         CloudRemovalPipeline.from_pretrained(tmp_path)
     assert "\n" not in str(caught.value)
+    if how in ("one word", "a number"):
+        assert "names no denoiser; save the model anew" in str(caught.value)
 
 
 def test_loading_a_model_leaves_the_warnings_about_others_on(tmp_path):
@@ -888,3 +897,21 @@ def test_what_a_folder_of_a_training_lacks_is_told(gone, mend, tmp_path):
     (tmp_path / gone).unlink()
     with pytest.raises(ModelError, match=f"lacks {gone}; .*{mend}"):
         CloudRemovalPipeline.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("owner/name", True),
+        ("./name", False),
+        ("/name", False),
+        ("~/name", False),
+        ("a/b/c", False),
+        ("name", False),
+    ],
+)
+def test_two_words_are_a_model_on_the_hub_unless_they_name_a_place(name, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert looks_like_hub_id(name) is expected
+    (tmp_path / "owner").mkdir()
+    assert not looks_like_hub_id("owner/name")
