@@ -18,6 +18,7 @@ from conftest import names_in, read_tif, write_tif
 from declouder import cli
 from declouder.errors import OutputError, RasterError
 from declouder.raster import open_raster
+from declouder.raster.gdal import DTYPES
 from declouder.scene import SceneOptions, auto_scale
 
 pystac = pytest.importorskip("pystac")
@@ -412,3 +413,26 @@ def test_a_file_with_two_bands_of_one_colour_is_not_guessed_at(folder):
     colors = [{"common_name": color} for color in ("red", "red", "green", "blue")]
     with pytest.raises(RasterError, match="names no band red"):
         read_item(write(folder, item({"all": asset("all.tif", **{"eo:bands": colors})})))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bands_of_every_type_that_a_scene_may_have_are_one_scene(dtype, folder):
+    dn = np.linspace(0, 100, 40 * 50).reshape(1, 40, 50).astype(dtype)
+    for number, name in enumerate(("B04", "B03", "B02")):
+        write_tif(folder / f"{name}.tif", dn + np.array(number, dtype))
+    with (
+        scene_of(read_item(write(folder, item(coloured_assets())))) as scene,
+        open_raster(scene, allow_outside=True) as reader,
+    ):
+        assert reader.info.dtype == dtype
+        np.testing.assert_array_equal(reader.read(slice(0, 40), slice(0, 50))[2], dn[0] + np.array(2, dtype))
+
+
+def test_bands_of_a_type_that_no_scene_may_have_are_refused(folder):
+    for name in ("B04", "B03", "B02"):
+        write_tif(folder / f"{name}.tif", np.ones((1, 40, 50), np.int64))
+    with (
+        pytest.raises(RasterError, match=r"B04\.tif is of dtype int64; give bands of uint8, int8, "),
+        scene_of(read_item(write(folder, item(coloured_assets())))),
+    ):
+        pass

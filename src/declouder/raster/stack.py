@@ -12,9 +12,10 @@ import rasterio
 from rasterio.enums import MaskFlags
 
 from declouder.errors import RasterError
-from declouder.raster.gdal import GDAL_ERRORS, driver_of, one_line
+from declouder.raster.gdal import DTYPES, GDAL_ERRORS, driver_of, one_line
 
-_KINDS = {"uint8": "Byte", "uint16": "UInt16", "int16": "Int16", "float32": "Float32"}
+# "uint16" is UInt16 to GDAL.
+_KINDS = {name: name.capitalize().replace("Uint", "UInt") for name in DTYPES} | {"uint8": "Byte"}
 
 
 @dataclass(frozen=True)
