@@ -55,7 +55,7 @@ def test_set_wins_over_the_file_and_reads_numbers_as_people_write_them():
         ("model.w_bounds=[true, 1]", "model.w_bounds: yes and no are no numbers"),
         ("name=../x", "name is '../x'; the run goes to runs/NAME"),
         ("name=..", "name is '..'; the run goes to runs/NAME"),
-        ("stages.joint.lr=-1", "stages.joint.lr: Input should be greater than 0, found -1"),
+        ("stages.joint.lr=-1", "stages.joint.lr is -1; give more than 0"),
         ("stages.joint.steps=many", "stages.joint.steps"),
         ("stages.joint.augment.zoom=[2, 0.5]", "zoom is [2, 0.5], not [least, most]"),
         ("stages.joint.augment.zoom=[0, 2]", "zoom is [0, 2], not [least, most]"),
@@ -274,3 +274,31 @@ def test_sizes_that_are_just_large_enough_are_taken():
 def test_a_field_beyond_its_range_is_named(override):
     with pytest.raises(ConfigError, match=override.partition("=")[0]):
         load_config(TOY, [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("stages.joint.lr=fast", "stages.joint.lr is 'fast'; give a number"),
+        ("stages.joint.lr=.inf", "stages.joint.lr is inf; give a finite number"),
+        ("stages.joint.steps=1.5", "stages.joint.steps is 1.5; give a whole number"),
+        ("stages.joint.patch_px=7", "stages.joint.patch_px is 7; give 8 or more"),
+        ("data.hold_out=2", "data.hold_out is 2; give less than 1"),
+        ("stages.joint.noised=both", "stages.joint.noised is 'both'; give one of 'clear' or 'reference'"),
+        ("data.pairs={a: 3}", "data.pairs is {'a': 3}; give a list"),
+        ("data.pairs=[{root: 3}]", "data.pairs.0.root is 3; give a path"),
+        ("model.bands=[]", "model.bands is []; give 1 or more of them"),
+        ("data.range=[1, 2, 3]", "data.range is [1, 2, 3]; give no more than 2 of them"),
+        ("model.w_bounds=[0]", "model.w_bounds is [0], which is too short; give one more"),
+        ("model.w_bounds=1", "model.w_bounds is 1; give a list of two numbers"),
+        ("compile=7", "compile is 7; give true or false"),
+        ("model.reference=compact", "model.reference is 'compact'; give fields with their values"),
+        ("stages.foo.lr=1", "stages.foo is not a field; known here: 'reference', 'denoiser', 'weights' or 'joint'"),
+        ("seed=1e30", "seed is 1e+30; give a smaller number"),
+        ("name=", "name is None; give text"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_told_with_what_is_wanted(override, told):
+    with pytest.raises(ConfigError) as caught:
+        load_config(TOY, [override])
+    assert str(caught.value).endswith(f"toy.yaml: {told}")

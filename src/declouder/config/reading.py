@@ -17,6 +17,36 @@ from declouder.errors import ConfigError
 _NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
 """PyYAML lets through what Python says of a date that does not exist and of a thousand brackets."""
 
+_WANTED = {
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing_size": "a smaller number",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "string_too_short": "text",
+    "path_type": "a path",
+    "list_type": "a list",
+    "dict_type": "fields with their values",
+    "model_type": "fields with their values",
+    "tuple_type": "a list of two numbers",
+}
+"""What is wanted where pydantic found another kind of value, by its name for that."""
+_WANTED_BY_BOUND = {
+    "expected": "one of {}",
+    "ge": "{:g} or more",
+    "gt": "more than {:g}",
+    "le": "{:g} or less",
+    "lt": "less than {:g}",
+    "min_length": "{} or more of them",
+    "max_length": "no more than {} of them",
+}
+"""What is wanted where a value is of the right kind and beyond a bound, by pydantic's name for the bound."""
+
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a recipe.
@@ -137,12 +167,27 @@ def _explain(error: ValidationError) -> str:
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(_fields_at(first['loc'][:-1]))}"
         return f"{where} is not a field; {hint}"
     if first["type"] == "missing":
+        if isinstance(first["loc"][-1], int):  # a place in a list of a given length
+            return f"{where.rpartition('.')[0]} is {_short(first['input'])}, which is too short; give one more"
         return f"{where} is missing; every recipe gives it"
-    if first["type"] == "list_type" and isinstance(first["input"], str | int | float):
-        return f"{where} is {first['input']!r}; give a list, such as [{first['input']}]"
+    if "[key]" in first["loc"]:
+        return f"{where} is not a field; known here: {first['ctx']['expected']}"
+    if wanted := _wanted(first):
+        return f"{where} is {_short(first['input'])}; give {wanted}"
     # What the whole recipe was found to be says nothing.
     message = first["msg"].removeprefix("Value error, ")
     return f"{where}: {message}, found {_short(first['input'])}" if where else message
+
+
+def _wanted(error: Mapping[str, Any]) -> str | None:
+    """Return what is wanted in place of a value, by what pydantic found wrong; None if it says more itself."""
+    found, bounds = error["input"], error.get("ctx", {})
+    if error["type"] == "list_type" and isinstance(found, str | int | float):
+        return f"a list, such as [{found}]"
+    for name, words in _WANTED_BY_BOUND.items():
+        if name in bounds:
+            return words.format(bounds[name])
+    return _WANTED.get(error["type"])
 
 
 def _short(value: object) -> str:
