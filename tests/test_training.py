@@ -295,13 +295,13 @@ def test_the_learning_rate_follows_its_schedule(fields, steps, wanted):
 def test_the_recipe_reaches_optimizer_and_trainer(tmp_path, monkeypatch):
     seen, real = {}, lightning.Trainer.__init__
     monkeypatch.setattr(lightning.Trainer, "__init__", lambda self, **o: (seen.update(o), real(self, **o))[1])
-    fields = ("clip_norm=0.5", "weight_decay=0.1", "steps=1", "lr=1e-3", "warmup_steps=0", "accumulate=2")
+    fields = ("clip_norm=0.5", "weight_decay=0.1", "steps=1", "lr=2e-3", "warmup_steps=0", "accumulate=2")
     overrides = [f"stages.reference.{field}" for field in fields]
     train_quietly(toy(*overrides), tmp_path, stages=["reference"])
     assert (seen["gradient_clip_val"], seen["max_steps"], seen["accumulate_grad_batches"]) == (0.5, 1, 2)
     chosen = stage_module("reference", *overrides).configure_optimizers()
     (group,) = chosen["optimizer"].param_groups
-    assert (group["lr"], group["weight_decay"]) == (1e-3, 0.1)
+    assert (group["lr"], group["weight_decay"]) == (2e-3, 0.1)
     assert chosen["lr_scheduler"]["interval"] == "step"
 
 

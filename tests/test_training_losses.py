@@ -16,7 +16,7 @@ from declouder.networks import CompactNet, Denoiser
 from declouder.perceptual import LEAST_DISTANCE
 from declouder.training import StageModule
 from declouder.training import stages as stages_module
-from declouder.training.stages import _perceptual_loss
+from declouder.training.stages import LPIPS_STRIDE, _perceptual_loss, _square_of
 from toy import stage_module, toy, train_quietly
 
 
@@ -246,3 +246,13 @@ def test_parts_of_patches_are_cut_for_each_sample_so_that_summed_batches_stay_eq
     parts = [{key: value[n : n + 1] for key, value in whole.items()} for n in range(2)]
     for large, summed in zip(gradients(whole), gradients(*parts), strict=True):
         torch.testing.assert_close(large, summed, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("side", "places"), [(44, {0}), (40, {0, 8}), (24, {0, 8, 16, 24})])
+def test_a_square_lies_within_the_patch_on_a_grid_of_8_px(side, places):
+    rows = torch.arange(48.0).view(1, 1, 48, 1).expand(64, 3, 48, 48)
+    batch = {"cloudy": rows, "clear": rows, "seed": torch.arange(64) * LPIPS_STRIDE**2}
+    cut, reference = _square_of(batch, rows, side)
+    assert cut["cloudy"].shape == cut["clear"].shape == reference.shape == (64, 3, side, side)
+    assert {int(image[0, 0, 0]) for image in reference} == places
+    torch.testing.assert_close(cut["clear"], reference)
