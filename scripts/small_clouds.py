@@ -14,10 +14,10 @@ from choose_sampling import restore, to_uint8
 from held_out import FloatArray, data_of, held_pairs, parser_of, pipeline_of
 
 from declouder import CloudRemovalPipeline
+from declouder.arguments import MOST_ENLARGED
 from declouder.data.resize import resize_bicubic
 from declouder.data.training import Sample
 from declouder.metrics import psnr
-from declouder.mosaic import MOST_ENLARGED
 
 
 def main() -> None:
