@@ -915,3 +915,12 @@ def test_two_words_are_a_model_on_the_hub_unless_they_name_a_place(name, expecte
     assert looks_like_hub_id(name) is expected
     (tmp_path / "owner").mkdir()
     assert not looks_like_hub_id("owner/name")
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"), [({"num_inference_steps": -1}, "-1 steps"), ({"strength": 2.0}, "strength is 2")]
+)
+def test_a_pipeline_is_not_made_with_settings_that_it_cannot_have(fields, told):
+    tiny = make_tiny()
+    with pytest.raises(OptionError, match=told):
+        CloudRemovalPipeline(tiny.reference, tiny.denoiser, tiny.weight_net, tiny.scheduler, **fields)

@@ -409,3 +409,14 @@ def test_bfloat16_that_would_be_emulated_is_refused(monkeypatch):
         monkeypatch.setattr(torch.cpu, name, lambda: False)
     with pytest.raises(ConfigError, match="only emulates"):
         lightning_precision("bf16", "cpu")
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+def test_the_networks_that_learn_are_compiled_where_the_recipe_says_so(compiles, tmp_path, monkeypatch):
+    compiled, ways = [], []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
+    monkeypatch.setattr(torch, "compile", lambda way: ways.append(way.__name__) or way)
+    fields = [f"stages.{name}.steps=1" for name in STAGE_NAMES]
+    train_quietly(toy(f"compile={compiles}", *fields), tmp_path)
+    learn = ["CompactNet", "Denoiser", "WeightNet", "Denoiser", "WeightNet"]
+    assert (compiled, ways) == ((learn, ["supervised_outputs", "supervised_choices"]) if compiles else ([], []))
