@@ -80,6 +80,14 @@ def test_the_shipped_model_makes_what_it_made(name: str, quick: bool, shipped: C
             np.testing.assert_allclose(values, wanted, atol=TOLERANCE, err_msg=f"{kind} of the {image} image")
 
 
+def test_an_image_is_restored_alike_in_any_company(shipped: CloudRemovalPipeline) -> None:
+    cloudy = torch.from_numpy(np.float32(list(images().values())))
+    with torch.inference_mode():
+        together = shipped.reference(2 * cloudy - 1)
+        alone = torch.cat([shipped.reference(2 * image[None] - 1) for image in cloudy])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
+
+
 if __name__ == "__main__":
     model = CloudRemovalPipeline.from_pretrained()
     made_of = {name: made(model, cloudy) for name, cloudy in images().items()}

@@ -420,3 +420,10 @@ def test_the_networks_that_learn_are_compiled_where_the_recipe_says_so(compiles,
     train_quietly(toy(f"compile={compiles}", *fields), tmp_path)
     learn = ["CompactNet", "Denoiser", "WeightNet", "Denoiser", "WeightNet"]
     assert (compiled, ways) == ((learn, ["supervised_outputs", "supervised_choices"]) if compiles else ([], []))
+
+
+def test_a_row_of_pictures_is_from_black_to_white():
+    module = stage_module("reference")
+    images = {name: torch.full((1, 3, 4, 4), level) for name, level in zip(module.columns, (-1, 0, 1), strict=True)}
+    row = module._row(images)
+    assert row.shape == (3, 4, 12) and [float(row[0, 0, 4 * column]) for column in range(3)] == [0, 0.5, 1]

@@ -136,6 +136,12 @@ def test_files_of_a_folder_take_the_place_of_their_namesakes_at_the_end(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_files_go_to_a_folder_within_one_that_is_yet_to_be_made(tmp_path):
+    with whole_files_of(tmp_path / "runs" / "one" / "model") as part:
+        (part / "x").write_text("new")
+    assert (tmp_path / "runs" / "one" / "model" / "x").read_text() == "new"
+
+
 @pytest.mark.parametrize("fill", [whole_folder, whole_files_of])
 def test_weights_can_be_read_by_others_and_a_full_disk_is_told(tmp_path, fill):
     (tmp_path / "new").touch()
