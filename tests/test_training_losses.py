@@ -256,3 +256,12 @@ def test_a_square_lies_within_the_patch_on_a_grid_of_8_px(side, places):
     assert cut["cloudy"].shape == cut["clear"].shape == reference.shape == (64, 3, side, side)
     assert {int(image[0, 0, 0]) for image in reference} == places
     torch.testing.assert_close(cut["clear"], reference)
+
+
+def test_a_score_is_measured_by_the_fields_that_it_depends_on(monkeypatch):
+    monkeypatch.setattr("declouder.training.module.PerceptualLoss", lambda bands: torch.nn.Identity())
+    noise = stage_module("denoiser", "stages.denoiser.max_t=60").measured_by
+    assert noise == {"max_t": 60, "patch_px": 24, "downscale": 4}
+    assert stage_module("joint").measured_by == {}
+    seen = stage_module("joint", "stages.joint.perceptual_weight=0.3", "stages.joint.patch_px=40").measured_by
+    assert seen == {"perceptual_weight": 0.3, "log_perceptual_weight": 0.0}
