@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,8 +14,8 @@ from declouder.data.training import TrainingData
 from declouder.errors import ConfigError, ModelError
 from declouder.networks import CompactNet
 from declouder.training import StageModule
-from declouder.training.networks import build_networks
-from toy import toy, train_quietly
+from declouder.training.networks import build_networks, take_over
+from toy import stage_module, toy, train_quietly
 
 
 def test_a_start_that_does_not_fit_is_told_before_anything_is_learnt(toy_run, tmp_path):
@@ -161,3 +162,21 @@ def test_a_start_that_learnt_other_bands_or_numbers_is_told(tmp_path, toy_run, c
 def test_networks_of_no_level_are_told():
     with pytest.raises(ConfigError, match=r"model\.denoiser cannot be built"):
         build_networks(toy("model.denoiser.widths=[]"))
+
+
+def test_what_an_earlier_stage_left_is_read_from_safetensors_alone(tmp_path):
+    network = build_networks(toy())["reference"]
+    network.save_pretrained(tmp_path / "reference", safe_serialization=False)
+    assert [path.suffix for path in sorted((tmp_path / "reference").iterdir())] == [".json", ".bin"]
+    with pytest.raises(ModelError, match="is not the network of this recipe"):
+        take_over(network, tmp_path / "reference", stage="joint")
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_samples_are_loaded_by_as_many_processes_as_the_recipe_says(workers, monkeypatch):
+    module = stage_module("reference", f"data.workers={workers}")
+    monkeypatch.setattr(type(module), "trainer", SimpleNamespace(world_size=1))
+    monkeypatch.setattr(type(module), "global_step", 0)
+    monkeypatch.setattr(type(module), "global_rank", 0)
+    loader = module.train_dataloader()
+    assert loader.num_workers == workers and not loader.persistent_workers
