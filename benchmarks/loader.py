@@ -17,6 +17,7 @@ import platform
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -49,7 +50,7 @@ def main() -> None:
 
 PAPER = AugmentConfig(flips="horizontal")
 STRONG = AugmentConfig(flips="dihedral", color=0.4, cloud_strength=(0.6, 1.1))
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "from memory, flipped as in the paper": {"augment": PAPER},
     "from memory, all augmentation": {"augment": STRONG},
     "read anew, flipped as in the paper": {"augment": PAPER, "cache_gb": 0.0},

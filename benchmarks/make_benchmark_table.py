@@ -157,7 +157,7 @@ def _findings(members: Sequence[Mapping[str, Any]]) -> str:
 def _difference(score: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     before = {row["name"]: row[score] for row in theirs["images"]}
     values = np.array([row[score] - before[row["name"]] for row in ours["images"]])
-    low, high = bootstrap_interval(values)
+    low, high = bootstrap_interval(values) or (np.nan, np.nan)  # of no images
     return f"{score.upper()} changes by {values.mean():+.4f} ({low:+.4f} to {high:+.4f})."
 
 

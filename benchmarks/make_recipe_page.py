@@ -96,7 +96,7 @@ def _default(field: Any) -> str:
 def _meaning(name: str, field: Any) -> str:
     of_stages = OF_STAGES.get(name)
     needs = NEEDS.get(name)
-    meaning = field.description.replace("|", r"\|")
+    meaning = str(field.description).replace("|", r"\|")
     meaning += f" ({', '.join(of_stages)})" if of_stages else ""
     return meaning + (f"; needs `{needs}`" if needs else "")
 

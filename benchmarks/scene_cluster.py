@@ -18,7 +18,6 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -77,7 +76,7 @@ def measured(
         if kill and not killed and done >= total // 3:
             killed.append(kill_one_child())
 
-    engine: Callable[..., object] | None = None if cluster is None else cluster.engine
+    engine = None if cluster is None else cluster.engine
     report = remove_from_scene(scene, output, pipeline, options, engine=engine, progress=progress)
     digest = hashlib.sha256(output.read_bytes()).hexdigest()
     output.unlink()
@@ -100,7 +99,7 @@ def kill_one_child() -> int:
     ]
     busiest = max(workers, key=lambda process: sum(process.cpu_times()[:2]))
     busiest.send_signal(signal.SIGKILL)
-    return busiest.pid
+    return int(busiest.pid)
 
 
 if __name__ == "__main__":

@@ -289,7 +289,7 @@ def compiled(repeats: int, clock: Clock) -> dict[str, float]:
         seconds["quick path"] = least(lambda: quick(x, t), repeats, clock)
     inductor.freezing = True  # weights become constants, in the layout that suits
     x = x.contiguous(memory_format=torch.channels_last)
-    network = torch.compile(denoiser.to(memory_format=torch.channels_last))
+    network: Callable[..., object] = torch.compile(denoiser.to(memory_format=torch.channels_last))
     with torch.no_grad():
         begin = clock()
         network(x, t)
@@ -348,13 +348,18 @@ def cuda(model: str | None, folders: Sequence[Path], wanted: Sequence[str], lpip
 def cuda_matmul_rate(dtype: torch.dtype, side: int = 8192) -> float:
     """Return FLOP/s of the product of two large square matrices on the GPU."""
     a = torch.randn(side, side, device="cuda", dtype=dtype)
-    return 2 * side**3 / least(lambda: (a @ a, torch.cuda.synchronize()), 5, time.perf_counter)
+
+    def product() -> None:
+        a @ a
+        torch.cuda.synchronize()
+
+    return 2 * side**3 / least(product, 5, time.perf_counter)
 
 
 def cuda_gflop(pipeline: Any) -> float:
     with FlopCounterMode(display=False) as counter:
         pipeline(torch.rand(1, 3, SIDE_PX, SIDE_PX), output_type="pt")
-    return counter.get_total_flops() / 1e9
+    return float(counter.get_total_flops() / 1e9)
 
 
 def on_gpu(pipeline: Any, batch: int) -> None:

@@ -61,7 +61,7 @@ def spread(paths: list[Path], count: int) -> list[Path]:
 
 def unit(path: Path) -> NDArray[np.float32]:
     """Return an 8-bit RGB image as (3, H, W) in [0, 1]."""
-    return np.ascontiguousarray(read_image(path).transpose(2, 0, 1), dtype=np.float32) / 255
+    return np.ascontiguousarray(read_image(path).transpose(2, 0, 1), dtype=np.float32) / np.float32(255)
 
 
 def thumb(image: NDArray[np.float32]) -> Thumb:

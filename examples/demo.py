@@ -188,7 +188,7 @@ def _forest(generator: np.random.Generator) -> NDArray[np.float64]:
     crowns /= crowns.std()
     stands = fractal_noise((SIZE, SIZE), generator, beta=3.2, largest_px=120)
     brightness = 1 + 0.22 * np.tanh(crowns) + 0.10 * stands
-    return np.array([0.13, 0.21, 0.11]) * brightness[..., None]
+    return np.asarray(np.array([0.13, 0.21, 0.11]) * brightness[..., None])
 
 
 def _farms(
@@ -216,7 +216,7 @@ def _winding(
 ) -> NDArray[np.float64]:
     """Return a smooth random line over `along` (W,), within about `amplitude`."""
     knots = generator.normal(0, 0.6, 12) * amplitude
-    return map_coordinates(knots, [along / SIZE * knots_across + 1.5], order=3, mode="nearest")
+    return np.asarray(map_coordinates(knots, [along / SIZE * knots_across + 1.5], order=3, mode="nearest"))
 
 
 def _collar() -> NDArray[np.bool_]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -63,7 +64,7 @@ def before_and_after(path: Path, pipeline: CloudRemovalPipeline) -> tuple[NDArra
     return stretch[0], stretch[1]
 
 
-def first_bands(path: Path) -> NDArray[np.generic]:
+def first_bands(path: Path) -> NDArray[Any]:
     """Return (H, W, 3)."""
     with open_raster(path) as reader:
         whole = slice(0, reader.info.height), slice(0, reader.info.width)

@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +58,7 @@ def main() -> None:
     pipeline.set_progress_bar_config(disable=True)
     lpips, _ = load_lpips(arguments.backbone)
 
-    def show(name: str, settings: dict[str, object]) -> None:
+    def show(name: str, settings: Mapping[str, Any]) -> None:
         rows = []
         for sample in held_out:
             started = time.process_time()
@@ -93,7 +95,7 @@ def print_row(name: str, table: NDArray[np.float64]) -> None:
     print(f"| {name} | {' | '.join(cells)} | {kept:.1f}, {table[:, 4].min():.1f} |", flush=True)
 
 
-def restore(pipeline: CloudRemovalPipeline, sample: Sample, settings: dict[str, object]) -> NDArray[np.uint8]:
+def restore(pipeline: CloudRemovalPipeline, sample: Sample, settings: Mapping[str, Any]) -> NDArray[np.uint8]:
     """Return the restored image, (H, W, C) uint8."""
     cloudy = (torch.from_numpy(sample["cloudy"])[None] + 1) / 2
     generator = torch.Generator().manual_seed(sample["seed"])
@@ -103,7 +105,7 @@ def restore(pipeline: CloudRemovalPipeline, sample: Sample, settings: dict[str, 
 
 def to_uint8(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return (H, W, C) uint8 of (C, H, W) in [-1, 1]."""
-    return np.rint((image.transpose(1, 2, 0) + 1) * 127.5).clip(0, 255).astype(np.uint8)
+    return np.asarray(np.rint((image.transpose(1, 2, 0) + 1) * 127.5).clip(0, 255), np.uint8)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def of_brightness(ground: FloatArray, level: float, generator: np.random.Generat
     ground = grey + np.float32(SATURATION) * (ground - grey)
     hue = np.exp(generator.uniform(*WARMTH) * np.linspace(1, -1, ground.shape[0]))
     gain = level * hue / ground.mean(axis=(1, 2))
-    return np.clip(np.asarray(gain, np.float32)[:, None, None] * ground, 0, TOP)
+    return np.asarray(np.clip(np.asarray(gain, np.float32)[:, None, None] * ground, 0, TOP))
 
 
 def texture_kept(restored: NDArray[np.uint8], ground: FloatArray, covered: FloatArray) -> float:

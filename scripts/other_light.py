@@ -11,7 +11,8 @@ none may be held out: in another light they too are new. Test folders are never 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from choose_sampling import restore, to_uint8
@@ -58,7 +59,7 @@ def main() -> None:
     print("| light | cloudy | restored | clear, least | dry ground: cloudy | restored |")
     print("|---|---|---|---|---|---|")
     for name, light in LIGHTS.items():
-        lit, lit_dry = ([tuple(np.clip(light(x), 0, 1) for x in pair) for pair in pairs] for pairs in (held, dry))
+        lit, lit_dry = in_light(held, light), in_light(dry, light)
         clear = scores(lit, without_cloud=True)[:, 1].clip(max=MOST_DB)
         row = "| {} | {:.2f} | {:.2f} |".format(name, *scores(lit).mean(axis=0))
         row += f" {clear.mean():.1f}, {clear.min():.1f} |"
@@ -66,7 +67,12 @@ def main() -> None:
         print(row, flush=True)
 
 
-def score(pipeline: CloudRemovalPipeline, settings: dict[str, int | None], pair: Images) -> tuple[float, float]:
+def in_light(pairs: Sequence[Images], light: Callable[[FloatArray], FloatArray]) -> list[Images]:
+    """Return the pairs with both images put in this light."""
+    return [(np.clip(light(cloudy), 0, 1), np.clip(light(clear), 0, 1)) for cloudy, clear in pairs]
+
+
+def score(pipeline: CloudRemovalPipeline, settings: Mapping[str, Any], pair: Images) -> tuple[float, float]:
     """Return the PSNR of a cloudy image and of what is made of it."""
     cloudy, clear = pair
     made = restore(pipeline, Sample(cloudy=2 * cloudy - 1, clear=2 * clear - 1, seed=0), settings)

@@ -89,6 +89,8 @@ def main() -> None:
 
 def sharpen(network: CompactNet, arguments: argparse.Namespace, first: float, second: float) -> None:
     """Make the first two choices sharper by these factors, and all else as the arguments say."""
+    if network.choice is None:
+        raise SystemExit("the model's reference network has no choices to sharpen (options: guided)")
     network.choice.sharpen(first, second, arguments.as_is)
     if network.fill is not None:
         network.fill.sharpen(arguments.fill)

@@ -70,7 +70,8 @@ def restored(pipeline: CloudRemovalPipeline) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     rough = torch.rand(1, len(pipeline.config.bands), 16, 16, generator=generator)
     cloudy = torch.nn.functional.interpolate(rough, size=128, mode="bicubic").clamp(0, 1)
-    return pipeline(cloudy, generator=generator, output_type="pt").images
+    images: torch.Tensor = pipeline(cloudy, generator=generator, output_type="pt").images
+    return images
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ black ground becomes in [0, 1], the mean PSNR of the hazy image and of what is m
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from choose_sampling import restore, to_uint8
@@ -48,7 +50,7 @@ def main() -> None:
     kinds = images_of(arguments.folder, arguments.every)
     pipeline = CloudRemovalPipeline.from_pretrained(arguments.model)
     pipeline.set_progress_bar_config(disable=True)
-    settings: dict[str, object] = {"num_inference_steps": arguments.steps}
+    settings: Mapping[str, Any] = {"num_inference_steps": arguments.steps}
 
     hazes = "".join(f" hazy, {haze:g} | restored |" for haze in arguments.haze)
     print(f"| ground | images | clear in, least | below {ENOUGH_DB} |{hazes}")
@@ -70,11 +72,11 @@ def images_of(folder: Path, every: int) -> dict[str, list[Path]]:
 
 def read_unit(path: Path) -> FloatArray:
     """Return an 8-bit image, (C, H, W) in [0, 1]."""
-    return np.moveaxis(np.asarray(read_image(path), np.float32) / 255, -1, 0)
+    return np.moveaxis(np.asarray(read_image(path), np.float32) / np.float32(255), -1, 0)
 
 
 def scores(
-    pipeline: CloudRemovalPipeline, settings: dict[str, object], clear: FloatArray, hazes: list[float]
+    pipeline: CloudRemovalPipeline, settings: Mapping[str, Any], clear: FloatArray, hazes: list[float]
 ) -> list[float]:
     """Return the PSNR of the clear image as input, then of each hazy image and of what is made of it."""
     target = to_uint8(2 * clear - 1)
@@ -86,10 +88,10 @@ def scores(
 
 
 def restored(
-    pipeline: CloudRemovalPipeline, settings: dict[str, object], cloudy: FloatArray, clear: FloatArray
+    pipeline: CloudRemovalPipeline, settings: Mapping[str, Any], cloudy: FloatArray, clear: FloatArray
 ) -> NDArray[np.uint8]:
     """Return what is made of an image of bytes, (H, W, C)."""
-    as_bytes = np.round(cloudy * 255) / 255
+    as_bytes = np.asarray(np.round(cloudy * 255) / 255, np.float32)
     return restore(pipeline, Sample(cloudy=2 * as_bytes - 1, clear=2 * clear - 1, seed=0), settings)
 
 
