@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,14 @@ from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the programs that tests start: two tests run at a time
+
+SLOW = ("cluster", "python_page", "readme", "scene_resume", "training", "training_machines", "training_resume")
+"""Files of tests that are begun first, so that no process has one left when the other has finished."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in SLOW)
 
 
 class FakePipeline:

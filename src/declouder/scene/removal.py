@@ -71,14 +71,7 @@ def remove_from_scene(
         may_replace = check_outputs(source, output, info, options)
         _tell_oddities(source, info)
         bands = _bands_of(reader, pipeline, options)
-        reader.take_for_data(bands.numbers)
-        reader.look_for_undeclared(bands.numbers)
-        if reader.undeclared is not None:
-            log.info("no data: %s; it is left out, though the file declares no nodata", reader.undeclared)
-        scale = options.scale or auto_scale(reader, bands.numbers)
-        log.info("scale: %.6g,%.6g %s", scale.low, scale.high, "as given" if options.scale else "found")
-        if options.scale is not None:
-            tell_misfit(reader, bands.numbers, scale)
+        scale = _scale_of(reader, bands, options)
         mask = stack.enter_context(
             open_mask(
                 options.mask,
@@ -103,15 +96,10 @@ def remove_from_scene(
         at_work: Engine = Here(pipeline, options, layers) if engine is None else engine(options, layers)
         stamps = file_stamps([*info.files, *(mask.files if mask is not None else ())])
         key = _key(info, mask, pipeline, at_work.device, options, bands, scale, reader.undeclared)
+        windows = mosaic.windows
+        height, width = max(window.height for window in windows), max(window.width for window in windows)
         journal = stack.enter_context(
-            open_journal(
-                journal_path(output),
-                key,
-                layers,
-                windows=len(mosaic.windows),
-                height=max(window.height for window in mosaic.windows),
-                width=max(window.width for window in mosaic.windows),
-            )
+            open_journal(journal_path(output), key, layers, windows=len(windows), height=height, width=width)
         )
         scene = Restoration(reader, mosaic, journal, bands.numbers, scale, mask)
         small_clouds = restore_windows(scene, at_work, progress or (lambda done, total: None))
@@ -130,8 +118,8 @@ def remove_from_scene(
         width=info.width,
         bands=bands,
         scale=scale,
-        windows=len(mosaic.windows),
-        skipped=len(mosaic.windows) - restored,
+        windows=len(windows),
+        skipped=len(windows) - restored,
         seconds=ended - started,
         ended=ended,
         small_clouds_left=small_clouds.are_left,
@@ -188,6 +176,19 @@ def _bands_of(reader: RasterReader, pipeline: Any, options: SceneOptions) -> Ban
         called = ", ".join(bands.doubtful)
         log.warning("what bands are called (%s) is no sure sign; give --bands if they are not these", called)
     return bands
+
+
+def _scale_of(reader: RasterReader, bands: BandChoice, options: SceneOptions) -> Scaling:
+    """Return which numbers are black and white; first find what holds no data, and tell both."""
+    reader.take_for_data(bands.numbers)
+    reader.look_for_undeclared(bands.numbers)
+    if reader.undeclared is not None:
+        log.info("no data: %s; it is left out, though the file declares no nodata", reader.undeclared)
+    scale = options.scale or auto_scale(reader, bands.numbers)
+    log.info("scale: %.6g,%.6g %s", scale.low, scale.high, "as given" if options.scale else "found")
+    if options.scale is not None:
+        tell_misfit(reader, bands.numbers, scale)
+    return scale
 
 
 def _nothing_restored(output: Path, options: SceneOptions) -> str:
