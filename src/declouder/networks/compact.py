@@ -106,17 +106,7 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.wide = WideContext(widths[-1], context) if context else None
         self.decoder = nn.ModuleList(make(width) for width in widths[:-1])
         self.head = nn.Conv2d(widths[0], 2 * bands * stem**2, 3, padding=1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d) and module.groups == 1:
-                # PyTorch's default shrinks what passes: after nine levels the widest view would be silent.
-                nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
-        for told in (self.wide, self.darkest_brightest):
-            if told is not None:
-                nn.init.zeros_(told.project.weight)
-                nn.init.zeros_(cast(Tensor, told.project.bias))
-        # Starts as the identity, gain 1 and offset 0; a guided one takes a little from white and dark too.
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+        self._start_as_identity()
         self.choice = None
         if guided:
             self.choice = GuidedChoice(
@@ -139,6 +129,22 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 keep_clear=keep_unfilled,
                 fill_thick=fill_thick,
             )
+
+    def _start_as_identity(self) -> None:
+        """Give the first weights: gain 1 and offset 0; a guided network takes a little from white and dark too.
+
+        The parts that choose between images begin with weights of their own, and are made after this.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and module.groups == 1:
+                # PyTorch's default shrinks what passes: after nine levels the widest view would be silent.
+                nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+        for told in (self.wide, self.darkest_brightest):
+            if told is not None:
+                nn.init.zeros_(told.project.weight)
+                nn.init.zeros_(cast(Tensor, told.project.bias))
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, cloudy: Tensor) -> Tensor:
         """Return the clear image: (B, bands, H, W) in [-1, 1] for `cloudy` of that shape and range."""
