@@ -35,7 +35,7 @@ def test_the_page_of_fields_is_what_the_fields_say():
 
 
 def test_set_wins_over_the_file_and_reads_numbers_as_people_write_them():
-    config = load_config(CONFIGS[0].parent / "toy.yaml", ["stages.joint.lr=1e-5", "data.workers=2", "name=x"])
+    config = load_config(TOY, ["stages.joint.lr=1e-5", "data.workers=2", "name=x"])
     assert config.stages["joint"].lr == 1e-5
     assert config.data.workers == 2
     assert config.name == "x"
@@ -71,7 +71,7 @@ def test_set_wins_over_the_file_and_reads_numbers_as_people_write_them():
 )
 def test_a_wrong_override_is_named_with_its_mend(override, message):
     with pytest.raises(ConfigError) as caught:
-        load_config(CONFIGS[0].parent / "toy.yaml", [override])
+        load_config(TOY, [override])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -104,8 +104,7 @@ def test_light_modules_load_no_torch(module):
 
 
 def test_a_set_of_pairs_is_a_root_or_a_row_of_the_catalog():
-    toy = CONFIGS[0].parent / "toy.yaml"
-    config = load_config(toy, ["data.pairs=[RICE1, {set: CUHK-CR1, root: CUHK, bands: rgbn}]"])
+    config = load_config(TOY, ["data.pairs=[RICE1, {set: CUHK-CR1, root: CUHK, bands: rgbn}]"])
     assert [source.root for source in config.data.pairs] == [Path("RICE1"), Path("CUHK")]
     assert [(source.set, source.bands) for source in config.data.pairs] == [(None, None), ("CUHK-CR1", "rgbn")]
 
@@ -120,7 +119,7 @@ def test_a_set_of_pairs_is_a_root_or_a_row_of_the_catalog():
 )
 def test_wrong_sets_of_pairs_are_named(overrides, message):
     with pytest.raises(ConfigError) as caught:
-        load_config(CONFIGS[0].parent / "toy.yaml", overrides)
+        load_config(TOY, overrides)
     assert message in str(caught.value)
 
 
