@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -289,3 +290,22 @@ def test_what_is_asked_of_remove_reaches_it(words, wanted, noted, tmp_path: Path
     found = noted("declouder.cli.jobs.planned_jobs", "remove", "a.tif", "-o", tmp_path / "b.tif", *words)
     options = found.given[3]
     assert {name: getattr(options, name) for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+)
+def test_threads_that_wait_give_their_core_away_soon_unless_the_user_says_otherwise(given, spins):
+    # In a process of its own, and before torch is loaded, which reads it once.
+    code = (
+        "import os, sys\n"
+        "from declouder import cli\n"
+        "assert 'torch' not in sys.modules\n"
+        "try:\n    cli.main(['--version'])\n"
+        "finally:\n    print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)\n"
+    )
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    env = {name: value for name, value in os.environ.items() if name not in names} | given
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == f"{spins} False", done.stderr

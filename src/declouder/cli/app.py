@@ -14,6 +14,7 @@ import errno
 import importlib
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -118,6 +119,7 @@ READER_GONE = 141
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command with `arguments`, by default the program's own, and exit."""
+    wait_briefly()
     is_program = arguments is None
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     _interrupts.clear()
@@ -332,6 +334,17 @@ def keep_freed_memory() -> None:
         # The first alone would make it worse: setting either ends that glibc raises the second by itself.
         if mallopt(m_mmap_threshold, most) or mallopt(m_mmap_threshold, most_of_old_glibc):
             mallopt(m_trim_threshold, most)
+
+
+def wait_briefly() -> None:
+    """Let threads that wait for each other give their core away soon, where GNU OpenMP runs them.
+
+    By itself it lets them spin for many milliseconds. On a machine that is busy with other things they spin while
+    the thread that they wait for has no core, at every operation. It reads this once, when torch is loaded. What
+    the user says of it stands. For commands only: a library does not set this for its caller.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 scene_at_work: ContextVar[Path | None] = ContextVar("scene_at_work", default=None)
