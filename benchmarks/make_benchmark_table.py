@@ -54,7 +54,7 @@ COMMANDS = """
     declouder evaluate DATA/RICE1 --cloudy --out benchmarks/scores/RICE1-cloudy.json
     declouder evaluate DATA/RICE1 --model MODEL --steps 0 --name "MODEL, reference alone" \\
         --out benchmarks/scores/RICE1-reference.json
-    declouder evaluate DATA/RICE1 --model MODEL --fast --name "MODEL, --fast" \\
+    declouder evaluate DATA/RICE1 --model MODEL --fast --precision 32 --name "MODEL, --fast" \\
         --out benchmarks/scores/RICE1-fast.json
     declouder evaluate DATA/RICE1 --model MODEL --samples 4 --out benchmarks/scores/RICE1-model.json
     declouder evaluate DATA/RICE1 --outputs FOLDER --name "another method" \\

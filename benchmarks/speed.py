@@ -36,12 +36,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from declouder.cli.app import FAST_LEAST_PAINTED, FAST_STEPS, keep_freed_memory
 from declouder.data.catalog import set_pairs
+from declouder.devices import has_bfloat16
 from declouder.lpips import Lpips
 from declouder.metrics import load_lpips, psnr, ssim
 from declouder.metrics import lpips as lpips_of
 from declouder.networks import MSDA, Denoiser, WeightNet
 from declouder.pipeline import CloudRemovalPipeline, make_scheduler
-from declouder.training.surroundings import lightning_precision
 
 SIDE_PX = 256
 PARTS = ("paper", "shipped", "compiled", "cuda")
@@ -185,8 +185,10 @@ def paper(steps: int, rounds: int, clock: Clock) -> dict[str, Any]:
         "default path": quiet(copy.deepcopy(pipeline), quick=True),
         "default path, freed memory kept (declouder remove)": quiet(copy.deepcopy(pipeline), quick=True),
     }
-    if lightning_precision("auto", "cpu") == "bf16-mixed":  # others emulate it, ten times slower
+    if has_bfloat16("cpu"):  # others emulate it, ten times slower
         variants["networks as they are, bfloat16 autocast"] = quiet(copy.deepcopy(pipeline), quick=False)
+        variants["default path, steps in bfloat16"] = quiet(copy.deepcopy(pipeline), quick=True)
+        variants["default path, steps in bfloat16"].steps_in_bfloat16 = True
     if rounds > 1:
         keep_freed_memory()
         del variants["default path, freed memory kept (declouder remove)"]
@@ -195,7 +197,7 @@ def paper(steps: int, rounds: int, clock: Clock) -> dict[str, Any]:
     for number, (name, variant) in itertools.product(range(rounds), variants.items()):
         if "freed" in name:
             keep_freed_memory()
-        with torch.autocast("cpu", torch.bfloat16, enabled="bfloat16" in name):
+        with torch.autocast("cpu", torch.bfloat16, enabled="autocast" in name):
             if number == 0:
                 restored(variant, 1)
             rate_before = best_matmul_rate(clock)
@@ -223,7 +225,7 @@ def paper(steps: int, rounds: int, clock: Clock) -> dict[str, Any]:
 
 
 def shipped(model: str | None, repeats: int, clock: Clock, folders: Sequence[Path]) -> dict[str, Any]:
-    """Time a model folder by steps and size, both paths in turn, and `--fast` on real images."""
+    """Time a model folder by steps and size, all paths in turn, `--fast` and bfloat16 on real images."""
     pipeline = quiet(CloudRemovalPipeline.from_pretrained(model), quick=True)
     default = pipeline.config.num_inference_steps
     rows = []
@@ -233,9 +235,8 @@ def shipped(model: str | None, repeats: int, clock: Clock, folders: Sequence[Pat
         for steps in sorted({0, 1, 2, 4, default}):
             row: dict[str, Any] = {"side_px": side, "steps": steps, "is_default": steps == default}
             images = {}
-            for path, quick in (("plain", False), ("default", True)):
-                quiet(pipeline, quick=quick)
-
+            for path in ("plain", "default", "bfloat16") if has_bfloat16("cpu") else ("plain", "default"):
+                quiet(pipeline, quick=path != "plain").steps_in_bfloat16 = path == "bfloat16"
                 run = partial(pipeline, cloudy, num_inference_steps=steps, latents=noise, output_type="pt")
                 images[path] = run().images
                 seconds = least(run, repeats if side == SIDE_PX else 1, clock)
@@ -243,17 +244,19 @@ def shipped(model: str | None, repeats: int, clock: Clock, folders: Sequence[Pat
             row["largest_difference"] = float((images["plain"] - images["default"]).abs().max())
             rows.append(row)
     small = torch.rand(1, 3, SIDE_PX, SIDE_PX)
-    quiet(pipeline, quick=True)
+    quiet(pipeline, quick=True).steps_in_bfloat16 = False
     return {
         "model": model or "shipped",
         "rows": rows,
         "fast": {folder.name: fast(pipeline, folder, clock) for folder in folders},
+        "bfloat16": {folder.name: bfloat16(pipeline, folder, clock) for folder in folders if has_bfloat16("cpu")},
         "profile": profile(lambda: pipeline(small, output_type="pt")),
     }
 
 
 def fast(pipeline: Any, folder: Path, clock: Clock) -> dict[str, float]:
     """Return seconds a megapixel of `--fast` on a folder's test images, and the share of them that took a step."""
+    pipeline.steps_in_bfloat16 = has_bfloat16("cpu")  # as the command does
     seconds, pixels, stepped = 0.0, 0, []
     for pair in set_pairs(folder, "test"):
         cloudy = torch.from_numpy(pair.read_cloudy()).permute(2, 0, 1)[None] / 255
@@ -261,7 +264,36 @@ def fast(pipeline: Any, folder: Path, clock: Clock) -> dict[str, float]:
         seconds += least(partial(run, output_type="pt"), 1, clock)
         pixels += cloudy[0, 0].numel()
         stepped.append(bool((run(output_type="pt").weights != 1).any()))
+    pipeline.steps_in_bfloat16 = False
     return {"seconds_per_megapixel": round(seconds / pixels * 1e6, 2), "stepped": round(float(np.mean(stepped)), 3)}
+
+
+def bfloat16(pipeline: Any, folder: Path, clock: Clock) -> dict[str, float]:
+    """Return seconds a megapixel at the default steps in float32 and bfloat16, in turn, and how images differ.
+
+    Of a folder's cloudy test images, in [0, 1]: the largest difference, and the largest root mean square of one.
+    """
+    seconds, pixels, most, most_rms = [0.0, 0.0], 0, 0.0, 0.0
+    for pair in set_pairs(folder, "test"):
+        cloudy = torch.from_numpy(pair.read_cloudy()).permute(2, 0, 1)[None] / 255
+        noise = torch.randn(cloudy.shape, generator=torch.Generator().manual_seed(0))
+        run = partial(pipeline, cloudy, latents=noise, output_type="pt")
+        images = []
+        for number, lower in enumerate((False, True)):
+            pipeline.steps_in_bfloat16 = lower
+            images.append(run().images)
+            seconds[number] += least(run, 1, clock)
+        difference = images[1] - images[0]
+        most = max(most, float(difference.abs().max()))
+        most_rms = max(most_rms, float(difference.square().mean().sqrt()))
+        pixels += cloudy[0, 0].numel()
+    pipeline.steps_in_bfloat16 = False
+    speeds = (round(total / pixels * 1e6, 2) for total in seconds)
+    return {
+        **dict(zip(("float32_seconds_per_megapixel", "bfloat16_seconds_per_megapixel"), speeds, strict=True)),
+        "largest_difference": float(f"{most:.1e}"),
+        "largest_rms": float(f"{most_rms:.1e}"),
+    }
 
 
 def profile(work: Callable[[], object], most: int = 8) -> dict[str, float]:
@@ -422,14 +454,26 @@ def tables(report: dict[str, Any]) -> str:
         lines += [f"| {name} | {seconds:g} |" for name, seconds in report["compiled"].items()]
         lines.append("")
     if "shipped" in report:
-        lines += ["| px | steps | plain, s/MP | default, s/MP | gain | differs |", "|---|---|---|---|---|---|"]
+        lower = "bfloat16_seconds_per_megapixel" in report["shipped"]["rows"][0]
+        lines += [
+            "| px | steps | plain, s/MP | default, s/MP | gain | differs |"
+            + lower * " bfloat16, s/MP | gain on default |",
+            "|---|---|---|---|---|---|" + lower * "---|---|",
+        ]
         for r in report["shipped"]["rows"]:
             plain, default = r["plain_seconds_per_megapixel"], r["default_seconds_per_megapixel"]
             steps = f"{r['steps']} (default)" if r["is_default"] else r["steps"]
             lines.append(
                 f"| {r['side_px']} | {steps} | {plain:g} | {default:g} | {plain / default:.2f} x |"
                 f" {r['largest_difference']:.0e} |"
+                + lower
+                * f" {(s := r.get('bfloat16_seconds_per_megapixel', 1)):g} | {default / s:.2f} x |"
             )
+        for name, r in report["shipped"].get("bfloat16", {}).items():
+            both = [r[f"{kind}_seconds_per_megapixel"] for kind in ("float32", "bfloat16")]
+            told = f"{both[1]:g} s/MP, {both[0]:g} in float32 ({both[0] / both[1]:.2f} x)"
+            differ = f"{r['largest_difference']:g}, root mean square of an image at most {r['largest_rms']:g}"
+            lines += ["", f"Steps in bfloat16 on {name}: {told}; images differ by at most {differ}."]
         for name, r in report["shipped"].get("fast", {}).items():
             took = f"{r['stepped']:.0%} of the images took a step"
             lines += ["", f"`--fast` on {name}: {r['seconds_per_megapixel']:g} s/MP, {took}."]

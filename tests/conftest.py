@@ -39,6 +39,8 @@ class FakePipeline:
         self.components: dict[str, Any] = {}
         self.scheduler = DDIMScheduler()
         self.device = torch.device("cpu")
+        self.denoiser = SimpleNamespace(dtype=torch.float32)
+        self.steps_in_bfloat16 = False
         self.seen: list[torch.Tensor] = []
         self.options: list[dict[str, Any]] = []
 

@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from PIL import Image
 
 from conftest import FakePipeline, write_tif
 from declouder.cli import main
-from declouder.cli.app import FAST_LEAST_PAINTED, FAST_STEPS, _interrupt
+from declouder.cli.app import FAST_LEAST_PAINTED, FAST_STEPS, _interrupt, loaded_pipeline
 from declouder.cli.bars import counting_bar
+from declouder.devices import has_bfloat16
 from declouder.errors import OptionError
 from declouder.evaluation import Selection
 from declouder.scene import SceneOptions, remove_from_scene
@@ -242,6 +244,75 @@ def test_fast_scores_are_of_what_fast_removes(noted, tmp_path: Path, model_folde
     assert (method.num_inference_steps, method.least_painted) == (FAST_STEPS, FAST_LEAST_PAINTED)
     method = noted("declouder.evaluation.evaluate", *words).given[1]
     assert (method.num_inference_steps, method.least_painted) == (None, 0)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "remove"])
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [((), "32"), (("--fast",), "auto"), (("--fast", "--precision", "32"), "32"), (("--precision", "bf16"), "bf16")],
+)
+def test_the_precision_that_is_asked_for_is_taken(command, words, wanted, noted, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_tif(tmp_path / "a.tif", np.ones((3, 9, 9), np.uint8))
+    given = ("a.tif", "-o", "b.tif") if command == "remove" else (".", "-o", "a.json")
+    found = noted(f"declouder.cli.{command}.loaded_pipeline", command, *given, *words, "-q")
+    assert found.given[3] == wanted
+
+
+@pytest.mark.parametrize(
+    ("precision", "has", "wanted"), [("32", True, False), ("auto", True, True), ("auto", False, False)]
+)
+def test_steps_are_in_bfloat16_where_it_is_asked_for_and_to_be_had(
+    precision: str, has: bool, wanted: bool, monkeypatch: pytest.MonkeyPatch, model_folder: Path
+) -> None:
+    monkeypatch.setattr(sys.modules["declouder.cli.app"], "has_bfloat16", lambda device: has and device == "cpu")
+    assert loaded_pipeline(str(model_folder), None, "cpu", precision).steps_in_bfloat16 is wanted
+
+
+@pytest.mark.parametrize(
+    ("precision", "words"),
+    [
+        ("bf16", "--precision is bf16, which this cpu would only emulate, slowly; give 32 or auto"),
+        ("half", "--precision is 'half'; give one of auto, 32, bf16"),
+    ],
+)
+def test_a_precision_that_is_not_to_be_had_is_one_line(
+    precision: str, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.modules["declouder.cli.app"], "has_bfloat16", lambda device: False)
+    source = write_tif(tmp_path / "a.tif", np.ones((3, 9, 9), np.uint8))
+    with pytest.raises(SystemExit) as ended:
+        main(["remove", str(source), "-o", str(tmp_path / "b.tif"), "--device", "cpu", "--precision", precision])
+    assert (ended.value.code, capfd.readouterr().err) == (2, f"error: {words}\n")
+    assert not (tmp_path / "b.tif").exists()
+
+
+def test_steps_in_bfloat16_are_taken_without_a_word(
+    monkeypatch: pytest.MonkeyPatch,
+    model_folder: Path,
+    tmp_path: Path,
+    rng: np.random.Generator,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys.modules["declouder.cli.app"], "has_bfloat16", lambda device: True)
+    source = write_tif(tmp_path / "a.tif", rng.integers(0, 256, (3, 40, 40), dtype=np.uint8))
+    for precision in ("32", "bf16"):
+        words = ("--model", str(model_folder), "--steps", "1", "--device", "cpu", "--precision", precision, "-q")
+        with pytest.raises(SystemExit) as ended:
+            main(["remove", str(source), "-o", str(tmp_path / f"{precision}.tif"), *words])
+        assert (ended.value.code, capfd.readouterr()) == (0, ("", ""))
+    made = [rasterio.open(tmp_path / f"{precision}.tif") for precision in ("32", "bf16")]
+    assert [dataset.tags()["DECLOUDER_PRECISION"] for dataset in made] == ["float32", "bfloat16"]
+
+
+def test_only_a_processor_or_gpu_that_has_bfloat16_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert not has_bfloat16("cpu")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert has_bfloat16("cpu") and not has_bfloat16("mps")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert not has_bfloat16("cuda")
 
 
 @pytest.mark.parametrize(

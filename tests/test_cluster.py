@@ -53,6 +53,8 @@ class Pretended:
         self.components: dict[str, Any] = {}
         self.scheduler = DDIMScheduler()
         self.device = torch.device("cpu")
+        self.denoiser = SimpleNamespace(dtype=torch.float32)
+        self.steps_in_bfloat16 = False
 
     def to(self, _device: str) -> Pretended:
         return self
@@ -423,6 +425,15 @@ def test_a_worker_of_several_threads_computes_one_group_at_a_time():
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(plugin.finished, [work] * 4))
     assert most == [1] * 4
+
+
+def test_a_worker_that_only_emulates_bfloat16_is_refused_where_the_steps_are_in_it(pipeline, monkeypatch):
+    monkeypatch.setattr("declouder.cluster.worker.has_bfloat16", lambda device: device != "cpu")
+    monkeypatch.setattr(pipeline, "steps_in_bfloat16", True)
+    plugin = ModelPlugin(cloudpickle.dumps(pipeline), "cpu", is_local=False)
+    plugin.setup(None)
+    with pytest.raises(OptionError, match="a worker's cpu only emulates, slowly; give --precision 32"):
+        plugin.finished(Work("model", SMALL, {}, {}))
 
 
 def test_the_number_of_threads_is_the_clients(monkeypatch):

@@ -596,6 +596,18 @@ def test_the_quick_path_gives_what_the_networks_as_they_are_give():
     assert torch.allclose(quick.weights, plain.weights, atol=1e-4)
 
 
+def test_steps_in_bfloat16_leave_the_reference_as_it_is():
+    pipeline, cloudy = make_tiny(), cloudy_images()
+    full = pipeline(cloudy, generator=seeded(), output_type="pt")
+    pipeline.steps_in_bfloat16 = True
+    half = pipeline(cloudy, generator=seeded(), output_type="pt")
+    assert torch.equal(half.reference, full.reference)
+    assert 0 < (half.images - full.images).abs().max() < 0.05
+    assert half.images.dtype == half.weights.dtype == torch.float32
+    pipeline.steps_in_bfloat16 = False
+    assert torch.equal(pipeline(cloudy, generator=seeded(), output_type="pt").images, full.images)
+
+
 def test_another_network_in_place_of_one_is_the_one_that_runs():
     pipeline, cloudy = make_tiny(), cloudy_images()
     pipeline(cloudy, generator=seeded(), output_type="pt")

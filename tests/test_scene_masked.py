@@ -133,7 +133,7 @@ def test_the_outputs_tags_say_how_it_was_made_and_keep_what_was_there(blob, dark
     assert (tags["DECLOUDER_SEED"], tags["DECLOUDER_STEPS"], tags["DECLOUDER_BANDS"]) == ("3", "7", "1,2,3")
     assert (tags["DECLOUDER_LEAST_PAINTED"], tags["DECLOUDER_ENLARGE"]) == ("0.25", "2")
     assert tags["DECLOUDER_MODEL"].startswith("sha256:") and tags["DECLOUDER_VERSION"]
-    assert tags["DECLOUDER_SAMPLES"] == "1"
+    assert (tags["DECLOUDER_SAMPLES"], tags["DECLOUDER_PRECISION"]) == ("1", "float32")
     assert str(tmp_path) not in "".join(tags.values())
 
 

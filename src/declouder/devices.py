@@ -1,4 +1,4 @@
-"""The device that a --device option means in this process, and whether its memory has run out."""
+"""The device that a --device option means in this process, what it can do, and whether its memory has run out."""
 
 from __future__ import annotations
 
@@ -19,6 +19,15 @@ def resolved_device(name: str, *, where: str = "this machine") -> str:
     if not usable[name]:
         raise OptionError(f"--device {name} cannot be used on {where}; give --device cpu")
     return name
+
+
+def has_bfloat16(device: str) -> bool:
+    """Return whether "cuda", "mps" or "cpu" multiplies bfloat16 by itself here; others emulate it, slowly."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def is_out_of_memory(error: BaseException) -> bool:

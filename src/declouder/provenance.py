@@ -87,6 +87,7 @@ def _output_tags(key: Mapping[str, Any], *, masked: bool) -> dict[str, str]:
         "DECLOUDER_MODEL": f"sha256:{key['model']}",
         "DECLOUDER_SAMPLER": _called(key["sampler"]),
         "DECLOUDER_STEPS": str(key["steps"]),
+        "DECLOUDER_PRECISION": key["precision"] or "none",
         "DECLOUDER_SAMPLES": str(key["samples"]),
         "DECLOUDER_LEAST_PAINTED": f"{key['least painted']:g}",
         "DECLOUDER_ENLARGE": str(key["enlarge"]),
@@ -118,6 +119,12 @@ def sampler_of(pipeline: Any) -> dict[str, Any]:
     """Return a pipeline's sampler as JSON knows it: its name and settings."""
     scheduler = pipeline.scheduler
     return {"name": type(scheduler).__name__, "settings": json.loads(_settings(scheduler.config))}
+
+
+def precision_of(pipeline: Any) -> str:
+    """Return in which numbers a pipeline computes its steps, as PyTorch calls them: `float32`."""
+    dtype = "bfloat16" if pipeline.steps_in_bfloat16 else str(pipeline.denoiser.dtype)
+    return dtype.removeprefix("torch.")
 
 
 def _called(sampler: Mapping[str, Any] | None) -> str:

@@ -94,6 +94,27 @@ def test_a_network_that_was_changed_in_any_way_is_prepared_anew(change: str) -> 
     assert torch.allclose(Prepared(network)(*given), network(*given), atol=1e-4)
 
 
+def test_in_bfloat16_it_is_near_what_the_network_does_and_leaves_its_weights() -> None:
+    network, given = awake(Denoiser(heads=4, **UNET)), inputs(6, (64, 64), 2)
+    expected, quick = network(*given), Prepared(network, in_bfloat16=True)
+    found = quick(*given)
+    rounding = float((found - expected).abs().max() / expected.abs().max())
+    assert 1e-4 < rounding < 0.05
+    assert found.dtype == torch.float32 and found.is_contiguous()
+    assert torch.equal(network(*given), expected)
+    assert quick.is_of(network)
+    next(network.parameters()).data.mul_(1.05)
+    assert not quick.is_of(network)
+
+
+def test_in_bfloat16_it_is_for_float32_and_not_for_a_network_that_comes_to_the_device_later() -> None:
+    network, x = Denoiser(**UNET), torch.zeros(1, 6, 8, 8)
+    assert can_prepare(network, x, in_bfloat16=True)
+    assert not can_prepare(network, x.bfloat16(), in_bfloat16=True)
+    network._hf_hook = object()
+    assert not can_prepare(network, x, in_bfloat16=True) and can_prepare(network, x)
+
+
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (64, 9), (5, 300)])
 def test_a_convolution_by_tiles_is_the_convolution(size: tuple[int, int]) -> None:
     torch.manual_seed(0)

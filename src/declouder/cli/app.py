@@ -27,7 +27,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from declouder.devices import is_out_of_memory, resolved_device
+from declouder.devices import has_bfloat16, is_out_of_memory, resolved_device
 from declouder.errors import DeclouderError, OptionError
 from declouder.version import __version__
 
@@ -63,6 +63,7 @@ painted, they lose 0.06 dB with any share, those of another model 0.11 (docs/mod
 OUTPUT_NAMES = ("-o", "--output", "--out")
 """What every command calls the place of its result."""
 DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "32", "bf16")
 
 # Click's base of usage errors; newer typers bring click along under a name of their own.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
@@ -96,6 +97,14 @@ SamplerOption = Annotated[
     str | None,
     typer.Option(
         help="ddim (the paper's), ddim-trailing, dpmsolver++, unipc or euler; without it the model's own.",
+        metavar="NAME",
+    ),
+]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option(
+        help="32, bf16 (the steps in bfloat16) or auto (that where the device has it); 32 without it, with --fast"
+        " auto.",
         metavar="NAME",
     ),
 ]
@@ -277,14 +286,28 @@ def check_device_name(name: str) -> None:
         raise OptionError(f"--device is {name!r}; give one of {', '.join(DEVICES)}")
 
 
-def loaded_pipeline(model: str | None, sampler: str | None, device: str) -> Any:
-    """Return the pipeline of a --model option, on its device, with the --sampler asked for."""
+def chosen_precision(option: str | None, *, fast: bool) -> str:
+    """Return what a --precision option means beside --fast.
+
+    Raises:
+        OptionError: if it is none of `PRECISIONS`.
+    """
+    if option not in (None, *PRECISIONS):
+        raise OptionError(f"--precision is {option!r}; give one of {', '.join(PRECISIONS)}")
+    return option or ("auto" if fast else "32")
+
+
+def loaded_pipeline(model: str | None, sampler: str | None, device: str, precision: str = "32") -> Any:
+    """Return the pipeline of a --model option, on its device, with the --sampler and --precision asked for."""
     from declouder.pipeline import SAMPLERS, CloudRemovalPipeline, make_scheduler
     from declouder.pipeline.folder import no_loading_bar
 
     if sampler is not None and sampler not in SAMPLERS:
         raise OptionError(f"--sampler is {sampler!r}; give one of {', '.join(SAMPLERS)}")
     resolved = resolved_device(device)
+    in_bfloat16 = precision != "32" and has_bfloat16(resolved)
+    if precision == "bf16" and not in_bfloat16:
+        raise OptionError(f"--precision is bf16, which this {resolved} would only emulate, slowly; give 32 or auto")
     if resolved == "cpu":
         keep_freed_memory()
     with no_loading_bar():
@@ -292,6 +315,7 @@ def loaded_pipeline(model: str | None, sampler: str | None, device: str) -> Any:
     pipeline.set_progress_bar_config(disable=True)  # our bar counts windows, not steps
     if sampler is not None:
         pipeline.scheduler = make_scheduler(sampler)
+    pipeline.steps_in_bfloat16 = in_bfloat16
     return pipeline.to(resolved)
 
 

@@ -17,6 +17,7 @@ from declouder.cli.app import (
     FastOption,
     ModelOption,
     OverwriteOption,
+    PrecisionOption,
     QuietOption,
     SamplerOption,
     SeedOption,
@@ -24,6 +25,7 @@ from declouder.cli.app import (
     StepsOption,
     app,
     check_device_name,
+    chosen_precision,
     keep_freed_memory,
     loaded_pipeline,
     parsed_ends,
@@ -107,6 +109,7 @@ def evaluate(
     ] = 1,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
+    precision: PrecisionOption = None,
     keep_images: Annotated[
         Path | None, typer.Option(help="Keep the images that `declouder report` shows.", metavar="DIR")
     ] = None,
@@ -133,6 +136,7 @@ def evaluate(
         "--steps": steps,
         "--sampler": sampler,
         "--fast": fast or None,
+        "--precision": precision,
         "--samples": None if samples == 1 else samples,
         "--enlarge": None if enlarge == 1 else enlarge,
     }
@@ -140,6 +144,7 @@ def evaluate(
     if given and (outputs is not None or cloudy):
         raise OptionError(f"{given[0]} is of a model, and none is scored; leave it out")
     check_device_name(device)
+    precision = chosen_precision(precision, fast=fast)
     ends = parsed_range(data_range)
 
     from declouder import evaluation
@@ -151,7 +156,7 @@ def evaluate(
     elif cloudy:
         method = evaluation.CloudyMethod(name=name or evaluation.CloudyMethod.name)
     else:
-        pipeline = loaded_pipeline(model, sampler, device)
+        pipeline = loaded_pipeline(model, sampler, device, precision)
         tell_trained_range(model, ends, option="--data-range")
         method = evaluation.ModelMethod(
             pipeline,

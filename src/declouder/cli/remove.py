@@ -20,12 +20,14 @@ from declouder.cli.app import (
     FastOption,
     ModelOption,
     OverwriteOption,
+    PrecisionOption,
     QuietOption,
     SamplerOption,
     SeedOption,
     StepsOption,
     app,
     check_device_name,
+    chosen_precision,
     extra_package,
     loaded_pipeline,
     parsed_ends,
@@ -65,6 +67,7 @@ def remove(
     sampler: SamplerOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
+    precision: PrecisionOption = None,
     bands: Annotated[
         str | None,
         typer.Option(
@@ -178,6 +181,7 @@ def remove(
         allow_outside=allow_outside,
     )
     check_device_name(device)
+    precision = chosen_precision(precision, fast=fast)
     if cluster is not None:
         extra_package("cluster", "--cluster", "dask.distributed").check_cluster_name(cluster)
     with contextlib.ExitStack() as stack:
@@ -195,8 +199,12 @@ def remove(
         stack.enter_context(jobs_folder(jobs))
         outcome = Outcome(failed=dict(jobs.unusable))
         if jobs.todo:
-            # Workers have devices of their own; what the client needs of the model are its settings and digest.
-            pipeline = loaded_pipeline(model, sampler, device if cluster is None else "cpu")
+            if cluster is None:
+                pipeline = loaded_pipeline(model, sampler, device, precision)
+            else:
+                # Workers have devices of their own; what the client needs of the model are its settings and digest.
+                pipeline = loaded_pipeline(model, sampler, "cpu")
+                pipeline.steps_in_bfloat16 = precision == "bf16"  # not for auto: their devices may differ
             given = None if options.scale is None else (options.scale.low, options.scale.high)
             tell_trained_range(model, given, option="--scale")
             if best:

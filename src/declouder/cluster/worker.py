@@ -12,7 +12,8 @@ from typing import Any
 
 from distributed import WorkerPlugin, get_worker
 
-from declouder.devices import resolved_device
+from declouder.devices import has_bfloat16, resolved_device
+from declouder.errors import OptionError
 from declouder.journal import Layer
 from declouder.scene.engine import Finished, Group, finished
 from declouder.scene.inference import WindowModel
@@ -72,6 +73,11 @@ class ModelPlugin(WorkerPlugin):  # type: ignore[misc]
         with self._lock:
             if self._pipeline is None:
                 self._pipeline = pickle.loads(self._pickled).to(self._device)
+                if self._pipeline.steps_in_bfloat16 and not has_bfloat16(self._device):
+                    raise OptionError(
+                        f"the steps are to be in bfloat16, which a worker's {self._device} only emulates, slowly;"
+                        " give --precision 32"
+                    )
             if self._model is None or self._model_of != (work.options, work.layers):
                 # Kept between groups: it learns how many windows the device's memory holds.
                 self._model = WindowModel(self._pipeline, work.options, work.layers)

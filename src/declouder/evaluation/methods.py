@@ -21,7 +21,7 @@ from declouder.evaluation.files import files_fingerprint
 from declouder.evaluation.selection import described
 from declouder.mosaic import Window, enlarged_window
 from declouder.noise import scene_noise
-from declouder.provenance import model_digest, sampler_of
+from declouder.provenance import model_digest, precision_of, sampler_of
 from declouder.scaling import Scaling
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class ModelMethod:
         check_enlarge(self.enlarge)
 
     def describe(self, pairs: Sequence[Pair]) -> dict[str, Any]:
-        """Return kind, name, fingerprint, bands, steps, sampler and seed."""
+        """Return kind, name, fingerprint, bands, steps, sampler, seed, device and precision."""
         config = self.pipeline.config
         strength, bounds = self.strength, self.w_bounds
         return {
@@ -116,6 +116,7 @@ class ModelMethod:
             "samples": self.samples,
             "averaged": self.average,
             "device": self.pipeline.device.type,
+            "precision": precision_of(self.pipeline),
         }
 
     def restore(self, pair: Pair, cloudy: NDArray[Any], scaling: Scaling) -> Restored:

@@ -1,12 +1,12 @@
-"""The same networks, made quick for inference on a CPU: equal output but for rounding, in less time.
+"""The same networks, made quick for inference: on a CPU equal output but for rounding, or in bfloat16.
 
     channels last      convolutions, normalisations and attention share one memory layout; none is copied
     Winograd           a 3 x 3 convolution of many channels by a quarter of the multiplications
     in place           a residual block writes into the memory that it has just read
 
 What each of them gains is measured in docs/speed.md. The networks themselves stay as they are: their copies
-here share the weights. Where these, or other settings of a network, have changed, `Prepared.is_of` tells. Hooks
-on parts of a network are not called: set the pipeline's `quick` to False for them.
+here share the weights, or have them in bfloat16. Where these, or other settings of a network, have changed,
+`Prepared.is_of` tells. Hooks on parts of a network are not called: set the pipeline's `quick` to False for them.
 """
 
 from __future__ import annotations
@@ -42,13 +42,16 @@ PREPARED = (CompactNet, Denoiser, MSDA, WeightNet)
 the authors'."""
 
 
-def can_prepare(network: Any, x: Tensor) -> bool:
-    """Tell whether `Prepared` suits: float32 on the CPU, outside of autocast, nothing to learn."""
+def can_prepare(network: Any, x: Tensor, *, in_bfloat16: bool = False) -> bool:
+    """Tell whether `Prepared` suits: float32, outside of autocast, nothing to learn; unless in bfloat16 on a CPU.
+
+    A copy in bfloat16 does not do for a network that comes to the device only when it is called (offloading).
+    """
     return (
         isinstance(network, PREPARED)
-        and x.device.type == "cpu"
+        and (not hasattr(network, "_hf_hook") if in_bfloat16 else x.device.type == "cpu")
         and x.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
+        and not torch.is_autocast_enabled(x.device.type)
         and not torch.is_grad_enabled()
     )
 
@@ -59,15 +62,20 @@ class Prepared:
     Args:
         network: any of `PREPARED`, or what is made of their layers; it is not changed, and its parameters stay
             its own. Called, this takes and gives what the network does; the first argument is (B, C, H, W).
+        in_bfloat16: compute in bfloat16, from a copy of the weights, without Winograd's convolution.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        # Known to deepcopy as copied already: the parameters are shared.
-        self._shared = list(network.parameters())
-        shared: dict[int, Any] = {id(parameter): parameter for parameter in self._shared}
-        self._network = network
-        self._quick = _replaced(copy.deepcopy(network, shared))
-        self._settings, self._sums = _settings(network), _sums_of_transformed(network)
+    def __init__(self, network: nn.Module, *, in_bfloat16: bool = False) -> None:
+        self.in_bfloat16 = in_bfloat16
+        self._network, self._parameters = network, list(network.parameters())
+        if in_bfloat16:
+            self._quick = _replaced(copy.deepcopy(network).bfloat16(), winograd=False)
+            self._quick.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        else:
+            # Known to deepcopy as copied already: the parameters are shared.
+            shared: dict[int, Any] = {id(parameter): parameter for parameter in self._parameters}
+            self._quick = _replaced(copy.deepcopy(network, shared), winograd=True)
+        self._settings, self._sums = _settings(network), self._sums_of_copied()
 
     def is_of(self, network: nn.Module) -> bool:
         """Return whether this is of that network as it is now: the same one, with the same weights and settings.
@@ -77,16 +85,25 @@ class Prepared:
         now = list(network.parameters())
         return (
             network is self._network
-            and len(now) == len(self._shared)
-            and all(ours is theirs for ours, theirs in zip(now, self._shared, strict=True))
+            and len(now) == len(self._parameters)
+            and all(ours is theirs for ours, theirs in zip(now, self._parameters, strict=True))
             and _settings(network) == self._settings
-            and _sums_of_transformed(network) == self._sums
+            and self._sums_of_copied() == self._sums
         )
 
     def __call__(self, x: Tensor, *others: Any) -> Tensor:
         """Return the network's output, in plain memory order."""
-        result: Tensor = self._quick(x.contiguous(memory_format=torch.channels_last), *others)
-        return result.contiguous()
+        own = torch.bfloat16 if self.in_bfloat16 else x.dtype
+        result: Tensor = self._quick(x.to(own, memory_format=torch.channels_last), *others)
+        return result.to(x.dtype, memory_format=torch.contiguous_format)
+
+    def _sums_of_copied(self) -> tuple[torch.device, float, float] | None:
+        """Return of the weights that are kept in another form the device, sum and squared sum; None without any."""
+        copied = self._parameters if self.in_bfloat16 else _transformed(self._network)
+        if not copied:
+            return None
+        values = torch.cat([weight.flatten() for weight in copied])
+        return values.device, float(values.sum()), float(values @ values)
 
 
 def _settings(network: nn.Module) -> list[dict[str, Any]]:
@@ -97,21 +114,20 @@ def _settings(network: nn.Module) -> list[dict[str, Any]]:
     ]
 
 
-def _sums_of_transformed(network: nn.Module) -> list[tuple[float, float]]:
-    """Return sum and squared sum of each weight that Winograd's convolution keeps in another form."""
-    weights = [part.weight for part in network.modules() if isinstance(part, nn.Conv2d) and _suits_winograd(part)]
-    return [(float(weight.sum()), float(weight.square().sum())) for weight in weights]
+def _transformed(network: nn.Module) -> list[Tensor]:
+    """Return the weights that Winograd's convolution keeps in another form."""
+    return [part.weight for part in network.modules() if isinstance(part, nn.Conv2d) and _suits_winograd(part)]
 
 
-def _replaced(module: nn.Module) -> nn.Module:
+def _replaced(module: nn.Module, *, winograd: bool) -> nn.Module:
     """Return the quick form of a module, or the module with its parts replaced."""
     for name, child in module.named_children():
-        setattr(module, name, _replaced(child))
+        setattr(module, name, _replaced(child, winograd=winograd))
     if isinstance(module, ResnetBlock2D) and _is_plain(module):
         return _Residual(module)
     if isinstance(module, Attention) and module.residual_connection and module.group_norm is not None:
         return _SelfAttention(module)
-    if isinstance(module, nn.Conv2d) and _suits_winograd(module):
+    if winograd and isinstance(module, nn.Conv2d) and _suits_winograd(module):
         return _Winograd(module)
     return module
 

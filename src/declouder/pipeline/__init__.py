@@ -84,7 +84,11 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     model_cpu_offload_seq = "reference->denoiser->weight_net"
     quick = True
-    """Compute by `networks.prepared` where that suits, on CPUs; False runs the networks as they are."""
+    """Compute by `networks.prepared` where that suits; False runs the networks as they are."""
+    steps_in_bfloat16 = False
+    """Where `quick` is set: compute denoiser and weight network in bfloat16, for devices that have it.
+
+    The reference network stays as it is: what it chooses between lies too close together. See docs/speed.md."""
 
     if TYPE_CHECKING:  # what diffusers gives, of whose classes type checkers see stand-ins
         reference: Any
@@ -283,10 +287,12 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         network = getattr(self, name)
         own: torch.dtype = network.dtype
         compute = network
-        if self.quick and can_prepare(network, y.new_empty(0, dtype=own)):
+        lower = self.steps_in_bfloat16 and name != "reference"
+        if self.quick and can_prepare(network, y.new_empty(0, dtype=own), in_bfloat16=lower):
             kept = self._prepared.get(name)
-            if kept is None or not kept.is_of(network):  # another may have taken its place, or its weights changed
-                kept = self._prepared[name] = Prepared(network)
+            # Another may have taken its place, or its weights changed.
+            if kept is None or kept.in_bfloat16 != lower or not kept.is_of(network):
+                kept = self._prepared[name] = Prepared(network, in_bfloat16=lower)
             compute = kept
 
         def computed(x: Tensor, *others: Any) -> Tensor:

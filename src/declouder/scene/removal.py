@@ -14,7 +14,15 @@ from declouder.errors import OutputError, RasterError
 from declouder.journal import Layer, journal_path, open_journal
 from declouder.masks import NONE, SceneMask, open_mask
 from declouder.mosaic import Mosaic
-from declouder.provenance import earlier_tags, is_provenance, model_digest, provenance_info, sampler_of, tagged
+from declouder.provenance import (
+    earlier_tags,
+    is_provenance,
+    model_digest,
+    precision_of,
+    provenance_info,
+    sampler_of,
+    tagged,
+)
 from declouder.raster import (
     RasterInfo,
     RasterReader,
@@ -268,6 +276,7 @@ def _key(
         "model": model_digest(pipeline),
         "sampler": sampler_of(pipeline) if steps != 0 else None,
         "steps": steps,
+        "precision": precision_of(pipeline) if steps != 0 else None,
         "least painted": options.least_painted,
         "enlarge": options.enlarge,
         "seed": options.seed,

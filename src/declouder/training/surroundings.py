@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from declouder.config import StageName
-from declouder.devices import is_out_of_memory
+from declouder.devices import has_bfloat16, is_out_of_memory
 from declouder.errors import ConfigError, DataError, OptionError, OutputError
 
 _PEER_LOST = re.compile(r"Connection (closed by peer|reset by peer|refused)|NCCL.*remote process exited", re.DOTALL)
@@ -74,11 +74,9 @@ def lightning_precision(wanted: str, device: str) -> str:
         ConfigError: if bfloat16 is asked for where it would be emulated.
     """
     if device in ("auto", "cuda", "gpu") and torch.cuda.is_available():
-        capable = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif device in ("auto", "cpu"):
-        capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        capable = has_bfloat16("cuda")
     else:
-        capable = False
+        capable = device in ("auto", "cpu") and has_bfloat16("cpu")
     if wanted == "bf16" and not capable:
         raise ConfigError("precision is bf16, which this device only emulates, slowly; set precision to auto or 32")
     return "bf16-mixed" if capable and wanted != "32" else "32-true"
