@@ -40,7 +40,7 @@ class FakePipeline:
         self.scheduler = DDIMScheduler()
         self.device = torch.device("cpu")
         self.denoiser = SimpleNamespace(dtype=torch.float32)
-        self.steps_in_bfloat16 = False
+        self.quick, self.steps_in_bfloat16 = True, False
         self.seen: list[torch.Tensor] = []
         self.options: list[dict[str, Any]] = []
 

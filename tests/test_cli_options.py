@@ -270,6 +270,21 @@ def test_steps_are_in_bfloat16_where_it_is_asked_for_and_to_be_had(
 
 
 @pytest.mark.parametrize(
+    ("words", "wanted"), [(("--precision", "bf16"), True), (("--precision", "auto"), False), (("--fast",), False)]
+)
+def test_on_a_cluster_steps_are_in_bfloat16_only_where_it_is_asked_for(
+    words, wanted, noted, tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed")
+    # The client's own processor says nothing about the workers'.
+    monkeypatch.setattr(sys.modules["declouder.cli.app"], "has_bfloat16", lambda device: not wanted)
+    source = write_tif(tmp_path / "a.tif", np.ones((3, 9, 9), np.uint8))
+    given = ("remove", source, "-o", tmp_path / "b.tif", "--model", model_folder, "--cluster", "local:1", "-q")
+    found = noted("declouder.cli.remove.Run", *given, *words)
+    assert found.given[1].steps_in_bfloat16 is wanted
+
+
+@pytest.mark.parametrize(
     ("precision", "words"),
     [
         ("bf16", "--precision is bf16, which this cpu would only emulate, slowly; give 32 or auto"),

@@ -54,7 +54,7 @@ class Pretended:
         self.scheduler = DDIMScheduler()
         self.device = torch.device("cpu")
         self.denoiser = SimpleNamespace(dtype=torch.float32)
-        self.steps_in_bfloat16 = False
+        self.quick, self.steps_in_bfloat16 = True, False
 
     def to(self, _device: str) -> Pretended:
         return self

@@ -31,7 +31,7 @@ from declouder.painted import painted_share
 from declouder.pipeline import SAMPLERS, make_scheduler
 from declouder.pipeline.folder import looks_like_hub_id
 from declouder.pipeline.images import to_tensor
-from declouder.provenance import sampler_of
+from declouder.provenance import precision_of, sampler_of
 
 SMALL = {"widths": (8, 16), "attention_levels": (1,), "heads": 2, "layers": 1, "norm_groups": 4}
 
@@ -604,6 +604,10 @@ def test_steps_in_bfloat16_leave_the_reference_as_it_is():
     assert torch.equal(half.reference, full.reference)
     assert 0 < (half.images - full.images).abs().max() < 0.05
     assert half.images.dtype == half.weights.dtype == torch.float32
+    assert precision_of(pipeline) == "bfloat16"
+    pipeline.quick = False
+    assert precision_of(pipeline) == "float32"
+    pipeline.quick = True
     pipeline.steps_in_bfloat16 = False
     assert torch.equal(pipeline(cloudy, generator=seeded(), output_type="pt").images, full.images)
 

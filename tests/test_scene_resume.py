@@ -293,7 +293,7 @@ torch.set_num_threads(1)
 class Slow:
     config = FrozenDict(bands=["red", "green", "blue"], num_inference_steps=1)
     device, components, scheduler = torch.device("cpu"), {}, DDIMScheduler()
-    denoiser, steps_in_bfloat16 = SimpleNamespace(dtype=torch.float32), False
+    denoiser, quick, steps_in_bfloat16 = SimpleNamespace(dtype=torch.float32), True, False
     def __call__(self, cloudy, *, latents, **_):
         time.sleep(0.02)
         images = (cloudy * 0.5 + 0.1 + 0.02 * latents).clamp(0, 1)

@@ -123,7 +123,7 @@ def sampler_of(pipeline: Any) -> dict[str, Any]:
 
 def precision_of(pipeline: Any) -> str:
     """Return in which numbers a pipeline computes its steps, as PyTorch calls them: `float32`."""
-    dtype = "bfloat16" if pipeline.steps_in_bfloat16 else str(pipeline.denoiser.dtype)
+    dtype = "bfloat16" if pipeline.quick and pipeline.steps_in_bfloat16 else str(pipeline.denoiser.dtype)
     return dtype.removeprefix("torch.")
 
 

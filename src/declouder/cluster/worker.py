@@ -72,12 +72,13 @@ class ModelPlugin(WorkerPlugin):  # type: ignore[misc]
         """Return the layers of a group's windows."""
         with self._lock:
             if self._pipeline is None:
-                self._pipeline = pickle.loads(self._pickled).to(self._device)
-                if self._pipeline.steps_in_bfloat16 and not has_bfloat16(self._device):
+                pipeline = pickle.loads(self._pickled).to(self._device)
+                if pipeline.steps_in_bfloat16 and not has_bfloat16(self._device):
                     raise OptionError(
                         f"the steps are to be in bfloat16, which a worker's {self._device} only emulates, slowly;"
                         " give --precision 32"
                     )
+                self._pipeline = pipeline
             if self._model is None or self._model_of != (work.options, work.layers):
                 # Kept between groups: it learns how many windows the device's memory holds.
                 self._model = WindowModel(self._pipeline, work.options, work.layers)

@@ -43,9 +43,10 @@ the authors'."""
 
 
 def can_prepare(network: Any, x: Tensor, *, in_bfloat16: bool = False) -> bool:
-    """Tell whether `Prepared` suits: float32, outside of autocast, nothing to learn; unless in bfloat16 on a CPU.
+    """Tell whether `Prepared` suits a network and an input: in float32, outside of autocast, nothing to learn.
 
-    A copy in bfloat16 does not do for a network that comes to the device only when it is called (offloading).
+    Computing in float32 it is for CPUs. In bfloat16, of which it makes a copy, it is for any device, but not for a
+    network that comes to its device only when it is called (offloading).
     """
     return (
         isinstance(network, PREPARED)
