@@ -115,6 +115,15 @@ def test_in_bfloat16_it_is_for_float32_and_not_for_a_network_that_comes_to_the_d
     assert not can_prepare(network, x, in_bfloat16=True) and can_prepare(network, x)
 
 
+@pytest.mark.parametrize("in_bfloat16", [False, True])
+def test_a_small_change_of_one_weight_among_many_is_seen(in_bfloat16: bool) -> None:
+    network = awake(Denoiser(heads=4, **UNET))
+    quick = Prepared(network, in_bfloat16=in_bfloat16)
+    changed = next(part for part in network.modules() if isinstance(part, nn.Conv2d) and part.in_channels >= 96)
+    changed.weight.data[0, 0, 0, 0] += 1e-4 * changed.weight.abs().max()
+    assert not quick.is_of(network)
+
+
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (64, 9), (5, 300)])
 def test_a_convolution_by_tiles_is_the_convolution(size: tuple[int, int]) -> None:
     torch.manual_seed(0)

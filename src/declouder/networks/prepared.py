@@ -98,13 +98,14 @@ class Prepared:
         result: Tensor = self._quick(x.to(own, memory_format=torch.channels_last), *others)
         return result.to(x.dtype, memory_format=torch.contiguous_format)
 
-    def _sums_of_copied(self) -> tuple[torch.device, float, float] | None:
-        """Return of the weights that are kept in another form the device, sum and squared sum; None without any."""
+    def _sums_of_copied(self) -> tuple[torch.device, list[list[float]]] | None:
+        """Return where the weights lie that are kept in another form, and of each its sum and squared sum."""
         copied = self._parameters if self.in_bfloat16 else _transformed(self._network)
         if not copied:
             return None
-        values = torch.cat([weight.flatten() for weight in copied])
-        return values.device, float(values.sum()), float(values @ values)
+        # Of each alone: in a sum over all a small change would be lost in rounding.
+        sums = torch.stack([torch.stack([weight.sum(), weight.square().sum()]) for weight in copied])
+        return sums.device, sums.tolist()
 
 
 def _settings(network: nn.Module) -> list[dict[str, Any]]:
