@@ -330,7 +330,7 @@ def test_without_dask_the_error_names_the_command_that_installs_it(source, tmp_p
     monkeypatch.setitem(sys.modules, "distributed", None)
     assert run("remove", source, "-o", tmp_path / "b.tif", "--cluster", "local:2") == 2
     err = capfd.readouterr().err
-    assert err.startswith("error: ") and err.count("\n") == 1 and "pip install 'declouder[cluster]'" in err
+    assert err.startswith("error: ") and err.count("\n") == 1 and "pip install -c constraints.txt '.[cluster]'" in err
     assert names_in(tmp_path) == ["a.tif"]
 
 

@@ -336,12 +336,13 @@ def test_names_that_tell_no_colour_are_doubted_aloud(identity, tmp_path, caplog)
     [
         (("B02", "B03", "B04"), ()),
         (("B02", "B03", "B04", "B08"), ()),
-        (("B01", "B02", "B03", "B04", "B05"), ()),
+        (("B01", "B02", "B03", "B04", "B07"), ()),
         (("B01", "B02", "B03", "B04", "B8A"), ()),
         (("B01", "S2A B02", "B03", "B04"), ()),
         (("B01", "B02", "B03", "B04"), ("B04", "B03", "B02")),  # Himawari's are blue, green, red and nir
         (("B01", "B02 blue", "B03 green", "B04"), ("B04",)),
         (tuple(f"B{number:02d}" for number in range(1, 17)), ("B04", "B03", "B02")),  # Himawari has sixteen
+        (tuple(f"B{number:02d}" for number in range(1, 7)), ("B04", "B03", "B02")),  # or its six of reflected light
     ],
 )
 def test_band_numbers_that_may_be_another_sensors_are_doubted(descriptions, doubtful, tmp_path):

@@ -336,7 +336,7 @@ def test_without_pystac_the_error_names_the_command_that_installs_it(folder, tmp
     monkeypatch.setitem(sys.modules, "pystac", None)
     assert run("remove", "--stac", write(folder, item(ALL)), "-o", tmp_path / "b.tif") == 2
     err = capfd.readouterr().err
-    assert err.count("\n") == 1 and "pip install 'declouder[stac]'" in err
+    assert err.count("\n") == 1 and "pip install -c constraints.txt '.[stac]'" in err
 
 
 def test_what_an_item_does_not_say_its_files_do(folder):

@@ -244,9 +244,10 @@ def _numbers_are_ambiguous(described: Sequence[str]) -> bool:
     """Return whether "B02" may be another sensor's, such as Himawari's, whose B01 to B03 are blue, green and red.
 
     Sets with B01 are doubted unless they hold bands that Sentinel-2 or HLS has further on, and none beyond theirs.
+    Of Himawari's, B01 to B06 are often all that is kept: those of reflected light.
     """
     words = {word for text in described for word in _words(text)}
-    further = any(re.fullmatch(r"b8a|b0[5-9]|b1[0-2]", word) for word in words)
+    further = any(re.fullmatch(r"b8a|b0[7-9]|b1[0-2]", word) for word in words)
     beyond = any(re.fullmatch(r"b1[3-9]", word) for word in words)
     return "b01" in words and (beyond or not further) and not any(map(_SENTINEL2.fullmatch, words))
 

@@ -57,7 +57,7 @@ FAST_LEAST_PAINTED = 0.15
 """What `--fast` means: so many steps, in windows of which the reference network painted so large a share.
 
 Wanted was that held-out pairs lose less than 0.1 dB and 0.005 LPIPS on either set; of RICE1, where nothing is
-painted, they lose 0.06 dB with any share, those of another model 0.11 (docs/model-card.md, fusion settings).
+painted, they lose 0.03 dB with any share, those of another model 0.11 (docs/model-card.md, fusion settings).
 """
 
 OUTPUT_NAMES = ("-o", "--output", "--out")
@@ -276,7 +276,8 @@ def extra_package(name: str, option: str, needed: str) -> Any:
         if (error.name or "").startswith("declouder"):
             raise
         raise OptionError(
-            f"{option} needs {needed} ({error}); install it: pip install 'declouder[{name}]'"
+            f"{option} needs {needed} ({error}); install it, in the clone of the repository:"
+            f" pip install -c constraints.txt '.[{name}]'"
         ) from error
 
 

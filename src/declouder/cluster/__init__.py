@@ -1,4 +1,4 @@
-"""The windows of scenes on many processes or machines, by dask.distributed (`pip install "declouder[cluster]"`).
+"""The windows of scenes on many processes or machines, by dask.distributed (`pip install ".[cluster]"`).
 
     with open_cluster("local:2", pipeline) as cluster:
         remove_from_scene(source, output, pipeline, options, engine=cluster.engine)

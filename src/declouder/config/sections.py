@@ -35,7 +35,7 @@ def _wants_number(annotation: Any) -> bool:
 class ReferenceConfig(Section):
     """The reference network."""
 
-    network: str = Field("compact", description="name in declouder.networks.REFERENCES")
+    network: str = Field("compact", description="compact, msda, memorynet, or another name in declouder.networks.REFERENCES")
     options: dict[str, Any] = Field(
         default_factory=dict, description="arguments of that network, such as widths; bands are set by model.bands"
     )
@@ -57,7 +57,7 @@ class ModelConfig(Section):
     weight_net: dict[str, Any] = Field(
         default_factory=dict, description="arguments of networks.WeightNet, without bands"
     )
-    sampler: str = Field("ddim", description="name in declouder.pipeline.SAMPLERS")
+    sampler: str = Field("ddim", description="ddim, ddim-trailing, dpmsolver++, unipc or euler")
     num_inference_steps: int = Field(10, ge=0, le=1000, description="steps when sampling; 0: the reference alone")
     strength: float = Field(
         1.0,

@@ -1,4 +1,4 @@
-"""STAC items (`pip install "declouder[stac]"`): the bands of an item as one scene, and the item of a result.
+"""STAC items (`pip install ".[stac]"`): the bands of an item as one scene, and the item of a result.
 
     item = read_item(Path("item.json"))
     with scene_of(item) as scene:               # a VRT of the item's red, green, blue and, if it has it, nir
