@@ -330,7 +330,8 @@ def test_without_dask_the_error_names_the_command_that_installs_it(source, tmp_p
     monkeypatch.setitem(sys.modules, "distributed", None)
     assert run("remove", source, "-o", tmp_path / "b.tif", "--cluster", "local:2") == 2
     err = capfd.readouterr().err
-    assert err.startswith("error: ") and err.count("\n") == 1 and "pip install -c constraints.txt '.[cluster]'" in err
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert "pip install -c constraints.txt '.[cluster]'" in err
     assert names_in(tmp_path) == ["a.tif"]
 
 
@@ -434,6 +435,20 @@ def test_a_worker_that_only_emulates_bfloat16_is_refused_where_the_steps_are_in_
     plugin.setup(None)
     with pytest.raises(OptionError, match="a worker's cpu only emulates, slowly; give --precision 32"):
         plugin.finished(Work("model", SMALL, {}, {}))
+
+
+@pytest.mark.parametrize(
+    ("is_local", "gpus", "places"),
+    [(True, 2, ["cuda:0", "cuda:1", "cuda:0"]), (True, 1, ["cuda"] * 3), (False, 2, ["cuda"] * 3)],
+)
+def test_processes_of_one_machine_share_its_gpus_out(is_local, gpus, places, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    plugin = ModelPlugin(b"", "cuda", is_local=is_local)
+    found = []
+    for name in range(3):
+        plugin.setup(SimpleNamespace(name=name))
+        found.append(plugin._place())
+    assert found == places
 
 
 def test_the_number_of_threads_is_the_clients(monkeypatch):

@@ -39,7 +39,7 @@ def check(
         typer.Option(help="Write names to leave out, for data.exclude and evaluate --exclude.", metavar="LIST"),
     ] = None,
     of: Annotated[
-        str, typer.Option(help="The part that the list thins out: test, train, or all of a set without parts.", metavar="PART")
+        str, typer.Option(help="The part that the list thins out: test, train, or all.", metavar="PART")
     ] = "test",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace LIST if it exists.")] = False,
     quiet: QuietOption = False,

@@ -50,7 +50,7 @@ class ModelPlugin(WorkerPlugin):  # type: ignore[misc]
     Args:
         pickled: a CloudRemovalPipeline on the CPU, without its code.
         device: where it shall run.
-        is_local: the worker is a child of the client's terminal.
+        is_local: the worker is a child of the client's terminal, one of several on this machine.
     """
 
     def __init__(self, pickled: bytes, device: str, *, is_local: bool) -> None:
@@ -60,6 +60,7 @@ class ModelPlugin(WorkerPlugin):  # type: ignore[misc]
         """Prepare for the first group; the model is loaded with that."""
         # A pipeline keeps the state of its sampler: one group at a time, whatever threads the worker has.
         self._lock = threading.Lock()
+        self._name = getattr(worker, "name", 0)
         self._pipeline: Any = None
         self._model: WindowModel | None = None
         self._model_of: tuple[SceneOptions, Mapping[str, Layer]] | None = None
@@ -72,7 +73,7 @@ class ModelPlugin(WorkerPlugin):  # type: ignore[misc]
         """Return the layers of a group's windows."""
         with self._lock:
             if self._pipeline is None:
-                pipeline = pickle.loads(self._pickled).to(self._device)
+                pipeline = pickle.loads(self._pickled).to(self._place())
                 if pipeline.steps_in_bfloat16 and not has_bfloat16(self._device):
                     raise OptionError(
                         f"the steps are to be in bfloat16, which a worker's {self._device} only emulates, slowly;"
@@ -84,6 +85,13 @@ class ModelPlugin(WorkerPlugin):  # type: ignore[misc]
                 self._model = WindowModel(self._pipeline, work.options, work.layers)
                 self._model_of = work.options, work.layers
             return finished(self._model, work.group)
+
+    def _place(self) -> str:
+        """Return the device of this worker; processes of local:N share the machine's GPUs out by their numbers."""
+        import torch
+
+        gpus = torch.cuda.device_count() if self._is_local and self._device == "cuda" else 1
+        return f"cuda:{int(self._name) % gpus}" if gpus > 1 else self._device
 
 
 @dataclass(frozen=True)

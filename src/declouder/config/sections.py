@@ -35,7 +35,9 @@ def _wants_number(annotation: Any) -> bool:
 class ReferenceConfig(Section):
     """The reference network."""
 
-    network: str = Field("compact", description="compact, msda, memorynet, or another name in declouder.networks.REFERENCES")
+    network: str = Field(
+        "compact", description="compact, msda or memorynet; the table declouder.networks.REFERENCES"
+    )
     options: dict[str, Any] = Field(
         default_factory=dict, description="arguments of that network, such as widths; bands are set by model.bands"
     )
