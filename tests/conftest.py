@@ -39,8 +39,8 @@ class FakePipeline:
         self.components: dict[str, Any] = {}
         self.scheduler = DDIMScheduler()
         self.device = torch.device("cpu")
-        self.denoiser = SimpleNamespace(dtype=torch.float32)
-        self.quick, self.steps_in_bfloat16 = True, False
+        self.computing_device = self.device
+        self.steps_dtype = torch.float32
         self.seen: list[torch.Tensor] = []
         self.options: list[dict[str, Any]] = []
 

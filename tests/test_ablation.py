@@ -247,6 +247,15 @@ def test_an_ablation_refuses_another_sampler_and_scores_again_what_lacked_lpips(
         pipeline.scheduler = saved
 
 
+def test_an_ablation_refuses_another_precision(
+    selection: Selection, pipeline: CloudRemovalPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ablate(selection, pipeline, out=tmp_path / "out", only=["diffusion"])
+    monkeypatch.setattr(pipeline, "steps_in_bfloat16", True)
+    with pytest.raises(OutputError, match="another precision; choose another -o"):
+        ablate(selection, pipeline, out=tmp_path / "out", only=["diffusion"])
+
+
 def test_groups_that_differ_by_chance_alone_are_hardly_ever_judged() -> None:
     generator = np.random.default_rng(5)
     judged = 0

@@ -19,7 +19,7 @@ from PIL import Image
 
 from conftest import FakePipeline, write_tif
 from declouder.cli import main
-from declouder.cli.app import FAST_LEAST_PAINTED, FAST_STEPS, _interrupt, loaded_pipeline
+from declouder.cli.app import FAST_LEAST_PAINTED, FAST_STEPS, _in_bfloat16, _interrupt, loaded_pipeline
 from declouder.cli.bars import counting_bar
 from declouder.devices import has_bfloat16
 from declouder.errors import OptionError
@@ -249,7 +249,7 @@ def test_fast_scores_are_of_what_fast_removes(noted, tmp_path: Path, model_folde
 @pytest.mark.parametrize("command", ["evaluate", "remove"])
 @pytest.mark.parametrize(
     ("words", "wanted"),
-    [((), "32"), (("--fast",), "auto"), (("--fast", "--precision", "32"), "32"), (("--precision", "bf16"), "bf16")],
+    [((), "32"), (("--fast",), "fast"), (("--fast", "--precision", "32"), "32"), (("--precision", "bf16"), "bf16")],
 )
 def test_the_precision_that_is_asked_for_is_taken(command, words, wanted, noted, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -260,13 +260,26 @@ def test_the_precision_that_is_asked_for_is_taken(command, words, wanted, noted,
 
 
 @pytest.mark.parametrize(
-    ("precision", "has", "wanted"), [("32", True, False), ("auto", True, True), ("auto", False, False)]
+    ("precision", "has", "wanted"),
+    [
+        ("32", True, False),
+        ("auto", True, True),
+        ("auto", False, False),
+        ("fast", True, True),
+        ("fast", False, False),
+    ],
 )
 def test_steps_are_in_bfloat16_where_it_is_asked_for_and_to_be_had(
     precision: str, has: bool, wanted: bool, monkeypatch: pytest.MonkeyPatch, model_folder: Path
 ) -> None:
     monkeypatch.setattr(sys.modules["declouder.cli.app"], "has_bfloat16", lambda device: has and device == "cpu")
     assert loaded_pipeline(str(model_folder), None, "cpu", precision).steps_in_bfloat16 is wanted
+
+
+@pytest.mark.parametrize(("precision", "wanted"), [("32", False), ("auto", True), ("bf16", True), ("fast", False)])
+def test_on_a_gpu_being_quick_alone_takes_no_bfloat16(precision, wanted, monkeypatch):
+    monkeypatch.setattr(sys.modules["declouder.cli.app"], "has_bfloat16", lambda device: True)
+    assert _in_bfloat16(precision, "cuda") is wanted
 
 
 @pytest.mark.parametrize(

@@ -53,8 +53,8 @@ class Pretended:
         self.components: dict[str, Any] = {}
         self.scheduler = DDIMScheduler()
         self.device = torch.device("cpu")
-        self.denoiser = SimpleNamespace(dtype=torch.float32)
-        self.quick, self.steps_in_bfloat16 = True, False
+        self.computing_device = self.device
+        self.steps_dtype, self.steps_in_bfloat16 = torch.float32, False
 
     def to(self, _device: str) -> Pretended:
         return self
@@ -435,6 +435,15 @@ def test_a_worker_that_only_emulates_bfloat16_is_refused_where_the_steps_are_in_
     plugin.setup(None)
     with pytest.raises(OptionError, match="a worker's cpu only emulates, slowly; give --precision 32"):
         plugin.finished(Work("model", SMALL, {}, {}))
+
+
+def test_workers_without_bfloat16_are_refused_before_they_get_the_model(pipeline, monkeypatch):
+    said = {"a": Facts("", "", "", "cpu", has_bfloat16=True), "b": Facts("", "", "", "cpu", has_bfloat16=False)}
+    monkeypatch.setattr(opening, "_asked", lambda client, device: said)
+    monkeypatch.setattr(opening, "_agreed", lambda said: said["a"])
+    monkeypatch.setattr(pipeline, "steps_in_bfloat16", True)
+    with pytest.raises(OptionError, match="a worker's cpu only emulates"), with_model(SimpleNamespace(), pipeline):
+        pass
 
 
 @pytest.mark.parametrize(

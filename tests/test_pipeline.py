@@ -2,8 +2,10 @@ import copy
 import importlib
 import json
 import logging
+import pickle
 import re
 import sys
+import threading
 
 import diffusers
 import numpy as np
@@ -19,6 +21,7 @@ from diffusers import (
     ModelMixin,
     UniPCMultistepScheduler,
 )
+from diffusers.hooks import apply_group_offloading
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -31,7 +34,7 @@ from declouder.painted import painted_share
 from declouder.pipeline import SAMPLERS, make_scheduler
 from declouder.pipeline.folder import looks_like_hub_id
 from declouder.pipeline.images import to_tensor
-from declouder.provenance import precision_of, sampler_of
+from declouder.provenance import model_digest, precision_of, sampler_of
 
 SMALL = {"widths": (8, 16), "attention_levels": (1,), "heads": 2, "layers": 1, "norm_groups": 4}
 
@@ -610,6 +613,69 @@ def test_steps_in_bfloat16_leave_the_reference_as_it_is():
     pipeline.quick = True
     pipeline.steps_in_bfloat16 = False
     assert torch.equal(pipeline(cloudy, generator=seeded(), output_type="pt").images, full.images)
+
+
+class Watcher:
+    """Counts calls of what it is hung on; no copy can be made of it."""
+
+    def __init__(self):
+        self.calls, self.lock = 0, threading.Lock()
+
+    def __call__(self, *_):
+        self.calls += 1
+
+
+@pytest.mark.parametrize("in_bfloat16", [False, True])
+@pytest.mark.parametrize("place", ["the network", "a part"])
+def test_what_is_hung_on_a_network_is_called_and_the_network_computes_as_it_is(place, in_bfloat16):
+    pipeline, cloudy, watcher = make_tiny(), cloudy_images(), Watcher()
+    expected = pipeline(cloudy, generator=seeded(), num_inference_steps=2, output_type="pt")
+    pipeline.steps_in_bfloat16 = in_bfloat16
+    hung_on = pipeline.denoiser if place == "the network" else next(pipeline.denoiser.unet.children())
+    handle = hung_on.register_forward_hook(watcher)
+    found = pipeline(cloudy, generator=seeded(), num_inference_steps=2, output_type="pt")
+    assert watcher.calls >= 2
+    assert torch.allclose(found.images, expected.images, atol=1e-4)  # float32, though bfloat16 was asked for
+    assert precision_of(pipeline) == "float32"
+    handle.remove()
+    assert precision_of(pipeline) == ("bfloat16" if in_bfloat16 else "float32")
+
+
+def test_networks_of_half_precision_or_offloaded_keep_their_own_numbers():
+    pipeline = make_tiny()
+    pipeline.steps_in_bfloat16 = True
+    assert precision_of(pipeline) == "bfloat16"
+    pipeline.weight_net._hf_hook = object()
+    assert precision_of(pipeline) == "float32"
+    assert precision_of(make_tiny().to(torch.float16)) == "float16"
+
+
+def test_group_offloading_is_no_reason_to_fail():
+    pipeline, cloudy = make_tiny(), cloudy_images()
+    expected = pipeline(cloudy, generator=seeded(), output_type="pt").images
+    cpu = torch.device("cpu")
+    for network in (pipeline.denoiser, pipeline.weight_net, pipeline.reference):
+        apply_group_offloading(network, onload_device=cpu, offload_device=cpu, offload_type="leaf_level")
+    pipeline.steps_in_bfloat16 = True
+    found = pipeline(cloudy, generator=seeded(), output_type="pt").images
+    assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_prepared_networks_do_not_travel_with_a_pipeline():
+    pipeline = make_tiny()
+    bare = len(pickle.dumps(pipeline))
+    images = pipeline(cloudy_images(), generator=seeded(), output_type="pt").images
+    assert pipeline._prepared
+    text = pickle.dumps(pipeline)
+    assert len(text) < 1.01 * bare
+    assert torch.equal(pickle.loads(text)(cloudy_images(), generator=seeded(), output_type="pt").images, images)
+
+
+def test_weights_out_of_reach_are_told():
+    pipeline = make_tiny()
+    pipeline.denoiser.to("meta")
+    with pytest.raises(ModelError, match=r"the weights of the denoiser are out of reach, .* enable_model_cpu_off"):
+        model_digest(pipeline)
 
 
 def test_another_network_in_place_of_one_is_the_one_that_runs():

@@ -105,7 +105,7 @@ def test_another_precision_starts_anew_and_says_so(source, tmp_path, caplog):
         remove_from_scene(source, tmp_path / "b.tif", killed_at(3), SMALL)
     caplog.set_level("INFO", "declouder")
     pipeline = FakePipeline(lambda cloudy, _: cloudy)
-    pipeline.steps_in_bfloat16 = True
+    pipeline.steps_dtype = torch.bfloat16
     report = remove_from_scene(source, tmp_path / "b.tif", pipeline, SMALL)
     assert len(pipeline.seen) == report.windows
     assert "started anew" in caplog.text and "another precision" in caplog.text
@@ -293,7 +293,7 @@ torch.set_num_threads(1)
 class Slow:
     config = FrozenDict(bands=["red", "green", "blue"], num_inference_steps=1)
     device, components, scheduler = torch.device("cpu"), {}, DDIMScheduler()
-    denoiser, quick, steps_in_bfloat16 = SimpleNamespace(dtype=torch.float32), True, False
+    computing_device, steps_dtype = device, torch.float32
     def __call__(self, cloudy, *, latents, **_):
         time.sleep(0.02)
         images = (cloudy * 0.5 + 0.1 + 0.02 * latents).clamp(0, 1)

@@ -212,6 +212,8 @@ def test_a_loader_process_that_is_killed_is_one_line(error, tmp_path):
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 5 bytes"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         MemoryError(),
     ],
 )
@@ -237,6 +239,23 @@ def test_more_devices_than_there_are_are_refused(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
     check_devices(1, "cuda")
     check_devices(2, "cpu")
+
+
+def test_a_mac_has_one_gpu(monkeypatch):
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    check_devices(1, "mps")
+    with pytest.raises(OptionError, match=r"--devices is 2, and this machine has 1; give 1 or less"):
+        check_devices(2, "mps")
+
+
+def test_several_devices_at_a_prompt_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    with pytest.raises(
+        OptionError, match="2 devices cannot train together from a prompt or a notebook; run declouder"
+    ):
+        training_module.train(toy(), tmp_path / "run", device="cpu", devices=2)
+    assert not (tmp_path / "run").exists()
+    check_devices(1, "cpu")
 
 
 @pytest.mark.parametrize(("field", "least"), [("perceptual_weight", LPIPS_LOSS_PX), ("ssim_weight", 11)])

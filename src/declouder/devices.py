@@ -22,7 +22,10 @@ def resolved_device(name: str, *, where: str = "this machine") -> str:
 
 
 def has_bfloat16(device: str) -> bool:
-    """Return whether "cuda", "mps" or "cpu" multiplies bfloat16 by itself here; others emulate it, slowly."""
+    """Return whether "cuda", "mps" or "cpu" multiplies bfloat16 by itself here, as far as PyTorch tells.
+
+    Others emulate it, slowly. Of mps it does not tell, so no; of AMD's GPUs, which are "cuda" too, always yes.
+    """
     import torch
 
     if device == "cuda":
@@ -34,7 +37,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception says that memory, of whatever device, does not suffice."""
     import torch
 
-    # On the CPU and on mps it is a plain RuntimeError; only its words tell.
-    words = ("not enough memory", "can't allocate memory", "out of memory")
+    # On the CPU, on mps and in NVIDIA's libraries it is a plain RuntimeError; only its words tell.
+    words = (
+        "not enough memory",
+        "can't allocate memory",
+        "out of memory",
+        "cudnn_status_alloc_failed",
+        "cublas_status_alloc_failed",
+    )
     is_by_class = isinstance(error, (torch.OutOfMemoryError, MemoryError))
     return is_by_class or any(word in str(error).lower() for word in words)

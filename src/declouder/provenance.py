@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from declouder.errors import DeclouderError
+from declouder.errors import DeclouderError, ModelError
 from declouder.raster import RasterInfo, open_raster
 
 _OURS, _BEFORE = "DECLOUDER_", "DECLOUDER_BEFORE_"
@@ -110,6 +110,11 @@ def model_digest(pipeline: Any) -> str:
             continue
         found.update(f"{name} {type(part).__name__} {_settings(part.config)}".encode())
         for key, tensor in sorted(part.state_dict().items()):
+            if tensor.is_meta:
+                raise ModelError(
+                    f"the weights of the {name} are out of reach, as sequential offloading leaves them; use"
+                    " enable_model_cpu_offload"
+                )
             found.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
             found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()
@@ -123,8 +128,7 @@ def sampler_of(pipeline: Any) -> dict[str, Any]:
 
 def precision_of(pipeline: Any) -> str:
     """Return in which numbers a pipeline computes its steps, as PyTorch calls them: `float32`."""
-    dtype = "bfloat16" if pipeline.quick and pipeline.steps_in_bfloat16 else str(pipeline.denoiser.dtype)
-    return dtype.removeprefix("torch.")
+    return str(pipeline.steps_dtype).removeprefix("torch.")
 
 
 def _called(sampler: Mapping[str, Any] | None) -> str:

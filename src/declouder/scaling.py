@@ -42,7 +42,7 @@ class Scaling:
 
     @classmethod
     def of_dtype(cls, dtype: DTypeLike) -> Scaling:
-        """Return the full range of an integer dtype, or [0, 1] for floats."""
+        """Return [0, largest number] of an integer dtype, also of a signed one, or [0, 1] for floats."""
         kind = np.dtype(dtype)
         if np.issubdtype(kind, np.integer):
             return cls(0.0, float(np.iinfo(kind).max))

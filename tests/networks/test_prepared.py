@@ -112,7 +112,26 @@ def test_in_bfloat16_it_is_for_float32_and_not_for_a_network_that_comes_to_the_d
     assert can_prepare(network, x, in_bfloat16=True)
     assert not can_prepare(network, x.bfloat16(), in_bfloat16=True)
     network._hf_hook = object()
-    assert not can_prepare(network, x, in_bfloat16=True) and can_prepare(network, x)
+    assert not can_prepare(network, x, in_bfloat16=True)
+
+
+@pytest.mark.parametrize("in_bfloat16", [False, True])
+def test_a_network_to_which_somebody_has_added_is_not_copied(in_bfloat16: bool) -> None:
+    def suits(network: nn.Module) -> bool:
+        return can_prepare(network, torch.zeros(1, 6, 8, 8), in_bfloat16=in_bfloat16)
+
+    network = Denoiser(**UNET)
+    part = next(network.unet.children())
+    for handle in (part.register_forward_hook(print), network.register_forward_pre_hook(print)):
+        assert not suits(network)
+        handle.remove()
+    part.forward = part.forward
+    assert not suits(network)
+    del part.forward
+    assert suits(network)
+    network.compile()
+    assert not suits(network)
+    assert not suits(Denoiser(**UNET).bfloat16())
 
 
 @pytest.mark.parametrize("in_bfloat16", [False, True])

@@ -32,7 +32,7 @@ from declouder.evaluation import ModelMethod, OnImage, Selection, evaluate, read
 from declouder.evaluation.files import make_folder
 from declouder.metrics import load_lpips
 from declouder.pipeline import make_scheduler
-from declouder.provenance import model_digest, sampler_of
+from declouder.provenance import model_digest, precision_of, sampler_of
 from declouder.whole_files import write_text
 
 if TYPE_CHECKING:
@@ -177,6 +177,8 @@ def _check_same(
         "data": selection.describe(selection.pairs()),
         "model": model_digest(pipeline),
         "sampler": sampler_of(pipeline),
+        "device": pipeline.computing_device.type,
+        "precision": precision_of(pipeline),
     }
     if data_range is not None:
         now["data_range"] = list(data_range) if isinstance(data_range, tuple) else data_range

@@ -16,7 +16,7 @@ import dask
 from distributed import Client, LocalCluster
 
 from declouder.cluster.engine import Cluster
-from declouder.cluster.worker import Facts, ModelPlugin, facts
+from declouder.cluster.worker import Facts, ModelPlugin, check_bfloat16, facts
 from declouder.errors import DeclouderError, OptionError
 from declouder.interrupts import children_heed_no_interrupt, interrupts_wait
 from declouder.version import __version__
@@ -73,7 +73,9 @@ def open_cluster(name: str, pipeline: Any, *, device: str = "auto") -> Iterator[
 @contextlib.contextmanager
 def with_model(client: Client, pipeline: Any, *, device: str = "auto", is_local: bool = False) -> Iterator[Cluster]:
     """Give the workers of a client the model, for as long as the block lasts; arguments as in `open_cluster`."""
-    found = _agreed(_asked(client, device))
+    said = _asked(client, device)
+    found = _agreed(said)
+    check_bfloat16(pipeline, found.device, has=all(one.has_bfloat16 for one in said.values()))
     # A name of its own for each run: others may use the same workers, and tidy up before us.
     model = f"declouder-{uuid.uuid4().hex}"
     client.register_plugin(ModelPlugin(cloudpickle.dumps(pipeline), found.device, is_local=is_local), name=model)

@@ -30,6 +30,7 @@ class Facts:
     cpu: str
     """The instructions that PyTorch uses, such as AVX2."""
     device: str
+    has_bfloat16: bool = False
 
 
 def facts(device: str) -> Facts:
@@ -41,7 +42,16 @@ def facts(device: str) -> Facts:
     import torch
 
     device = resolved_device(device, where="every worker")
-    return Facts(__version__, str(torch.__version__), torch.backends.cpu.get_cpu_capability(), device)
+    cpu = torch.backends.cpu.get_cpu_capability()
+    return Facts(__version__, str(torch.__version__), cpu, device, has_bfloat16(device))
+
+
+def check_bfloat16(pipeline: Any, device: str, *, has: bool) -> None:
+    """Raise OptionError if a pipeline's steps are to be in bfloat16, and a worker's device does not have it."""
+    if pipeline.steps_in_bfloat16 and not has:
+        raise OptionError(
+            f"the steps are to be in bfloat16, which a worker's {device} only emulates, slowly; give --precision 32"
+        )
 
 
 class ModelPlugin(WorkerPlugin):  # type: ignore[misc]
@@ -73,13 +83,10 @@ class ModelPlugin(WorkerPlugin):  # type: ignore[misc]
         """Return the layers of a group's windows."""
         with self._lock:
             if self._pipeline is None:
-                pipeline = pickle.loads(self._pickled).to(self._place())
-                if pipeline.steps_in_bfloat16 and not has_bfloat16(self._device):
-                    raise OptionError(
-                        f"the steps are to be in bfloat16, which a worker's {self._device} only emulates, slowly;"
-                        " give --precision 32"
-                    )
-                self._pipeline = pipeline
+                pipeline = pickle.loads(self._pickled)
+                # One that came later; the others were asked before.
+                check_bfloat16(pipeline, self._device, has=has_bfloat16(self._device))
+                self._pipeline = pipeline.to(self._place())
             if self._model is None or self._model_of != (work.options, work.layers):
                 # Kept between groups: it learns how many windows the device's memory holds.
                 self._model = WindowModel(self._pipeline, work.options, work.layers)

@@ -115,8 +115,8 @@ class ModelMethod:
             "seed": self.seed,
             "samples": self.samples,
             "averaged": self.average,
-            "device": self.pipeline.device.type,
-            "precision": precision_of(self.pipeline),
+            "device": self.pipeline.computing_device.type,
+            "precision": precision_of(self.pipeline) if self._steps != 0 else None,
         }
 
     def restore(self, pair: Pair, cloudy: NDArray[Any], scaling: Scaling) -> Restored:

@@ -212,7 +212,7 @@ class GuidedChoice(nn.Module):
         *others, images, fits = self.counts
         pixels = self.shuffle.upscale_factor**2
         factors = [1.0] * sum(others) + [first] * images + [second] * fits
-        scale = torch.tensor(factors).repeat_interleave(pixels)
+        scale = torch.tensor(factors, device=self.decide.weight.device).repeat_interleave(pixels)
         self.decide.weight.mul_(scale[:, None, None, None])
         bias = cast(Tensor, self.decide.bias)
         bias.mul_(scale)

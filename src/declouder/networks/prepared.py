@@ -6,7 +6,7 @@
 
 What each of them gains is measured in docs/speed.md. The networks themselves stay as they are: their copies
 here share the weights, or have them in bfloat16. Where these, or other settings of a network, have changed,
-`Prepared.is_of` tells. Hooks on parts of a network are not called: set the pipeline's `quick` to False for them.
+`Prepared.is_of` tells. A network with hooks, offloaded or compiled, is none to be copied: it computes as it is.
 """
 
 from __future__ import annotations
@@ -42,18 +42,40 @@ PREPARED = (CompactNet, Denoiser, MSDA, WeightNet)
 the authors'."""
 
 
-def can_prepare(network: Any, x: Tensor, *, in_bfloat16: bool = False) -> bool:
-    """Tell whether `Prepared` suits a network and an input: in float32, outside of autocast, nothing to learn.
+def is_preparable(network: Any) -> bool:
+    """Tell whether `Prepared` can stand for a network: one of `PREPARED` in float32 to which nobody has added.
 
-    Computing in float32 it is for CPUs. In bfloat16, of which it makes a copy, it is for any device, but not for a
-    network that comes to its device only when it is called (offloading).
+    A copy would lack, or call elsewhere, what others have added: hooks (those of offloading too), another
+    `forward`, what `torch.compile` has made.
     """
     return (
         isinstance(network, PREPARED)
-        and (not hasattr(network, "_hf_hook") if in_bfloat16 else x.device.type == "cpu")
+        and network.dtype == torch.float32
+        and not any(map(_is_altered, network.modules()))
+    )
+
+
+def can_prepare(network: Any, x: Tensor, *, in_bfloat16: bool = False) -> bool:
+    """Tell whether `Prepared` suits a network and an input: in float32, outside of autocast, nothing to learn.
+
+    Computing in float32 it is for CPUs, in bfloat16 for any device.
+    """
+    return (
+        (in_bfloat16 or x.device.type == "cpu")
         and x.dtype == torch.float32
         and not torch.is_autocast_enabled(x.device.type)
         and not torch.is_grad_enabled()
+        and is_preparable(network)
+    )
+
+
+def _is_altered(part: nn.Module) -> bool:
+    added = vars(part)
+    return bool(
+        part._forward_hooks
+        or part._forward_pre_hooks
+        or added.get("_compiled_call_impl") is not None
+        or not added.keys().isdisjoint(("forward", "_hf_hook", "_diffusers_hook"))
     )
 
 
@@ -98,14 +120,14 @@ class Prepared:
         result: Tensor = self._quick(x.to(own, memory_format=torch.channels_last), *others)
         return result.to(x.dtype, memory_format=torch.contiguous_format)
 
-    def _sums_of_copied(self) -> tuple[torch.device, list[list[float]]] | None:
-        """Return where the weights lie that are kept in another form, and of each its sum and squared sum."""
+    def _sums_of_copied(self) -> tuple[torch.device, list[float]] | None:
+        """Return where the weights lie that are kept in another form, and of each its sum and its norm."""
         copied = self._parameters if self.in_bfloat16 else _transformed(self._network)
         if not copied:
             return None
         # Of each alone: in a sum over all a small change would be lost in rounding.
-        sums = torch.stack([torch.stack([weight.sum(), weight.square().sum()]) for weight in copied])
-        return sums.device, sums.tolist()
+        sums = [value for weight in copied for value in (weight.sum(), torch.linalg.vector_norm(weight))]
+        return copied[0].device, torch.stack(sums).tolist()
 
 
 def _settings(network: nn.Module) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ from declouder.enlarging import enlarged, shrunk
 from declouder.errors import ModelError, OptionError
 from declouder.fusion import predict_x0
 from declouder.networks import MSDA, CompactNet, Denoiser, MemoryNet, WeightNet
-from declouder.networks.prepared import Prepared, can_prepare
+from declouder.networks.prepared import Prepared, can_prepare, is_preparable
 from declouder.painted import painted_share
 from declouder.pipeline.folder import (
     DAMAGED,
@@ -88,7 +88,8 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
     steps_in_bfloat16 = False
     """Where `quick` is set: compute denoiser and weight network in bfloat16, for devices that have it.
 
-    The reference network stays as it is: what it chooses between lies too close together. See docs/speed.md."""
+    The reference network stays as it is: what it chooses between lies too close together. See docs/speed.md. What
+    comes of it is `steps_dtype`."""
 
     if TYPE_CHECKING:  # what diffusers gives, of whose classes type checkers see stand-ins
         reference: Any
@@ -217,7 +218,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
             raise OptionError(f"least_painted is {least_painted!r}; give a share, from 0 to 1")
         check_enlarge(enlarge)
         check_output_type(output_type, bands=len(self.config.bands))
-        device = self._execution_device  # with offloading, not where the networks are now
+        device = self.computing_device
         unit = enlarged(to_tensor(cloudy, bands=len(self.config.bands)), enlarge).clamp(0, 1)
         # Networks may be of half precision; what the sampler adds and subtracts between them is not.
         y = 2 * unit.to(device, torch.promote_types(torch.float32, self.denoiser.dtype)) - 1
@@ -260,7 +261,9 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         # Samplers that draw noise on the way draw it from the same source.
         draws = "generator" in inspect.signature(self.scheduler.step).parameters
         source = {"generator": generator} if draws else {}
-        denoiser, weight_net = self._network("denoiser", y), self._network("weight_net", y)
+        lower = self.steps_dtype is torch.bfloat16
+        denoiser = self._network("denoiser", y, in_bfloat16=lower)
+        weight_net = self._network("weight_net", y, in_bfloat16=lower)
         for index, t in enumerate(self.progress_bar(timesteps)):
             step = t.long()
             prediction = predict_x0(
@@ -279,7 +282,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         # Every sampler ends at x0 itself, where no noise is left.
         return prediction.x0.clamp(-1, 1), prediction.w
 
-    def _network(self, name: str, y: Tensor) -> Callable[..., Tensor]:
+    def _network(self, name: str, y: Tensor, *, in_bfloat16: bool = False) -> Callable[..., Tensor]:
         """Return a component as it is to be called on images like `y`: prepared once, or as it is.
 
         It sees images in its own precision and gives them in that of `y`.
@@ -287,12 +290,11 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         network = getattr(self, name)
         own: torch.dtype = network.dtype
         compute = network
-        lower = self.steps_in_bfloat16 and name != "reference"
-        if self.quick and can_prepare(network, y.new_empty(0, dtype=own), in_bfloat16=lower):
+        if self.quick and can_prepare(network, y.new_empty(0, dtype=own), in_bfloat16=in_bfloat16):
             kept = self._prepared.get(name)
             # Another may have taken its place, or its weights changed.
-            if kept is None or kept.in_bfloat16 != lower or not kept.is_of(network):
-                kept = self._prepared[name] = Prepared(network, in_bfloat16=lower)
+            if kept is None or kept.in_bfloat16 != in_bfloat16 or not kept.is_of(network):
+                kept = self._prepared[name] = Prepared(network, in_bfloat16=in_bfloat16)
             compute = kept
 
         def computed(x: Tensor, *others: Any) -> Tensor:
@@ -311,6 +313,27 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
             return cast(Tensor, self.scheduler.alphas_cumprod[timesteps.long().cpu()])
         begin = len(self.scheduler.timesteps) - len(timesteps)
         return 1 / (1 + sigmas[begin : begin + len(timesteps)].square())
+
+    @property
+    def steps_dtype(self) -> torch.dtype:
+        """In which numbers denoiser and weight network compute.
+
+        Theirs, or bfloat16 where `steps_in_bfloat16` asks for it and both can be prepared for it
+        (`networks.prepared.is_preparable`).
+        """
+        lower = self.quick and self.steps_in_bfloat16
+        if lower and is_preparable(self.denoiser) and is_preparable(self.weight_net):
+            return torch.bfloat16
+        return cast(torch.dtype, self.denoiser.dtype)
+
+    @property
+    def computing_device(self) -> torch.device:
+        """The device that computes; with offloading, not where the networks lie between calls."""
+        return cast(torch.device, self._execution_device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the prepared networks: they are made anew where they are needed."""
+        return {**self.__dict__, "_prepared": {}}
 
     def evaluations(self, steps: int) -> int:
         """Return how often so many steps run the denoiser: a step of the second order twice, if not the last."""

@@ -52,7 +52,7 @@ class Here:
 
     def __init__(self, pipeline: Any, options: SceneOptions, layers: Mapping[str, Layer]) -> None:
         self._model = WindowModel(pipeline, options, layers)
-        self.device: str = pipeline.device.type
+        self.device: str = pipeline.computing_device.type
 
     @property
     def batch(self) -> int:

@@ -102,7 +102,7 @@ def train(
         OutputError: if `out` holds a run already and `resume` is not set.
         ModelError: if a stage needs a network that no earlier stage leaves or has left.
         OptionError: if there are several nodes and nothing tells this one about the others, or fewer devices than
-            asked for; if the device's memory does not hold a step.
+            asked for; if several are asked for at a prompt; if the device's memory does not hold a step.
     """
     check_nodes(nodes, devices)
     check_devices(devices, device)
@@ -208,6 +208,7 @@ def _trainer(run: _Run, name: StageName, scores: ScoreLog, *, max_time_s: float 
         accelerator=run.device,
         devices=run.devices,
         num_nodes=run.nodes,
+        strategy="ddp" if run.devices * run.nodes > 1 else "auto",
         precision=lightning_precision(run.config.precision, run.device),
         max_steps=settings.steps,
         max_epochs=-1,

@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,10 +52,24 @@ def check_nodes(nodes: int, devices: int) -> None:
 
 
 def check_devices(devices: int, device: str) -> None:
-    """Raise OptionError if this machine has fewer of a device than are to train together; a CPU is any number."""
-    there = torch.cuda.device_count() if device in ("auto", "cuda", "gpu") and torch.cuda.is_available() else None
+    """Refuse more devices than this machine has, and several where the program cannot be run once for each.
+
+    Raises:
+        OptionError: if there are fewer; a CPU is any number. If several are asked for at a prompt or in a notebook.
+    """
+    there = _count_of(device)
     if there is not None and devices > there:
         raise OptionError(f"--devices is {devices}, and this machine has {there}; give {there} or less")
+    if devices > 1 and hasattr(sys, "ps1"):
+        raise OptionError(
+            f"{devices} devices cannot train together from a prompt or a notebook; run declouder train, or a script"
+        )
+
+
+def _count_of(device: str) -> int | None:
+    if device in ("auto", "cuda", "gpu") and torch.cuda.is_available():
+        return torch.cuda.device_count()
+    return 1 if device in ("auto", "mps", "gpu") and torch.backends.mps.is_available() else None
 
 
 def is_first_process() -> bool:
@@ -103,6 +118,8 @@ def quiet_lightning() -> Iterator[None]:
             # An endless loader without a length, and one that resumes by sample number, are meant.
             warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
             warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
+            # Vectors lie in memory as they lie, whatever the layout of the convolutions around them.
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             yield
     finally:
         logger.setLevel(level)
