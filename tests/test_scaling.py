@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -60,6 +62,25 @@ def test_a_scale_that_is_none_is_refused(low, high):
 def test_a_float_that_is_nodata_by_chance_moves_to_the_next_one(dtype, nodata):
     chance = np.array([nodata], dtype)
     dn = np.concatenate([chance, chance + 1])
-    found = beside_nodata(dn, nodata)
+    found = beside_nodata(dn, [nodata])
     assert found.dtype == dtype and found[0] != chance[0] and found[1] == dn[1]
     assert found[0] == pytest.approx(nodata, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata", "found"),
+    [
+        ("uint8", (0, 1), [2, 2, 2, 254, 255]),
+        ("uint8", (255, 254), [0, 1, 2, 253, 253]),
+        ("uint8", (-9999, 0), [1, 1, 2, 254, 255]),
+        ("uint8", (), [0, 1, 2, 254, 255]),
+    ],
+)
+def test_what_is_one_of_several_nodata_by_chance_moves_beside_all_of_them(dtype, nodata, found):
+    assert beside_nodata(np.array([0, 1, 2, 254, 255], dtype), nodata).tolist() == found
+
+
+@pytest.mark.parametrize("nodata", [math.nan, math.inf, -math.inf])
+def test_numbers_that_no_result_can_be_leave_all_as_it_is(nodata):
+    dn = np.array([0, 1], np.float32)
+    assert beside_nodata(dn, [nodata]).tolist() == [0, 1]

@@ -558,7 +558,7 @@ def test_a_scale_far_from_the_scenes_numbers_is_told(scale, told, identity, tmp_
 def test_what_the_scale_clipped_comes_back_where_the_model_left_it_and_goes_where_it_did_not():
     dn = np.array([[[900, 900, 50, 50]]], np.uint16)
     restored = np.array([[[1.0, -0.5, -1.0, 0.0]]], np.float32)
-    result = restored_dn(dn, restored, Scaling(100, 500), None)
+    result = restored_dn(dn, restored, Scaling(100, 500), ())
     np.testing.assert_array_equal(result, [[[900, 200, 50, 300]]])
 
 
@@ -595,7 +595,7 @@ def test_an_output_that_exists_stays_unless_it_may_be_replaced(identity, tmp_pat
 @pytest.mark.parametrize(("restored", "expected"), [(0.8, 9000), (0.9, 9500 + 0.5 * 2000), (1.0, 12000)])
 def test_what_was_clipped_comes_back_over_the_last_tenth_of_the_scale(restored, expected):
     dn = np.full((1, 1, 1), 12000, np.float32)
-    found = restored_dn(dn, np.full((1, 1, 1), restored, np.float32), Scaling(0, 10000), None)
+    found = restored_dn(dn, np.full((1, 1, 1), restored, np.float32), Scaling(0, 10000), ())
     assert float(found[0, 0, 0]) == pytest.approx(expected)
 
 

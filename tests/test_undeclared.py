@@ -140,6 +140,35 @@ def test_nodata_that_is_given_counts_and_is_declared_in_the_output(tmp_path, rng
     np.testing.assert_array_equal(out == 255, dn == 255)
 
 
+def test_nodata_that_is_given_counts_besides_what_the_file_declares(tmp_path, rng, darker, caplog):
+    caplog.set_level("INFO", "declouder")
+    dn = framed(ground(rng, "uint8"), 0)
+    dn[:, 20:24, 30:40] = 255
+    source = write_tif(tmp_path / "a.tif", dn, nodata=0)
+    remove_from_scene(source, tmp_path / "out.tif", darker, SceneOptions(nodata=255))
+    assert "no data: 255 as given, besides the 0 that the file declares" in caplog.text
+    with open_raster(tmp_path / "out.tif") as reader:
+        assert reader.info.nodata == 0
+    out = read_tif(tmp_path / "out.tif")
+    np.testing.assert_array_equal(out == 0, dn == 0)
+    np.testing.assert_array_equal(out == 255, dn == 255)
+
+
+@pytest.mark.parametrize(
+    ("declared", "given", "left"), [(-9999, math.nan, -9999), (math.nan, -9999, -9999), (-9999, -9999, -9999)]
+)
+def test_nan_holds_no_data_whoever_says_so(declared, given, left, tmp_path, rng, darker):
+    dn = framed(ground(rng, "float32"), -9999)
+    dn[:, 20:24, 30:40] = math.nan
+    source = write_tif(tmp_path / "a.tif", dn, nodata=declared)
+    remove_from_scene(source, tmp_path / "out.tif", darker, SceneOptions(nodata=given))
+    with open_raster(tmp_path / "out.tif") as reader:
+        assert reader.info.nodata == left
+    out = read_tif(tmp_path / "out.tif")
+    np.testing.assert_array_equal(out == -9999, dn == -9999)
+    np.testing.assert_array_equal(np.isnan(out), np.isnan(dn))
+
+
 @pytest.mark.parametrize(
     ("dtype", "value"),
     [*[("uint8", value) for value in (256, -1, 0.5, math.nan)], ("float32", 1e40), ("float32", -3.5e38)],

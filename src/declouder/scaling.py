@@ -8,6 +8,9 @@ One `Scaling` serves a whole scene, so that windows of one scene stay comparable
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,15 +79,26 @@ class Scaling:
         return self.to_dn(2 * unit - 1, dtype)
 
 
-def beside_nodata(dn: NDArray[Any], nodata: float | None) -> NDArray[Any]:
-    """Return DN of any shape and dtype, those that are `nodata` by chance moved to the number next to it."""
-    if nodata is None:
-        return dn
-    kind = dn.dtype
-    if kind.kind in "iu":
-        limits = np.iinfo(kind)
-        if not limits.min <= nodata <= limits.max:
-            return dn
-        other = nodata - 1 if nodata == limits.max else nodata + 1
-        return np.where(dn == nodata, np.asarray(other, kind), dn)
-    return np.where(dn == nodata, np.nextafter(kind.type(nodata), kind.type(np.inf)), dn)
+def beside_nodata(dn: NDArray[Any], nodata: Sequence[float]) -> NDArray[Any]:
+    """Return DN of any shape and dtype, those that are a `nodata` by chance moved to a number next to it."""
+    for value in nodata:
+        other = _next_to(value, dn.dtype, nodata)
+        if other is not None:
+            dn = np.where(dn == value, np.asarray(other, dn.dtype), dn)
+    return dn
+
+
+def _next_to(value: float, kind: np.dtype[Any], nodata: Sequence[float]) -> float | None:
+    """Return the nearest number of a dtype that is no `nodata`; None if `value` is none that it has."""
+    if kind.kind not in "iu":
+        if not math.isfinite(value):
+            return None
+        other = kind.type(value)
+        while other == value or other in nodata:
+            other = np.nextafter(other, kind.type(np.inf))
+        return float(other)
+    limits = np.iinfo(kind)
+    if not limits.min <= value <= limits.max:
+        return None
+    near = (value + step for distance in itertools.count(1) for step in (distance, -distance))
+    return next(other for other in near if limits.min <= other <= limits.max and other not in nodata)

@@ -80,7 +80,7 @@ def remove(
     ] = "auto",
     nodata: Annotated[
         float | None,
-        typer.Option(help="The DN that holds no data, where the file does not say so.", metavar="DN"),
+        typer.Option(help="A DN that holds no data, besides what the file says.", metavar="DN"),
     ] = None,
     window: Annotated[
         int | None,

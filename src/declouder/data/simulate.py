@@ -184,7 +184,7 @@ def _write_tiff(target: Path, dn: NDArray[Any], source: Path) -> None:
 
     with open_raster(source) as reader, create_raster(target, like=reader.info) as writer:
         # Saturated cloud or dark shadow may be the number that means no data there.
-        dn = beside_nodata(dn, reader.info.nodata)
+        dn = beside_nodata(dn, reader.no_data)
         writer.write(dn.transpose(2, 0, 1), slice(0, dn.shape[0]), slice(0, dn.shape[1]))
 
 

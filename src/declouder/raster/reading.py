@@ -94,13 +94,16 @@ class RasterReader:
         self.info = info
         self.dataset = dataset
         self.undeclared: Undeclared | None = None
+        self._also_nodata: tuple[float, ...] = ()
         # What a file does not declare, its overviews have mixed with the ground.
         self._trusts_overviews = info.nodata is not None or info.has_mask or info.alpha is not None
         self._alpha = info.alpha
         self._reduced: dict[tuple[Any, ...], tuple[NDArray[Any], list[NDArray[np.bool_]]]] = {}
 
     def declare_nodata(self, value: float) -> None:
-        """Take a number for no data, whatever the raster says; `info` has it from now on.
+        """Take a number for no data, besides what the raster says.
+
+        `info` has it from now on where the raster declares none but NaN or infinity, which hold no data anyway.
 
         Raises:
             RasterError: if the raster's dtype cannot hold it.
@@ -115,10 +118,20 @@ class RasterReader:
             raise RasterError(
                 f"{self.info.path} is of {kind}, which is never {value:g}; give a nodata that it can be"
             )
-        if self.info.nodata != float(value):  # overviews have mixed it with the ground
-            self._trusts_overviews = False
-            self._reduced.clear()
-        self.info = replace(self.info, nodata=float(value))
+        declared = self.info.nodata
+        if value == declared or (declared is not None and not math.isfinite(value)):
+            return
+        self._trusts_overviews = False  # they have mixed it with the ground
+        self._reduced.clear()
+        if declared is None or not math.isfinite(declared):
+            self.info = replace(self.info, nodata=float(value))
+        else:
+            self._also_nodata = (float(value),)
+
+    @property
+    def no_data(self) -> tuple[float, ...]:
+        """The numbers that hold no data by what the raster says and what it was told."""
+        return (*(() if self.info.nodata is None else (self.info.nodata,)), *self._also_nodata)
 
     def take_for_data(self, bands: Sequence[int]) -> None:
         """Take these 1-based bands for what a user says that they are: one of them is no transparency.
@@ -205,8 +218,8 @@ class RasterReader:
     ) -> NDArray[np.bool_]:
         """Return where `dn`, samples (C, h, w) at these rows and columns, holds data; `hidden` are (1, h, w)."""
         valid = np.ones(dn.shape, np.bool_)
-        if self.info.nodata is not None:
-            valid &= dn != self.info.nodata
+        for value in self.no_data:
+            valid &= dn != value
         if dn.dtype.kind == "f":
             valid &= np.isfinite(dn)
         if self.undeclared is not None:

@@ -36,8 +36,8 @@ class SceneOptions:
         bands: the raster's bands that the model sees, in the model's order, by 1-based number or name; None finds
             them.
         scale: the DN that are 0 and 1 to the model; None finds them.
-        nodata: the DN that holds no data, in place of what the file says; None takes the file's word, and where it
-            says nothing, looks for a frame of 0 and for a lowest number such as -9999.
+        nodata: a DN that holds no data, besides what the file says; None takes the file's word, and where it says
+            nothing, looks for a frame of 0 and for a lowest number such as -9999.
         window_px: size of a window. With the default overlap 30 % of the pixels are computed twice, whatever the
             size; the larger, the less do neighbours differ in what they take for haze.
         overlap_px: of neighbouring windows; None is an eighth of the window.

@@ -95,7 +95,7 @@ def _replace_restored(scene: Restoration, area: Window, dn: NDArray[Any]) -> NDA
     if not changed.any():
         return np.zeros_like(share)
     image = scene.blended("image", area, len(chosen))
-    restored = restored_dn(dn[chosen], image, scene.scale, scene.reader.info.nodata, share)
+    restored = restored_dn(dn[chosen], image, scene.scale, scene.reader.no_data, share)
     dn[chosen] = np.where(changed, restored, dn[chosen])
     return np.where(changed.any(axis=0), share, np.float32(0))
 
@@ -117,7 +117,7 @@ def restored_dn(
     dn: NDArray[Any],
     restored: NDArray[np.float32],
     scale: Scaling,
-    nodata: float | None,
+    nodata: Sequence[float],
     share: NDArray[np.float32] | None = None,
 ) -> NDArray[Any]:
     """Bring restored samples back to DN.
@@ -130,7 +130,7 @@ def restored_dn(
         dn: what was there, (C, H, W).
         restored: the model's result, (C, H, W) in [-1, 1].
         scale: of the scene.
-        nodata: a value that no result may have, or None.
+        nodata: values that no result may have.
         share: how much of each pixel is restored, (H, W) in [0, 1]; None is all. What it keeps of `dn` is mixed in.
 
     Returns:

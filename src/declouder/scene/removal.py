@@ -26,7 +26,6 @@ from declouder.provenance import (
 from declouder.raster import (
     RasterInfo,
     RasterReader,
-    Undeclared,
     check_fits,
     check_folder,
     check_output,
@@ -103,7 +102,7 @@ def remove_from_scene(
         layers = layers_of(options, bands=len(bands.numbers), dtype=info.dtype)
         at_work: Engine = Here(pipeline, options, layers) if engine is None else engine(options, layers)
         stamps = file_stamps([*info.files, *(mask.files if mask is not None else ())])
-        key = _key(info, mask, pipeline, at_work.device, options, bands, scale, reader.undeclared)
+        key = _key(reader, mask, pipeline, at_work.device, options, bands, scale)
         windows = mosaic.windows
         height, width = max(window.height for window in windows), max(window.width for window in windows)
         journal = stack.enter_context(
@@ -192,6 +191,9 @@ def _scale_of(reader: RasterReader, bands: BandChoice, options: SceneOptions) ->
     reader.look_for_undeclared(bands.numbers)
     if reader.undeclared is not None:
         log.info("no data: %s; it is left out, though the file declares no nodata", reader.undeclared)
+    if len(reader.no_data) > 1:
+        declared, given = reader.no_data
+        log.info("no data: %g as given, besides the %g that the file declares", given, declared)
     scale = options.scale or auto_scale(reader, bands.numbers)
     log.info("scale: %.6g,%.6g %s", scale.low, scale.high, "as given" if options.scale else "found")
     if options.scale is not None:
@@ -258,21 +260,20 @@ def _check_unchanged(stamps: Mapping[Path, tuple[int, int, int]]) -> None:
 
 
 def _key(
-    info: RasterInfo,
+    reader: RasterReader,
     mask: SceneMask | None,
     pipeline: Any,
     device: str,
     options: SceneOptions,
     bands: BandChoice,
     scale: Scaling,
-    undeclared: Undeclared | None,
 ) -> dict[str, Any]:
     """Return all that the finished windows depend on, as JSON knows it."""
-    choice = options.mask
+    choice, undeclared = options.mask, reader.undeclared
     steps = steps_of(pipeline, options)
     return {
         "version": __version__,
-        "input": files_identity(info.files),
+        "input": files_identity(reader.info.files),
         "model": model_digest(pipeline),
         "sampler": sampler_of(pipeline) if steps != 0 else None,
         "steps": steps,
@@ -283,7 +284,7 @@ def _key(
         "samples": options.samples,
         "bands": list(bands.numbers),
         "scale": [scale.low, scale.high],
-        "nodata": [str(info.nodata), undeclared and [undeclared.value, undeclared.share]],
+        "nodata": [*map(str, reader.no_data), undeclared and [undeclared.value, undeclared.share]],
         "window": options.window_px,
         "overlap": options.overlap,
         "mask": files_identity(mask.files) if mask is not None and mask.files else str(choice.source),
