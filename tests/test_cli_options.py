@@ -200,7 +200,8 @@ def test_a_second_interrupt_does_not_break_off_what_the_first_began(monkeypatch)
 
 def test_a_program_that_ends_heeds_no_signals():
     code = "import os, signal, sys, atexit; from declouder.cli import main; sys.argv[1:] = ['--version']"
-    code += "; atexit.register(lambda: [os.kill(os.getpid(), each) for each in (signal.SIGINT, signal.SIGTERM)])"
+    code += "; from declouder.interrupts import ENDING"
+    code += "; atexit.register(lambda: [os.kill(os.getpid(), each) for each in ENDING])"
     done = subprocess.run([sys.executable, "-c", code + "; main()"], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout.startswith("declouder ") and done.stderr == ""
 

@@ -324,7 +324,7 @@ def test_memory_that_does_not_suffice_is_no_bug(error, capfd):
     assert told.startswith("error: memory does not suffice (") and "--device cpu" in told
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_an_interrupted_run_exits_130_and_leaves_no_half_written_output(name, model_folder, tmp_path, rng):
     source = write_tif(tmp_path / "big.tif", rng.integers(1, 256, (3, 1500, 1500), dtype=np.uint8))
     folder = tmp_path / "out"
@@ -544,7 +544,7 @@ def test_a_list_and_folders_go_to_one_folder_and_existing_outputs_are_passed_ove
     Path("out/b.tif").unlink()
     capfd.readouterr()
     assert run("remove", *options, "--skip-existing") == 0
-    assert capfd.readouterr().out.startswith("wrote 1 images to out, 2 existed already: 0.0042 megapixels in ")
+    assert capfd.readouterr().out.startswith("wrote 1 image to out, 2 existed already: 0.0042 megapixels in ")
     assert Path("out/a.tif").stat().st_mtime_ns == kept
     assert names_in(Path("out")) == ["a.tif", "b.tif", "scene.tif"]
     # What is passed over is not even opened; and a model is not needed for nothing.
@@ -565,7 +565,7 @@ def test_a_damaged_scene_does_not_stop_the_others(scene, quick, tmp_path, rng, c
     assert run("remove", folder, "-o", tmp_path / "out", *loud) == 2
     told = capfd.readouterr()
     assert names_in(tmp_path / "out") == ["b.tif"]
-    assert "wrote 1 images" in told.out and "a.tif cannot be read" in told.err.splitlines()[-1]
+    assert "wrote 1 image" in told.out and "a.tif cannot be read" in told.err.splitlines()[-1]
 
 
 def test_an_image_of_a_folder_that_cannot_be_used_does_not_stop_the_others(scene, quick, tmp_path, rng, capfd):

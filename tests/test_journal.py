@@ -173,7 +173,7 @@ def test_a_link_in_the_journals_place_is_not_followed(path, tmp_path):
     assert (tmp_path / "mine").read_bytes() == b"mine"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_at_the_files_first_moment_leaves_nothing(number, path, monkeypatch):
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import rasterio
 from rasterio import warp
+from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
+from rasterio.rpc import RPC
 from rasterio.transform import Affine, from_bounds
 from rasterio.warp import transform_bounds
 from scipy import ndimage
@@ -180,6 +182,45 @@ def test_a_mask_that_lies_elsewhere_is_refused_without_a_crs_too(tmp_path):
         with pytest.raises(RasterError, match=r"elsewhere than .*placed\.tif by their transforms, and one has no"):
             share_of(placed, MaskChoice(path))
     assert share_of(placed, MaskChoice(mask_file(tmp_path, values, crs=None, transform=PLACE))).min() == 1
+
+
+def by_points(path: Path, dn: np.ndarray, *, east: float, kind: str) -> Path:
+    """Write (C, H, W) that lies by control points or RPCs, so far east."""
+    write_tif(path, dn, crs=None, transform=None)
+    height, width = dn.shape[1:]
+    with rasterio.open(path, "r+") as dataset:
+        if kind == "control points":
+            corners = [(row, col) for row in (0, height) for col in (0, width)]
+            points = [GroundControlPoint(row, col, east + col / 1000, 50 - row / 1000) for row, col in corners]
+            dataset.gcps = points, rasterio.CRS.from_epsg(4326)
+        else:
+            ones = [1.0] + [0.0] * 19
+            dataset.rpcs = RPC(*(100.0, 50.0, 50.0, 1.0, ones, ones, 5.0, 5.0, east, 1.0), *(ones, ones, 5.0, 5.0))
+    return path
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("kind", ["control points", "RPCs"])
+def test_a_mask_whose_points_say_that_it_lies_elsewhere_is_refused(kind, tmp_path, caplog):
+    scene = by_points(tmp_path / "scene.tif", np.full((3, 80, 100), 90, np.uint8), east=10, kind=kind)
+    values = np.ones((1, 80, 100), np.uint8)
+    same = MaskChoice(by_points(tmp_path / "same.tif", values, east=10.0001, kind=kind))
+    assert share_of(scene, same).min() == 1 and not caplog.messages
+    with pytest.raises(
+        RasterError, match=rf"lies elsewhere than .*scene\.tif by their {kind}; give a mask of the same"
+    ):
+        share_of(scene, MaskChoice(by_points(tmp_path / "other.tif", values, east=10.5, kind=kind)))
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("kind", ["control points", "RPCs"])
+def test_a_mask_that_says_by_other_means_where_it_lies_is_laid_on_with_a_warning(kind, scene, tmp_path, caplog):
+    mask = by_points(tmp_path / "mask.tif", np.ones((1, 80, 100), np.uint8), east=10, kind=kind)
+    assert share_of(scene, MaskChoice(mask)).min() == 1
+    told = [
+        text for text in caplog.messages if "pixel by pixel: they say by different means where they lie" in text
+    ]
+    assert len(told) == 1 and kind in told[0] and "transform" in told[0]
 
 
 @pytest.mark.parametrize("nodata", [None, 255])

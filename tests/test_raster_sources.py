@@ -54,6 +54,35 @@ def test_a_vrt_of_files_in_its_folder_is_read_and_restored(folder, identity):
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_vrt_may_have_a_histogram(folder):
+    counts = (
+        "<Histograms><HistItem><HistMin>0</HistMin><HistMax>9</HistMax><BucketCount>1</BucketCount>"
+        "<IncludeOutOfRange>0</IncludeOutOfRange><Approximate>1</Approximate><HistCounts>7</HistCounts></HistItem>"
+        "</Histograms></VRTRasterBand>"
+    )
+    path = folder / "a.vrt"
+    path.write_text(vrt("a.tif").replace("</VRTRasterBand>", counts))
+    np.testing.assert_array_equal(whole(path), read_tif(folder / "a.tif"))
+
+
+@pytest.mark.parametrize(
+    ("name", "mend"),
+    [
+        ("a.nc", "gdal_translate"),
+        ("a.json", "--stac"),
+        ("MTD_MSIL2A.xml", "the .SAFE folder"),
+        ("a.bin", "GeoTIFF"),
+    ],
+)
+def test_what_is_no_image_is_told_with_what_to_do(name, mend, tmp_path):
+    (tmp_path / name).write_bytes(b"something else altogether")
+    with pytest.raises(
+        RasterError, match=rf"{name} is not an image that can be read, by its first bytes; .*{mend}"
+    ):
+        whole(tmp_path / name)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 @pytest.mark.parametrize("how", ["relative", "absolute", "link", "capitals"])
 def test_a_vrt_reads_nothing_outside_its_folder_unless_that_is_allowed(how, folder):
     (folder / "link.tif").symlink_to(folder.parent / "secret.tif")
@@ -72,7 +101,7 @@ def test_a_vrt_reads_nothing_outside_its_folder_unless_that_is_allowed(how, fold
         (vrt("/vsicurl/http://example.org/a.tif", relative=0), "no plain file"),
         (vrt("GTIFF_DIR:1:a.tif"), "no plain file"),
         (vrt("missing.tif"), "does not exist"),
-        (vrt("a.vrt"), "not an image"),
+        (vrt("a.vrt"), "names a.vrt, a VRT in turn; give the files themselves, or make an image of it"),
         (vrt("a.tif", band='subClass="VRTDerivedRasterBand"'), "VRTDerivedRasterBand"),
         (vrt("a.tif", band='SUBCLASS="VRTRawRasterBand"'), "VRTRawRasterBand"),
         (vrt("a.tif", more="<PixelFunctionCode>import os</PixelFunctionCode>"), "PixelFunctionCode"),
@@ -366,7 +395,7 @@ def test_overviews_that_a_file_says_are_elsewhere_are_not_followed(how, where, k
 def test_overviews_and_masks_beside_a_file_must_be_geotiffs(suffix, folder):
     beside = folder / f"a.tif{suffix}"
     beside.write_text(vrt("../secret.tif"))
-    with pytest.raises(RasterError, match=r"is not an image by its first bytes"):
+    with pytest.raises(RasterError, match=r"is not an image that can be read, by its first bytes"):
         whole(folder / "a.tif")
     Image.new("L", (4, 4)).save(beside, "PNG")
     with pytest.raises(RasterError, match=rf"a\.tif\{suffix}, which belongs to a\.tif, is no GeoTIFF; remove it"):

@@ -255,6 +255,8 @@ def test_progress_counts_every_window_once(identity, tmp_path):
         ((None, None, None, "red"), FOUR[:3], (4, 1, 2)),
         (("red", "red", "green"), FOUR[:3], (1, 3, 2)),  # two bands say red: neither does
         (("B04 (red)", "Band B03, 560nm", "S2A_MSI_T32TQM_B02", "B08"), FOUR, (1, 2, 3, 4)),
+        (tuple(f"T32UQD_20200101T101411_B{number}_10m" for number in ("02", "03", "04", "08")), FOUR, (3, 2, 1, 4)),
+        (("QA_PIXEL", "SR_B4", "SR_B3", "SR_B2", "SR_QA_AEROSOL", "ST_B10"), FOUR[:3], (2, 3, 4)),
         (("sur_refl_b01", "sur_refl_b02", "sur_refl_b03", "sur_refl_b04"), FOUR, (1, 4, 3, 2)),  # MODIS's
         (("refl_b01", "refl_b02", "refl_b03", "refl_b04"), FOUR, (1, 2, 3, 4)),  # whosever
         (("red uncertainty", "red", "green", "blue"), FOUR[:3], (2, 3, 4)),
@@ -280,6 +282,10 @@ def test_bands_are_found_by_what_descriptions_say(descriptions, names, expected,
         ("nir", "red", "green"),
         ("swir2", "nir", "red", "green"),
         ("QA_PIXEL", "red", "green"),
+        ("QA_RADSAT", "SR_QA_AEROSOL", "green"),
+        ("red", "ST_B10", "green"),
+        ("Fmask", "red", "VZA"),
+        ("green", "red", "REG"),
         ("red", "green", "pan"),
         ("IR", "R", "G"),
         ("sur_refl_b01", "sur_refl_b02", "sur_refl_b03"),

@@ -66,6 +66,50 @@ def test_a_lowest_number_far_below_all_others_is_no_data_wherever_it_stands(dtyp
     assert report.scale.low == pytest.approx(scale.low, abs=2)
 
 
+@pytest.mark.parametrize("declared", [None, math.nan])
+@pytest.mark.parametrize("value", [1e20, -9999])
+def test_a_number_far_from_all_others_is_no_data_in_floats_also_beside_nan(value, declared, tmp_path, rng, darker):
+    dn = ground(rng, "float32")
+    dn[:, :5] = math.nan
+    dn[:, 10:13, 20:30] = value
+    source = write_tif(tmp_path / "a.tif", dn, nodata=declared)
+    report = remove_from_scene(source, tmp_path / "out.tif", darker)
+    assert (report.scale.low, report.scale.high) == (0, 1)
+    out = read_tif(tmp_path / "out.tif")
+    np.testing.assert_array_equal(out == np.float32(value), dn == np.float32(value))
+
+
+def test_overviews_are_not_asked_beside_nan_once_another_number_was_found(tmp_path, rng):
+    dn = rng.uniform(0.2, 0.6, (3, 2200, 2200)).astype(np.float32)
+    dn[:, :, 300:1001] = -9999
+    path = write_tif(tmp_path / "a.tif", dn, nodata=math.nan, tiled=True)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.build_overviews([2, 4], Resampling.average)
+    with open_raster(path) as reader:
+        reader.look_for_undeclared((1, 2, 3))
+        assert reader.undeclared is not None and reader.undeclared.value == -9999
+        values, valid = reader.read_reduced((1, 2, 3))
+    assert values[valid].min() >= 0.2
+
+
+def test_bright_saturated_cloud_and_a_highest_integer_are_data(tmp_path, rng):
+    for dtype, high in (("uint16", 65535), ("float32", 1.6)):
+        dn = ground(rng, dtype)
+        dn[:, 10:30, 20:50] = high
+        with open_raster(write_tif(tmp_path / f"{dtype}.tif", dn)) as reader:
+            reader.look_for_undeclared((1, 2, 3))
+            assert reader.undeclared is None
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.0, False), (0.02, True)])
+def test_numbers_that_stretch_the_scale_beyond_all_others_are_told(share, told, tmp_path, rng, caplog):
+    dn = rng.uniform(0.2, 0.6, (3, 100, 100)).astype(np.float32)
+    dn[:, : int(100 * share)] = rng.uniform(1e4, 2e4, (3, int(100 * share), 100))
+    with open_raster(write_tif(tmp_path / "a.tif", dn, nodata=-1)) as reader:
+        auto_scale(reader, (1, 2, 3))
+    assert ("if others hold no data give --nodata, else --scale" in caplog.text) == told
+
+
 @pytest.mark.parametrize(
     "change",
     [

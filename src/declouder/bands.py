@@ -52,6 +52,8 @@ def choose_bands(info: RasterInfo, names: Sequence[str], given: Sequence[int | s
         said = [text or color for text, color in zip(described, colors, strict=True)]
         called = f" ({', '.join(text or 'no name' for text in said)})" if any(said) else ""
         mend = "name them by number with --bands" if info.count >= len(names) else "give an image that has them"
+        if info.count == 1 < len(names):
+            mend = "stack the files of the bands (rio stack RED GREEN BLUE -o STACK.tif)"
         raise RasterError(
             f"{info.path} has {_count(info.count)}{called or _besides_alpha(info)}, {_wanted(names)}; "
             f"{mend}, or give a model for these bands"
@@ -191,14 +193,14 @@ _WORDS_OF_OTHERS = {
     *("coastal", "aerosol", "rededge", "cirrus", "pan", "panchromatic"),
     *("short", "shortwave", "swir", "mid", "mir", "mwir", "far", "infrared", "other"),
     *("wave", "longwave", "lwir", "thermal", "tir", "tirs", "ir"),
-    *("alpha", "mask", "qa", "pixel", "scl", "cloud", "aot", "wvp"),
-    *("ndvi", "dem", "vv", "vh"),
+    *("alpha", "mask", "qa", "bqa", "pixel", "radsat", "scl", "fmask", "cloud", "aot", "wvp"),
+    *("ndvi", "dem", "vv", "vh", "st", "reg", "saa", "sza", "vaa", "vza"),
 }
 _COLORS_OF_NONE = {"undefined", "gray", "palette", "alpha"}
 _NO_MATTER = {"band", "channel", "b", "nm", "um"}
 # Beside a band number: words that leave it Sentinel-2's, and words that make it so whatever else is said.
 _BESIDE_NUMBER = re.compile(r"band|channel|central|wavelength|\d*(nm|um|m)?")
-_SENTINEL2 = re.compile(r"sentinel|sentinel2[abc]?|s2[abc]?|msi|hls|[sl]30")
+_SENTINEL2 = re.compile(r"sentinel|sentinel2[abc]?|s2[abc]?|msi|hls|[sl]30|t\d\d[a-z]{3}")  # the last one is a tile
 
 
 def _is_another(text: str, names: Sequence[str]) -> bool:
@@ -212,7 +214,7 @@ def _is_another(text: str, names: Sequence[str]) -> bool:
         return "nir" not in wanted
     words = [word for word in re.findall(r"[a-z]+", text.lower()) if word not in _NO_MATTER]
     neighbour = words[:2] == ["red", "edge"] or words[:1] in (["coastal"], ["deep"])
-    return bool(words) and (neighbour or set(words) <= _WORDS_OF_OTHERS)
+    return bool(words) and (neighbour or "qa" in words or set(words) <= _WORDS_OF_OTHERS)
 
 
 def _spoken(text: str) -> str:

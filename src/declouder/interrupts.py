@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from typing import Any
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, `kill`, and a terminal that is closed."""
+
 
 @contextlib.contextmanager
 def children_heed_no_interrupt() -> Iterator[None]:
@@ -26,12 +29,14 @@ def children_heed_no_interrupt() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interrupts_wait() -> Iterator[None]:
-    """SIGINT and SIGTERM that come within the block act at its end; outside the main thread none come."""
+    """Signals of `ENDING` that come within the block act at its end; outside the main thread none come."""
     came: list[int] = []
     before: dict[signal.Signals, Any] = {}
     try:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in ENDING:
+                if signal.getsignal(number) is signal.SIG_IGN:  # as nohup leaves it
+                    continue
                 before[number] = signal.getsignal(number)
                 signal.signal(number, lambda number, _: came.append(number))
         yield

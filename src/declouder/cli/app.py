@@ -1,8 +1,8 @@
 """What all commands share: the app, its entry point, the error contract, options and the loading of a model.
 
 What a script can rely on: results and their summary on stdout, progress and log on stderr; exit 0 when all is
-done; exit 2 and one line `error: ...` for anything the user can mend; 130 after Ctrl-C or SIGTERM; 141 where
-the reader of a pipe went before all was told; 1 for a bug of ours.
+done; exit 2 and one line `error: ...` for anything the user can mend; 130 after Ctrl-C, SIGTERM or SIGHUP; 141
+where the reader of a pipe went before all was told; 1 for a bug of ours.
 
 Nothing heavy is imported before it is needed, so `--help` and mistakes answer at once.
 """
@@ -29,6 +29,7 @@ from typer.core import TyperGroup
 
 from declouder.devices import has_bfloat16, is_out_of_memory, resolved_device
 from declouder.errors import DeclouderError, OptionError
+from declouder.interrupts import ENDING
 from declouder.version import __version__
 
 ORDER = ("remove", "evaluate", "report", "ablate", "train", "data", "info", "convert")
@@ -121,7 +122,7 @@ _BUG = " (this is a bug in declouder; --debug shows where)"
 _THEIRS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 """What a file system may say of a path that a user gave."""
 INTERRUPTED = 130
-"""The exit code of a run that SIGINT or SIGTERM ended: 128 + 2, as shells have it."""
+"""The exit code of a run that SIGINT, SIGTERM or SIGHUP ended: 128 + 2, as shells have it."""
 READER_GONE = 141
 """The exit code where nobody reads the output any more, as under `head -1`: 128 + 13, SIGPIPE."""
 
@@ -133,8 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     _interrupts.clear()
     signal.signal(signal.SIGTERM, _interrupt)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # ignored, it stays so
-        signal.signal(signal.SIGINT, _interrupt)
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is usual:  # ignored, it stays so
+            signal.signal(number, _interrupt)
     if hasattr(sys.stdout, "reconfigure"):  # a name that it cannot show is no reason to fail
         sys.stdout.reconfigure(errors="backslashreplace")
     with _nothing_breaks_off_the_end(is_program), reporting_errors(debug="--debug" in arguments):
@@ -236,7 +238,7 @@ def _nothing_breaks_off_the_end(is_program: bool) -> Iterator[None]:
         yield
     finally:
         if is_program:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in ENDING:
                 signal.signal(number, signal.SIG_IGN)
 
 

@@ -146,7 +146,8 @@ def summary(jobs: Jobs, outcome: Outcome) -> str:
     pixels = sum(report.megapixels for report in reports)
     # From the first's beginning to the last's end: scenes on a cluster overlap.
     seconds = max(report.ended for report in reports) - min(report.ended - report.seconds for report in reports)
-    what = f"{len(reports)} images to {jobs.folder}" if jobs.many else str(reports[0].output)
+    images = "1 image" if len(reports) == 1 else f"{len(reports)} images"
+    what = f"{images} to {jobs.folder}" if jobs.many else str(reports[0].output)
     amount = f"{pixels:.2f}" if pixels >= 0.1 else f"{pixels:.2g}"
     return f"wrote {what}{existed}: {amount} megapixels in {seconds:.1f} s, {pixels / seconds:.3g} MP/s"
 

@@ -38,7 +38,8 @@ def check_folder(folder: Path, *, kind: str) -> None:
         ModelError: if it does not exist, is of another kind, lacks a part, or names code that is not ours.
     """
     if not folder.is_dir():
-        raise ModelError(f"model folder {folder} does not exist; give a folder that `declouder train` wrote")
+        found = "is no folder" if folder.exists() else "does not exist"
+        raise ModelError(f"model folder {folder} {found}; give a folder that `declouder train` wrote")
     if not (folder / "model_index.json").exists() and (folder / "model" / "model_index.json").exists():
         raise ModelError(f"{folder} is the folder of a training; give its model, {folder / 'model'}")
     index = _read_json(folder / "model_index.json", folder)

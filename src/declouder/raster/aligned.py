@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from declouder.raster.gdal import GDAL_ERRORS, NUMBER_DTYPES, one_line
 from declouder.raster.info import RasterInfo
 from declouder.raster.reading import opened
 from declouder.raster.reduced import reduced_shape
+
+log = logging.getLogger(__name__)
 
 _LOOKED_AT_PX = 256
 """Side up to which it is looked whether a raster says anything over another."""
@@ -123,6 +126,7 @@ def _lies_on(info: RasterInfo, like: RasterInfo) -> bool:
             f"mask {info.path} is {info.width} x {info.height} px without a place on Earth that could be compared, "
             f"{like.path} is {like.width} x {like.height} px; give a mask of that size, or georeferenced ones"
         )
+    _compare_points(info, like)
     if _are_apart(info, like):
         without = "neither has a CRS" if info.crs is None and like.crs is None else "one has no CRS"
         raise RasterError(
@@ -163,6 +167,51 @@ def _turns(info: RasterInfo, bounds: Any) -> list[Any]:
         turns += [Affine(a, b, west - 360, d, e, north)] if bounds.right > 180 else []
         turns += [Affine(a, b, west + 360, d, e, north)] if bounds.left < -180 else []
     return turns
+
+
+def _compare_points(info: RasterInfo, like: RasterInfo) -> None:
+    """Compare where control points or RPCs say that two rasters of one size lie; tell where that cannot be done.
+
+    Raises:
+        RasterError: if it is not the same place.
+    """
+    ours, theirs = _places(info), _places(like)
+    if "transform" in ours.keys() & theirs.keys():
+        return
+    how = ", ".join(sorted({*ours, *theirs}))
+    alike = [_alike(ours[kind], theirs[kind]) for kind in ours.keys() & theirs.keys()]
+    if False in alike:
+        raise RasterError(
+            f"mask {info.path} lies elsewhere than {like.path} by their {how}; give a mask of the same place"
+        )
+    if ours and theirs and True not in alike:
+        log.warning(
+            "mask %s is laid on %s pixel by pixel: they say by different means where they lie (%s)",
+            *(info.path, like.path, how),
+        )
+
+
+def _places(info: RasterInfo) -> dict[str, dict[Any, tuple[float, float]]]:
+    """Return by what means a raster says where it lies, with places by pixel that can be compared."""
+    found: dict[str, dict[Any, tuple[float, float]]] = {}
+    if not info.transform.is_identity:
+        found["transform"] = {}  # two are compared by their corners
+    if info.gcps[0]:
+        found["control points"] = {(point.row, point.col): (point.x, point.y) for point in info.gcps[0]}
+    if info.rpcs:
+        found["RPCs"] = {(info.rpcs.line_off, info.rpcs.samp_off): (info.rpcs.long_off, info.rpcs.lat_off)}
+    return found
+
+
+def _alike(ours: Mapping[Any, tuple[float, float]], theirs: Mapping[Any, tuple[float, float]]) -> bool | None:
+    """Return whether the same pixels have the same places; None if no pixel has one in both."""
+    common = ours.keys() & theirs.keys()
+    if not common:
+        return None
+    places = np.array([theirs[pixel] for pixel in theirs])
+    # A refined model of one frame is not another frame.
+    allowed = np.maximum(np.ptp(places, axis=0) / 100, 0.01)
+    return all(bool((np.abs(np.subtract(ours[pixel], theirs[pixel])) <= allowed).all()) for pixel in common)
 
 
 def _are_apart(info: RasterInfo, like: RasterInfo) -> bool:

@@ -32,6 +32,14 @@ INPUT_DRIVERS = {
     rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51": "JP2OpenJPEG",
 }
 INPUT_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".webp", ".jp2", ".vrt", ".safe")
+_TO_TIFF = "make a GeoTIFF of it: gdal_translate IN OUT.tif"
+_OTHER_KINDS = {
+    ".json": "if it is a STAC item, name it with --stac",
+    ".xml": "of Sentinel-2 give the .SAFE folder",
+    ".zip": "unpack it first",
+    **dict.fromkeys((".nc", ".h5", ".hdf", ".img", ".ntf"), _TO_TIFF),
+}
+"""What to do with what is often given, by its suffix."""
 OUTPUT_DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".png": "PNG", ".webp": "WEBP"}
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 """Of images."""
@@ -105,6 +113,5 @@ def driver_of(path: Path) -> str:
     for magic, driver in INPUT_DRIVERS.items():
         if re.match(magic, start, re.DOTALL):
             return driver
-    raise RasterError(
-        f"{path} is not an image by its first bytes; give a GeoTIFF, TIFF, PNG, JPEG, JPEG 2000, WebP or VRT file"
-    )
+    mend = _OTHER_KINDS.get(path.suffix.lower(), "give a GeoTIFF, TIFF, PNG, JPEG, JPEG 2000, WebP or VRT file")
+    raise RasterError(f"{path} is not an image that can be read, by its first bytes; {mend}")

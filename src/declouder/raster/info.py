@@ -33,7 +33,7 @@ _DERIVED_NAMESPACES = {
 # Numbers about the old pixels would be wrong about the new ones.
 _STALE_TAGS = ("STATISTICS_", "TIFFTAG_MINSAMPLEVALUE", "TIFFTAG_MAXSAMPLEVALUE")
 
-_HISTOGRAM = {
+HISTOGRAM = {
     *("Histograms", "HistItem", "HistMin", "HistMax", "BucketCount"),
     *("IncludeOutOfRange", "Approximate", "HistCounts"),
 }
@@ -200,7 +200,7 @@ def _besides_statistics(aux: Path) -> Any:
     band = None
     for element in root.iter():
         band = element.get("band") if element.tag == "PAMRasterBand" else band
-        is_statistic = element.tag in _HISTOGRAM or element.get("key", "").startswith(_STALE_TAGS)
+        is_statistic = element.tag in HISTOGRAM or element.get("key", "").startswith(_STALE_TAGS)
         is_frame = element.tag in {"PAMDataset", "PAMRasterBand"}
         is_frame |= element.tag == "Metadata" and not element.attrib
         if not (is_statistic or is_frame):

@@ -21,7 +21,7 @@ from declouder.raster.gdal import DTYPES, GDAL_ERRORS, gdal_settings, not_georef
 from declouder.raster.info import RasterInfo, info_of
 from declouder.raster.reduced import looked_at, reduced_shape, skimmed
 from declouder.raster.sources import check_source, opened_as
-from declouder.raster.undeclared import Undeclared, find_undeclared
+from declouder.raster.undeclared import Undeclared, find_extreme, find_undeclared
 
 
 @contextmanager
@@ -146,12 +146,18 @@ class RasterReader:
     def look_for_undeclared(self, bands: Sequence[int]) -> None:
         """Look whether pixels hold no data though nothing says so, and leave them out from now on.
 
-        Only where the raster has neither nodata, nor a mask, nor alpha.
+        Only where the raster has neither nodata, nor a mask, nor alpha. Where its nodata is NaN, which holds none
+        anyway, only for a number far from all others.
         """
         info = self.info
-        if info.nodata is None and not info.has_mask and self._alpha is None:
-            dn, _ = self.read_reduced(bands)
-            self.undeclared = find_undeclared(dn, height=info.height, width=info.width)
+        if info.has_mask or self._alpha is not None or (info.nodata is not None and math.isfinite(info.nodata)):
+            return
+        dn, _ = self.read_reduced(bands)
+        find = find_undeclared if info.nodata is None else find_extreme
+        self.undeclared = find(dn, height=info.height, width=info.width)
+        if self.undeclared is not None and self._trusts_overviews:
+            self._trusts_overviews = False  # they have mixed it with the ground
+            self._reduced.clear()
 
     def read(self, rows: slice, cols: slice, bands: Sequence[int] | None = None) -> NDArray[Any]:
         """Return DN of the 1-based `bands` (all by default): (C, rows, cols) in the raster's dtype."""

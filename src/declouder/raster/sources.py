@@ -19,6 +19,7 @@ import rasterio
 
 from declouder.errors import RasterError
 from declouder.raster.gdal import check_name, driver_of, lies_there
+from declouder.raster.info import HISTOGRAM
 from declouder.raster.sentinel2 import files_of_safe, is_safe
 from declouder.raster.stack import vrt_of_bands
 from declouder.raster.xml import parsed_xml
@@ -42,6 +43,7 @@ _VRT_ELEMENTS = {
     *("SimpleSource", "ComplexSource", "AveragedSource", "SourceFilename", "SourceBand", "SourceProperties"),
     *("SrcRect", "DstRect", "NODATA", "ScaleOffset", "ScaleRatio", "UseMaskBand", "MaskBand", "OverviewList"),
     *("ColorTable", "Entry", "CategoryNames", "Category"),
+    *HISTOGRAM,
 }
 # GDAL reads names in any case, and an attribute as it reads an element: <SimpleSource SourceFilename="/etc/x.tif">.
 _VRT_ATTRIBUTES = {
@@ -205,6 +207,11 @@ def _named(path: Path, folder: Path, text: str | None, is_relative: bool, *, all
         )
     # An existing file and no other string of GDAL's: /vsicurl/, a database, a VRT within.
     check_source(target)
+    if target.suffix.lower() == ".vrt":
+        raise RasterError(
+            f"{path} names {name[:200]}, a VRT in turn; give the files themselves, or make an image of it:"
+            " gdal_translate"
+        )
     if target.is_dir():
         raise RasterError(f"{path} names the folder {name[:200]}; give the files in it")
     driver_of(target)

@@ -17,6 +17,8 @@ _LEAST_FRAME = 0.002
 """Share of the scene that a frame of 0 takes at least: a few black pixels at the edge may be shade or water."""
 _LEAST_LOW = 0.0005
 """Share that has the lowest number at least, so that it is no outlier."""
+_FAR_ABOVE = 10
+"""Spans of all other numbers by which the highest lies above them at least; of floats, which have no saturation."""
 _ALL_AROUND = np.ones((3, 3), np.bool_)
 
 
@@ -52,6 +54,22 @@ class Undeclared:
         return hidden[None]
 
 
+def find_extreme(dn: NDArray[Any], *, height: int, width: int) -> Undeclared | None:
+    """Look for a number far below all others, or of floats far above; arguments as of `find_undeclared`."""
+    finite = np.isfinite(dn)
+    low, high = dn.min(where=finite, initial=0), dn.max(where=finite, initial=0)
+    for end in ([low] if low < 0 else []) + ([high] if high > 0 and dn.dtype.kind == "f" else []):
+        at_end = np.asarray((dn == end).all(axis=0))
+        rest = dn[:, ~at_end]
+        rest = rest[np.isfinite(rest)].astype(np.float64)
+        if at_end.mean() < _LEAST_LOW or not rest.size:
+            continue
+        dark, bright = (float(v) for v in np.percentile(rest, [0.5, 99.5]))
+        if end < dark - (bright - dark) / 2 or end > bright + _FAR_ABOVE * max(bright - dark, abs(bright)):
+            return Undeclared(float(end), float(at_end.mean()), height, width, None)
+    return None
+
+
 def find_undeclared(dn: NDArray[Any], *, height: int, width: int) -> Undeclared | None:
     """Look for it in a scene whose file declares no data by no means.
 
@@ -60,15 +78,9 @@ def find_undeclared(dn: NDArray[Any], *, height: int, width: int) -> Undeclared 
         height: of the scene.
         width: of the scene.
     """
-    low = dn.min(where=np.isfinite(dn), initial=0)
-    if low < 0:
-        lowest = np.asarray((dn == low).all(axis=0))
-        rest = dn[:, ~lowest]
-        rest = rest[np.isfinite(rest)]
-        if lowest.mean() >= _LEAST_LOW and rest.size:
-            dark, bright = (float(v) for v in np.percentile(rest, [0.5, 99.5]))
-            if low < dark - (bright - dark) / 2:
-                return Undeclared(float(low), float(lowest.mean()), height, width, None)
+    extreme = find_extreme(dn, height=height, width=width)
+    if extreme is not None:
+        return extreme
     labels, _ = ndimage.label((dn == 0).all(axis=0), _ALL_AROUND)
     at_edge = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     sizes = np.bincount(labels.ravel())

@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 # A scale that was given is doubted where so much of a scene lies beyond one end, or it spans so little of it: bytes
 # are 0.026 of 0 to 10000, calm sea is 0.04 of it.
 _MOST_BEYOND, _LEAST_USED = 0.5, 0.03
+# One that was found, where it is so much wider than what nine in ten numbers span: far more than bright cloud over
+# calm sea.
+_WIDEST = 1000
 
 
 @contextmanager
@@ -74,6 +77,14 @@ def auto_scale(reader: RasterReader, bands: Sequence[int]) -> Scaling:
     # unit.
     if np.dtype(reader.info.dtype).kind == "f" and low >= -0.05 and 0.1 <= high <= 1.05:
         return Scaling(0.0, 1.0)
+    if low < high:
+        darker, brighter = np.percentile(values, [5, 95])
+        if high - low > _WIDEST * (brighter - darker) > 0:
+            log.warning(
+                "the scene's numbers go from %.6g to %.6g, nine in ten of them from %.6g to %.6g; if others hold no"
+                " data give --nodata, else --scale",
+                *(low, high, darker, brighter),
+            )
     if not low < high:
         # Flat but for less than a hundredth, which may be a cloud.
         low, high = float(values.min()), float(values.max())

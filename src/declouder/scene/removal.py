@@ -190,7 +190,7 @@ def _scale_of(reader: RasterReader, bands: BandChoice, options: SceneOptions) ->
     reader.take_for_data(bands.numbers)
     reader.look_for_undeclared(bands.numbers)
     if reader.undeclared is not None:
-        log.info("no data: %s; it is left out, though the file declares no nodata", reader.undeclared)
+        log.info("no data: %s; it is left out, though the file does not declare it", reader.undeclared)
     if len(reader.no_data) > 1:
         declared, given = reader.no_data
         log.info("no data: %g as given, besides the %g that the file declares", given, declared)
@@ -203,7 +203,11 @@ def _scale_of(reader: RasterReader, bands: BandChoice, options: SceneOptions) ->
 
 def _nothing_restored(output: Path, options: SceneOptions) -> str:
     mask = options.mask.source
-    where = "it holds no data" if mask == NONE else f"the mask {mask} marks no cloud there"
+    where = (
+        "it holds no data"
+        if mask == NONE
+        else f"the mask {mask} marks no cloud there (what is no data in it counts as clear)"
+    )
     return f"nothing was restored in {output}: {where}"
 
 
