@@ -76,9 +76,7 @@ def test_a_vrt_may_have_a_histogram(folder):
 )
 def test_what_is_no_image_is_told_with_what_to_do(name, mend, tmp_path):
     (tmp_path / name).write_bytes(b"something else altogether")
-    with pytest.raises(
-        RasterError, match=rf"{name} is not an image that can be read, by its first bytes; .*{mend}"
-    ):
+    with pytest.raises(RasterError, match=rf"{name} is not an image that can be read, by .*; .*{mend}"):
         whole(tmp_path / name)
 
 

@@ -68,15 +68,21 @@ def test_a_model_stays_whole_where_saving_it_breaks_off(toy_run, tmp_path, monke
     before = {path: path.read_bytes() for path in (run / "model").rglob("*") if path.is_file()}
     config = toy()
 
+    networks = build_networks(config)
+    kind = type(networks[Path(broken).parts[0]])
+    save = kind.save_pretrained
+
     def break_off(self, folder, **_):
+        if "networks" in str(folder.parent):  # what the stage keeps for itself comes first
+            save(self, folder)
+            return
         Path(folder).mkdir(parents=True)
         (Path(folder) / Path(broken).name).write_text("")
         raise KeyboardInterrupt
 
-    networks = build_networks(config)
-    monkeypatch.setattr(type(networks[Path(broken).parts[0]]), "save_pretrained", break_off)
+    monkeypatch.setattr(kind, "save_pretrained", break_off)
     with pytest.raises(KeyboardInterrupt):
-        export(config, run, networks)
+        export(config, run, "joint", networks)
     assert {path: path.read_bytes() for path in (run / "model").rglob("*") if path.is_file()} == before
     assert not list(run.glob(".*"))
 

@@ -87,6 +87,42 @@ def test_a_finished_stage_whose_network_is_gone_says_so(toy_run, tmp_path):
     assert weights_of(run / "model") == weights_of(toy_run / "model")
 
 
+def test_a_stage_that_is_repeated_begins_with_what_the_ones_before_it_left(toy_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(toy_run, run)
+    shutil.rmtree(run / "joint")
+    train_quietly(toy(), run, resume=True)
+    assert weights_of(run / "model") == weights_of(toy_run / "model")
+    shutil.rmtree(run / "joint")
+    shutil.rmtree(run / "weights")
+    train_quietly(toy(), run, stages=["weights"])  # with the denoiser's own, which joint has taught on
+    train_quietly(toy(), run, stages=["joint"])
+    assert weights_of(run / "model") == weights_of(toy_run / "model")
+
+
+@pytest.mark.parametrize(
+    ("stage", "later"), [("reference", "weights"), ("denoiser", "weights"), ("weights", "joint")]
+)
+def test_what_a_later_stage_has_learnt_from_is_not_learnt_anew(stage, later, toy_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(toy_run, run)
+    shutil.rmtree(run / stage)
+    told = rf"stage '{stage}' is to learn what stage '{later}' has learnt from; remove .*run/{later} first"
+    for given in ({"resume": True}, {"stages": [stage]}):
+        with pytest.raises(ModelError, match=told):
+            train_quietly(toy(), run, **given)
+    assert weights_of(run / "model") == weights_of(toy_run / "model")
+
+
+def test_a_run_without_networks_of_its_stages_goes_on_with_its_model(toy_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(toy_run, run)
+    for stage in ("reference", "denoiser", "weights", "joint"):
+        shutil.rmtree(run / stage / "networks")
+    shutil.rmtree(run / "joint")
+    assert [report.stage for report in train_quietly(toy(), run, resume=True)] == ["joint"]
+
+
 def test_two_runs_are_not_mixed(toy_run):
     with pytest.raises(OutputError, match="continue it with --resume"):
         train_quietly(toy(), toy_run)

@@ -37,7 +37,15 @@ from declouder.training.networks import (
     take_over,
 )
 from declouder.training.record import commit_of_source, write_record
-from declouder.training.resuming import begin_run, begin_stage, check_begun, check_kept, check_order, check_run
+from declouder.training.resuming import (
+    begin_run,
+    begin_stage,
+    check_begun,
+    check_kept,
+    check_later,
+    check_order,
+    check_run,
+)
 from declouder.training.stages import STAGES
 from declouder.training.surroundings import (
     MAKE_ROOM,
@@ -100,7 +108,8 @@ def train(
         ConfigError: if the recipe lacks a stage.
         DataError: if the data do not fit, are others than when a stage was begun, or a checkpoint is damaged.
         OutputError: if `out` holds a run already and `resume` is not set.
-        ModelError: if a stage needs a network that no earlier stage leaves or has left.
+        ModelError: if a stage needs a network that no earlier stage leaves or has left, or is to learn what a later
+            stage has learnt from already.
         OptionError: if there are several nodes and nothing tells this one about the others, or fewer devices than
             asked for; if several are asked for at a prompt; if the device's memory does not hold a step.
     """
@@ -124,6 +133,7 @@ def train(
         check_networks(config, left)
     check_kept(out, stages, left)
     if first_process:
+        check_later(out, left)
         check_begun(out, data, left)
         begin_run(out, config)
     run = _Run(config, data, out, resume, device, devices, nodes, on_step)
@@ -183,7 +193,7 @@ def _run_stage(run: _Run, name: StageName, *, max_time_s: float | None) -> Train
             trainer.save_checkpoint(last)  # by all processes: they wait for each other in it
     elif trainer.is_global_zero:
         best = scores.finish(module)
-        export(config, run.out, {part: best[part] for part in module.stage.learns})
+        export(config, run.out, name, {part: best[part] for part in module.stage.learns})
         about = {"steps": trainer.global_step, "seconds": round(scores.seconds, 1), "scores": scores.best}
         about |= {"precision": trainer.precision, "devices": run.devices, "nodes": run.nodes}
         write_record(config, run.data, run.out / "model", name, about)
@@ -231,7 +241,8 @@ def _prepared_module(run: _Run, name: StageName) -> StageModule:
     module = StageModule(name, config, run.data)
     for part in module.stage.needs:
         learns = part in module.stage.learns
-        take_over(module.network(part), earlier_folder(config, run.out, part), stage=name, learns=learns)
+        folder = earlier_folder(config, run.out, part, stage=name)
+        take_over(module.network(part), folder, stage=name, learns=learns)
     if not module.stage.goes_on and config.model.start_from is not None:
         folder = start_folder(config.model.start_from)
         for part in module.stage.learns:

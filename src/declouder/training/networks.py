@@ -16,13 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from declouder.config import StageName, TrainConfig
+from declouder.config import STAGE_NAMES, StageName, TrainConfig
 from declouder.errors import ConfigError, ModelError
 from declouder.networks import REFERENCES, Denoiser, WeightNet
 from declouder.pipeline import SHIPPED_MODEL, CloudRemovalPipeline, make_scheduler
 from declouder.training.stages import STAGES
 from declouder.training.surroundings import MAKE_ROOM
-from declouder.whole_files import whole_files_of
+from declouder.whole_files import whole_files_of, whole_folder
 
 log = logging.getLogger(__name__)
 
@@ -152,13 +152,33 @@ def take_over(network: nn.Module, folder: Path, *, stage: str, learns: bool = Fa
         raise ModelError(f"{folder} is not the network of this recipe: {reason}") from None
 
 
-def earlier_folder(config: TrainConfig, out: Path, part: str) -> Path:
-    """Return where a network comes from that a stage takes over: an earlier stage, else `model.start_from`."""
+def earlier_folder(config: TrainConfig, out: Path, part: str, *, stage: StageName | None = None) -> Path:
+    """Return where a network comes from that a stage takes over: an earlier stage, else `model.start_from`.
+
+    What an earlier stage has left is what itself has kept, not what a later one has made of it in the model.
+
+    Args:
+        config: the recipe.
+        out: the run's folder.
+        part: one of `NETWORKS`.
+        stage: which takes it over; None: what the last stage of the run has left.
+    """
     own = out / "model" / part
-    if config.model.start_from is None or own.is_dir():
-        return own
-    start = start_folder(config.model.start_from) / part
-    return start if start.is_dir() else own
+    earlier = STAGE_NAMES if stage is None else STAGE_NAMES[: STAGE_NAMES.index(stage)]
+    for name in reversed(earlier):
+        if part in STAGES[name].learns and (out / name / "finished").exists():
+            kept = kept_folder(out, name) / part
+            return kept if kept.is_dir() else own
+    if config.model.start_from is not None:
+        start = start_folder(config.model.start_from) / part
+        if start.is_dir():
+            return start
+    return own
+
+
+def kept_folder(out: Path, stage: StageName) -> Path:
+    """Return where a stage keeps the networks that it has learnt."""
+    return out / stage / "networks"
 
 
 def start_folder(name: str, *, field: str = "model.start_from") -> Path:
@@ -230,11 +250,14 @@ def _without_left_behind(trained: dict[str, Tensor], network: nn.Module) -> dict
     return {key: value for key, value in trained.items() if key not in left}
 
 
-def export(config: TrainConfig, out: Path, learnt: dict[str, nn.Module]) -> None:
-    """Save learnt networks into `out/model`; with all three there, it becomes a pipeline folder.
+def export(config: TrainConfig, out: Path, stage: StageName, learnt: dict[str, nn.Module]) -> None:
+    """Save what `stage` has learnt there and into `out/model`; with all three networks that is a pipeline folder.
 
     Those that no stage has learnt yet come from `model.start_from`, if they are the recipe's.
     """
+    with whole_folder(kept_folder(out, stage), mend=MAKE_ROOM) as kept:
+        for name, network in learnt.items():
+            cast(Any, network).save_pretrained(kept / name)
     folder = out / "model"
     with whole_files_of(folder, mend=MAKE_ROOM) as part:
         for name, network in learnt.items():

@@ -27,13 +27,26 @@ def check_order(config: TrainConfig, out: Path, stages: Sequence[StageName]) -> 
     for name in stages:
         stage = STAGES[name]
         for part in stage.needs:
-            folder = earlier_folder(config, out, part)
+            folder = earlier_folder(config, out, part, stage=name)
             if part in learnt or folder.is_dir():
                 continue
             by = next(other for other in STAGE_NAMES if part in STAGES[other].learns)
             mend = "run the earlier stages first" if by in config.stages else f"the recipe has no stage {by}"
             raise ModelError(f"stage {name!r} takes over {folder}, which does not exist; {mend}")
         learnt.update(stage.learns)
+
+
+def check_later(out: Path, stages: Sequence[StageName]) -> None:
+    """Raise ModelError if one of the stages that begin anew would change what a later one has learnt from."""
+    for name in stages:
+        if (out / name / "last.ckpt").exists():
+            continue
+        for later in STAGE_NAMES[STAGE_NAMES.index(name) + 1 :]:
+            if (out / later).exists() and set(STAGES[later].needs) & set(STAGES[name].learns):
+                raise ModelError(
+                    f"stage {name!r} is to learn what stage {later!r} has learnt from; remove {out / later} first,"
+                    " or choose another --out"
+                )
 
 
 def check_run(out: Path, config: TrainConfig, stages: Sequence[StageName], *, resume: bool) -> None:
