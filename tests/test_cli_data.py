@@ -134,6 +134,15 @@ def test_check_takes_the_cloud_share_from_masks(capsys, tmp_path):
     assert "cloud 25.0 % (by mask)" in out
 
 
+def test_of_many_sizes_it_is_said_how_many_are_not_listed(capsys, tmp_path):
+    for kind in ("cloud", "label"):
+        (tmp_path / "train" / kind).mkdir(parents=True)
+        for number in range(6):
+            write_tif(tmp_path / "train" / kind / f"{number}.tif", np.ones((3, 16 + number, 16), np.uint8))
+    _, out, _ = run(capsys, "data", "check", tmp_path)
+    assert out.count("(1 times)") == 4 and "or 2 others," in out
+
+
 @pytest.mark.parametrize("kind", ["palette", "nodata"])
 def test_check_reads_masks_as_evaluation_does(kind, capsys, tmp_path):
     write_pair(tmp_path / "RICE2", "0", 0)

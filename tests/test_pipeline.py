@@ -590,6 +590,13 @@ def test_a_pickle_in_place_of_safetensors_is_never_opened(tmp_path):
         CloudRemovalPipeline.from_pretrained(tmp_path)
 
 
+def test_a_saved_model_does_not_say_where_it_was_loaded_from(tmp_path):
+    make_tiny().save_pretrained(tmp_path / "first")
+    CloudRemovalPipeline.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
+    texts = [path.read_text() for path in (tmp_path / "second").rglob("*.json")]
+    assert len(texts) == 5 and not any(str(tmp_path) in text for text in texts)
+
+
 def test_the_quick_path_gives_what_the_networks_as_they_are_give():
     pipeline, cloudy = make_tiny(), cloudy_images()
     quick = pipeline(cloudy, generator=seeded(), output_type="pt")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from declouder.errors import OptionError, RasterError
 from declouder.raster import RasterInfo
-from declouder.rgb import RGB
+from declouder.rgb import COLOR_OF, RGB, SYNONYMS
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _claimed(
     others = {
         number
         for number, (text, word, color) in enumerate(zip(described, spoken, colors, strict=True), start=1)
-        if _is_another(text, names) or (word not in _SYNONYMS and _is_another(color.replace("_", " "), names))
+        if _is_another(text, names) or (word not in SYNONYMS and _is_another(color.replace("_", " "), names))
     }
     by_color = {
         name: number for name, number in of_color.items() if number not in others and name not in by_description
@@ -168,7 +168,7 @@ def _found(names: Sequence[str], said: Sequence[str], wholly: Sequence[str]) -> 
     found: dict[str, int] = {}
     for name in names:
         word = _spoken(name) or name
-        for speakers in ([_COLOR_OF.get(text, text) == word for text in wholly], [text == word for text in said]):
+        for speakers in ([COLOR_OF.get(text, text) == word for text in wholly], [text == word for text in said]):
             if any(speakers):
                 if sum(speakers) == 1:
                     found[name] = speakers.index(True) + 1
@@ -179,13 +179,6 @@ def _found(names: Sequence[str], said: Sequence[str], wholly: Sequence[str]) -> 
 # Band numbers with a leading zero are Sentinel-2's and HLS's, which agree on these. "B4" says nothing: it is
 # red to Landsat 8 and near infrared to Landsat 5; neither does "B05": red edge or near infrared.
 _NUMBERS = {"b02": "blue", "b03": "green", "b04": "red", "b08": "nir"}
-_SYNONYMS = {
-    "red": ("red", "r", "b04", "surreflb01"),  # the last ones are MODIS's
-    "green": ("green", "g", "b03", "surreflb04"),
-    "blue": ("blue", "b", "b02", "surreflb03"),
-    "nir": ("nir", "nearinfrared", "nearir", "nir08", "b08", "surreflb02"),
-}
-_COLOR_OF = {word: color for color, words in _SYNONYMS.items() for word in words}
 # "red edge", "coastal blue", "short wave infrared": neighbours of our bands, not they.
 _NEIGHBOUR_WORDS = {"edge", "rededge", "coastal", "deep", "short", "shortwave", "mid", "thermal", "swir", "i"}
 # Words of which the names of other bands are made: "SWIR2", "QA_PIXEL", "coastal aerosol", "panchromatic".
@@ -206,9 +199,9 @@ _SENTINEL2 = re.compile(r"sentinel|sentinel2[abc]?|s2[abc]?|msi|hls|[sl]30|t\d\d
 def _is_another(text: str, names: Sequence[str]) -> bool:
     """Return whether a description speaks of a band that is none of `names`, all of which must be known colours."""
     wanted = {_spoken(name) for name in names}
-    if not wanted <= set(_SYNONYMS):
+    if not wanted <= set(SYNONYMS):
         return False
-    if (spoken := _spoken(text)) in _SYNONYMS:
+    if (spoken := _spoken(text)) in SYNONYMS:
         return spoken not in wanted
     if spoken == "ir":  # of aerial images the near one
         return "nir" not in wanted
@@ -218,28 +211,28 @@ def _is_another(text: str, names: Sequence[str]) -> bool:
 
 
 def _spoken(text: str) -> str:
-    """Return the band a description speaks of: a colour of `_SYNONYMS`, else its letters in lower case."""
+    """Return the band a description speaks of: a colour of `SYNONYMS`, else its letters in lower case."""
     words, whole = _words(text), _whole(text)
-    if whole in _COLOR_OF or _NEIGHBOUR_WORDS.intersection(words):
-        return _COLOR_OF.get(whole, whole)
+    if whole in COLOR_OF or _NEIGHBOUR_WORDS.intersection(words):
+        return COLOR_OF.get(whole, whole)
     if "infrared" in whole:
         return "nir" if "near" in whole else whole
     # "Band 4 - Red", "red (B4)": one colour among other words, the single letters left out.
-    colors = {_COLOR_OF[word] for word in words if word in _COLOR_OF and len(word) > 1 and word not in _NUMBERS}
+    colors = {COLOR_OF[word] for word in words if word in COLOR_OF and len(word) > 1 and word not in _NUMBERS}
     colors |= {_NUMBERS[word] for word in words if word in _NUMBERS and _is_sentinel2s(words)}
     return colors.pop() if len(colors) == 1 else whole
 
 
 def _is_sentinel2s(words: Sequence[str]) -> bool:
     """Return whether a band number among these words is Sentinel-2's: that in "sur_refl_b04" is MODIS's."""
-    beside = [word for word in words if word not in _NUMBERS and word not in _COLOR_OF]
+    beside = [word for word in words if word not in _NUMBERS and word not in COLOR_OF]
     return any(map(_SENTINEL2.fullmatch, words)) or all(map(_BESIDE_NUMBER.fullmatch, beside))
 
 
 def _is_number(text: str) -> bool:
     """Return whether nothing but a band number says which band it is."""
     words = _words(text)
-    return bool(_NUMBERS.keys() & words) and not any(word in _COLOR_OF and word not in _NUMBERS for word in words)
+    return bool(_NUMBERS.keys() & words) and not any(word in COLOR_OF and word not in _NUMBERS for word in words)
 
 
 def _numbers_are_ambiguous(described: Sequence[str]) -> bool:

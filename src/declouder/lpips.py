@@ -121,8 +121,10 @@ class Lpips:
                 for (weight, bias), results in zip(weights[1:], (4, 5, 5, 5), strict=True)
             ]
         except Exception as error:
+            reason = " ".join(str(error).split())[:100]
             raise OptionError(
-                f"{backbone} is not torchvision's AlexNet ({type(error).__name__}: {error}); wanted {BACKBONE_FILE}"
+                f"{backbone} is not torchvision's AlexNet ({type(error).__name__}: {reason}); wanted"
+                f" {BACKBONE_FILE}"
             ) from None
         return cls(first, others, _linear_weights(), hashlib.sha256(backbone.read_bytes()).hexdigest(), weights)
 

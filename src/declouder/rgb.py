@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 RGB = ("red", "green", "blue")
@@ -10,7 +11,24 @@ USUAL_BANDS: Mapping[int, tuple[str, ...]] = {len(names): names for names in (RG
 """What so many bands are where nobody says so."""
 
 
+SYNONYMS: Mapping[str, tuple[str, ...]] = {
+    "red": ("red", "r", "b04", "surreflb01"),
+    "green": ("green", "g", "b03", "surreflb04"),
+    "blue": ("blue", "b", "b02", "surreflb03"),
+    "nir": ("nir", "nearinfrared", "nearir", "nir08", "b08", "surreflb02"),
+}
+"""What bands are called, in small letters and digits alone: by Sentinel-2 and HLS with a zero, by MODIS last."""
+COLOR_OF: Mapping[str, str] = {word: color for color, words in SYNONYMS.items() for word in words}
+
+
 def rgb_places(names: Sequence[str]) -> list[int] | None:
-    """Return the places, from 0, of red, green and blue among bands of these names; None if one is missing."""
+    """Return the places, from 0, of red, green and blue among bands of these names; None if one is missing.
+
+    Where they are not called so, by their synonyms, if each is there once.
+    """
     spoken = [name.lower() for name in names]
-    return [spoken.index(name) for name in RGB] if set(RGB) <= set(spoken) else None
+    if not set(RGB) <= set(spoken):
+        spoken = [COLOR_OF.get(re.sub("[^a-z0-9]", "", name), name) for name in spoken]
+        if any(spoken.count(color) != 1 for color in RGB):
+            return None
+    return [spoken.index(color) for color in RGB]

@@ -159,6 +159,21 @@ def test_a_published_split_list_parts_a_set_that_lies_in_other_folders(tmp_path)
     assert [p.name for p in set_pairs(tmp_path, "test", split_list=published)] == ["2", "3"]
 
 
+def test_an_exclude_list_may_name_pairs_of_the_other_part(tmp_path):
+    for part, numbers in (("train", (1, 2)), ("test", (3, 4))):
+        for kind in ("cloud", "label"):
+            (tmp_path / part / kind).mkdir(parents=True)
+            for number in numbers:
+                Image.new("RGB", (8, 8)).save(tmp_path / part / kind / f"{number}.png")
+    path = tmp_path / "exclude.txt"
+    path.write_text("2\n3\n")
+    assert [pair.name for pair in set_pairs(tmp_path, "train", exclude=path)] == ["1"]
+    assert [pair.name for pair in set_pairs(tmp_path, "test", exclude=path)] == ["4"]
+    path.write_text("2\n5\n")
+    with pytest.raises(DataError, match=r"names '5', which is not in the data \(1 such names\)"):
+        set_pairs(tmp_path, "test", exclude=path)
+
+
 def test_names_of_an_exclude_list_are_left_out(tmp_path):
     write_tree(tmp_path, "{split}/{kind}")
     path = tmp_path / "exclude.txt"

@@ -71,9 +71,12 @@ def test_what_is_wrong_with_a_raster_is_told_once_with_its_own_mend(tmp_path):
     assert str(told.value).count("p.tif") == 1 and "replace or remove" not in str(told.value)
 
 
-@pytest.mark.parametrize(("dn_range", "least"), [(None, 0.25), ((0.0, 10_000.0), 0.03)])
-def test_a_given_range_may_be_used_less_than_a_data_types(dn_range, least):
-    assert least_used(dn_range) == least
+@pytest.mark.parametrize(
+    ("dn_range", "dtype", "least"),
+    [(None, "uint16", 0.25), (None, "float32", 0.25), (None, "int16", 0.6), ((0.0, 10_000.0), "int16", 0.03)],
+)
+def test_a_given_range_may_be_used_less_than_a_data_types(dn_range, dtype, least):
+    assert least_used(dn_range, dtype) == least
 
 
 @pytest.mark.parametrize(

@@ -567,6 +567,18 @@ def test_images_that_use_little_of_their_range_are_told_until_it_is_given(tmp_pa
     assert "the images use 0.004 of data.range, so all are dark" in caplog.text
 
 
+def test_each_set_whose_images_are_dark_is_told(tmp_path, caplog):
+    write_tifs(tmp_path / "eight", "uint8")
+    write_tifs(tmp_path / "sixteen", "uint16", scale=40)
+    pairs = [Path("eight/set"), Path("sixteen/set")]
+    for given, dark in ((None, "sixteen"), ((0, 10_000), "eight")):
+        caplog.clear()
+        config = DataConfig(base=tmp_path, pairs=pairs, range=given, hold_out_block=2)
+        TrainingData(config, band_names=["red", "green", "blue"], seed=0)
+        told = [text for text in caplog.messages if "so all are dark" in text]
+        assert len(told) == 1 and f"the images of {tmp_path / dark}" in told[0] and "one for all sets" in told[0]
+
+
 def test_held_out_images_smaller_than_a_patch_are_named_before_training(tmp_path):
     write_pairs(tmp_path)
     for kind in ("cloud", "label"):

@@ -21,6 +21,8 @@ app.add_typer(data_app, name="data")
 
 SHOWN = 20
 """Problems and duplicates that are printed one by one."""
+_MOST_LISTED = 4
+"""Of sizes, numbers of bands and data types."""
 
 
 @data_app.command()
@@ -211,7 +213,9 @@ def _described(part: PartReport) -> str:
 def _listed(counts: Counter[Any]) -> str:
     if len(counts) == 1:
         return str(next(iter(counts)))
-    return " or ".join(f"{value} ({count} times)" for value, count in counts.most_common(4))
+    told = [f"{value} ({count} times)" for value, count in counts.most_common(_MOST_LISTED)]
+    more = len(counts) - len(told)
+    return " or ".join([*told, f"{more} others"] if more else told)
 
 
 def _counts_by_part(report: SetReport) -> str:

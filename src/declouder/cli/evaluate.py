@@ -212,7 +212,12 @@ def parsed_range(text: str | None) -> tuple[float, float] | None:
     """Return the numbers that are black and white of a --data-range option; black is 0 where it is one number."""
     if text is None:
         return None
-    return parsed_ends("--data-range", text if "," in text else f"0,{text}")
+    if "," in text:
+        return parsed_ends("--data-range", text)
+    try:
+        return 0.0, float(text)
+    except ValueError:
+        raise OptionError(f"--data-range is {text!r}; give SPAN or LOW,HIGH such as 0,10000") from None
 
 
 def model_name(model: str | None) -> str:

@@ -129,7 +129,7 @@ class DataConfig(Section):
         0.12,
         ge=0,
         lt=1,
-        description="share of the train pairs kept for validation, as nearly as whole blocks allow; 0: none, and"
+        description="share of the train pairs kept for validation, about, as whole blocks go; 0: none, and"
         " the last weights count",
     )
     hold_out_block: int = Field(

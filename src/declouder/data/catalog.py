@@ -9,6 +9,7 @@ lies on the disk.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Mapping
@@ -225,7 +226,7 @@ def set_pairs(
         pairs = _pairs_of(found, split, bands)
     else:
         pairs = _listed_pairs(found, split, bands, split_list)
-    return _without(pairs, exclude)
+    return _without(pairs, exclude, found, bands)
 
 
 def all_pairs(root: Path, *, name: str | None = None) -> list[Pair]:
@@ -289,11 +290,16 @@ def _listed_pairs(found: Located, split: str, bands: BandSet | None, split_list:
     return kept
 
 
-def _without(pairs: list[Pair], exclude: Path | None) -> list[Pair]:
+def _without(pairs: list[Pair], exclude: Path | None, found: Located, bands: BandSet | None) -> list[Pair]:
+    """Return the pairs that an exclude list does not name; it may name some of other parts of the set too."""
     if exclude is None:
         return pairs
     names = read_exclude_list(exclude)
     unknown = sorted(names - {pair.name for pair in pairs})
+    for split in SPLITS if found.is_split else ("",):
+        with contextlib.suppress(DataError):  # a part that is not there or not whole
+            others = {pair.name for pair in _pairs_of(found, split, bands)} if unknown else set()
+            unknown = [name for name in unknown if name not in others]
     if unknown:
         raise DataError(
             f"{exclude} names {unknown[0]!r}, which is not in the data ({len(unknown)} such names); write names"

@@ -259,18 +259,18 @@ def _tell_odd_bands(report: SetReport) -> None:
 def _tell_unused_range(report: SetReport, dn_range: tuple[float, float] | None) -> None:
     """Note where the numbers fill little of their data type's range, as 12 bits in 16: all looks dark and alike."""
     for name, part in report.parts.items():
-        ends = [Scaling.of_dtype(dtype).high for dtype in part.dtypes]
+        ends = {dtype: Scaling.of_dtype(dtype).high for dtype in part.dtypes}
         if dn_range is not None:
             low, high = dn_range
-            if ends and part.high - low < least_used(dn_range) * (high - low):
+            if ends and part.high - low < least_used(dn_range, "uint8") * (high - low):
                 report.notes.append(
                     f"{name} goes up to {part.high:g}, hardly above the black of --range {low:g},{high:g}, by which"
                     " cloud and duplicates are judged; see whether it is the range of these numbers"
                 )
-        elif ends and part.high < least_used(None) * max(ends):
+        elif ends and part.high < max(least_used(None, dtype) * end for dtype, end in ends.items()):
             report.notes.append(
-                f"{name} uses {part.high:g} of {max(ends):g}, by which cloud and duplicates are judged; give the"
-                f" range that counts with --range LOW,HIGH"
+                f"{name} uses {part.high:g} of {max(ends.values()):g}, by which cloud and duplicates are judged;"
+                f" give the range that counts with --range LOW,HIGH"
             )
 
 

@@ -26,12 +26,15 @@ _HELD_AS = {"P": "RGB", "1": "L"}
 """Modes of Pillow whose numbers are places in a palette, or yes and no, and those that hold them as levels."""
 
 
-def least_used(dn_range: tuple[float, float] | None) -> float:
+def least_used(dn_range: tuple[float, float] | None, dtype: DTypeLike) -> float:
     """Return of which share of their data type's range, or of a given one, images must make use.
 
-    Those that use less all look dark and alike, as 12 bits in 16 do.
+    Those that use less all look dark and alike, as 12 bits in 16 do. Signed integers hardly ever go up to their
+    end: in them reflectance goes from 0 to 10000, of 32767.
     """
-    return 0.25 if dn_range is None else 0.03
+    if dn_range is not None:
+        return 0.03
+    return 0.6 if np.dtype(dtype).kind == "i" else 0.25
 
 
 def read_bands(path: Path, nir_path: Path | None = None) -> NDArray[Any]:
@@ -241,7 +244,8 @@ def _read_raster(path: Path) -> NDArray[Any]:
         raise DataError(str(error)) from None
     if not valid.all():
         share = 100 * (1 - float(valid.mean()))
+        told = f"{share:.1f}" if share >= 0.1 else "less than 0.1"
         raise DataError(
-            f"{path} has {share:.1f} % of its pixels without data (nodata, NaN, mask or alpha); cut them off"
+            f"{path} has {told} % of its pixels without data (nodata, NaN, mask or alpha); cut them off"
         )
     return np.ascontiguousarray(pixels.transpose(1, 2, 0))

@@ -30,7 +30,7 @@ class ImagePool:
 
     Attributes:
         dtypes: of the images.
-        most_used: the largest share that an image uses of `dn_range`, or of its data type's range.
+        used: the share that each uses of `dn_range`, or of its data type's range.
 
     Raises:
         DataError: if an image cannot be read, is of another number of bands, or holds NaN.
@@ -55,7 +55,7 @@ class ImagePool:
         self._images: dict[int, NDArray[Any]] = {}
         self._shapes: list[tuple[int, int]] = []
         self.dtypes: list[np.dtype[Any]] = []
-        self.most_used = 0.0
+        self.used: list[float] = []
         self.bytes = 0
         # Every image is read once now: one that cannot be used is found before hours of training.
         for index in range(len(self.paths)):
@@ -63,8 +63,7 @@ class ImagePool:
             check_band_order(self.paths[index], band_names, self._nir_paths[index])
             self._shapes.append((image.shape[1], image.shape[2]))
             self.dtypes.append(image.dtype)
-            used = scaling_by(self._dn_range, image.dtype).to_unit(image.max())
-            self.most_used = max(self.most_used, float(used))
+            self.used.append(float(scaling_by(self._dn_range, image.dtype).to_unit(image.max())))
             if self.bytes + image.nbytes <= keep_bytes:
                 self._images[index] = image
                 self.bytes += image.nbytes

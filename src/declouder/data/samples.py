@@ -196,7 +196,7 @@ class StageSamples:
             if wanted is not None and min(height, width) < wanted:
                 raise DataError(
                     f"{name} is {height} x {width}, patches of {self.stage.patch_px} px made smaller by"
-                    f" {self.stage.downscale} need {wanted}; set a smaller patch_px"
+                    f" {self.stage.downscale} need {wanted}; set a smaller patch_px or downscale in its stage"
                 )
             if wanted is None and min(height, width) < self.stage.downscale:
                 raise DataError(

@@ -19,7 +19,7 @@ def hold_out(pairs: Sequence[Pair], *, share: float, block: int) -> tuple[list[P
 
     Args:
         pairs: of one data set.
-        share: of the pairs to hold out, in [0, 1), as nearly as whole blocks allow; spread over the numbers.
+        share: of the pairs to hold out, in [0, 1), about, as whole blocks go; spread over the numbers.
         block: numbers n with equal n // block stay together. Images without a number count by position.
 
     Returns:
@@ -53,7 +53,7 @@ def split_by_blocks(names: Sequence[str], *, share: float, block: int, seed: int
 
     Args:
         names: of all pairs. Names without a number count by their position.
-        share: of the names that goes to test, in (0, 1), as nearly as whole blocks allow.
+        share: of the names that goes to test, in (0, 1), about, as whole blocks go.
         block: numbers n with equal n // block stay together.
         seed: which blocks are drawn; equal seeds give equal splits.
 

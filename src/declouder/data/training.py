@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NotRequired, TypedDict, overload
+from typing import Any, NotRequired, TypedDict, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,13 +82,7 @@ class TrainingData:
         self.cloudy, self.clear = self._pools(self.pairs)
         self.held_cloudy, self.held_clear = self._pools(self.held_pairs)
         self.cloudless = self._pool(_clear_images(data, withheld))
-        used = max(pool.most_used for pool in (self.cloudy, self.clear, self.cloudless))
-        if 0 < used < least_used(data.range):
-            log.warning(
-                "the images use %.2g of %s, so all are dark and scores look good; give data.range: [LOW, HIGH]",
-                used,
-                "their data type's range" if data.range is None else "data.range",
-            )
+        self._tell_dark_sets()
         if self.pairs:
             log.info("%d pairs to learn from, %d held out", len(self.pairs), len(self.held_pairs))
             share = len(self.held_pairs) / (len(self.pairs) + len(self.held_pairs))
@@ -102,6 +96,28 @@ class TrainingData:
             make_terrain(np.random.default_rng([seed, number]), PROCEDURAL_PX, PROCEDURAL_PX, bands=self._bands)
             for number in range(data.procedural)
         ]
+
+    def _tell_dark_sets(self) -> None:
+        """Warn of each set whose images use little of their range."""
+        used: dict[tuple[str, np.dtype[Any]], float] = {}
+        clear = "data.clear" if self.pairs else ""
+        for pool, places in (
+            (self.cloudy, [str(pair.cloudy_path.parent) for pair in self.pairs]),
+            (self.clear, [str(pair.cloudy_path.parent) for pair in self.pairs]),
+            (self.cloudless, [clear] * len(self.cloudless)),
+        ):
+            for place, dtype, share in zip(places, pool.dtypes, pool.used, strict=True):
+                used[place, dtype] = max(used.get((place, dtype), 0.0), share)
+        for (place, dtype), share in used.items():
+            if 0 < share < least_used(self._data.range, dtype):
+                log.warning(
+                    "the images%s use %.2g of %s, so all are dark and scores look good; give data.range:"
+                    " [LOW, HIGH]%s",
+                    f" of {place}" if len(used) > 1 else "",
+                    share,
+                    "their data type's range" if self._data.range is None else "data.range",
+                    ", which is one for all sets" if len(used) > 1 else "",
+                )
 
     def fingerprint(self) -> str:
         """Return the sha256 of all pairs and clear images, names and bytes, as they were when first asked for."""

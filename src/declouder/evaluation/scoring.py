@@ -58,6 +58,7 @@ class Scorer:
     keep: Path | None
     owner: str = ""
     _most_used: float | None = field(default=None, init=False)
+    _least_used: float = field(default=0.0, init=False)
     """The largest share that an image used of `data_range`, or of the data type's range."""
     _thickest_mask: float | None = field(default=None, init=False)
     """The largest share of its data type's range that a mask of several levels used."""
@@ -123,7 +124,7 @@ class Scorer:
 
     def tell_doubts(self) -> None:
         """Warn of what the images or masks that were scored have in common and makes their scores doubtful."""
-        if self._most_used is not None and self._most_used < least_used(self.data_range):
+        if self._most_used is not None and self._most_used < self._least_used:
             log.warning(
                 "the images use %.2g of %s, so errors look small; give the range that counts: --data-range SPAN, or"
                 " LOW,HIGH",
@@ -152,6 +153,7 @@ class Scorer:
         low = self.data_range[0] if self.data_range else 0.0
         used = (float(max(cloudy.max(), clear.max())) - low) / span
         self._most_used = max(self._most_used or 0.0, used)
+        self._least_used = max(self._least_used, least_used(self.data_range, clear.dtype))
         if find_undeclared(cloudy.transpose(2, 0, 1), height=cloudy.shape[0], width=cloudy.shape[1]) is not None:
             self._framed.append(pair.name)
         if mask is not None and len(np.unique(mask[mask > 0])) > 1:

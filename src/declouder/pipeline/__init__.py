@@ -165,6 +165,9 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
                 ) from error
             raise ModelError(f"{source} cannot be loaded as a model ({reason}); copy the folder anew") from error
         check_whole(loaded, str(source))
+        if Path(source).is_dir():  # a place on this machine says nothing in a folder that is saved from here
+            for part in (loaded, *loaded.components.values()):
+                part.register_to_config(_name_or_path="")
         return loaded
 
     @torch.no_grad()
