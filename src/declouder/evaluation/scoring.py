@@ -58,8 +58,9 @@ class Scorer:
     keep: Path | None
     owner: str = ""
     _most_used: float | None = field(default=None, init=False)
-    _least_used: float = field(default=0.0, init=False)
     """The largest share that an image used of `data_range`, or of the data type's range."""
+    _least_used: float = field(default=0.0, init=False)
+    """What that is to be at least."""
     _thickest_mask: float | None = field(default=None, init=False)
     """The largest share of its data type's range that a mask of several levels used."""
     _framed: list[str] = field(default_factory=list, init=False)
