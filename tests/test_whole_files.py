@@ -103,7 +103,8 @@ def test_a_folder_stays_where_ctrl_c_comes_while_it_is_replaced(tmp_path, monkey
 
 def test_a_folder_that_a_killed_process_had_moved_away_comes_back(tmp_path):
     folder = tmp_path / "model"
-    names = [".model.77-7.old", ".model.77-7.part", ".models.77-7.old", ".model.v2.77-7.old"]
+    gone = f"{2**22 + 1}-7"  # of a process that no system can have
+    names = [f".model.{gone}.old", f".model.{gone}.part", f".models.{gone}.old", f".model.v2.{gone}.old"]
     for name in names:
         (tmp_path / name).mkdir()
         (tmp_path / name / name[-4:]).touch()
