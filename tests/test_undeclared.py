@@ -99,6 +99,11 @@ def test_bright_saturated_cloud_and_a_highest_integer_are_data(tmp_path, rng):
         with open_raster(write_tif(tmp_path / f"{dtype}.tif", dn)) as reader:
             reader.look_for_undeclared((1, 2, 3))
             assert reader.undeclared is None
+    flat = np.full((3, 60, 100), 0.25, np.float32)
+    flat[:, 20:30, 20:50] = 9
+    with open_raster(write_tif(tmp_path / "flat.tif", flat)) as reader:
+        reader.look_for_undeclared((1, 2, 3))
+        assert reader.undeclared is None
 
 
 @pytest.mark.parametrize(("share", "told"), [(0.0, False), (0.02, True)])

@@ -65,7 +65,8 @@ def find_extreme(dn: NDArray[Any], *, height: int, width: int) -> Undeclared | N
         if at_end.mean() < _LEAST_LOW or not rest.size:
             continue
         dark, bright = (float(v) for v in np.percentile(rest, [0.5, 99.5]))
-        if end < dark - (bright - dark) / 2 or end > bright + _FAR_ABOVE * max(bright - dark, abs(bright)):
+        far_above = dark < bright and end > bright + _FAR_ABOVE * max(bright - dark, abs(bright))
+        if far_above or end < dark - (bright - dark) / 2:
             return Undeclared(float(end), float(at_end.mean()), height, width, None)
     return None
 
