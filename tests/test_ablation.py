@@ -133,6 +133,47 @@ def test_the_best_setting_has_the_lowest_lpips_of_those_that_keep_the_psnr() -> 
     assert best is not None and best["label"] == "steps: gains"
 
 
+def test_a_setting_loses_psnr_only_where_the_images_tell_it() -> None:
+    """By the same rule as the verdict: what the images cannot tell is no loss."""
+    generator = np.random.default_rng(0)
+    psnr = 30 + generator.normal(0, 2, 12)
+    reference = _file([0.5] * 12, psnr.tolist())
+    found = {"untold": _file([0.3] * 12, (psnr - 0.05 + generator.normal(0, 0.5, 12)).tolist())}
+    found["told"] = _file([0.2] * 12, (psnr - 0.5).tolist())
+    for name, lpips in (("untold", 0.3), ("told", 0.2)):
+        found[name]["mean"]["lpips"] = lpips
+    scored = [({"group": "g", "label": name, "mean": each["mean"]}, each) for name, each in found.items()]
+    best = best_that_loses_nothing(scored, reference)
+    assert best is not None and best["label"] == "g: untold"
+    assert (
+        "beats the reference in LPIPS, and these images tell no loss of PSNR"
+        in answer(found["untold"], reference)["sentence"]
+    )
+
+
+@pytest.mark.parametrize(("settings", "told"), [(1, True), (40, False)])
+def test_the_lowest_lpips_of_many_settings_is_told_with_more_doubt(settings: int, told: bool) -> None:
+    generator = np.random.default_rng(1)
+    gain = np.abs(generator.normal(0.02, 0.02, 10)) * np.where(np.arange(10) < 1, -1, 1)  # p is about 0.01
+    reference, better = _file([0.5] * 10, [30.0] * 10), _file((0.5 - gain).tolist(), [30.0] * 10)
+    others = [_file([0.5] * 10, [30.0] * 10) for _ in range(settings - 1)]
+    scored = [({"group": "g", "label": str(i), "mean": {"lpips": 0.5}}, each) for i, each in enumerate(others, 1)]
+    best = best_that_loses_nothing(
+        [({"group": "g", "label": "0", "mean": {"lpips": 0.48}}, better), *scored], reference
+    )
+    assert best is not None and best["label"] == "g: 0"
+    assert ("do not tell the two LPIPS apart, as it is the lowest of 40" in best["sentence"]) == (not told)
+
+
+def test_an_ablation_refuses_other_masks(
+    selection: Selection, pipeline: CloudRemovalPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ablate(selection, pipeline, out=tmp_path / "out", only=["diffusion"])
+    monkeypatch.setattr("declouder.ablation.files_fingerprint", lambda files: "others")
+    with pytest.raises(OutputError, match="another masks"):
+        ablate(selection, pipeline, out=tmp_path / "out", only=["diffusion"])
+
+
 def test_a_stopped_ablation_goes_on_and_refuses_another_model(
     selection: Selection, pipeline: CloudRemovalPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,8 +213,8 @@ def _file(lpips: list[float], psnr: Sequence[float | None]) -> dict[str, Any]:
     [
         (-0.1, 0.5, "claim holds here"),
         (-0.1, -0.5, "holds by half"),
-        (0.1, -0.5, "does not hold"),
-        (0.1, 0.5, "not borne out"),
+        (0.1, -0.5, "does not hold: the fused image has a higher LPIPS than the reference and loses PSNR ("),
+        (0.1, 0.5, "does not hold: the fused image has a higher LPIPS than the reference ("),
     ],
 )
 def test_the_answer_to_the_papers_claim_follows_from_the_paired_differences(

@@ -3,6 +3,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
+from declouder import metrics
 from declouder.losses import (
     choice_loss,
     edge_loss,
@@ -96,15 +97,23 @@ def test_ssim_equals_scikit_image_away_from_the_borders():
     x, y = image(0, (1, 1, 48, 48)), image(1, (1, 1, 48, 48))
     y = 0.7 * x + 0.3 * y
     _, expected = structural_similarity(
-        x[0, 0].numpy().astype(np.float64),
-        y[0, 0].numpy().astype(np.float64),
-        data_range=2,
+        (x[0, 0].numpy().astype(np.float64) + 1) / 2,
+        (y[0, 0].numpy().astype(np.float64) + 1) / 2,
+        data_range=1,
         gaussian_weights=True,
         sigma=1.5,
         use_sample_covariance=False,
         full=True,
     )
     assert float(ssim(x, y)) == pytest.approx(expected[5:-5, 5:-5].mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize("level", [-0.8, 0.0, 0.3])
+def test_ssim_is_that_of_the_scores_at_any_brightness(level):
+    x = (level + 0.02 * image(0, (1, 3, 48, 48))).clamp(-1, 1)
+    y = (x + 0.03 + 0.01 * image(1, (1, 3, 48, 48))).clamp(-1, 1)
+    as_scored = [((part[0].permute(1, 2, 0).numpy() + 1) / 2).astype(np.float64) for part in (y, x)]
+    assert float(ssim(x, y)) == pytest.approx(metrics.ssim(*as_scored, data_range=1.0), abs=1e-4)
 
 
 def test_losses_are_the_same_under_half_precision_autocast():

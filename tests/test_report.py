@@ -184,7 +184,7 @@ def _arranged(page: Any, **chosen: str) -> list[str]:
     return [heading.text.split()[0] for heading in _find(page, ".card h3")]
 
 
-def test_cards_are_ordered_by_what_is_better_in_a_score_and_what_has_none_comes_last(page: Any) -> None:
+def test_cards_are_ordered_by_what_is_better_in_a_score_and_an_exact_image_is_the_best(page: Any) -> None:
     by_cloud = [str(number) for number in range(IMAGES)]  # the cloudy image of 0 equals its label
     psnr, mae = (list(metrics.DEFINITIONS).index(score) for score in ("psnr", "mae"))
     worst = _arranged(page, method="1", score=str(mae))
@@ -192,10 +192,11 @@ def test_cards_are_ordered_by_what_is_better_in_a_score_and_what_has_none_comes_
     assert _arranged(page, way="best") == by_cloud[:10]
     page.execute_script("document.getElementById('more').click()")
     page.execute_script("document.getElementById('more').click()")
-    for way, last in (("best", "0"), ("worst", "0")):
+    for way, place in (("best", 0), ("worst", -1)):
         _arranged(page, score=str(psnr), way=way)
         page.execute_script("document.getElementById('more').click()")
-        assert _find(page, ".card h3")[-1].text.split()[0] == last, "it has no psnr"
+        card = _find(page, ".card")[place]
+        assert card.text.split()[0] == "0" and "∞" in card.text, "its psnr is infinite"
 
 
 def test_a_card_says_how_much_is_cloud_in_percent(page: Any, report: Path) -> None:
@@ -216,12 +217,11 @@ def test_a_click_on_a_head_sorts_the_table_both_ways(page: Any) -> None:
     head = next(h for h in _find(page, "#all-images th button") if h.text.startswith("psnr"))
     column = 4  # after image, method, cover and label
     page.execute_script("arguments[0].click()", head)
-    *down, missing = _column(page, "#all-images", column)
-    assert missing == "", "the cloudy image that equals its label has no psnr: it comes last, whichever the way"
+    down = _column(page, "#all-images", column)
+    assert down[0] == "Infinity", "the cloudy image that equals its label"
     assert [float(value) for value in down] == sorted(map(float, down), reverse=True)
     page.execute_script("arguments[0].click()", head)
-    *up, missing = _column(page, "#all-images", column)
-    assert missing == "" and up == down[::-1]
+    assert _column(page, "#all-images", column) == down[::-1]
 
 
 def test_nothing_is_wider_than_a_phone_and_names_are_text(page: Any) -> None:

@@ -116,10 +116,14 @@ def edge_loss(y: Tensor, target: Tensor) -> Tensor:
     return charbonnier(_laplacian(y.float()), _laplacian(target.float()))
 
 
-def ssim(y: Tensor, target: Tensor, *, value_range: float = 2.0) -> Tensor:
-    """Return the mean structural similarity (11 x 11 Gaussian window, sigma 1.5), a scalar, differentiable."""
-    y, target = y.float(), target.float()
-    c1, c2 = (0.01 * value_range) ** 2, (0.03 * value_range) ** 2
+def ssim(y: Tensor, target: Tensor) -> Tensor:
+    """Return the mean structural similarity of images in [-1, 1], a scalar, differentiable.
+
+    As `metrics.ssim` (11 x 11 Gaussian window, sigma 1.5) of the same images in [0, 1]: its luminance is that of
+    numbers counted from black.
+    """
+    y, target = (y.float() + 1) / 2, (target.float() + 1) / 2
+    c1, c2 = 0.01**2, 0.03**2
     moments = _gaussian_blur(torch.cat([y, target, y * y, target * target, y * target]))
     mean_y, mean_t, square_y, square_t, product = moments.chunk(5)
     variance_y, variance_t = square_y - mean_y**2, square_t - mean_t**2

@@ -29,7 +29,7 @@ from declouder.ablation.tables import plot, to_csv, to_markdown
 from declouder.ablation.verdict import answer, best_that_loses_nothing
 from declouder.errors import OutputError
 from declouder.evaluation import ModelMethod, OnImage, Selection, evaluate, read_scores
-from declouder.evaluation.files import make_folder
+from declouder.evaluation.files import files_fingerprint, make_folder
 from declouder.metrics import load_lpips
 from declouder.pipeline import make_scheduler
 from declouder.provenance import model_digest, precision_of, sampler_of
@@ -173,8 +173,10 @@ def _check_same(
     data_range: float | tuple[float, float] | None,
 ) -> None:
     """Write what is ablated, or check that it is what was ablated before."""
+    pairs = selection.pairs()
     now: dict[str, Any] = {
-        "data": selection.describe(selection.pairs()),
+        "data": selection.describe(pairs),
+        "masks": files_fingerprint((pair.name, pair.mask_path) for pair in pairs if pair.mask_path is not None),
         "model": model_digest(pipeline),
         "sampler": sampler_of(pipeline),
         "device": pipeline.computing_device.type,

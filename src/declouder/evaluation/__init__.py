@@ -87,7 +87,8 @@ OnImage = Callable[[int, int, Mapping[str, float | None]], None]
 
 _DEFINITIONS = {
     **metrics.DEFINITIONS,
-    "interval": "95 % percentile bootstrap of the mean over images, 10000 draws, seed 0; none of a single image",
+    "interval": "95 % percentile bootstrap of the mean over images, 10000 draws, seed 0; of fewer than ten images"
+    " it is too narrow, of a single one there is none",
     "regions": dict(breakdown.DEFINITIONS),
     "null": "psnr of equal images is infinite: null here, and left out of the mean",
 }

@@ -77,7 +77,7 @@ def bootstrap_interval(values: NDArray[np.float64]) -> list[float] | None:
 
 
 def to_markdown(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return one table, a row a result, with the interval under each mean."""
+    """Return one table, a row a result, with the interval under each mean, and of how many images, if not all."""
     lines = [
         "| data (images) | method | " + " | ".join(SCORES) + " |",
         "|---" * (len(SCORES) + 2) + "|",
@@ -88,7 +88,9 @@ def to_markdown(results: Sequence[Mapping[str, Any]]) -> str:
         for name in SCORES:
             mean, interval = result["mean"][name], result["interval"][name]
             within = "" if interval is None else f"<br>({interval[0]:.4f} to {interval[1]:.4f})"
-            cells.append("–" if mean is None else f"{mean:.4f}{within}")
+            known = sum(row[name] is not None for row in result["images"])
+            of = f" (of {known})" if known < len(result["images"]) else ""
+            cells.append("–" if mean is None else f"{mean:.4f}{of}{within}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,8 @@ def render(files: Sequence[tuple[Path, Mapping[str, Any]]], *, title: str | None
     )
     environment.filters["digits"] = lambda value, score: f"{value:.{DIGITS[score]}f}"
     environment.filters["head"] = _head
+    environment.filters["shown"] = _shown
+    environment.filters["error_by_spread"] = _error_by_spread
     here = Path(__file__).parent
     cards, images = _cards(files, methods)
     compared = {part: _compared(methods, part) for part in ("regions", "groups", "bands")}
@@ -109,6 +112,20 @@ def render(files: Sequence[tuple[Path, Mapping[str, Any]]], *, title: str | None
             "methods": [m["label"] for m in methods],
         },
     )
+
+
+def _shown(row: Mapping[str, Any], score: str) -> float | str | None:
+    """Return a score of an image; "inf" where it is the PSNR of one without any error, None where there is none."""
+    value: float | None = row[score]
+    return "inf" if value is None and score in ("psnr", "paper_psnr") else value
+
+
+def _error_by_spread(found: Mapping[str, Any]) -> float | None:
+    """Return the error of all pixels together as a multiple of their spread, both root mean squares."""
+    errors, spreads = (
+        sum(row["pixels"] * row[name] ** 2 for row in found["reliability"]) for name in ("error", "spread")
+    )
+    return math.sqrt(errors / spreads) if spreads else None
 
 
 def _head(score: str) -> str:
@@ -143,7 +160,8 @@ def _methods(files: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[dict[str, 
             if key not in ("name", "kind")
         }
         facts = {"measured": "; ".join(said), **facts}
-        methods.append({"label": label, "data": data, "result": result, "facts": facts})
+        known = {score: sum(row[score] is not None for row in result["images"]) for score in SCORES}
+        methods.append({"label": label, "data": data, "result": result, "facts": facts, "known": known})
     return methods
 
 
@@ -215,7 +233,7 @@ def _cards(
                     "flat": row["flat"],
                 },
             )
-            card["scores"][index] = [row[name] for name in SCORES]
+            card["scores"][index] = [_shown(row, name) for name in SCORES]
             for kind in row.get("kept") or ():
                 shared = kind in ("cloudy", "clear")
                 if shared and any(layer["kind"] == kind for layer in card["layers"]):

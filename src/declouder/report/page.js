@@ -23,12 +23,12 @@
     const key = (row) => {
       const cell = row.cells[column];
       if (!numeric) return cell.textContent;
-      return cell.dataset.v === "" ? null : Number(cell.dataset.v);
+      return cell.dataset.v === "" ? null : Number(cell.dataset.v); // "Infinity" is a number
     };
     const compare = (a, b) => {
       // What is missing comes last, whichever the way.
       if (a.key === null || b.key === null) return (a.key === null) - (b.key === null);
-      const order = numeric ? a.key - b.key : a.key.localeCompare(b.key, undefined, { numeric: true });
+      const order = a.key === b.key ? 0 : numeric ? a.key - b.key : a.key.localeCompare(b.key, undefined, { numeric: true });
       return descending ? -order : order;
     };
     const rows = [...table.tBodies[0].rows].map((row) => ({ row, key: key(row) }));
@@ -50,11 +50,14 @@
     const score = Number(byScore.value);
     const method = Number(byMethod.value);
     const sign = (payload.higher[payload.scores[score]] ? 1 : -1) * (byWay.value === "worst" ? 1 : -1);
-    const key = (card) => card.scores[method]?.[score] ?? null;
+    const key = (card) => {
+      const value = card.scores[method]?.[score] ?? null;
+      return value === "inf" ? Infinity : value;
+    };
     order = [...cards].sort((a, b) => {
       const x = key(a), y = key(b);
       if (x === null || y === null) return (x === null) - (y === null);
-      return sign * (x - y);
+      return x === y ? 0 : sign * (x - y);
     });
     place.replaceChildren();
     count = 0;
@@ -157,7 +160,7 @@
       make("dl", {}, ...payload.scores.map((name, i) => [name, values[i]])
         .filter(([name, value]) => value !== null && !name.startsWith("paper_"))
         .map(([name, value]) => make("div", {}, make("dt", { textContent: name }),
-          make("dd", { textContent: value.toFixed(payload.digits[name]) })))),
+          make("dd", { textContent: value === "inf" ? "∞" : value.toFixed(payload.digits[name]) })))),
     ]);
     const cover = make("small", { textContent: ` ${Math.round(100 * card.cover)} % cloud` });
     const title = payload.cards.some((other) => other.data !== card.data) ? `${card.data}: ${card.name}` : card.name;

@@ -90,7 +90,7 @@ def reliability(found: Mapping[str, Any]) -> Markup:
     parts.append(
         f'<text x="{WIDTH / 2}" y="{height - 6}" text-anchor="middle">spread foretold (share of range)</text>'
     )
-    parts.append(f'<text x="{left + 6}" y="14">error found; dashed: as it should be</text>')
+    parts.append(f'<text x="{left + 6}" y="14">error found; dashed: of all pixels, as it should be</text>')
     return Markup("".join(parts) + "</svg>")
 
 
