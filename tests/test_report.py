@@ -480,3 +480,15 @@ def test_a_card_has_the_cloud_of_the_first_file(plain: Path, tmp_path: Path) -> 
         page = tmp_path / f"{first}.html"
         write_report([tmp_path / f"{first}.json", tmp_path / f"{second}.json"], page)
         assert [card["cover"] for card in _payload(page)["cards"]] == [cover] * 3
+
+
+def test_a_long_name_fits_into_a_plot_by_its_ends_and_is_whole_in_its_title() -> None:
+    name = "declouder 0.1, compact, " + 10 * "reference alone " + "(seed 0)"
+    svg = str(distribution("psnr", {name: [30.0, 31.0], "short": [29.0]}))
+    shown = re.findall(r"<text[^>]*>([^<]*)<title>([^<]*)</title>", svg)
+    assert shown[1] == ("short", "short") and shown[0][1] == name
+    assert (
+        len(shown[0][0]) < 50
+        and shown[0][0].startswith("declouder 0.1, compact")
+        and shown[0][0].endswith("(seed 0)")
+    )

@@ -112,8 +112,8 @@
       const a = layers[left.value], b = layers[right.value];
       over.src = payload.images[a.image];
       under.src = payload.images[b.image];
-      leftName.textContent = a.label;
-      rightName.textContent = b.label;
+      leftName.textContent = left.title = a.label;
+      rightName.textContent = right.title = b.label;
       thumbs.forEach((button, i) => button.setAttribute("aria-pressed", String(i === Number(right.value))));
       describe();
     }

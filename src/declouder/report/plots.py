@@ -12,6 +12,8 @@ import numpy as np
 from markupsafe import Markup, escape
 
 WIDTH, LEFT, ROW = 420, 16, 50
+MOST_LETTERS = 48
+"""That fit into the width."""
 
 
 def distribution(name: str, values: Mapping[str, Sequence[float]]) -> Markup:
@@ -36,7 +38,8 @@ def distribution(name: str, values: Mapping[str, Sequence[float]]) -> Markup:
         parts.append(f'<text x="{x(tick):.1f}" y="{height - 6}" text-anchor="middle">{tick:g}</text>')
     for index, (method, each) in enumerate(values.items()):
         top = index * ROW
-        parts.append(f'<text x="{LEFT}" y="{top + 14}">{escape(method)}</text>')
+        title = f"<title>{escape(method)}</title>"
+        parts.append(f'<text x="{LEFT}" y="{top + 14}">{escape(_shortened(method))}{title}</text>')
         if not each:
             continue
         first, middle, third = (x(float(q)) for q in np.percentile(each, (25, 50, 75)))
@@ -92,6 +95,12 @@ def reliability(found: Mapping[str, Any]) -> Markup:
     )
     parts.append(f'<text x="{left + 6}" y="14">error found; dashed: of all pixels, as it should be</text>')
     return Markup("".join(parts) + "</svg>")
+
+
+def _shortened(name: str) -> str:
+    """Return a name that fits into the width of a plot; both ends stay, as variants differ there."""
+    half = MOST_LETTERS // 2
+    return name if len(name) <= MOST_LETTERS else f"{name[:half]}…{name[-half:]}"
 
 
 def _open(height: int, label: str) -> str:
