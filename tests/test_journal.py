@@ -196,6 +196,18 @@ def test_an_interrupt_at_the_files_first_moment_leaves_nothing(number, path, mon
     assert not path.exists()
 
 
+def test_handlers_that_are_not_pythons_stay():
+    code = (
+        "import faulthandler, signal; from declouder.interrupts import ENDING, interrupts_wait\n"
+        "for number in ENDING[1:]: faulthandler.register(number)\n"
+        "with interrupts_wait(): pass\n"
+        "for number in ENDING[1:]: signal.raise_signal(number)\n"
+        "print('lives')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "lives\n") and done.stderr.count("most recent call first") >= 2
+
+
 def test_an_interrupt_while_an_earlier_runs_journal_is_read_keeps_it(path, monkeypatch, caplog):
     before = stopped_after(path, [[0], [1]])
 

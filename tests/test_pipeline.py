@@ -6,6 +6,7 @@ import pickle
 import re
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import diffusers
 import numpy as np
@@ -666,6 +667,19 @@ def test_group_offloading_is_no_reason_to_fail():
     pipeline.steps_in_bfloat16 = True
     found = pipeline(cloudy, generator=seeded(), output_type="pt").images
     assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_models_that_are_loaded_in_several_threads_leave_pytorch_as_it_was(tmp_path):
+    make_tiny().save_pretrained(tmp_path)
+    register, logger = torch.nn.Module.register_parameter, logging.getLogger("diffusers.pipelines.pipeline_utils")
+    level = logger.level
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(CloudRemovalPipeline.from_pretrained, [tmp_path] * 8))
+    assert torch.nn.Module.register_parameter is register
+    assert logger.level == level
+    assert torch.nn.Linear(2, 2).weight.device.type == "cpu"
+    images = [each(cloudy_images(), generator=seeded(), output_type="pt").images for each in loaded]
+    assert all(torch.equal(image, images[0]) for image in images)
 
 
 def test_prepared_networks_do_not_travel_with_a_pipeline():

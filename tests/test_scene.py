@@ -78,6 +78,28 @@ def test_the_model_sees_its_bands_in_its_own_order(tmp_path):
     np.testing.assert_allclose(seen, [30, 10, 40, 20], atol=1e-3)
 
 
+def test_options_that_are_none_are_told(identity, tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.ones((3, 9, 9), np.uint8))
+    with pytest.raises(OptionError, match="options is a dict; give a SceneOptions"):
+        remove_from_scene(source, tmp_path / "b.tif", identity, {"steps": 0})
+
+
+def test_a_callers_autocast_and_threads_change_nothing(tmp_path, rng):
+    source = write_tif(tmp_path / "a.tif", rng.integers(1, 256, (3, 40, 40), dtype=np.uint8))
+    before, seen = torch.get_num_threads(), []
+
+    def compute(cloudy, _):
+        seen.append((torch.is_autocast_enabled("cpu"), torch.get_num_threads()))
+        return cloudy
+
+    for threads in (None, before, before + 1):
+        with torch.autocast("cpu", torch.bfloat16):
+            remove_from_scene(
+                source, tmp_path / f"{threads}.tif", FakePipeline(compute), SceneOptions(threads=threads)
+            )
+    assert seen == [(False, before), (False, before), (False, before + 1)] and torch.get_num_threads() == before
+
+
 @pytest.mark.parametrize("nodata", [0, 255, 7])
 def test_a_valid_pixel_never_becomes_nodata_and_nodata_stays(nodata, tmp_path, rng):
     dn = rng.integers(0, 256, (3, 90, 100), dtype=np.uint8)

@@ -29,20 +29,20 @@ def children_heed_no_interrupt() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interrupts_wait() -> Iterator[None]:
-    """Signals of `ENDING` that come within the block act at its end; outside the main thread none come."""
+    """Signals of `ENDING` that Python handles act at the end of the block; outside the main thread none come."""
     came: list[int] = []
     before: dict[signal.Signals, Any] = {}
     try:
         if threading.current_thread() is threading.main_thread():
             for number in ENDING:
-                if signal.getsignal(number) is signal.SIG_IGN:  # as nohup leaves it
+                handler = signal.getsignal(number)
+                if not callable(handler):  # ignored, the system's own, or one that Python could not put back
                     continue
-                before[number] = signal.getsignal(number)
+                before[number] = handler
                 signal.signal(number, lambda number, _: came.append(number))
         yield
     finally:
         for number, handler in before.items():
-            # None: set by other than Python, which cannot set it again.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            signal.signal(number, handler)
         if came:
             signal.raise_signal(came[0])

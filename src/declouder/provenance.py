@@ -12,10 +12,11 @@ Those of an earlier run, where the scene is an output itself, begin with DECLOUD
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,10 +100,26 @@ def _output_tags(key: Mapping[str, Any], *, masked: bool) -> dict[str, str]:
     }
 
 
+_FIXED: dict[int, str] = {}
+"""Digests of pipelines whose weights stay, by `id`."""
+
+
+@contextlib.contextmanager
+def weights_stay(pipeline: Any) -> Iterator[None]:
+    """Compute `model_digest` of a pipeline once for the block, within which nobody changes its weights."""
+    _FIXED[id(pipeline)] = model_digest(pipeline)
+    try:
+        yield
+    finally:
+        del _FIXED[id(pipeline)]
+
+
 def model_digest(pipeline: Any) -> str:
     """Return a SHA-256 over the weights and settings of a pipeline, but for its sampler: 64 hexadecimal digits."""
     import torch
 
+    if (known := _FIXED.get(id(pipeline))) is not None:
+        return known
     parts = pipeline.components
     found = hashlib.sha256(_settings(pipeline.config, without=parts).encode())
     for name, part in sorted(parts.items()):

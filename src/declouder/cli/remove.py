@@ -150,6 +150,7 @@ def remove(
     """
     from declouder.cli.jobs import jobs_folder, planned_jobs
     from declouder.masks import MaskChoice
+    from declouder.provenance import weights_stay
     from declouder.raster import MOST_PIXELS
     from declouder.scene import SceneOptions
 
@@ -209,7 +210,7 @@ def remove(
             tell_trained_range(model, given, option="--scale")
             if best:
                 options = replace(options, steps=2 * max(1, pipeline.config.num_inference_steps))
-            with shown_progress(quiet=quiet, scenes=len(jobs.todo)) as bars:
+            with weights_stay(pipeline), shown_progress(quiet=quiet, scenes=len(jobs.todo)) as bars:
                 run = Run(jobs, pipeline, options, bars, skip_existing=skip_existing, outcome=outcome)
                 if cluster is None:
                     run.here()

@@ -1,6 +1,6 @@
 """The windows of scenes on many processes or machines, by dask.distributed (`pip install ".[cluster]"`).
 
-    with open_cluster("local:2", pipeline) as cluster:
+    with open_cluster("local:2", pipeline) as cluster:  # in a script below `if __name__ == "__main__":`
         remove_from_scene(source, output, pipeline, options, engine=cluster.engine)
 
 The client (this process) reads the scenes, keeps the journals and writes the outputs. It sends groups of windows to

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import tempfile
 import uuid
@@ -96,6 +97,7 @@ def _local(count: int) -> Iterator[Client]:
         # Of its own: dask leaves files behind in the one that is for all.
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="declouder-", ignore_cleanup_errors=True))
         stack.enter_context(dask.config.set({"temporary-directory": scratch}))
+        stack.enter_context(_environment_put_back())
         with interrupts_wait(), children_heed_no_interrupt():  # half a cluster cannot be closed
             processes = stack.enter_context(
                 LocalCluster(
@@ -108,6 +110,21 @@ def _local(count: int) -> Iterator[Client]:
                 )
             )
         yield stack.enter_context(Client(processes))
+
+
+@contextlib.contextmanager
+def _environment_put_back() -> Iterator[None]:
+    """Take away, at the end, what dask has set in the environment for its processes: ours have no use for it."""
+    names = {*dask.config.get("distributed.nanny.pre-spawn-environ", {}), "PYTHONHASHSEED", "__DASK_PARENT_PID"}
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager

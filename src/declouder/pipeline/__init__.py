@@ -38,7 +38,7 @@ from declouder.pipeline.folder import (
     check_whole,
     looks_like_hub_id,
     no_loading_bar,
-    quiet_about_classes,
+    one_loads_quietly,
 )
 from declouder.pipeline.images import CloudRemovalOutput, check_output_type, output_of, to_tensor
 from declouder.pipeline.samplers import SAMPLERS, check_scheduler, lead_to_next, make_scheduler
@@ -154,7 +154,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         kwargs.setdefault("dtype", kwargs.pop("torch_dtype", torch.float32))
         kwargs["use_safetensors"] = True
         try:
-            with quiet_about_classes():
+            with one_loads_quietly():
                 loaded = cast(Self, super().from_pretrained(str(source), **kwargs))
         except DAMAGED as error:
             reason = " ".join(str(error).split())[:300]

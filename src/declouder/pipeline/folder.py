@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,25 +109,34 @@ def check_whole(pipeline: DiffusionPipeline, source: str) -> None:
             )
 
 
+_LOADING = threading.RLock()
+"""Held while a model is loaded: diffusers and accelerate change, and put back, what is for the whole process."""
+
+
 @contextmanager
 def no_loading_bar() -> Iterator[None]:
     """Keep diffusers from showing a bar while it loads the parts of a pipeline; its setting is for the process."""
-    shown = diffusers_logging.is_progress_bar_enabled()
-    diffusers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            diffusers_logging.enable_progress_bar()
+    with _LOADING:
+        shown = diffusers_logging.is_progress_bar_enabled()
+        diffusers_logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            if shown:
+                diffusers_logging.enable_progress_bar()
 
 
 @contextmanager
-def quiet_about_classes() -> Iterator[None]:
-    """Keep diffusers from warning about every class that is not its own; the folder was checked before."""
+def one_loads_quietly() -> Iterator[None]:
+    """Let one thread at a time load a model, without a warning about every class that is not diffusers' own.
+
+    The folder was checked before.
+    """
     logger = logging.getLogger("diffusers.pipelines.pipeline_utils")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
+    with _LOADING:
+        before = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(before)

@@ -62,7 +62,11 @@ def _threads(count: int | None) -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+    if count in (None, before):  # the number is the whole process's: set back, it would undo another thread's
+        yield
+        return
+    assert count is not None
+    torch.set_num_threads(count)
     try:
         yield
     finally:
@@ -126,6 +130,7 @@ class WindowModel:
         self._pipeline = pipeline
         self._options = options
         self._layers = layers
+        self._device = pipeline.device  # diffusers looks through all parts for it
         self.steps = steps_of(pipeline, options)
         if self.steps != 0 and _draws_noise(pipeline.scheduler):
             raise ModelError(
@@ -204,10 +209,12 @@ class WindowModel:
         if self.steps != 0:
             places = [enlarged_window(part.on_grid, self._options.enlarge) for part in parts]
             noise = np.stack([scene_noise(seed, place, cloudy.shape[1], sample=sample) for place in places])
-            latents = torch.from_numpy(noise).to(pipeline.device)
-        with torch.inference_mode(), _threads(self._options.threads):
+            latents = torch.from_numpy(noise).to(self._device)
+        # A caller's autocast would be in no tag and no journal, and the reference network does not bear it.
+        as_it_is = torch.autocast(pipeline.computing_device.type, enabled=False)
+        with torch.inference_mode(), as_it_is, _threads(self._options.threads):
             result = pipeline(
-                ((cloudy + 1) / 2).to(pipeline.device),
+                ((cloudy + 1) / 2).to(self._device),
                 num_inference_steps=self._options.steps,
                 least_painted=self._options.least_painted,
                 enlarge=self._options.enlarge,

@@ -43,7 +43,8 @@ class SceneOptions:
         overlap_px: of neighbouring windows; None is an eighth of the window.
         batch: windows that go through the model at once.
         threads: of the CPU that compute a window; None is as many as PyTorch takes. Sums are rounded differently
-            with another number, so the last bit of a pixel may depend on it.
+            with another number, so the last bit of a pixel may depend on it. PyTorch's number is that of the whole
+            process: scenes that run at the same time want one number.
         overwrite: replace an output that exists.
         mask: where the cloud is; only there pixels change.
         provenance: where to write what was made up, or None; see `declouder.provenance`.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from declouder.bands import BandChoice, choose_bands, listed
-from declouder.errors import OutputError, RasterError
+from declouder.errors import OptionError, OutputError, RasterError
 from declouder.journal import Layer, journal_path, open_journal
 from declouder.masks import NONE, SceneMask, open_mask
 from declouder.mosaic import Mosaic
@@ -71,6 +71,8 @@ def remove_from_scene(
     """
     source, output = Path(source), Path(output)
     options = options or SceneOptions()
+    if not isinstance(options, SceneOptions):
+        raise OptionError(f"options is a {type(options).__name__}; give a SceneOptions")
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
         reader = stack.enter_context(open_scene(source, options))
