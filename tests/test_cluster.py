@@ -482,6 +482,19 @@ def test_a_worker_takes_each_scenes_own_options():
     assert (found[0] == found[2]).all() and (found[0] != found[1]).any()
 
 
+def test_a_script_that_does_not_guard_its_main_part_is_told(tmp_path):
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        "from declouder.cluster import open_cluster\n"
+        "from declouder.errors import OptionError\n"
+        "try:\n"
+        "    with open_cluster('local:1', None): pass\n"
+        "except OptionError as error: print('told:', error)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert "told: --cluster local:1 cannot be started" in done.stdout and "if __name__ ==" in done.stdout
+
+
 def test_a_scheduler_without_workers_is_told(pipeline, monkeypatch):
     monkeypatch.setattr(opening, "FIRST_WORKER_S", 1)
     options = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "silence_logs": logging.CRITICAL}

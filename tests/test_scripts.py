@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -162,6 +163,13 @@ def test_a_grafted_filling_is_that_of_the_other_but_for_the_texture_of_clear_gro
     torch.testing.assert_close(new["fill.decide.weight"][-pixels:], own["fill.decide.weight"][-pixels:])
     torch.testing.assert_close(new["fill.decide.bias"][-pixels:], own["fill.decide.bias"][-pixels:] - 1.5)
     torch.testing.assert_close(new["fill.log_tolerance"], own["fill.log_tolerance"])
+
+
+def test_the_package_is_a_command_too(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "declouder", "--version"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout[:10]) == (0, "declouder ")
 
 
 def test_a_shipped_model_is_of_half_precision_and_says_not_where_it_was(run, model, tmp_path):

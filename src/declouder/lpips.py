@@ -57,6 +57,8 @@ def load_lpips(backbone: Path | None = None, *, download: bool = False) -> tuple
         return Lpips.from_files(backbone), str(backbone)
     if named:
         return Lpips.from_files(Path(named)), f"{named} ({BACKBONE_VARIABLE})"
+    if download and not cached.is_absolute():  # "~" where there is no home
+        return None, "there is no home folder to keep the LPIPS backbone in; set TORCH_HOME"
     if download and not cached.is_file():
         try:
             cached.parent.mkdir(parents=True, exist_ok=True)
@@ -69,8 +71,8 @@ def load_lpips(backbone: Path | None = None, *, download: bool = False) -> tuple
     if cached.is_file():
         return Lpips.from_files(cached), str(cached)
     return None, (
-        f"no LPIPS backbone: give torchvision's AlexNet weights ({BACKBONE_FILE}) with --lpips-backbone"
-        f" or {BACKBONE_VARIABLE}"
+        f"it wants torchvision's AlexNet weights ({BACKBONE_FILE}); fetch them with --lpips-download, or name them"
+        f" with --lpips-backbone or {BACKBONE_VARIABLE}"
     )
 
 

@@ -29,7 +29,9 @@ _MOST_LISTED = 4
 def check(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The data set's folder.")],
     set_name: SetOption = None,
-    bands: Annotated[str | None, typer.Option(help="rgb, or rgbn to look at the near infrared too.")] = None,
+    bands: Annotated[
+        str | None, typer.Option(help="rgb, or rgbn to look at the near infrared too.", metavar="BANDS")
+    ] = None,
     value_range: Annotated[
         str | None,
         typer.Option(
@@ -91,7 +93,7 @@ def split(
         typer.Option(*OUTPUT_NAMES, help="The list; DIR/split.txt without it.", metavar="LIST"),
     ] = None,
     set_name: SetOption = None,
-    share: Annotated[float, typer.Option(help="Share of the pairs that goes to test.")] = 0.2,
+    share: Annotated[float, typer.Option(help="Share of the pairs that goes to test.", metavar="SHARE")] = 0.2,
     block: Annotated[int, typer.Option(help="Neighbouring numbers that stay together.", metavar="N")] = 25,
     seed: Annotated[int, typer.Option(help="The same seed gives the same split.", metavar="N")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace LIST if it exists.")] = False,
@@ -137,7 +139,9 @@ def simulate(
     kind: Annotated[
         str | None, typer.Option(help="haze, broken or mixed; a draw without it.", metavar="KIND")
     ] = None,
-    cover: Annotated[float | None, typer.Option(help="Share under broken cloud; a draw without it.")] = None,
+    cover: Annotated[
+        float | None, typer.Option(help="Share under broken cloud; a draw without it.", metavar="SHARE")
+    ] = None,
     bands: Annotated[
         str | None,
         typer.Option(help="Band names such as red,green,blue,nir, for their wavelengths.", metavar="NAMES"),

@@ -46,10 +46,11 @@ if TYPE_CHECKING:
 @app.command()
 def remove(
     output: Annotated[
-        Path, typer.Option(*OUTPUT_NAMES, help="A file, or a folder where there are several inputs.")
+        Path,
+        typer.Option(*OUTPUT_NAMES, help="A file, or a folder where there are several inputs.", metavar="PATH"),
     ],
     inputs: Annotated[
-        list[Path] | None, typer.Argument(metavar="[INPUT...]", help="Images, or folders of them.")
+        list[Path] | None, typer.Argument(metavar="INPUT", help="Images, or folders of them.")
     ] = None,
     input_list: Annotated[
         Path | None,

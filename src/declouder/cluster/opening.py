@@ -100,7 +100,7 @@ def _local(count: int) -> Iterator[Client]:
         stack.enter_context(_environment_put_back())
         with interrupts_wait(), children_heed_no_interrupt():  # half a cluster cannot be closed
             processes = stack.enter_context(
-                LocalCluster(
+                _started(
                     n_workers=count,
                     threads_per_worker=1,
                     processes=True,
@@ -110,6 +110,16 @@ def _local(count: int) -> Iterator[Client]:
                 )
             )
         yield stack.enter_context(Client(processes))
+
+
+def _started(*, n_workers: int, **options: Any) -> LocalCluster:
+    try:
+        return LocalCluster(n_workers=n_workers, **options)
+    except RuntimeError as error:  # what dask says where a process ends as it begins, or cannot be reached
+        raise OptionError(
+            f"--cluster local:{n_workers} cannot be started ({_short(error)}); in a script of your own open it"
+            ' below `if __name__ == "__main__":`'
+        ) from error
 
 
 @contextlib.contextmanager

@@ -66,7 +66,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_OnceEach)
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist; give a recipe such as configs/compact.yaml") from None
+        raise ConfigError(
+            f"{path} does not exist; give a recipe, such as those in the folder configs of declouder's repository,"
+            " or what `declouder info --recipe` prints of a model"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read ({error}); give a YAML file") from None
     except _NO_YAML as error:

@@ -1,0 +1,5 @@
+"""`python -m declouder`."""
+
+from declouder.cli import main
+
+main()
