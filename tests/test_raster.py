@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -15,6 +16,7 @@ from PIL import Image
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.rpc import RPC
 from rasterio.transform import Affine
 
@@ -756,6 +758,23 @@ def test_what_a_killed_run_left_of_a_cloud_optimised_geotiff_is_removed(tmp_path
         (tmp_path / name).touch()
     remove_stale_parts(tmp_path / "b.tif")
     assert set(names_in(tmp_path)) == kept
+
+
+def test_of_the_processs_filters_of_warnings_one_is_set_and_taken_away(tmp_path):
+    entry, theirs = ("ignore", None, NotGeoreferencedWarning, None, 0), ("error", None, FutureWarning, None, 0)
+    path = write_tif(tmp_path / "a.tif", np.ones((3, 9, 9), np.uint8), crs=None, transform=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NotGeoreferencedWarning)
+        before = [*warnings.filters]
+        with open_raster(path):
+            with open_raster(path):
+                warnings.simplefilter("error", FutureWarning)
+            assert entry in warnings.filters
+        assert warnings.filters == [theirs, *before]
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # it is theirs now, and stays
+        with open_raster(path):
+            pass
+        assert entry in warnings.filters
 
 
 def test_overviews_are_not_asked_what_a_number_declared_later_has_mixed(tmp_path, rng):

@@ -6,11 +6,12 @@ import logging
 import os
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import rasterio
 from rasterio._err import CPLE_BaseError
@@ -63,11 +64,42 @@ def gdal_settings(**options: Any) -> Iterator[None]:
         yield
 
 
+class _OneFilter:
+    """A filter of warnings that is set while somebody wants it, and nothing else of the process's filters.
+
+    `warnings.catch_warnings` puts back all of them: those that others set meanwhile would be lost, and of several
+    threads the last to leave would put back the filter itself.
+    """
+
+    def __init__(self, category: type[Warning]) -> None:
+        self._category = category
+        self._entry = ("ignore", None, category, None, 0)
+        self._lock = threading.Lock()
+        self._users = 0
+        self._is_ours = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._is_ours = self._entry not in warnings.filters
+            if self._entry not in warnings.filters:  # or a block around another user has taken it along
+                warnings.simplefilter("ignore", self._category)
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0 and self._is_ours and self._entry in warnings.filters:
+                cast("list[Any]", warnings.filters).remove(self._entry)
+
+
+_PLAIN_IMAGES = _OneFilter(NotGeoreferencedWarning)
+
+
 @contextmanager
 def not_georeferenced_is_fine() -> Iterator[None]:
     """Let plain images pass without a warning."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with _PLAIN_IMAGES:
         yield
 
 
