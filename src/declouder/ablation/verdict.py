@@ -23,7 +23,7 @@ FEWEST_JUDGED = 10
 ERROR = 0.05
 """Share of cases without a difference in which a verdict may still find one, over all groups or settings together.
 
-Where differences are symmetric; those of LPIPS with few images of thick cloud are not, and find one more often."""
+Where differences are symmetric. Those of LPIPS, where a few images gain most, are not, and find one more often."""
 SIGN_FLIPS = 10_000
 
 

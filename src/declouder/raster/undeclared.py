@@ -18,7 +18,9 @@ _LEAST_FRAME = 0.002
 _LEAST_LOW = 0.0005
 """Share that has the lowest number at least, so that it is no outlier."""
 _FAR_ABOVE = 10
-"""Spans of all other numbers by which the highest lies above them at least; of floats, which have no saturation."""
+"""How many times the span of all other numbers, or their highest, one lies above them.
+
+Of floats alone: saturated cloud in integers looks the same."""
 _ALL_AROUND = np.ones((3, 3), np.bool_)
 
 

@@ -62,10 +62,9 @@ def _threads(count: int | None) -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()
-    if count in (None, before):  # the number is the whole process's: set back, it would undo another thread's
+    if count is None or count == before:  # it is the whole process's: set back, it would undo another thread's
         yield
         return
-    assert count is not None
     torch.set_num_threads(count)
     try:
         yield

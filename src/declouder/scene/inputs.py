@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 # A scale that was given is doubted where so much of a scene lies beyond one end, or it spans so little of it: bytes
 # are 0.026 of 0 to 10000, calm sea is 0.04 of it.
 _MOST_BEYOND, _LEAST_USED = 0.5, 0.03
-# One that was found, where it is so much wider than what nine in ten numbers span: far more than bright cloud over
-# calm sea.
+# One that was found, where it is so many times as wide as what nine in ten numbers span. Bright cloud over an even
+# sea stretches it too, so the number is large.
 _WIDEST = 1000
 
 
