@@ -300,6 +300,14 @@ def test_the_help_begins_with_what_people_come_for_and_names_all_samplers(capfd)
     assert all(name in told for name in SAMPLERS)
 
 
+@pytest.mark.parametrize("group", [(), ("data",)], ids=["all", "data"])
+def test_what_commands_do_is_told_in_whole_sentences(group, capfd):
+    run(*group, "--help")
+    told = [line for line in capfd.readouterr().out.split("Commands:")[1].splitlines() if line.strip()]
+    assert len(told) >= 3
+    assert all(line.endswith(".") and not line.endswith("...") for line in told)
+
+
 def test_debug_shows_where_an_error_came_from(workplace, capfd):
     assert run("remove", "missing.tif", "-o", "b.tif", "--debug") == 2
     err = capfd.readouterr().err

@@ -11,7 +11,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -124,10 +124,19 @@ def _stop_at(images: int) -> Callable[..., None]:
 def test_the_file_holds_means_intervals_and_images(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "scores" / "cloudy.json"
     seen: list[tuple[int, int]] = []
-    evaluate(data, CloudyMethod(), out=out, on_image=lambda done, total, _: seen.append((done, total)))
+    running: list[Mapping[str, float | None]] = []
+
+    def note(done: int, total: int, means: Mapping[str, float | None]) -> None:
+        seen.append((done, total))
+        running.append(means)
+
+    evaluate(data, CloudyMethod(), out=out, on_image=note)
     found = read_scores(out)
     assert [row["name"] for row in found["images"]] == list(NAMES)
     assert seen == [(1, 3), (2, 3), (3, 3)]
+    for done, means in enumerate(running, 1):
+        assert means["lpips"] is None
+        assert means["psnr"] == pytest.approx(np.mean([row["psnr"] for row in found["images"][:done]]))
     for name in SCORES:
         if "lpips" in name:
             assert found["mean"][name] is None

@@ -49,9 +49,10 @@ def check(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Tell what a data set is: pairs, sizes, ranges, cloud, missing twins, damaged files and duplicates.
+    """Tell what a data set is, and what is wrong with it.
 
-    Exits with 2 if a file cannot be used; duplicates and odd counts are only told.
+    Pairs, sizes, ranges, cloud, missing twins, damaged files and duplicates. Exits with 2 if a file cannot be
+    used; duplicates and odd counts are only told.
     """
     if bands not in (None, "rgb", "rgbn"):
         raise OptionError(f"--bands is {bands!r}; give rgb or rgbn")
@@ -99,10 +100,10 @@ def split(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace LIST if it exists.")] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Part a set into train and test by blocks of neighbouring numbers, as a list that can be published.
+    """Part a set into train and test, as a list.
 
-    Training and evaluation find DIR/split.txt by themselves; a list elsewhere is named by the recipe's
-    data.pairs entry.
+    By blocks of neighbouring numbers; the list can be published. Training and evaluation find DIR/split.txt by
+    themselves; a list elsewhere is named by the recipe's data.pairs entry.
     """
     if not 0 < share < 1:
         raise OptionError(f"--share is {share:g}; give a share between 0 and 1")
@@ -153,7 +154,10 @@ def simulate(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Put synthetic clouds over clear images: DIR/SPLIT/{cloud,label,mask}, ready for training."""
+    """Put synthetic clouds over clear images.
+
+    They become DIR/SPLIT/{cloud,label,mask}, ready for training.
+    """
     if split not in ("train", "test"):
         raise OptionError(f"--split is {split!r}; give train or test")
     if per_image < 1:

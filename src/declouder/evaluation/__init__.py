@@ -52,9 +52,9 @@ from declouder.evaluation.summary import (
     BAND_SCORES,
     GROUPS,
     SCORES,
+    RunningMeans,
     bootstrap_interval,
     breakdown_markdown,
-    means,
     summary,
     to_csv,
     to_markdown,
@@ -220,6 +220,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """Return a row for each pair; one that is not among `done` is scored now, and noted in `partial` at once."""
     rows: list[dict[str, Any]] = []
+    so_far = RunningMeans()
     try:
         # Without a buffer: closing the file would try once more to write what a full disk did not take.
         with partial.open("ab", buffering=0) as journal:
@@ -234,8 +235,9 @@ def _rows(
                         )
                     _note(journal, partial, row)
                 rows.append(row)
+                means = so_far.add(row)
                 if on_image is not None:
-                    on_image(len(rows), len(pairs), means(rows))
+                    on_image(len(rows), len(pairs), means)
     finally:
         if not (rows or done):
             partial.unlink(missing_ok=True)  # nothing to go on with: it would only stand in the way

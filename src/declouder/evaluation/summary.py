@@ -142,6 +142,22 @@ def means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     return {name: _mean(row[name] for row in rows) for name in SCORES}
 
 
+class RunningMeans:
+    """Means of each score over the rows so far, at the same cost for each row."""
+
+    def __init__(self) -> None:
+        self._sums = dict.fromkeys(SCORES, 0.0)
+        self._known = dict.fromkeys(SCORES, 0)
+
+    def add(self, row: Mapping[str, Any]) -> dict[str, float | None]:
+        """Take one more row; return the means, None of a score that no row has."""
+        for name in SCORES:
+            if row[name] is not None:
+                self._sums[name] += row[name]
+                self._known[name] += 1
+        return {name: self._sums[name] / known if known else None for name, known in self._known.items()}
+
+
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
