@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Literal, cast
 
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 
 from declouder.networks.filling import Filling
 from declouder.networks.guided import AS_IS, REDUCTION, Choice, GuidedChoice
+from declouder.networks.looking_again import looked_again
 from declouder.networks.padding import pad_to_multiple, padded_to_multiple
 from declouder.networks.squares import box_mean
 
@@ -63,6 +65,8 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             for not at all.
         fill_thick: how surely ground flows in where cloud is thicker than any even haze, or 0 for no more than what
             was learnt: declouder.networks.filling.
+        look_again: how often remains of thick cloud are looked at once more, each time at half the size before:
+            declouder.networks.looking_again.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -82,6 +86,7 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         filling: int = 0,
         keep_unfilled: float = 0.0,
         fill_thick: float = 0.0,
+        look_again: int = 0,
     ) -> None:
         super().__init__()
         if len(widths) != len(blocks):
@@ -91,6 +96,7 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             raise ValueError(f"block is {block!r}; give one of {', '.join(makers)}")
         make = makers[block]
         coarsest = stem * 2 ** (len(widths) - 1)
+        self.look_again = look_again
         self.multiple = math.lcm(coarsest, REDUCTION) if guided or filling else coarsest
         self.unshuffle, self.shuffle = nn.PixelUnshuffle(stem), nn.PixelShuffle(stem)
         self.intro = nn.Conv2d(bands * stem**2, widths[0], 3, padding=1)
@@ -148,7 +154,13 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def forward(self, cloudy: Tensor) -> Tensor:
         """Return the clear image: (B, bands, H, W) in [-1, 1] for `cloudy` of that shape and range."""
-        return self.supervised_outputs(cloudy)[0].clamp(-1, 1)
+        return self._looked_at(cloudy, self.look_again)
+
+    def _looked_at(self, cloudy: Tensor, again: int) -> Tensor:
+        restored = self.supervised_outputs(cloudy)[0].clamp(-1, 1)
+        if not again:
+            return restored
+        return looked_again(partial(self._looked_at, again=again - 1), cloudy, restored)
 
     def supervised_outputs(self, cloudy: Tensor) -> list[Tensor]:
         """Return the images that the reference loss compares with the clear one, before clamping."""

@@ -1,0 +1,80 @@
+"""Thick cloud that a network leaves and takes away at half the size: there the smaller image's result is taken.
+
+A network hardly sees what a cloud is that fills its view, or that an image's edge cuts off: on images of other
+sensors than it learnt from, such cloud stays bright. At half the size the view is twice as wide, so more of the
+ground around is in it. Nothing but such remains is taken from there:
+
+    bright   the result is bright, in all bands
+    left     at half the size the result is darker, in all bands
+    near     within REACH_CELLS, the network has taken thick cloud away: white sand or snow without cloud stays
+
+    restored += bright * left * near * (half - restored)
+
+All three are of means of cells of 8 px and their neighbours, and rise from 0 to 1 within the bounds below, which
+were chosen by looking at images of other sensors (docs/model-card.md): nothing here is learnt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CELL_PX = 8
+LEAST_PX = 128
+"""Smaller images, and those of which half the size were smaller than half of this, are looked at once."""
+REACH_CELLS = 8
+BRIGHT = (-0.2, 0.0)
+"""Of a result in [-1, 1]: 102 to 128 of 255."""
+DARKER = (0.1, 0.2)
+"""By how much the result at half the size is darker: 13 to 26 of 255."""
+TAKEN_AWAY = (0.5, 0.7)
+"""By how much the result is darker than the cloudy image where cloud was: 64 to 89 of 255; haze is less."""
+
+
+def looked_again(restore: Callable[[Tensor], Tensor], cloudy: Tensor, restored: Tensor) -> Tensor:
+    """Return what was restored, with remains of thick cloud as they are restored at half the size.
+
+    Args:
+        restore: the network, at half the size; called only with images that may have such remains.
+        cloudy: (B, C, H, W) in [-1, 1].
+        restored: what the network makes of it at its own size, of the same shape and range.
+
+    Returns:
+        (B, C, H, W); images without such remains are those of `restored`.
+    """
+    if min(cloudy.shape[-2:]) < LEAST_PX:
+        return restored
+    bright_near = _bright_near(_cells(cloudy), _cells(restored))
+    some = bright_near.flatten(1).amax(dim=1) > 0
+    if not bool(some.any()):
+        return restored
+    height, width = cloudy.shape[-2:]
+    half = restore(F.avg_pool2d(cloudy[some], 2, ceil_mode=True)).to(restored.dtype)
+    half = F.interpolate(half, scale_factor=2, mode="bilinear", align_corners=False)[..., :height, :width]
+    left = _ramp((_cells(restored[some]) - _cells(half)).amin(dim=1, keepdim=True), DARKER)
+    share = F.interpolate(bright_near[some] * left, scale_factor=CELL_PX, mode="bilinear", align_corners=False)
+    result = restored.clone()
+    result[some] = torch.lerp(restored[some], half, share[..., :height, :width].to(half.dtype))
+    return result
+
+
+def _bright_near(cloudy: Tensor, restored: Tensor) -> Tensor:
+    """Return bright * near of cells, (B, 1, h, w) in [0, 1]."""
+    bright = _ramp(restored.amin(dim=1, keepdim=True), BRIGHT)
+    taken_away = _ramp((cloudy - restored).amin(dim=1, keepdim=True), TAKEN_AWAY)
+    return bright * F.max_pool2d(taken_away, 2 * REACH_CELLS + 1, stride=1, padding=REACH_CELLS)
+
+
+def _cells(x: Tensor) -> Tensor:
+    """Return the means of cells and their neighbours, as far as they lie within the image: (B, C, h, w)."""
+    cells = F.avg_pool2d(x, CELL_PX, ceil_mode=True)
+    return F.avg_pool2d(cells, 3, stride=1, padding=1, count_include_pad=False)
+
+
+def _ramp(x: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """Return 0 below the bounds, 1 above, and straight between."""
+    low, high = bounds
+    return ((x - low) / (high - low)).clamp(0, 1)
