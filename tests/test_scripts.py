@@ -300,3 +300,19 @@ def test_all_that_the_docs_name_can_be_loaded(folder, monkeypatch):
             assert error.name in ("onnxruntime", "psutil"), error
         loaded += 1
     assert loaded > 2
+
+
+def test_left_cloud_counts_bright_pixels_by_their_distance_from_the_edge(run, model, tmp_path):
+    image = np.full((3, SIDE, SIDE), 0.2)
+    image[:, :8, :] = 0.9
+    save(tmp_path / "edge.png", image)
+    save(tmp_path / "dark.png", np.full((3, SIDE, SIDE), 0.2))
+    told = run(
+        *("scripts/left_cloud.py", tmp_path / "edge.png", tmp_path / "dark.png", "--model", model),
+        *("--steps", 0, "--look-again", 0),
+    )
+    rows = [line.split(" | ") for line in told.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["| edge", "| dark", "| mean of 2"]
+    assert rows[1][1:] == ["–", "–", "–", "– |"]
+    assert rows[0] == ["| edge", "1.00", "1.00", "–", "1.00 |"]
+    assert rows[2][1:] == rows[0][1:]
