@@ -10,6 +10,7 @@ the result too, then of those from 4 to 16 px inside, and from 16 px on; a dash 
 from __future__ import annotations
 
 import argparse
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -56,12 +57,14 @@ def main() -> None:
 
 def shares_left(cloudy: NDArray[np.uint8], restored: NDArray[np.uint8]) -> list[float]:
     """Return the share of bright pixels that stay bright, by distance from the edge, and of all; NaN of none."""
-    bright, left = ((image > BRIGHT).all(axis=2) for image in (cloudy, restored))
+    bright = np.all(cloudy > BRIGHT, axis=2)
+    left = bright & np.all(restored > BRIGHT, axis=2)
     rows, columns = (np.minimum(np.arange(side), np.arange(side)[::-1]) for side in bright.shape)
     distance = np.minimum(rows[:, None], columns)
-    zones = [(distance >= near) & (distance < far) for near, far in zip(BOUNDS_PX[:-1], BOUNDS_PX[1:], strict=True)]
-    zones.append(np.ones_like(bright))
-    return [float((left & bright)[zone].sum() / n) if (n := bright[zone].sum()) else np.nan for zone in zones]
+    zones = [(distance >= near) & (distance < far) for near, far in pairwise(BOUNDS_PX)]
+    zones.append(np.full(bright.shape, True))
+    counts = [(np.count_nonzero(left & zone), np.count_nonzero(bright & zone)) for zone in zones]
+    return [stay / there if there else np.nan for stay, there in counts]
 
 
 def line(name: str, shares: list[float]) -> str:

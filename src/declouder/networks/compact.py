@@ -65,8 +65,8 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             for not at all.
         fill_thick: how surely ground flows in where cloud is thicker than any even haze, or 0 for no more than what
             was learnt: declouder.networks.filling.
-        look_again: how often remains of thick cloud are looked at once more, each time at half the size before:
-            declouder.networks.looking_again.
+        look_again: how often remains of thick cloud are looked at once more, each time at half the size before, or
+            0 for never: declouder.networks.looking_again.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -157,10 +157,14 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return self._looked_at(cloudy, self.look_again)
 
     def _looked_at(self, cloudy: Tensor, again: int) -> Tensor:
-        restored = self.supervised_outputs(cloudy)[0].clamp(-1, 1)
+        """Return the clear image after so many further looks, each at half the size before."""
+        restored = self._looked_at_once(cloudy)
         if not again:
             return restored
-        return looked_again(partial(self._looked_at, again=again - 1), cloudy, restored)
+        return looked_again(self._looked_at_once, partial(self._looked_at, again=again - 1), cloudy, restored)
+
+    def _looked_at_once(self, cloudy: Tensor) -> Tensor:
+        return self.supervised_outputs(cloudy)[0].clamp(-1, 1)
 
     def supervised_outputs(self, cloudy: Tensor) -> list[Tensor]:
         """Return the images that the reference loss compares with the clear one, before clamping."""
