@@ -26,10 +26,10 @@ CELL_PX = 8
 LEAST_PX = 128
 """Images with a smaller side are looked at once."""
 REACH_CELLS = 8
-BRIGHT = (-0.2, 0.0)
-"""Of a result in [-1, 1]: 102 to 128 of 255."""
-DARKER = (0.1, 0.2)
-"""By how much the other image is darker: 13 to 26 of 255."""
+BRIGHT = (-0.3, -0.1)
+"""Of a result in [-1, 1]: 89 to 115 of 255."""
+DARKER = (0.06, 0.16)
+"""By how much the other image is darker: 8 to 20 of 255."""
 TAKEN_AWAY = (0.5, 0.7)
 """By how much the result is darker than the cloudy image where cloud was: 64 to 89 of 255; haze is less."""
 
