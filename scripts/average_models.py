@@ -52,9 +52,14 @@ def main() -> None:
         values = {key: value for key, value in network.config.items() if not key.startswith("_")}
         for given in arguments.reference:
             option, _, number = given.partition("=")
-            if not isinstance(values.get(option), float):
-                raise SystemExit(f"--reference has {given!r}; give a number's option, as keep_near_cloud=10")
-            values[option] = float(number)
+            kind = type(values.get(option))
+            try:
+                if kind not in (int, float):
+                    raise ValueError
+                values[option] = kind(number)
+            except ValueError:
+                told = f"--reference has {given!r}; give a number's option, as keep_near_cloud=10"
+                raise SystemExit(told) from None
         changed = type(network)(**values)
         changed.load_state_dict(network.state_dict())
         pipelines[0].register_modules(reference=changed)

@@ -121,16 +121,24 @@ def rows(printed: str) -> list[list[str]]:
 
 def test_the_mean_of_models_is_that_of_their_weights_as_often_as_they_are_named(run, model, other, tmp_path):
     out = tmp_path / "mean"
-    run("scripts/average_models.py", model, other, other, "-o", out, "--reference", "keep_clear=3")
+    run("scripts/average_models.py", model, other, other, "-o", out, "--reference", "keep_clear=3", "look_again=2")
     for part in ("reference", "denoiser", "weight_net"):
         one = weights(model, part)
         for name, found in weights(out, part).items():
             torch.testing.assert_close(found, one[name] * 5 / 3)
-    assert CloudRemovalPipeline.from_pretrained(out).reference.config.keep_clear == 3
+    changed = CloudRemovalPipeline.from_pretrained(out).reference.config
+    assert (changed.keep_clear, changed.look_again) == (3, 2) and type(changed.look_again) is int
     record = json.loads((out / "training.json").read_text(encoding="utf-8"))
     assert record == {"of": "second", "averaged_with": [{"of": "first"}]}
     with pytest.raises(SystemExit, match="exists; choose another --output"):
         run("scripts/average_models.py", model, other, "-o", out)
+
+
+@pytest.mark.parametrize("option", ["look_again=2.5", "keep_clear=much", "block=3", "unknown=1", "look_again"])
+def test_only_numbers_of_the_reference_network_are_set_anew(option, run, model, tmp_path):
+    with pytest.raises(SystemExit, match=f"--reference has '{option}'; give a number's option"):
+        run("scripts/average_models.py", model, "-o", tmp_path / "mean", "--reference", option)
+    assert not (tmp_path / "mean").exists()
 
 
 def test_models_of_different_networks_have_no_mean(run, model, tmp_path, model_folder):

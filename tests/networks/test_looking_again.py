@@ -103,6 +103,16 @@ def test_haze_that_went_does_not_count_as_thick_cloud():
     assert look(half, cloudy, restored) is restored
 
 
+def test_strong_haze_that_hid_no_detail_is_no_thick_cloud():
+    plain = torch.full((1, 3, SIDE, SIDE), GROUND)
+    plain[..., 64:80, 64:80] = CLOUD  # a white roof
+    ground = plain + 0.15 * torch.sin(torch.arange(SIDE) * 0.9)
+    half = Stand()
+    assert looked_again(half, half, 0.8 - 0.4 * (0.8 - ground), ground) is ground
+    assert half.shapes == []
+    assert not torch.equal(looked_again(half, half, torch.full_like(plain, 0.5), plain), plain)
+
+
 def test_an_image_of_a_batch_is_as_it_is_alone_and_those_without_remains_are_not_sent():
     cloudy, restored = scene()
     plain = torch.full_like(cloudy, GROUND)

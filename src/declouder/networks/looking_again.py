@@ -8,7 +8,8 @@ ground around is in it. What is left even so has cleared ground beside it in the
 
     bright   the result is bright, in all bands
     left     the other image is darker, in all bands
-    near     within REACH_CELLS, the network has taken thick cloud away: white sand or snow without cloud stays
+    near     within REACH_CELLS, the network has taken thick cloud away: white sand or snow without cloud stays, and
+             white roofs under haze, which hides no detail
 
 All three are of means of cells of 8 px and their neighbours, and rise from 0 to 1 within the bounds below, which
 were chosen by looking at images of other sensors (docs/model-card.md): nothing here is learnt.
@@ -31,7 +32,11 @@ BRIGHT = (-0.3, -0.1)
 DARKER = (0.06, 0.16)
 """By how much the other image is darker: 8 to 20 of 255."""
 TAKEN_AWAY = (0.5, 0.7)
-"""By how much the result is darker than the cloudy image where cloud was: 64 to 89 of 255; haze is less."""
+"""By how much the result is darker than the cloudy image where cloud was: 64 to 89 of 255."""
+DETAIL = (1.0, 1.5)
+"""How many times as much detail has the result, from where on it was haze: there it grows to more than twice."""
+FAINT = 1e-4
+"""Variance of an image in [-1, 1], 1.3 of 255 squared, that is no detail."""
 
 Network = Callable[[Tensor], Tensor]
 
@@ -64,7 +69,7 @@ def looked_again(network: Network, smaller: Network, cloudy: Tensor, restored: T
 def _without_remains(cloudy: Tensor, restored: Tensor, other: Callable[[Tensor], Tensor]) -> Tensor:
     """Take remains from another image; `other` returns those of the images that a (B,) tensor of bools names."""
     height, width = cloudy.shape[-2:]
-    bright_near = _bright_near(_cells(cloudy), _cells(restored))
+    bright_near = _bright_near(cloudy, restored)
     some = bright_near.flatten(1).amax(dim=1) > 0
     if not bool(some.any()):
         return restored
@@ -77,10 +82,19 @@ def _without_remains(cloudy: Tensor, restored: Tensor, other: Callable[[Tensor],
 
 
 def _bright_near(cloudy: Tensor, restored: Tensor) -> Tensor:
-    """Return bright * near of cells, (B, 1, h, w) in [0, 1]."""
-    bright = _ramp(restored.amin(dim=1, keepdim=True), BRIGHT)
-    taken_away = _ramp((cloudy - restored).amin(dim=1, keepdim=True), TAKEN_AWAY)
+    """Return bright * near of the cells of two images, (B, 1, h, w) in [0, 1]."""
+    before, after = _cells(cloudy), _cells(restored)
+    bright = _ramp(after.amin(dim=1, keepdim=True), BRIGHT)
+    darker = _ramp((before - after).amin(dim=1, keepdim=True), TAKEN_AWAY)
+    detail = ((_variance(restored) + FAINT) / (_variance(cloudy) + FAINT)).sqrt()
+    taken_away = darker * (1 - _ramp(detail, DETAIL))
     return bright * F.max_pool2d(taken_away, 2 * REACH_CELLS + 1, stride=1, padding=REACH_CELLS)
+
+
+def _variance(x: Tensor) -> Tensor:
+    """Return the variance of the bands' mean within cells and their neighbours: (B, 1, h, w)."""
+    grey = x.mean(dim=1, keepdim=True)
+    return (_cells(grey.square()) - _cells(grey).square()).clamp_min(0)
 
 
 def _cells(x: Tensor) -> Tensor:
