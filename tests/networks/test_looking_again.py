@@ -96,6 +96,15 @@ def test_dark_or_coloured_ground_under_cloud_stays():
     assert look(half, cloudy, restored) is restored
 
 
+def test_pale_ground_that_was_no_brighter_in_the_cloudy_image_stays():
+    cloudy, restored = scene()
+    for image in (cloudy, restored):
+        image[..., 136:184, 136:184] = 0.0
+    result = look(Stand(), cloudy, restored)
+    assert torch.equal(result[..., 136:184, 136:184], restored[..., 136:184, 136:184])
+    assert not torch.equal(result, restored)
+
+
 def test_haze_that_went_does_not_count_as_thick_cloud():
     cloudy, restored = scene()
     cloudy[..., 32:128, :128] = GROUND + 0.4

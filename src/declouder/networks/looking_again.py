@@ -6,7 +6,7 @@ ground around is in it. What is left even so has cleared ground beside it in the
 
     restored += bright * left * near * (other - restored)       other: network(half), then network(restored)
 
-    bright   the result is bright, in all bands
+    bright   the result is bright, in all bands, and so is the cloudy image
     left     the other image is darker, in all bands
     near     within REACH_CELLS, the network has taken thick cloud away: white sand or snow without cloud stays, and
              white roofs under haze, which hides no detail
@@ -27,10 +27,12 @@ CELL_PX = 8
 LEAST_PX = 128
 """Images with a smaller side are looked at once."""
 REACH_CELLS = 8
-BRIGHT = (-0.3, -0.1)
-"""Of a result in [-1, 1]: 89 to 115 of 255."""
-DARKER = (0.06, 0.16)
-"""By how much the other image is darker: 8 to 20 of 255."""
+BRIGHT = (-0.2, 0.0)
+"""Of a result in [-1, 1]: 102 to 128 of 255."""
+CLOUD = (0.0, 0.2)
+"""Of the cloudy image there: 128 to 153 of 255. Pale ground is darker, and would go as if it were remains."""
+DARKER = (0.1, 0.2)
+"""By how much the other image is darker: 13 to 26 of 255."""
 TAKEN_AWAY = (0.5, 0.7)
 """By how much the result is darker than the cloudy image where cloud was: 64 to 89 of 255."""
 DETAIL = (1.0, 1.5)
@@ -84,7 +86,7 @@ def _without_remains(cloudy: Tensor, restored: Tensor, other: Callable[[Tensor],
 def _bright_near(cloudy: Tensor, restored: Tensor) -> Tensor:
     """Return bright * near of the cells of two images, (B, 1, h, w) in [0, 1]."""
     before, after = _cells(cloudy), _cells(restored)
-    bright = _ramp(after.amin(dim=1, keepdim=True), BRIGHT)
+    bright = _ramp(after.amin(dim=1, keepdim=True), BRIGHT) * _ramp(before.amin(dim=1, keepdim=True), CLOUD)
     darker = _ramp((before - after).amin(dim=1, keepdim=True), TAKEN_AWAY)
     detail = ((_variance(restored) + FAINT) / (_variance(cloudy) + FAINT)).sqrt()
     taken_away = darker * (1 - _ramp(detail, DETAIL))
