@@ -158,13 +158,10 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def _looked_at(self, cloudy: Tensor, again: int) -> Tensor:
         """Return the clear image after so many further looks, each at half the size before."""
-        restored = self._looked_at_once(cloudy)
+        restored = self.supervised_outputs(cloudy)[0].clamp(-1, 1)
         if not again:
             return restored
-        return looked_again(self._looked_at_once, partial(self._looked_at, again=again - 1), cloudy, restored)
-
-    def _looked_at_once(self, cloudy: Tensor) -> Tensor:
-        return self.supervised_outputs(cloudy)[0].clamp(-1, 1)
+        return looked_again(partial(self._looked_at, again=again - 1), cloudy, restored)
 
     def supervised_outputs(self, cloudy: Tensor) -> list[Tensor]:
         """Return the images that the reference loss compares with the clear one, before clamping."""

@@ -1,13 +1,13 @@
-"""Thick cloud that a network leaves is looked at once more: at half the size, then in the result itself.
+"""Thick cloud that a network leaves and takes away at half the size: there the smaller image's result is taken.
 
 A network hardly sees what a cloud is that fills its view, or that an image's edge cuts off: on images of other
 sensors than it learnt from, such cloud stays bright. At half the size the view is twice as wide, so more of the
-ground around is in it. What is left even so has cleared ground beside it in the result, where before cloud was:
+ground around is in it. Nothing but such remains is taken from there:
 
-    restored += bright * left * near * (other - restored)       other: network(half), then network(restored)
+    restored += bright * left * near * (half - restored)
 
     bright   the result is bright, in all bands, and so is the cloudy image
-    left     the other image is darker, in all bands
+    left     at half the size the result is darker, in all bands
     near     within REACH_CELLS, the network has taken thick cloud away: white sand or snow without cloud stays, and
              white roofs under haze, which hides no detail
 
@@ -32,7 +32,7 @@ BRIGHT = (-0.2, 0.0)
 CLOUD = (0.0, 0.2)
 """Of the cloudy image there: 128 to 153 of 255. Pale ground is darker, and would go as if it were remains."""
 DARKER = (0.1, 0.2)
-"""By how much the other image is darker: 13 to 26 of 255."""
+"""By how much the result at half the size is darker: 13 to 26 of 255."""
 TAKEN_AWAY = (0.5, 0.7)
 """By how much the result is darker than the cloudy image where cloud was: 64 to 89 of 255."""
 DETAIL = (1.0, 1.5)
@@ -40,46 +40,32 @@ DETAIL = (1.0, 1.5)
 FAINT = 1e-4
 """Variance of an image in [-1, 1], 1.3 of 255 squared, that is no detail."""
 
-Network = Callable[[Tensor], Tensor]
 
-
-def looked_again(network: Network, smaller: Network, cloudy: Tensor, restored: Tensor) -> Tensor:
-    """Return what was restored, with remains of thick cloud as they are restored at another look.
+def looked_again(restore: Callable[[Tensor], Tensor], cloudy: Tensor, restored: Tensor) -> Tensor:
+    """Return what was restored, with remains of thick cloud as they are restored at half the size.
 
     Args:
-        network: maps (B, C, H, W) to the same shape, both in [-1, 1]. It is called only with images that have
-            bright places near cloud that it has taken away, and so is `smaller`.
-        smaller: the same, for images of half the size.
+        restore: the network, at half the size: maps (B, C, H, W) to the same shape, both in [-1, 1]. It is called
+            only with images that have bright places near cloud that was taken away.
         cloudy: (B, C, H, W) in [-1, 1].
-        restored: what the network makes of it.
+        restored: what the network makes of it at its own size.
 
     Returns:
         (B, C, H, W); images without such remains are those of `restored`.
     """
-    if min(cloudy.shape[-2:]) < LEAST_PX:
+    height, width = cloudy.shape[-2:]
+    if min(height, width) < LEAST_PX:
         return restored
-    height, width = cloudy.shape[-2:]
-
-    def at_half_size(some: Tensor) -> Tensor:
-        half = smaller(F.avg_pool2d(cloudy[some], 2, ceil_mode=True))
-        return F.interpolate(half, scale_factor=2, mode="bilinear", align_corners=False)[..., :height, :width]
-
-    once_more = _without_remains(cloudy, restored, at_half_size)
-    return _without_remains(cloudy, once_more, lambda some: network(once_more[some]))
-
-
-def _without_remains(cloudy: Tensor, restored: Tensor, other: Callable[[Tensor], Tensor]) -> Tensor:
-    """Take remains from another image; `other` returns those of the images that a (B,) tensor of bools names."""
-    height, width = cloudy.shape[-2:]
     bright_near = _bright_near(cloudy, restored)
     some = bright_near.flatten(1).amax(dim=1) > 0
     if not bool(some.any()):
         return restored
-    image = other(some).to(restored.dtype)
-    left = _ramp((_cells(restored[some]) - _cells(image)).amin(dim=1, keepdim=True), DARKER)
+    half = restore(F.avg_pool2d(cloudy[some], 2, ceil_mode=True)).to(restored.dtype)
+    half = F.interpolate(half, scale_factor=2, mode="bilinear", align_corners=False)[..., :height, :width]
+    left = _ramp((_cells(restored[some]) - _cells(half)).amin(dim=1, keepdim=True), DARKER)
     share = F.interpolate(bright_near[some] * left, scale_factor=CELL_PX, mode="bilinear", align_corners=False)
     result = restored.clone()
-    result[some] = torch.lerp(restored[some], image, share[..., :height, :width].to(image.dtype))
+    result[some] = torch.lerp(restored[some], half, share[..., :height, :width].to(half.dtype))
     return result
 
 
