@@ -159,7 +159,7 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def _looked_at(self, cloudy: Tensor, again: int) -> Tensor:
         """Return the clear image after so many further looks, each at half the size before."""
         restored = self.supervised_outputs(cloudy)[0].clamp(-1, 1)
-        if not again:
+        if again < 1:
             return restored
         return looked_again(partial(self._looked_at, again=again - 1), cloudy, restored)
 

@@ -11,8 +11,9 @@ ground around is in it. Nothing but such remains is taken from there:
     near     within REACH_CELLS, the network has taken thick cloud away: white sand or snow without cloud stays, and
              white roofs under haze, which hides no detail
 
-All three are of means of cells of 8 px and their neighbours, and rise from 0 to 1 within the bounds below, which
-were chosen by looking at images of other sensors (docs/model-card.md): nothing here is learnt.
+All three are of means of cells of 8 px and their neighbours, and rise from 0 to 1 within the bounds below. Those of
+detail are of RICE1's train pairs, the others were chosen by looking at images of other sensors: nothing here is
+learnt (docs/model-card.md).
 """
 
 from __future__ import annotations
@@ -48,10 +49,10 @@ def looked_again(restore: Callable[[Tensor], Tensor], cloudy: Tensor, restored: 
         restore: the network, at half the size: maps (B, C, H, W) to the same shape, both in [-1, 1]. It is called
             only with images that have bright places near cloud that was taken away.
         cloudy: (B, C, H, W) in [-1, 1].
-        restored: what the network makes of it at its own size.
+        restored: what the network makes of it at its own size, of that shape and range.
 
     Returns:
-        (B, C, H, W); images without such remains are those of `restored`.
+        (B, C, H, W) in [-1, 1]; images without such remains are those of `restored`.
     """
     height, width = cloudy.shape[-2:]
     if min(height, width) < LEAST_PX:
@@ -81,13 +82,13 @@ def _bright_near(cloudy: Tensor, restored: Tensor) -> Tensor:
 
 def _variance(x: Tensor) -> Tensor:
     """Return the variance of the bands' mean within cells and their neighbours: (B, 1, h, w)."""
-    grey = x.mean(dim=1, keepdim=True)
+    grey = x.float().mean(dim=1, keepdim=True)
     return (_cells(grey.square()) - _cells(grey).square()).clamp_min(0)
 
 
 def _cells(x: Tensor) -> Tensor:
-    """Return the means of cells and their neighbours, as far as they lie within the image: (B, C, h, w)."""
-    cells = F.avg_pool2d(x, CELL_PX, ceil_mode=True)
+    """Return the float32 means of cells and their neighbours, as far as they lie within the image: (B, C, h, w)."""
+    cells = F.avg_pool2d(x.float(), CELL_PX, ceil_mode=True)
     return F.avg_pool2d(cells, 3, stride=1, padding=1, count_include_pad=False)
 
 
