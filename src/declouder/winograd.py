@@ -66,8 +66,10 @@ class WinogradConvolution:
     def __call__(self, x: Tensor) -> Tensor:
         """Convolve: (N, H, W, C_in) to (N, H, W, C_out), zeros around the image."""
         n, height, width, channels = x.shape
-        m = self.tile_results
-        tiles = tiles_of(x, results=m, taps=self.taps)
+        m, border = self.tile_results, self.taps // 2
+        # Past the right and lower edge as far as the last whole tile reaches.
+        padded = functional.pad(x, (0, 0, border, -width % m + border, border, -height % m + border))
+        tiles = tiles_within(padded, results=m, taps=self.taps)
         side, rows, columns = tiles.shape[0], *tiles.shape[3:5]
         values = _on_both_axes(self.into, tiles.reshape(side, side, -1)).view(side * side, -1, channels)
         products = torch.bmm(values, self.kernels)  # (side * side, N * rows * columns, C_out)
@@ -76,21 +78,17 @@ class WinogradConvolution:
         return out[:, :height, :width] + self.bias
 
 
-def tiles_of(x: Tensor, *, results: int, taps: int) -> Tensor:
-    """Return the overlapping tiles of (N, H, W, C) with zeros around: a view, (n, n, N, rows, columns, C).
+def tiles_within(padded: Tensor, *, results: int, taps: int) -> Tensor:
+    """Return the overlapping tiles of an image that has its border already: a view, (n, n, N, rows, columns, C).
 
     Args:
-        x: any number of images.
+        padded: (N, rows * m + r - 1, columns * m + r - 1, C), contiguous.
         results: m, the side of the square of results that one tile gives.
         taps: r, the kernel's side.
     """
-    count, height, width, channels = x.shape
-    rows, columns = -(-height // results), -(-width // results)
-    border = taps // 2
-    # Past the right and lower edge as far as the last whole tile reaches.
-    beyond_x, beyond_y = columns * results - width + border, rows * results - height + border
-    padded = functional.pad(x, (0, 0, border, beyond_x, border, beyond_y))
+    count, height, width, channels = padded.shape
     side = results + taps - 1
+    rows, columns = (height - taps + 1) // results, (width - taps + 1) // results
     step_image, step_row, step_column, _ = padded.stride()
     return padded.as_strided(
         (side, side, count, rows, columns, channels),

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from declouder.networks import MSDA, CompactNet, Denoiser, MemoryNet, WeightNet
-from declouder.networks.prepared import FEWEST_CHANNELS, Prepared, _transforms, can_prepare
+from declouder.networks.prepared import Prepared, can_prepare
+from declouder.networks.quick_layers import QuickAttention, QuickBlock, QuickResidual, QuickUp, QuickUpsample
+from declouder.networks.tiles import TiledConvolution
 
 UNET = {"widths": (96, 128), "attention_levels": (1,), "layers": 1}
 NETWORKS: dict[str, tuple[Any, int]] = {
@@ -56,6 +57,22 @@ def test_it_computes_what_the_network_does(name: str, size: tuple[int, int], bat
     expected = network(*given)
     assert expected.std() > 0.01
     assert torch.allclose(Prepared(network)(*given), expected, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("denoiser", {QuickResidual, QuickUp, QuickUpsample, QuickAttention, TiledConvolution}),
+        ("weight net", {QuickResidual, QuickUp, QuickUpsample, QuickAttention, TiledConvolution}),
+        ("compact", {QuickBlock, TiledConvolution}),
+    ],
+)
+def test_quick_layers_take_the_place_of_those_that_they_know(name: str, layers: set[type]) -> None:
+    network = NETWORKS[name][0]()
+    own = {type(part) for part in Prepared(network)._quick.modules()}
+    assert layers <= own
+    in_bfloat16 = {type(part) for part in Prepared(network, in_bfloat16=True)._quick.modules()}
+    assert not in_bfloat16 & {QuickUp, QuickUpsample, TiledConvolution}
 
 
 def test_the_network_itself_stays_as_it_was() -> None:
@@ -143,17 +160,6 @@ def test_a_small_change_of_one_weight_among_many_is_seen(in_bfloat16: bool) -> N
     assert not quick.is_of(network)
 
 
-@pytest.mark.parametrize("size", [(32, 32), (33, 47), (64, 9), (5, 300)])
-def test_a_convolution_by_tiles_is_the_convolution(size: tuple[int, int]) -> None:
-    torch.manual_seed(0)
-    convolution = nn.Conv2d(FEWEST_CHANNELS, FEWEST_CHANNELS + 4, 3, padding=1)
-    x = torch.randn(2, FEWEST_CHANNELS, *size)
-    expected = F.conv2d(x.double(), convolution.weight.double(), convolution.bias.double(), padding=1)
-    found = Prepared(nn.Sequential(convolution))(x)
-    assert found.shape == expected.shape
-    assert float((found - expected).abs().max()) < 2e-4
-
-
 def test_it_is_for_float32_on_the_cpu_without_gradients() -> None:
     network, x = Denoiser(**UNET), torch.zeros(1, 6, 8, 8)
     assert can_prepare(network, x)
@@ -165,9 +171,3 @@ def test_it_is_for_float32_on_the_cpu_without_gradients() -> None:
         assert not can_prepare(network, x)
     with torch.autocast("cpu"):
         assert not can_prepare(network, x)
-
-
-def test_transforms_are_made_on_the_cpu_whatever_the_default_device():
-    _transforms.cache_clear()
-    with torch.device("meta"):
-        assert {matrix.device.type for matrix in _transforms()} == {"cpu"}

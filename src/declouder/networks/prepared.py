@@ -1,10 +1,9 @@
 """The same networks, made quick for inference: on a CPU equal output but for rounding, or in bfloat16.
 
     channels last      convolutions, normalisations and attention share one memory layout; none is copied
-    Winograd           a 3 x 3 convolution of many channels by a quarter of the multiplications
-    in place           a residual block writes into the memory that it has just read
+    quick layers       that save work and passes over memory (`networks.quick_layers`, `networks.tiles`)
 
-What each of them gains is measured in docs/speed.md. The networks themselves stay as they are: their copies
+What they gain is measured in docs/speed.md. The networks themselves stay as they are: their copies
 here share the weights, or have them in bfloat16. Where these, or other settings of a network, have changed,
 `Prepared.is_of` tells. A network with hooks, offloaded or compiled, is none to be copied: it computes as it is.
 """
@@ -12,30 +11,18 @@ here share the weights, or have them in bfloat16. Where these, or other settings
 from __future__ import annotations
 
 import copy
-import functools
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from diffusers.models.attention_processor import Attention
-from diffusers.models.resnet import ResnetBlock2D
+from diffusers import UNet2DModel
+from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
 from declouder.networks.compact import CompactNet
 from declouder.networks.msda import MSDA
+from declouder.networks.quick_layers import QuickAttention, QuickBlock, QuickResidual, QuickUp, QuickUpsample
+from declouder.networks.tiles import TiledConvolution
 from declouder.networks.unet import Denoiser, WeightNet
-from declouder.winograd import WinogradConvolution, tiles_of
-
-RESULTS = 4
-"""Side of the square that one tile gives; its input is wider by 2."""
-FEWEST_CHANNELS = 96
-"""Below, the tiles take longer to transform than the multiplications they save."""
-FEWEST_TILES = 64
-"""Of a whole batch; below, the same."""
-MOST_VALUES = 20_000_000
-"""Of input and output together, 80 MB; above, the memory that it reads and writes takes what it saves."""
-TILES_AT_ONCE = 96
-"""For a thread; so many tiles stay in a core's cache between the three parts of the convolution."""
 
 PREPARED = (CompactNet, Denoiser, MSDA, WeightNet)
 """Not MemoryNet: its last stage can amplify rounding errors, so it keeps the layout in which it was compared with
@@ -85,19 +72,19 @@ class Prepared:
     Args:
         network: any of `PREPARED`, or what is made of their layers; it is not changed, and its parameters stay
             its own. Called, this takes and gives what the network does; the first argument is (B, C, H, W).
-        in_bfloat16: compute in bfloat16, from a copy of the weights, without Winograd's convolution.
+        in_bfloat16: compute in bfloat16, from a copy of the weights, as they are.
     """
 
     def __init__(self, network: nn.Module, *, in_bfloat16: bool = False) -> None:
         self.in_bfloat16 = in_bfloat16
         self._network, self._parameters = network, list(network.parameters())
         if in_bfloat16:
-            self._quick = _replaced(copy.deepcopy(network).bfloat16(), winograd=False)
+            self._quick = _replaced(copy.deepcopy(network).bfloat16(), float32=False)
             self._quick.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         else:
             # Known to deepcopy as copied already: the parameters are shared.
             shared: dict[int, Any] = {id(parameter): parameter for parameter in self._parameters}
-            self._quick = _replaced(copy.deepcopy(network, shared), winograd=True)
+            self._quick = _replaced(copy.deepcopy(network, shared), float32=True)
         self._settings, self._sums = _settings(network), self._sums_of_copied()
 
     def is_of(self, network: nn.Module) -> bool:
@@ -139,151 +126,32 @@ def _settings(network: nn.Module) -> list[dict[str, Any]]:
 
 
 def _transformed(network: nn.Module) -> list[Tensor]:
-    """Return the weights that Winograd's convolution keeps in another form."""
-    return [part.weight for part in network.modules() if isinstance(part, nn.Conv2d) and _suits_winograd(part)]
+    """Return the weights that quick layers keep in another form."""
+    tiled = [part for part in network.modules() if isinstance(part, nn.Conv2d) and TiledConvolution.suits(part)]
+    of_four = [
+        part.conv for part in network.modules() if isinstance(part, Upsample2D) and QuickUpsample.suits(part)
+    ]
+    return [convolution.weight for convolution in dict.fromkeys([*tiled, *of_four])]
 
 
-def _replaced(module: nn.Module, *, winograd: bool) -> nn.Module:
-    """Return the quick form of a module, or the module with its parts replaced."""
-    for name, child in module.named_children():
-        setattr(module, name, _replaced(child, winograd=winograd))
-    if isinstance(module, ResnetBlock2D) and _is_plain(module):
-        return _Residual(module)
-    if isinstance(module, Attention) and module.residual_connection and module.group_norm is not None:
-        return _SelfAttention(module)
-    if winograd and isinstance(module, nn.Conv2d) and _suits_winograd(module):
-        return _Winograd(module)
-    return module
+def _replaced(module: nn.Module, *, float32: bool) -> nn.Module:
+    """Return the quick form of a module, or the module with its parts replaced.
 
-
-def _is_plain(block: Any) -> bool:
-    return (
-        block.upsample is None
-        and block.downsample is None
-        and block.output_scale_factor == 1
-        and block.time_embedding_norm in ("default", "scale_shift")
-        and isinstance(block.nonlinearity, nn.SiLU)
-        and block.dropout.p == 0
-    )
-
-
-def _suits_winograd(convolution: nn.Conv2d) -> bool:
-    return (
-        convolution.kernel_size == (3, 3)
-        and convolution.stride == (1, 1)
-        and convolution.padding == (1, 1)
-        and convolution.dilation == (1, 1)
-        and convolution.groups == 1
-        and convolution.padding_mode == "zeros"
-        and convolution.bias is not None
-        and min(convolution.in_channels, convolution.out_channels) >= FEWEST_CHANNELS
-    )
-
-
-class _Residual(nn.Module):
-    """diffusers' ResnetBlock2D without resampling: norm, SiLU, convolution, twice, and the time between them."""
-
-    def __init__(self, block: Any) -> None:
-        super().__init__()
-        self.block = block
-
-    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
-        """Map (B, C, H, W), with (B, E) of the time, to (B, C', H, W)."""
-        block = self.block
-        h = block.conv1(F.silu(block.norm1(x), inplace=True))
-        time = block.time_emb_proj(F.silu(temb))[:, :, None, None]
-        if block.time_embedding_norm == "default":
-            h = block.norm2(h.add_(time))
-        else:
-            scale, shift = time.chunk(2, dim=1)
-            h = block.norm2(h).mul_(1 + scale).add_(shift)
-        h = block.conv2(F.silu(h, inplace=True))
-        out: Tensor = h.add_(x if block.conv_shortcut is None else block.conv_shortcut(x))
-        return out
-
-
-class _SelfAttention(nn.Module):
-    """diffusers' Attention over the pixels of an image, with its normalisation and residual."""
-
-    def __init__(self, attention: Any) -> None:
-        super().__init__()
-        self.attention = attention
-
-    def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
-        """Map (B, C, H, W) to the same shape; the time is not used."""
-        attention = self.attention
-        batch, channels, height, width = x.shape
-        normed = attention.group_norm(x).permute(0, 2, 3, 1).reshape(batch, height * width, channels)
-        q, k, v = (
-            project(normed).unflatten(2, (attention.heads, -1)).transpose(1, 2)  # (B, heads, H*W, C / heads)
-            for project in (attention.to_q, attention.to_k, attention.to_v)
-        )
-        seen = F.scaled_dot_product_attention(q, k, v, scale=attention.scale).transpose(1, 2).flatten(2)
-        out: Tensor = attention.to_out[0](seen).view(batch, height, width, channels).permute(0, 3, 1, 2)
-        return out.add_(x)
-
-
-class _Winograd(nn.Module):
-    """A 3 x 3 convolution that pads by zeros; its kernels are transformed when it first meets a large image."""
-
-    def __init__(self, convolution: nn.Conv2d) -> None:
-        super().__init__()
-        self.convolution = convolution
-        self._kernels: Tensor | None = None
-        self._made_of: tuple[int, int] | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, C', H, W)."""
-        batch, _, height, width = x.shape
-        rows, columns = -(-height // RESULTS), -(-width // RESULTS)
-        values = batch * height * width * (self.convolution.in_channels + self.convolution.out_channels)
-        if batch * rows * columns < FEWEST_TILES or values > MOST_VALUES:
-            out: Tensor = self.convolution(x)
-            return out
-        at_once = max(1, TILES_AT_ONCE * torch.get_num_threads() // (batch * columns))
-        assert self.convolution.bias is not None
-        result = _by_tiles(x.permute(0, 2, 3, 1), self._current_kernels(), self.convolution.bias, at_once)
-        return result.permute(0, 3, 1, 2)
-
-    def _current_kernels(self) -> Tensor:
-        """Return the transformed weight, (36, C, C'), made anew where the weight has changed."""
-        weight = self.convolution.weight
-        made_of = (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-        if self._kernels is None or made_of != self._made_of:
-            values = _transforms()[2] @ weight.detach().permute(2, 3, 1, 0).flatten(0, 1).flatten(1)
-            self._kernels = values.view(len(values), weight.shape[1], weight.shape[0])
-            self._made_of = made_of
-        return self._kernels
-
-
-@functools.cache
-def _transforms() -> tuple[Tensor, Tensor, Tensor]:
-    """Return what takes a tile to its values, values to results, and taps to kernels, each for both axes at once.
-
-    As one (36, 36), (16, 36) and (36, 9) matrix: one pass over memory, where an axis at a time takes two.
+    Args:
+        module: of a copy that is ours.
+        float32: replace those parts too whose weights are kept in another form.
     """
-    one_tap_each = torch.eye(9, device="cpu").view(1, 9, 3, 3)
-    unit = WinogradConvolution.of_weight(one_tap_each, torch.zeros(1, device="cpu"), RESULTS)
-    return torch.kron(unit.into, unit.into), torch.kron(unit.back, unit.back), unit.kernels[..., 0].contiguous()
-
-
-def _by_tiles(x: Tensor, kernels: Tensor, bias: Tensor, rows_at_once: int) -> Tensor:
-    """Convolve (B, H, W, C) with the kernels of `_Winograd`, some rows of tiles at a time: (B, H, W, C')."""
-    into, back, _ = _transforms()
-    batch, height, width, channels = x.shape
-    tiles = tiles_of(x, results=RESULTS, taps=3)
-    side, rows, columns = tiles.shape[0], *tiles.shape[3:5]
-    out = x.new_empty(batch, rows * RESULTS, columns * RESULTS, len(bias))
-    for first in range(0, rows, rows_at_once):
-        count = min(rows_at_once, rows - first)
-        some = tiles[:, :, :, first : first + count].reshape(side**2, -1)
-        values = (into @ some).view(side**2, -1, channels)
-        results = back @ torch.bmm(values, kernels).view(side**2, -1)
-        torch.add(
-            results.view(RESULTS, RESULTS, batch, count, columns, -1).permute(2, 3, 0, 4, 1, 5),
-            bias,
-            out=out[:, first * RESULTS : (first + count) * RESULTS].view(
-                batch, count, RESULTS, columns, RESULTS, -1
-            ),
-        )
-    return out[:, :height, :width]
+    if float32 and QuickUpsample.suits(module):
+        return QuickUpsample(module)
+    for name, child in module.named_children():
+        setattr(module, name, _replaced(child, float32=float32))
+    for quick in (QuickResidual, QuickBlock, QuickAttention):
+        if quick.suits(module):
+            return quick(module)
+    if float32 and QuickUp.suits(module):
+        return QuickUp(module)
+    if isinstance(module, UNet2DModel) and isinstance(module.conv_act, nn.SiLU):
+        module.conv_act = nn.SiLU(inplace=True)
+    if float32 and isinstance(module, nn.Conv2d) and TiledConvolution.suits(module):
+        return TiledConvolution(module)
+    return module

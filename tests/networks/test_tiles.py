@@ -1,0 +1,94 @@
+"""A convolution by tiles is the convolution, whatever the size, and so is what stands around it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from declouder.networks import tiles
+from declouder.networks.tiles import FEWEST_CHANNELS, Affine, Past, TiledConvolution, _transforms
+
+SIZES = [(32, 32), (33, 47), (64, 9), (5, 300)]
+
+
+def convolution_of(channels: int, made: int) -> nn.Conv2d:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(channels, made, 3, padding=1)
+    assert TiledConvolution.suits(convolution)
+    return convolution
+
+
+def plain(convolution: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    assert convolution.bias is not None
+    return F.conv2d(x.double(), convolution.weight.double(), convolution.bias.double(), padding=1)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("at_once", [1, 20, 1000])
+@torch.no_grad()
+def test_a_convolution_by_tiles_is_the_convolution(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], at_once: int
+) -> None:
+    monkeypatch.setattr(tiles, "TILES_AT_ONCE", at_once)
+    convolution = convolution_of(FEWEST_CHANNELS, 2 * FEWEST_CHANNELS)
+    x = torch.randn(2, FEWEST_CHANNELS, *size).to(memory_format=torch.channels_last)
+    expected = plain(convolution, x)
+    assert TiledConvolution(convolution).is_quicker_for(x)
+    found = TiledConvolution(convolution)(x)
+    assert found.shape == expected.shape
+    assert float((found - expected).abs().max()) < 2e-4
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("own", [(96,), (64, 32), (32, 40, 24)])
+@pytest.mark.parametrize("projected", [True, False])
+@torch.no_grad()
+def test_within_a_block_the_input_is_scaled_and_activated_and_the_past_added(
+    size: tuple[int, int], own: tuple[int, ...], projected: bool
+) -> None:
+    channels, made = 96, 112 if projected else 96
+    convolution = convolution_of(channels, made)
+    projection = nn.Conv2d(channels, made, 1) if projected else None
+    x = torch.randn(2, channels, *size)
+    scale, shift = torch.randn(2, 2, channels)
+    seen = F.silu(x.double() * scale.double()[..., None, None] + shift.double()[..., None, None])
+    past = x.double() if projection is None else projection(x).double()
+    parts = [part.to(memory_format=torch.channels_last) for part in torch.split(x, own, dim=1)]
+    found = TiledConvolution(convolution).within_block(parts, Affine(scale, shift), Past(parts, projection))
+    expected = plain(convolution, seen) + past
+    assert found.shape == expected.shape
+    assert float((found - expected).abs().max()) < 5e-4
+
+
+@torch.no_grad()
+def test_few_tiles_are_left_to_the_plain_convolution() -> None:
+    convolution = convolution_of(FEWEST_CHANNELS, 2 * FEWEST_CHANNELS)
+    x = torch.randn(1, FEWEST_CHANNELS, 8, 8)
+    assert not TiledConvolution(convolution).is_quicker_for(x)
+    assert torch.equal(TiledConvolution(convolution)(x), convolution(x))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        nn.Conv2d(128, 128, 1),
+        nn.Conv2d(128, 128, 3),
+        nn.Conv2d(128, 128, 3, padding=1, stride=2),
+        nn.Conv2d(128, 128, 3, padding=2, dilation=2),
+        nn.Conv2d(128, 128, 3, padding=1, groups=2),
+        nn.Conv2d(128, 128, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(128, 128, 3, padding=1, bias=False),
+        nn.Conv2d(FEWEST_CHANNELS - 1, 512, 3, padding=1),
+        nn.Conv2d(FEWEST_CHANNELS, FEWEST_CHANNELS, 3, padding=1),
+    ],
+)
+def test_other_convolutions_and_those_of_few_channels_do_not_suit(other: nn.Conv2d) -> None:
+    assert not TiledConvolution.suits(other)
+
+
+def test_transforms_are_made_on_the_cpu_whatever_the_default_device() -> None:
+    _transforms.cache_clear()
+    with torch.device("meta"):
+        assert {matrix.device.type for matrix in _transforms()} == {"cpu"}
