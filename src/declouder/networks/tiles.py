@@ -31,7 +31,7 @@ FEWEST_CHANNELS, FEWEST_PAIRS = 64, 8192
 """In and out, and of the pairs of both; below, tiles take longer to transform than they save."""
 FEWEST_TILES = 64
 """Of a whole batch; below, the same."""
-TILES_AT_ONCE = 96
+TILES_AT_ONCE = 128
 """For a thread; so many tiles stay in a core's cache between the parts of the convolution."""
 
 
