@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
 from declouder.networks import MSDA, CompactNet, Denoiser, MemoryNet, WeightNet
@@ -158,6 +159,16 @@ def test_a_small_change_of_one_weight_among_many_is_seen(in_bfloat16: bool) -> N
     changed = next(part for part in network.modules() if isinstance(part, nn.Conv2d) and part.in_channels >= 96)
     changed.weight.data[0, 0, 0, 0] += 1e-4 * changed.weight.abs().max()
     assert not quick.is_of(network)
+
+
+def test_a_change_of_an_upsampling_of_few_channels_is_seen() -> None:
+    network = awake(Denoiser(heads=4, widths=(32, 32), attention_levels=(), layers=1))
+    quick, given = Prepared(network), inputs(6, (32, 32), 1)
+    quick(*given)
+    (upsampling,) = (part for part in network.modules() if isinstance(part, Upsample2D))
+    upsampling.conv.weight.data.mul_(1.01)
+    assert not quick.is_of(network)
+    assert torch.allclose(Prepared(network)(*given), network(*given), atol=1e-4)
 
 
 def test_it_is_for_float32_on_the_cpu_without_gradients() -> None:
