@@ -49,7 +49,7 @@ class FakePipeline:
         self.seen.append(cloudy)
         self.options.append(options)
         images = self.f(cloudy, latents)
-        return SimpleNamespace(images=images, weights=torch.ones_like(images))
+        return SimpleNamespace(images=images, weights=torch.ones_like(images), reference=cloudy)
 
 
 @pytest.fixture

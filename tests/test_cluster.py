@@ -61,7 +61,7 @@ class Pretended:
 
     def __call__(self, cloudy: torch.Tensor, **_: Any) -> SimpleNamespace:
         self.happens(cloudy)
-        return SimpleNamespace(images=cloudy * 0.5, weights=cloudy)
+        return SimpleNamespace(images=cloudy * 0.5, weights=cloudy, reference=cloudy)
 
 
 def two_workers() -> Any:
@@ -468,7 +468,7 @@ def test_the_number_of_threads_is_the_clients(monkeypatch):
 
 class Noise(Pretended):
     def __call__(self, cloudy: torch.Tensor, *, latents: torch.Tensor, **_: Any) -> SimpleNamespace:
-        return SimpleNamespace(images=latents.clamp(0, 1), weights=cloudy)
+        return SimpleNamespace(images=latents.clamp(0, 1), weights=cloudy, reference=cloudy)
 
 
 def test_a_worker_takes_each_scenes_own_options():

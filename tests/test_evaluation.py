@@ -1026,9 +1026,11 @@ class _Noisy:
 
     def __init__(self) -> None:
         self.seeds: list[int] = []
+        self.references: list[Any] = []
 
-    def __call__(self, cloudy: torch.Tensor, *, latents: torch.Tensor, generator: Any, **_: Any) -> Any:
+    def __call__(self, cloudy: torch.Tensor, *, latents: torch.Tensor, generator: Any, **options: Any) -> Any:
         self.seeds.append(generator.initial_seed())
+        self.references.append(options["reference"])
         images = (0.5 + 0.05 * latents).permute(0, 2, 3, 1).numpy()
         return SimpleNamespace(images=images, reference=images, weights=np.ones_like(images) * [0.2, 0.4, 0.9])
 
@@ -1042,6 +1044,16 @@ def test_spread_and_w_are_what_they_say(plain):
     variance = ((draws - draws.mean(0)) ** 2).sum(0) / 2
     np.testing.assert_allclose(found.spread, np.sqrt(variance.mean(0)), rtol=1e-4)
     np.testing.assert_allclose(found.w, 0.5)
+
+
+@pytest.mark.parametrize("enlarge", [1, 2])
+def test_further_samples_lean_on_the_reference_of_the_first(plain, enlarge):
+    pair = Selection(plain).pairs()[0]
+    pipeline = _Noisy()
+    method = ModelMethod(pipeline, num_inference_steps=1, samples=3, enlarge=enlarge)
+    found = method.restore(pair, pair.read_cloudy(), Scaling.of_dtype(np.dtype(np.uint8)))
+    assert found.reference is not None
+    assert [given is None for given in pipeline.references] == [True, enlarge > 1, enlarge > 1]
 
 
 def test_each_sample_draws_noise_of_its_own_on_the_way_and_the_same_again(plain):

@@ -145,6 +145,37 @@ def test_full_weight_gives_the_reference_with_every_scheduler(sampler):
     assert torch.equal(result.weights, torch.ones_like(result.weights))
 
 
+@pytest.mark.parametrize("enlarge", [1, 2])
+def test_another_reference_may_be_given_and_the_network_is_not_asked(enlarge):
+    pipeline, cloudy = make_tiny(), cloudy_images(batch=2)
+    clear = torch.full_like(cloudy, 0.3)
+    given = pipeline(
+        cloudy, reference=clear, generator=seeded(), enlarge=enlarge, w_bounds=(1, 1), output_type="pt"
+    )
+    assert torch.allclose(given.images, clear, atol=1e-6) and torch.allclose(given.reference, clear, atol=1e-6)
+    own = pipeline(cloudy, generator=seeded(), output_type="pt")
+    pipeline.reference.forward = pytest.fail
+    again = pipeline(cloudy, reference=own.reference, generator=seeded(), output_type="pt")
+    assert torch.allclose(again.images, own.images, atol=1e-4)
+    as_array = own.reference.permute(0, 2, 3, 1).numpy()
+    assert torch.equal(
+        pipeline(cloudy, reference=as_array, generator=seeded(), output_type="pt").images, again.images
+    )
+
+
+@pytest.mark.parametrize(
+    ("reference", "told"),
+    [
+        (torch.zeros(1, 3, 32, 40), "reference: 1 images of 32 x 40 px, the cloudy ones are 2 of 32 x 48"),
+        (torch.zeros(2, 4, 32, 48), "reference: the image has 4 bands"),
+        (torch.full((2, 3, 32, 48), 7.0), "reference: the image spans 7 to 7"),
+    ],
+)
+def test_a_reference_that_does_not_fit_is_told(pipeline, reference, told):
+    with pytest.raises(OptionError, match=re.escape(told)):
+        pipeline(torch.zeros(2, 3, 32, 48), reference=reference, enlarge=2)
+
+
 def test_no_steps_give_the_reference_image():
     pipeline, cloudy = make_tiny(), cloudy_images()
     result = pipeline(cloudy, num_inference_steps=0, output_type="pt")

@@ -31,7 +31,7 @@ class Fused(FakePipeline):
 
     def __call__(self, cloudy, *, latents, **_):
         images = super().__call__(cloudy, latents=latents).images
-        return SimpleNamespace(images=images, weights=torch.full_like(images, 0.7))
+        return SimpleNamespace(images=images, weights=torch.full_like(images, 0.7), reference=cloudy)
 
 
 @pytest.fixture
@@ -118,6 +118,17 @@ def test_more_samples_do_not_change_the_output(blob, tmp_path, rng):
         remove_from_scene(source, tmp_path / f"{name}.tif", Fused(draws), options)
     np.testing.assert_array_equal(read_tif(tmp_path / "b.tif"), read_tif(tmp_path / "c.tif"))
     assert read_tif(tmp_path / "said_b.tif").shape[0] == 2
+
+
+@pytest.mark.parametrize("enlarge", [1, 2])
+def test_further_samples_lean_on_the_reference_of_the_first(enlarge, blob, tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.full((3, 60, 60), 9, np.uint8))
+    pipeline = FakePipeline(lambda cloudy, latents: cloudy)
+    options = replace(SMALL, provenance=tmp_path / "said.tif", samples=3, enlarge=enlarge)
+    remove_from_scene(source, tmp_path / "b.tif", pipeline, options)
+    first, *others = (given["reference"] for given in pipeline.options)
+    assert first is None and len(others) == 2
+    assert all(given is (pipeline.seen[0] if enlarge == 1 else None) for given in others)
 
 
 def test_the_outputs_tags_say_how_it_was_made_and_keep_what_was_there(blob, darker, tmp_path):

@@ -212,7 +212,7 @@ def test_a_provenance_does_not_appear_without_its_output(source, tmp_path, monke
         raise rasterio.errors.RasterioIOError("no space left on device")
 
     def with_weights(cloudy: torch.Tensor, *, latents: torch.Tensor, **_: object) -> SimpleNamespace:
-        return SimpleNamespace(images=cloudy, weights=cloudy)
+        return SimpleNamespace(images=cloudy, weights=cloudy, reference=cloudy)
 
     pipeline = FakePipeline(draws)
     monkeypatch.setattr(FakePipeline, "__call__", staticmethod(with_weights))
@@ -297,7 +297,7 @@ class Slow:
     def __call__(self, cloudy, *, latents, **_):
         time.sleep(0.02)
         images = (cloudy * 0.5 + 0.1 + 0.02 * latents).clamp(0, 1)
-        return SimpleNamespace(images=images, weights=images)
+        return SimpleNamespace(images=images, weights=images, reference=cloudy)
 source, output = Path(sys.argv[1]), Path(sys.argv[2])
 if len(sys.argv) > 3:
     # Writes slowly, and says in a file how many times the model was asked.

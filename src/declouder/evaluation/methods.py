@@ -129,7 +129,10 @@ class ModelMethod:
                 + (", or --bands rgbn" if bands == 4 else "")
             )
         try:
-            results = [self._once(cloudy, scaling, sample) for sample in range(self.samples)]
+            results = [self._once(cloudy, scaling, 0)]
+            # Of an enlarged image the reference comes back smaller than the steps saw it.
+            reference = results[0].reference if self.enlarge == 1 else None
+            results += [self._once(cloudy, scaling, sample, reference) for sample in range(1, self.samples)]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -157,7 +160,10 @@ class ModelMethod:
         steps = self.num_inference_steps
         return int(self.pipeline.config.num_inference_steps) if steps is None else steps
 
-    def _once(self, cloudy: NDArray[Any], scaling: Scaling, sample: int) -> Any:
+    def _once(
+        self, cloudy: NDArray[Any], scaling: Scaling, sample: int, reference: NDArray[np.float32] | None = None
+    ) -> Any:
+        """Return one draw; with the reference of an earlier one it is not made again."""
         import torch
 
         height, width, bands = cloudy.shape
@@ -171,6 +177,7 @@ class ModelMethod:
             w_bounds=self.w_bounds,
             least_painted=self.least_painted,
             enlarge=self.enlarge,
+            reference=reference,
             latents=torch.from_numpy(noise[None].copy()),
             # For schedulers that draw noise on the way, each image and sample its own again and again.
             generator=torch.Generator().manual_seed(zlib.crc32(noise.tobytes())),

@@ -180,6 +180,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         w_bounds: tuple[float, float] | None = None,
         least_painted: float = 0.0,
         enlarge: int = 1,
+        reference: Tensor | NDArray[Any] | Image.Image | Sequence[Image.Image] | None = None,
         generator: torch.Generator | None = None,
         latents: Tensor | None = None,
         output_type: Literal["pt", "np", "pil"] = "pil",
@@ -197,6 +198,8 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
                 `declouder.painted`) take no step; 0: every image takes all steps.
             enlarge: how many times as large the networks see the images, from 1 to 4: for clouds of a few pixels,
                 see `declouder.enlarging`. Time and memory grow with its square.
+            reference: what the steps lean on, of the kinds and the size of `cloudy`, in place of what the reference
+                network would make: another method's images, or an earlier call's for one more draw.
             generator: the source of the starting noise, on the CPU or the pipeline's device; None draws from
                 PyTorch's global one. All images of a batch draw from it one after the other, so an image alone gets
                 other noise than within a batch.
@@ -225,19 +228,21 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         unit = enlarged(to_tensor(cloudy, bands=len(self.config.bands)), enlarge).clamp(0, 1)
         # Networks may be of half precision; what the sampler adds and subtracts between them is not.
         y = 2 * unit.to(device, torch.promote_types(torch.float32, self.denoiser.dtype)) - 1
-        reference = self._network("reference", y)(y)
-        images, weights = reference, torch.ones_like(reference)
+        x0_reference = (
+            self._network("reference", y)(y) if reference is None else _given_reference(reference, y, enlarge)
+        )
+        images, weights = x0_reference, torch.ones_like(x0_reference)
         if steps > 0:
             noise = _starting_noise(y, generator, latents)
             diffuse = partial(self._diffuse, steps=steps, start=start, w_bounds=bounds, generator=generator)
             if least_painted == 0:
-                images, weights = diffuse(y, reference, noise)
-            elif bool((some := painted_share(y, reference) >= least_painted).any()):
-                images = reference.clone()
-                images[some], weights[some] = diffuse(y[some], reference[some], noise[some])
+                images, weights = diffuse(y, x0_reference, noise)
+            elif bool((some := painted_share(y, x0_reference) >= least_painted).any()):
+                images = x0_reference.clone()
+                images[some], weights[some] = diffuse(y[some], x0_reference[some], noise[some])
         self.maybe_free_model_hooks()
-        images, reference, weights = (shrunk(x, enlarge) for x in (images, reference, weights))
-        return output_of(images, reference, weights, output_type)
+        images, x0_reference, weights = (shrunk(x, enlarge) for x in (images, x0_reference, weights))
+        return output_of(images, x0_reference, weights, output_type)
 
     def _diffuse(
         self,
@@ -426,6 +431,22 @@ def _checked_bounds(bounds: Any) -> tuple[float, float]:
     if not -math.inf < low <= high < math.inf:
         raise OptionError(f"w_bounds are {bounds!r}; give (w_min, w_max) with w_min up to w_max")
     return low, high
+
+
+def _given_reference(reference: Any, y: Tensor, enlarge: int) -> Tensor:
+    """Return the reference images of a caller as the networks see them: of the shape of `y`, in [-1, 1]."""
+    try:
+        unit = enlarged(to_tensor(reference, bands=y.shape[1]), enlarge).clamp(0, 1)
+    except OptionError as error:
+        raise OptionError(f"reference: {error}") from None
+    if unit.shape != y.shape:
+        found, wanted = ((len(x), *(side // enlarge for side in x.shape[-2:])) for x in (unit, y))
+        raise OptionError(
+            "reference: {} images of {} x {} px, the cloudy ones are {} of {} x {}; give one of each".format(
+                *found, *wanted
+            )
+        )
+    return 2 * unit.to(y.device, y.dtype) - 1
 
 
 def _starting_noise(y: Tensor, generator: torch.Generator | None, latents: Tensor | None) -> Tensor:

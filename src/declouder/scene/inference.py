@@ -112,6 +112,21 @@ class Part:
     on_grid: Window
 
 
+@dataclass(frozen=True)
+class _Draw:
+    """What the model makes of some windows with one draw of the noise.
+
+    Attributes:
+        image: (B, C, h, w) in [-1, 1].
+        w: (B, 1, h, w).
+        reference: a tensor, (B, C, h, w) in [0, 1], where the model computes.
+    """
+
+    image: NDArray[np.float32]
+    w: NDArray[np.float32]
+    reference: Any
+
+
 class WindowModel:
     """A pipeline as windows of one scene see it.
 
@@ -175,31 +190,33 @@ class WindowModel:
 
     def _restored(self, parts: Sequence[Part]) -> list[Layers]:
         """Send some parts through the model at once, as often as there are samples."""
-        output, w = self._draw(parts, sample=0)
-        found: dict[str, NDArray[np.float32]] = {"image": output}
+        drawn = self._draw(parts, sample=0)
+        found: dict[str, NDArray[np.float32]] = {"image": drawn.image}
         if "w" in self._layers:
-            found["w"] = w
+            found["w"] = drawn.w
         if "spread" in self._layers:
-            found["spread"] = self._spread(parts, output)
+            found["spread"] = self._spread(parts, drawn)
         return [
             {name: packed(values[k], self._layers[name]) for name, values in found.items()}
             for k in range(len(parts))
         ]
 
-    def _spread(self, parts: Sequence[Part], first: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _spread(self, parts: Sequence[Part], first: _Draw) -> NDArray[np.float32]:
         """Return the standard deviation over all draws, root mean square over the bands: (B, 1, h, w)."""
         # Welford's sums, so that memory does not grow with the number of draws.
-        mean, squares = first.astype(np.float64), np.zeros(first.shape)
+        mean, squares = first.image.astype(np.float64), np.zeros(first.image.shape)
+        # Of an enlarged image the reference comes back smaller than the steps saw it.
+        reference = first.reference if self._options.enlarge == 1 else None
         for sample in range(1, self._options.samples):
-            image, _ = self._draw(parts, sample=sample)
+            image = self._draw(parts, sample=sample, reference=reference).image
             change = image - mean
             mean += change / (sample + 1)
             squares += change * (image - mean)
         variance = squares.mean(axis=1, keepdims=True) / (self._options.samples - 1)
         return np.asarray(np.sqrt(variance), np.float32)
 
-    def _draw(self, parts: Sequence[Part], *, sample: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return one draw of restored images (B, C, h, w) in [-1, 1], and its w (B, 1, h, w)."""
+    def _draw(self, parts: Sequence[Part], *, sample: int, reference: Any = None) -> _Draw:
+        """Return one draw; with the reference of an earlier one it is not made again."""
         import torch
 
         pipeline, seed = self._pipeline, self._options.seed
@@ -217,6 +234,7 @@ class WindowModel:
                 num_inference_steps=self._options.steps,
                 least_painted=self._options.least_painted,
                 enlarge=self._options.enlarge,
+                reference=reference,
                 latents=latents,
                 output_type="pt",
             )
@@ -228,7 +246,7 @@ class WindowModel:
                     f"the model gave NaN or infinity for the window at {_place(part.place)}; "
                     "its weights are damaged, or do not fit the device's precision or the sampler"
                 )
-        return restored.numpy(), weights.numpy()
+        return _Draw(restored.numpy(), weights.numpy(), result.reference)
 
 
 def _place(window: Window) -> str:
