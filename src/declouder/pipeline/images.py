@@ -31,7 +31,7 @@ class CloudRemovalOutput(BaseOutput):  # type: ignore[misc]
     images: Any
     """The restored images, in [0, 1]."""
     reference: Any
-    """The reference network's images, in [0, 1]."""
+    """The reference images, the network's or those that were given, in [0, 1]."""
     weights: Any
     """w of the last step, for each pixel and band: the share of the reference. 1 in images that took no step."""
 
