@@ -148,7 +148,13 @@ def test_what_is_asked_of_a_scene_reaches_the_pipeline(tmp_path: Path, rng: np.r
     remove_from_scene(source, tmp_path / "b.tif", pipeline, options)
     assert threads == [before + 1] and torch.get_num_threads() == before
     (asked,) = pipeline.options
-    assert asked == {"num_inference_steps": 3, "least_painted": 0.4, "enlarge": 2, "output_type": "pt"}
+    assert asked == {
+        "num_inference_steps": 3,
+        "least_painted": 0.4,
+        "enlarge": 2,
+        "reference": None,
+        "output_type": "pt",
+    }
 
 
 def test_stages_that_time_did_not_reach_are_told(
