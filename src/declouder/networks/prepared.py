@@ -72,7 +72,7 @@ class Prepared:
     Args:
         network: any of `PREPARED`, or what is made of their layers; it is not changed, and its parameters stay
             its own. Called, this takes and gives what the network does; the first argument is (B, C, H, W).
-        in_bfloat16: compute in bfloat16, from a copy of the weights, as they are.
+        in_bfloat16: compute in bfloat16, from a copy of the weights, none of them in another form.
     """
 
     def __init__(self, network: nn.Module, *, in_bfloat16: bool = False) -> None:
