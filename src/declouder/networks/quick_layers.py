@@ -24,6 +24,7 @@ from diffusers.models.unets.unet_2d_blocks import AttnUpBlock2D, UpBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
+from declouder.networks.attention import attention as attended
 from declouder.networks.compact import ResidualBlock
 from declouder.networks.derived import Derived
 from declouder.networks.tiles import Affine, Past, TiledConvolution, joined_parts
@@ -226,6 +227,6 @@ class QuickAttention(nn.Module):
             project(normed).unflatten(2, (attention.heads, -1)).transpose(1, 2)  # (B, heads, H*W, C / heads)
             for project in (attention.to_q, attention.to_k, attention.to_v)
         )
-        seen = F.scaled_dot_product_attention(q, k, v, scale=attention.scale).transpose(1, 2).flatten(2)
+        seen = attended(q, k, v, attention.scale).transpose(1, 2).flatten(2)
         out: Tensor = attention.to_out[0](seen).view(batch, height, width, channels).permute(0, 3, 1, 2)
         return out.add_(x)
