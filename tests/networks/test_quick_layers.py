@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DModel
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_2d_blocks import UpBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
+from declouder.networks import quick_layers
 from declouder.networks.compact import ResidualBlock
 from declouder.networks.prepared import _replaced
-from declouder.networks.quick_layers import QuickBlock, QuickResidual, QuickUp, QuickUpsample
+from declouder.networks.quick_layers import QuickBlock, QuickHead, QuickResidual, QuickUp, QuickUpsample
+from declouder.networks.strips import MomentsOfStrips
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +121,43 @@ def test_a_block_of_the_compact_network() -> None:
     assert isinstance(quick, QuickBlock)
     assert same(quick(x), expected)
     assert torch.equal(x, before)
+
+
+def unet(**settings: Any) -> Any:
+    common = {"in_channels": 3, "out_channels": 3, "block_out_channels": (64, 128), "norm_num_groups": 16}
+    blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    return UNet2DModel(**{**common, **blocks, "layers_per_block": 1, "add_attention": False, **settings})
+
+
+@pytest.mark.parametrize("size", [(2, 64, 130, 70), (1, 64, 129, 71)])
+@pytest.mark.parametrize("known", [True, False])
+def test_the_last_layers(monkeypatch: pytest.MonkeyPatch, size: tuple[int, ...], known: bool) -> None:
+    monkeypatch.setattr(quick_layers, "VALUES_AT_ONCE", 2**16)
+    whole = unet()
+    x = (3 * torch.randn(size) + 1).to(memory_format=torch.channels_last)
+    expected = whole.conv_out(whole.conv_act(whole.conv_norm_out(x)))
+    assert QuickHead.suits(whole)
+    if known:
+        found = MomentsOfStrips()
+        for rows in (slice(0, 50), slice(50, None)):
+            found.add(x.permute(0, 2, 3, 1)[:, rows])
+        found.keep_with(x)
+    assert same(QuickHead(whole)(x), expected)
+
+
+def test_of_other_last_layers_none_is_taken() -> None:
+    gelu, unpadded = unet(), unet()
+    gelu.conv_act, unpadded.conv_out = nn.GELU(), nn.Conv2d(64, 3, 3)
+    assert QuickHead.suits(unet())
+    assert not any(map(QuickHead.suits, [gelu, unpadded, unet(out_channels=5), nn.Conv2d(8, 3, 3)]))
+
+
+def test_a_whole_network_of_quick_layers() -> None:
+    whole, x = unet(), image(3, 64, 80)
+    expected = whole(x, torch.tensor([7])).sample
+    quick = _replaced(copy.deepcopy(whole), float32=True)
+    assert isinstance(quick.conv_norm_out, QuickHead)
+    assert same(quick(x, torch.tensor([7])).sample, expected)
 
 
 def test_any_other_module_stays() -> None:

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from declouder.networks import tiles
-from declouder.networks.tiles import FEWEST_CHANNELS, Affine, Past, TiledConvolution, _transforms
+from declouder.networks.strips import Affine, has_known_moments, moments
+from declouder.networks.tiles import FEWEST_CHANNELS, Past, TiledConvolution, _transforms
 
 SIZES = [(32, 32), (33, 47), (64, 9), (5, 300)]
 
@@ -35,8 +36,7 @@ def test_a_convolution_by_tiles_is_the_convolution(
     convolution = convolution_of(FEWEST_CHANNELS, 2 * FEWEST_CHANNELS)
     x = torch.randn(2, FEWEST_CHANNELS, *size).to(memory_format=torch.channels_last)
     expected = plain(convolution, x)
-    assert TiledConvolution(convolution).is_quicker_for(x)
-    found = TiledConvolution(convolution)(x)
+    found = TiledConvolution(convolution).within_block([x])
     assert found.shape == expected.shape
     assert float((found - expected).abs().max()) < 2e-4
 
@@ -56,18 +56,38 @@ def test_within_a_block_the_input_is_scaled_and_activated_and_the_past_added(
     seen = F.silu(x.double() * scale.double()[..., None, None] + shift.double()[..., None, None])
     past = x.double() if projection is None else projection(x).double()
     parts = [part.to(memory_format=torch.channels_last) for part in torch.split(x, own, dim=1)]
-    found = TiledConvolution(convolution).within_block(parts, Affine(scale, shift), Past(parts, projection))
+    found = TiledConvolution(convolution).within_block(parts, Affine(scale, shift), past=Past(parts, projection))
     expected = plain(convolution, seen) + past
     assert found.shape == expected.shape
     assert float((found - expected).abs().max()) < 5e-4
 
 
+@pytest.mark.parametrize("batch", [1, 2])
 @torch.no_grad()
-def test_few_tiles_are_left_to_the_plain_convolution() -> None:
-    convolution = convolution_of(FEWEST_CHANNELS, 2 * FEWEST_CHANNELS)
-    x = torch.randn(1, FEWEST_CHANNELS, 8, 8)
-    assert not TiledConvolution(convolution).is_quicker_for(x)
-    assert torch.equal(TiledConvolution(convolution)(x), convolution(x))
+def test_of_a_result_the_moments_are_known(batch: int) -> None:
+    convolution = convolution_of(64, 128)
+    x = torch.randn(batch, 64, 70, 41)
+    added = torch.randn(batch, 128)
+    found = TiledConvolution(convolution).within_block([x], added=added)
+    assert float((found - plain(convolution, x) - added[..., None, None]).abs().max()) < 2e-4
+    assert has_known_moments(found) and not has_known_moments(x)
+    expected = torch.stack([found.mean((2, 3)), found.var((2, 3), correction=0)])
+    assert torch.allclose(moments(found), expected, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(moments(found.clone()), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("channels", "made", "side", "quicker"),
+    [(96, 96, 32, False), (128, 128, 32, True), (96, 96, 48, True), (64, 64, 64, False), (64, 64, 128, True)],
+)
+@torch.no_grad()
+def test_few_tiles_are_left_to_the_plain_convolution(channels: int, made: int, side: int, quicker: bool) -> None:
+    convolution = convolution_of(channels, made)
+    x = torch.randn(1, channels, side, side)
+    assert TiledConvolution(convolution).is_quicker_for(x) is quicker
+    found = TiledConvolution(convolution)(x)
+    assert torch.equal(found, convolution(x)) is not quicker
+    assert float((found - convolution(x)).abs().max()) < 2e-4
 
 
 @pytest.mark.parametrize(
@@ -81,7 +101,6 @@ def test_few_tiles_are_left_to_the_plain_convolution() -> None:
         nn.Conv2d(128, 128, 3, padding=1, padding_mode="reflect"),
         nn.Conv2d(128, 128, 3, padding=1, bias=False),
         nn.Conv2d(FEWEST_CHANNELS - 1, 512, 3, padding=1),
-        nn.Conv2d(FEWEST_CHANNELS, FEWEST_CHANNELS, 3, padding=1),
     ],
 )
 def test_other_convolutions_and_those_of_few_channels_do_not_suit(other: nn.Conv2d) -> None:

@@ -54,10 +54,12 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
     keys_at_once = min(pixels, KEYS_AT_ONCE)
     queries_at_once = max(1, PRODUCTS_AT_ONCE * torch.get_num_threads() // (heads * keys_at_once))
     # Contiguous blocks, as products of slices with long rows are slower.
-    key_blocks = [block.contiguous() for block in k.split(keys_at_once, dim=1)]
-    value_blocks = [block.transpose(1, 2).contiguous() for block in values.split(keys_at_once, dim=1)]
+    key_blocks = [block.contiguous() for block in torch.split(k, keys_at_once, dim=1)]
+    value_blocks = [block.transpose(1, 2).contiguous() for block in torch.split(values, keys_at_once, dim=1)]
     memory = q.new_empty(heads * keys_at_once * queries_at_once)
-    for queries, place in zip(q.split(queries_at_once, dim=1), out.split(queries_at_once), strict=True):
+    for queries, place in zip(
+        torch.split(q, queries_at_once, dim=1), torch.split(out, queries_at_once), strict=True
+    ):
         queries = queries.transpose(1, 2).contiguous()  # (heads, D, queries)
         found = q.new_zeros(heads, channels + 1, queries.shape[2])
         for keys, of_keys in zip(key_blocks, value_blocks, strict=True):

@@ -20,7 +20,14 @@ from torch import Tensor, nn
 
 from declouder.networks.compact import CompactNet
 from declouder.networks.msda import MSDA
-from declouder.networks.quick_layers import QuickAttention, QuickBlock, QuickResidual, QuickUp, QuickUpsample
+from declouder.networks.quick_layers import (
+    QuickAttention,
+    QuickBlock,
+    QuickHead,
+    QuickResidual,
+    QuickUp,
+    QuickUpsample,
+)
 from declouder.networks.tiles import TiledConvolution
 from declouder.networks.unet import Denoiser, WeightNet
 
@@ -131,7 +138,8 @@ def _transformed(network: nn.Module) -> list[Tensor]:
     of_four = [
         part.conv for part in network.modules() if isinstance(part, Upsample2D) and QuickUpsample.suits(part)
     ]
-    return [convolution.weight for convolution in dict.fromkeys([*tiled, *of_four])]
+    of_squares = [part.conv_out for part in network.modules() if QuickHead.suits(part)]
+    return [convolution.weight for convolution in dict.fromkeys([*tiled, *of_four, *of_squares])]
 
 
 def _replaced(module: nn.Module, *, float32: bool) -> nn.Module:
@@ -150,7 +158,10 @@ def _replaced(module: nn.Module, *, float32: bool) -> nn.Module:
             return quick(module)
     if float32 and QuickUp.suits(module):
         return QuickUp(module)
-    if isinstance(module, UNet2DModel) and isinstance(module.conv_act, nn.SiLU):
+    if float32 and QuickHead.suits(module):
+        module.conv_norm_out = QuickHead(module)
+        module.conv_act = module.conv_out = nn.Identity()
+    elif isinstance(module, UNet2DModel) and isinstance(module.conv_act, nn.SiLU):
         module.conv_act = nn.SiLU(inplace=True)
     if float32 and isinstance(module, nn.Conv2d) and TiledConvolution.suits(module):
         return TiledConvolution(module)

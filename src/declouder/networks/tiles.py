@@ -1,11 +1,11 @@
 """A 3 x 3 convolution by a quarter of the multiplications, with what stands around it in a residual block.
 
     TiledConvolution(convolution)(x)                          the convolution
-    TiledConvolution(convolution).within_block(parts, ...)    conv(silu(scale * x + shift)) + past
+    TiledConvolution(convolution).within_block(parts, ...)    conv(silu(scale * x + shift)) + added + past
 
 Winograd's F(4 x 4, 3 x 3) (`declouder.winograd`), for CPUs. The image goes through it in strips of a few rows of
-tiles, whose working memory stays in a core's cache. There the normalised and activated input is made, and the
-residual added, so that neither takes a pass of its own over the whole image.
+tiles, whose working memory stays in a core's cache. There the normalised and activated input is made, the residual
+added, and measured what the next normalisation asks for, so that none of it takes a pass over the whole image.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from declouder.networks.derived import Derived
+from declouder.networks.strips import Affine, MomentsOfStrips, Strip, channels_last
 from declouder.winograd import POINTS, WinogradConvolution, tiles_within
 
 RESULTS = 4
@@ -27,20 +27,14 @@ VALUES, PIXELS = (RESULTS + 2) ** 2, RESULTS**2
 """Of a tile: values that are multiplied, and pixels that they give."""
 CONSTANT = POINTS.index(1) * (RESULTS + 2) + POINTS.index(1)
 """The value that goes into all pixels of a tile alike."""
-FEWEST_CHANNELS, FEWEST_PAIRS = 64, 8192
-"""In and out, and of the pairs of both; below, tiles take longer to transform than they save."""
-FEWEST_TILES = 64
-"""Of a whole batch; below, the same."""
+FEWEST_CHANNELS = 64
+"""In and out; below, tiles take longer to transform than they save."""
+FEWEST_PRODUCTS = 2**20
+"""Of tiles and pairs of channels, in and out; below, the same."""
+FEW_PAIRS, FEWEST_TILES_OF_THEM = 8192, 1024
+"""Of fewer pairs than these, so many tiles are wanted."""
 TILES_AT_ONCE = 128
 """For a thread; so many tiles stay in a core's cache between the parts of the convolution."""
-
-
-@dataclass(frozen=True)
-class Affine:
-    """What each channel is multiplied by, and what is added then: (B, C) each."""
-
-    scale: Tensor
-    shift: Tensor
 
 
 @dataclass(frozen=True)
@@ -59,7 +53,7 @@ class Past:
         """Add its rows from `first` on to (B, rows, W, C')."""
         begin = 0
         for part in self.parts:
-            rows = _channels_last(part)[:, first : first + out.shape[1]]
+            rows = channels_last(part)[:, first : first + out.shape[1]]
             own = slice(begin, begin + rows.shape[3])
             if self.projection is None:
                 out[..., own].add_(rows)
@@ -94,7 +88,6 @@ class TiledConvolution(nn.Module):
     @staticmethod
     def suits(convolution: nn.Conv2d) -> bool:
         """Tell whether a convolution is one of those that are quicker this way, for large images."""
-        channels = convolution.in_channels, convolution.out_channels
         return (
             convolution.kernel_size == (3, 3)
             and convolution.stride == (1, 1)
@@ -103,14 +96,15 @@ class TiledConvolution(nn.Module):
             and convolution.groups == 1
             and convolution.padding_mode == "zeros"
             and convolution.bias is not None
-            and min(channels) >= FEWEST_CHANNELS
-            and channels[0] * channels[1] >= FEWEST_PAIRS
+            and min(convolution.in_channels, convolution.out_channels) >= FEWEST_CHANNELS
         )
 
     def is_quicker_for(self, x: Tensor) -> bool:
         """Tell whether images of this size, (B, any, H, W), have tiles enough."""
         batch, _, height, width = x.shape
-        return batch * -(-height // RESULTS) * -(-width // RESULTS) >= FEWEST_TILES
+        tiles = batch * -(-height // RESULTS) * -(-width // RESULTS)
+        pairs = self.convolution.in_channels * self.convolution.out_channels
+        return tiles * pairs >= FEWEST_PRODUCTS and (pairs >= FEW_PAIRS or tiles >= FEWEST_TILES_OF_THEM)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H, W)."""
@@ -120,94 +114,81 @@ class TiledConvolution(nn.Module):
         return out
 
     def within_block(
-        self, parts: Sequence[Tensor], affine: Affine | None = None, past: Past | None = None
+        self,
+        parts: Sequence[Tensor],
+        affine: Affine | None = None,
+        added: Tensor | None = None,
+        past: Past | None = None,
     ) -> Tensor:
-        """Return conv(silu(scale * x + shift)) + past, (B, C', H, W); without `affine` conv(x) + past.
+        """Return conv(silu(scale * x + shift)) + added + past, (B, C', H, W); without `affine` of x as it is.
+
+        `moments` knows the result's then.
 
         Args:
             parts: x in parts, (B, C_i, H, W) each, whose channels follow one another.
             affine: scale and shift of all channels.
+            added: to each channel of the result, (B, C').
             past: what is added.
         """
         bias = self.convolution.bias
         assert bias is not None
-        images = [_channels_last(part) for part in parts]
-        height, width = images[0].shape[1:3]
-        strips = _Strips(images, affine, self._kernels(self.convolution.weight), bias)
+        height, width = parts[0].shape[2:]
+        strips = _Strips(
+            parts, affine, self._kernels(self.convolution.weight), bias if added is None else bias + added
+        )
+        found = MomentsOfStrips()
         for first in range(0, height, strips.height):
-            strips.enter(first)
             strips.convolve(first)
+            made = strips.out[:, first : min(height, first + strips.height), :width]
             if past is not None:
-                past.add_to(strips.out[:, first : min(height, first + strips.height), :width], first)
-        return strips.out[:, :height, :width].permute(0, 3, 1, 2)
+                past.add_to(made, first)
+            found.add(made)
+        out = strips.out[:, :height, :width].permute(0, 3, 1, 2)
+        found.keep_with(out)
+        return out
 
 
 class _Strips:
     """Working memory for one strip after the other, and the whole result.
 
     Args:
-        images: x in parts, (B, H, W, C_i) each.
+        parts: x in parts, (B, C_i, H, W) each.
         affine: what comes before the convolution, with SiLU, or None.
         kernels: (36, C, C'), of `_transformed`.
-        bias: (C',)
+        bias: (C',) or (B, C')
 
     Attributes:
         height: rows of results in a strip; the last strip may reach beyond the image, over zeros.
         out: (B, at least H, at least W, C'), filled by `convolve`.
     """
 
-    def __init__(self, images: Sequence[Tensor], affine: Affine | None, kernels: Tensor, bias: Tensor) -> None:
-        batch, self.image_height, width = images[0].shape[:3]
-        rows, columns = -(-self.image_height // RESULTS), -(-width // RESULTS)
+    def __init__(self, parts: Sequence[Tensor], affine: Affine | None, kernels: Tensor, bias: Tensor) -> None:
+        batch, _, height, width = parts[0].shape
+        rows, columns = -(-height // RESULTS), -(-width // RESULTS)
         strips = -(-rows // max(1, TILES_AT_ONCE * torch.get_num_threads() // (batch * columns)))
         self.rows = -(-rows // strips)  # of tiles
         self.height = self.rows * RESULTS
-        tiles, channels, made = batch * self.rows * columns, kernels.shape[1], len(bias)
-        new = images[0].new_empty
-        self.kernels, self.bias = kernels, bias
+        _, channels, made = kernels.shape
+        tiles, new = batch * self.rows * columns, parts[0].new_empty
+        self.kernels, self.bias = kernels, bias.view(-1, 1, made)
         self.out = new(batch, strips * self.height, columns * RESULTS, made)
+        self.strip = Strip(parts, affine, height=self.height, width=columns * RESULTS)
         # Seen in other shapes here, once: to make the views anew for each strip takes time.
-        self.bordered = new(batch, self.height + 2, columns * RESULTS + 2, channels).zero_()
-        self.tiles = tiles_within(self.bordered, results=RESULTS, taps=3)
+        self.tiles = tiles_within(self.strip.bordered, results=RESULTS, taps=3)
         self.taken, values = new(2, VALUES, tiles * channels)
         self.of_tiles = self.taken.view(self.tiles.shape)
         self.values, self.values_of_tiles = values, values.view(VALUES, tiles, channels)
         self.products_of_tiles = new(VALUES, tiles, made)
         self.products = self.products_of_tiles.view(VALUES, -1)
-        self.constant = self.products_of_tiles[CONSTANT]
+        self.constant = self.products_of_tiles[CONSTANT].view(batch, -1, made)
         self.results = new(PIXELS, tiles * made)
         in_tiles = self.results.view(RESULTS, RESULTS, batch, self.rows, columns, made)
         self.in_rows = in_tiles.permute(2, 3, 0, 4, 1, 5)  # (B, rows, 4, columns, 4, C')
-        self.inner = self.bordered[:, :, 1 : width + 1]
-        own = [image.shape[3] for image in images]
-        self.images = list(zip(images, torch.split(self.inner, own, dim=3), strict=True))
-        self.affine = None
-        if affine is not None:
-            of_parts = (torch.split(each[:, None, None], own, dim=3) for each in (affine.scale, affine.shift))
-            self.affine = list(zip(*of_parts, strict=True))
-
-    def enter(self, first: int) -> None:
-        """Take in what the results from row `first` on are made of: a row more above and below, zeros around."""
-        top, bottom = max(0, first - 1), min(self.image_height, first + self.height + 1)
-        begin = top - (first - 1)
-        end = begin + bottom - top
-        for index, (image, place) in enumerate(self.images):
-            if self.affine is None:
-                place[:, begin:end].copy_(image[:, top:bottom])
-            else:
-                scale, shift = self.affine[index]
-                torch.addcmul(shift, image[:, top:bottom], scale, out=place[:, begin:end])
-        if self.affine is not None:
-            F.silu(self.inner[:, begin:end], inplace=True)
-        # No image there, or what the strip before has left.
-        if begin > 0:
-            self.bordered[:, :begin].zero_()
-        if end < self.bordered.shape[1]:
-            self.bordered[:, end:].zero_()
 
     def convolve(self, first: int) -> None:
         """Write the results from row `first` on into `out`."""
         into, back, _ = _transforms()
+        self.strip.enter(first)
         self.of_tiles.copy_(self.tiles)
         torch.mm(into, self.taken, out=self.values)
         torch.bmm(self.values_of_tiles, self.kernels, out=self.products_of_tiles)
@@ -232,8 +213,3 @@ def _transforms() -> tuple[Tensor, Tensor, Tensor]:
     one_tap_each = torch.eye(9, device="cpu").view(1, 9, 3, 3)
     unit = WinogradConvolution.of_weight(one_tap_each, torch.zeros(1, device="cpu"), RESULTS)
     return torch.kron(unit.into, unit.into), torch.kron(unit.back, unit.back), unit.kernels[..., 0].contiguous()
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    """Return (B, C, H, W) as (B, H, W, C)."""
-    return x.permute(0, 2, 3, 1)
