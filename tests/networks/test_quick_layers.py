@@ -16,8 +16,10 @@ from torch import nn
 
 from declouder.networks import quick_layers
 from declouder.networks.compact import ResidualBlock
+from declouder.networks.msda import DistortionAwareBlock
 from declouder.networks.prepared import _replaced
 from declouder.networks.quick_layers import QuickBlock, QuickHead, QuickResidual, QuickUp, QuickUpsample
+from declouder.networks.quick_msda import QuickDistortionAware
 from declouder.networks.strips import MomentsOfStrips
 
 
@@ -158,6 +160,17 @@ def test_a_whole_network_of_quick_layers() -> None:
     quick = _replaced(copy.deepcopy(whole), float32=True)
     assert isinstance(quick.conv_norm_out, QuickHead)
     assert same(quick(x, torch.tensor([7])).sample, expected)
+
+
+@pytest.mark.parametrize(("channels", "layers", "growth"), [(16, 4, 16), (8, 1, 4), (12, 3, 8)])
+def test_a_block_of_msda(channels: int, layers: int, growth: int) -> None:
+    block, x = DistortionAwareBlock(channels, layers, growth), image(channels)
+    before, expected = x.clone(), block(x)
+    quick = _replaced(block, float32=True)
+    assert isinstance(quick, QuickDistortionAware)
+    assert same(quick(x), expected)
+    assert same(quick.content(x), block.content(x)) and same(quick.plain(x.contiguous()), block.plain(x))
+    assert torch.equal(x, before)
 
 
 def test_any_other_module_stays() -> None:

@@ -19,7 +19,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
 from declouder.networks.compact import CompactNet
-from declouder.networks.msda import MSDA
+from declouder.networks.msda import MSDA, DistortionAwareBlock
 from declouder.networks.quick_layers import (
     QuickAttention,
     QuickBlock,
@@ -28,6 +28,7 @@ from declouder.networks.quick_layers import (
     QuickUp,
     QuickUpsample,
 )
+from declouder.networks.quick_msda import QuickDistortionAware
 from declouder.networks.tiles import TiledConvolution
 from declouder.networks.unet import Denoiser, WeightNet
 
@@ -153,6 +154,8 @@ def _replaced(module: nn.Module, *, float32: bool) -> nn.Module:
         return QuickUpsample(module)
     for name, child in module.named_children():
         setattr(module, name, _replaced(child, float32=float32))
+    if float32 and isinstance(module, DistortionAwareBlock):
+        return QuickDistortionAware(module)
     for quick in (QuickResidual, QuickBlock, QuickAttention):
         if quick.suits(module):
             return quick(module)
