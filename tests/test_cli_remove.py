@@ -23,8 +23,8 @@ from PIL import Image
 
 from conftest import names_in, read_tif, write_tif
 from declouder import CloudRemovalPipeline, cli
-from declouder.cli.jobs import jobs_folder, listed_in, planned_jobs
-from declouder.cli.running import hint
+from declouder.cli.jobs import Jobs, jobs_folder, listed_in, planned_jobs
+from declouder.cli.running import Outcome, hint, summary
 from declouder.errors import OutputError, RasterError
 from declouder.raster.gdal import check_name
 from declouder.scene import SceneOptions
@@ -156,7 +156,7 @@ MISTAKES = [
     (["scene.tif", "-o", "scene.tif", "--overwrite"], "is the input"),
     (["scene.tif", "-o", "link.tif", "--overwrite"], "is the input"),
     (["scene.tif", "-o", "scene2.tif"], "exists already; give --overwrite"),
-    (["scene.tif", "-o", "nothing"], "nothing is a folder; give a file name in it"),
+    (["scene.tif", "-o", "new"], "or make the folder first: mkdir -p new"),
     (["", "-o", "b.tif"], "an argument is empty"),
     (["scene.tif", "-o", "b.jpg"], "JPEG would lose detail"),
     (["scene.tif", "scene2.tif", "-o", "b.tif"], "do not go into one file"),
@@ -173,7 +173,7 @@ MISTAKES = [
     (["scene.tif", "-o", "b.tif", "--steps", "2", "--fast"], "give one of them"),
     (["scene.tif", "-o", "b.tif", "--fast", "--best"], "give one of them"),
     (["scene.tif", "-o", "b.tif", "--steps", "many"], "'--steps'"),
-    (["scene.tif", "-o", "b.tif", "--window", "0"], "window is 0 px"),
+    (["scene.tif", "-o", "b.tif", "--window", "31"], "window is 31 px; give at least 32"),
     (["scene.tif", "-o", "b.tif", "--enlarge", "0"], "enlarge is 0"),
     (["scene.tif", "-o", "b.tif", "--enlarge", "5"], "enlarge is 5; give a whole number from 1 to 4"),
     (["scene.tif", "-o", "b.tif", "--overlap", "600"], "overlap is 600 px"),
@@ -213,7 +213,9 @@ MISTAKES = [
     (["scene.tif", "-o", "b.tif", "--max-pixels", "0"], "max-pixels is 0"),
     (["sub/outside.vrt", "-o", "b.tif"], "--allow-outside"),
     (["-o", "b.tif"], "no INPUT is given"),
-    (["-o", "out", "--list", "missing.txt"], "--list missing.txt cannot be read"),
+    (["-o", "out", "--list", "missing.txt"], "--list missing.txt does not exist; check the name"),
+    (["-o", "out", "--list", "nothing"], "--list nothing cannot be read (Is a directory)"),
+    (["-o", "out", "--list", "scene.tif"], "--list scene.tif is no text in UTF-8"),
     (["-o", "out", "--list", "empty.tif"], "names no image"),
     (["-o", "out", "--list", "names.txt"], "gone.tif does not exist"),
     (["scene.tif", "-o", "b.tif", "--skip-existing", "--overwrite"], "exclude each other"),
@@ -527,6 +529,17 @@ def test_a_scene_that_a_folder_and_a_list_name_is_restored_once(scene, quick, tm
     assert names_in(tmp_path / "out") == ["a.tif"]
 
 
+def test_a_single_scene_goes_to_a_folder_that_is_there(scene, quick, tmp_path, capfd):
+    out, said = tmp_path / "out", tmp_path / "said.tif"
+    out.mkdir()
+    loud = [option for option in quick if option != "--quiet"]
+    assert run("remove", scene, "-o", f"{out}/", "--provenance", said, *loud) == 0
+    assert names_in(out) == [scene.name] and said.exists()
+    assert capfd.readouterr().out.startswith(f"wrote 1 image to {out}: ")
+    assert run("remove", scene, "-o", out, "--skip-existing", *loud) == 0
+    assert capfd.readouterr().out == "wrote nothing, 1 existed already\n"
+
+
 def test_a_folder_that_another_run_has_made_meanwhile_is_used(scene, tmp_path):
     jobs = planned_jobs([scene, tmp_path], None, tmp_path / "out", SceneOptions(), skip_existing=True)
     (tmp_path / "out").mkdir()
@@ -785,6 +798,15 @@ def test_a_list_of_a_windows_editor_is_read(tmp_path):
 def test_of_several_scenes_with_small_clouds_left_one_is_named():
     reports = [SimpleNamespace(output=Path(name), small_clouds_left=name != "b") for name in "abc"]
     assert hint(reports, 1) == "small clouds seem to be left in a and 1 more: look at it, and try --enlarge 2"
+
+
+@pytest.mark.parametrize("continued", [0, 3])
+def test_a_speed_is_told_of_runs_that_did_all_of_it(continued):
+    jobs = Jobs((), 0, {}, None, is_new=False)
+    report = SimpleNamespace(output=Path("b.tif"), megapixels=9.0, seconds=4.0, ended=4.0, continued=continued)
+    told = summary(jobs, Outcome({}, [report]))
+    ending = ", beside what an earlier run had finished" if continued else ", 2.25 MP/s"
+    assert told == f"wrote b.tif: 9.00 megapixels in 4.0 s{ending}"
 
 
 def test_an_output_that_is_the_input_is_told_though_outputs_that_exist_are_skipped(workplace, capfd):

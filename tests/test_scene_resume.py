@@ -171,8 +171,9 @@ def test_statistics_that_a_viewer_wrote_beside_the_input_do_not_start_anew(sourc
         '<Metadata><MDI key="STATISTICS_MEAN">4</MDI></Metadata></PAMRasterBand></PAMDataset>'
     )
     caplog.set_level("INFO", "declouder")
-    remove_from_scene(source, tmp_path / "b.tif", FakePipeline(draws), SMALL)
-    assert "continued" in caplog.text
+    report = remove_from_scene(source, tmp_path / "b.tif", FakePipeline(draws), SMALL)
+    assert f"continued: {report.continued} of {report.windows} windows" in caplog.text
+    assert 0 < report.continued < report.windows
 
 
 @pytest.mark.parametrize("which", ["input", "mask"])

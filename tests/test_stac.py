@@ -233,6 +233,11 @@ def run(*arguments: object) -> int:
     return int(caught.value.code or 0)
 
 
+def test_an_item_goes_to_a_file_that_is_named(folder, tmp_path, capfd):
+    assert run("remove", "--stac", write(folder, item(ALL)), "-o", tmp_path) == 2
+    assert "is a folder; give a file name in it, such as" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("version", ["1.0.0", "1.1.0"])
 def test_the_command_writes_the_scene_and_its_item(version, folder, model_folder, tmp_path):
     fields = item(named_so("common name", version), version, **{"eo:cloud_cover": 80, "proj:epsg": 4326})

@@ -53,7 +53,7 @@ def choose_bands(info: RasterInfo, names: Sequence[str], given: Sequence[int | s
         called = f" ({', '.join(text or 'no name' for text in said)})" if any(said) else ""
         mend = "name them by number with --bands" if info.count >= len(names) else "give an image that has them"
         if info.count == 1 < len(names):
-            mend = "stack the files of the bands (rio stack RED GREEN BLUE -o STACK.tif)"
+            mend = "if each band has a file, stack them (rio stack RED GREEN BLUE -o STACK.tif)"
         raise RasterError(
             f"{info.path} has {_count(info.count)}{called or _besides_alpha(info)}, {_wanted(names)}; "
             f"{mend}, or give a model for these bands"

@@ -79,11 +79,11 @@ def planned_jobs(
     named = [source for path in given for source in (_images_in(path) if _is_folder(path) else [path])]
     # Each once, also under another spelling; a link is a scene of its own.
     sources = list({source.parent.resolve() / source.name: source for source in named}.values())
-    many = len(given) > 1 or input_list is not None or _is_folder(given[0])
+    many = len(given) > 1 or input_list is not None or _is_folder(given[0]) or output.is_dir()
     is_new = many and not output.exists()
     if many:
         _check_folder(output, is_new=is_new, images=len(sources))
-    if many and options.provenance is not None:
+    if len(sources) > 1 and options.provenance is not None:
         raise OptionError("--provenance names one file; give one input, or a run for each")
     outputs = [output / raster.output_name(source) if many else output for source in sources]
     _check_apart(sources, outputs)
@@ -174,8 +174,13 @@ def listed_in(path: Path) -> list[Path]:
                 f"--list {path} is over {_MOST_LIST_BYTES >> 20} MiB; give a text with one name a line"
             )
         text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise OptionError(f"--list {path} does not exist; check the name") from None
     except (OSError, ValueError) as error:
-        raise OptionError(f"--list {path} cannot be read ({error}); give a text with one name a line") from None
+        found = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else "is no text in UTF-8"
+        raise OptionError(
+            f"--list {path} {found}; give a text with one name a line, and an image without --list"
+        ) from None
     lines = [line.strip() for line in text.splitlines()]
     names = [line for line in lines if line and not line.startswith("#")]
     if not names or any("\0" in name for name in names):

@@ -234,6 +234,8 @@ def _scene_of(item: SourceItem, output: Path, options: SceneOptions, *, skip_exi
     """Yield the scene of a STAC item, once it is sure that nothing of the item is written over."""
     from declouder import raster, stac
 
+    if output.is_dir():
+        raise OutputError(f"{output} is a folder; give a file name in it, such as {output / 'clear.tif'}")
     originals = [item.path, *(band.path for band in item.bands.values())]
     for path in (output, output.with_suffix(".json"), options.provenance):
         for original in originals:

@@ -149,7 +149,10 @@ def summary(jobs: Jobs, outcome: Outcome) -> str:
     images = "1 image" if len(reports) == 1 else f"{len(reports)} images"
     what = f"{images} to {jobs.folder}" if jobs.many else str(reports[0].output)
     amount = f"{pixels:.2f}" if pixels >= 0.1 else f"{pixels:.2g}"
-    return f"wrote {what}{existed}: {amount} megapixels in {seconds:.1f} s, {pixels / seconds:.3g} MP/s"
+    wrote = f"wrote {what}{existed}: {amount} megapixels in {seconds:.1f} s"
+    if any(report.continued for report in reports):
+        return f"{wrote}, beside what an earlier run had finished"
+    return f"{wrote}, {pixels / seconds:.3g} MP/s"
 
 
 def hint(reports: Sequence[SceneReport], enlarge: int) -> str | None:

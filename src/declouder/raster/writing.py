@@ -210,7 +210,8 @@ def check_output(output: Path, *, sources: Sequence[Path], overwrite: bool) -> N
     if output.suffix.lower() not in OUTPUT_DRIVERS:
         known = ", ".join(OUTPUT_DRIVERS)
         lossy = "JPEG would lose detail; " if output.suffix.lower() in {".jpg", ".jpeg"} else ""
-        raise OutputError(f"{output} has no suffix that can be written; {lossy}use one of {known}")
+        folder = f", or make the folder first: mkdir -p {output}" if not output.suffix else ""
+        raise OutputError(f"{output} has no suffix that can be written; {lossy}use one of {known}{folder}")
     check_folder(output.parent)
     if output.is_symlink():  # what it points to is written
         check_folder(output.resolve().parent)
@@ -223,7 +224,7 @@ def check_output(output: Path, *, sources: Sequence[Path], overwrite: bool) -> N
             raise OutputError(f"{source} is named as a side file of {output}, which goes with it; rename one")
     if output.exists() and not output.is_file():
         raise OutputError(f"{output} is not a regular file; give another name")
-    if not overwrite and (output.exists() or output.is_symlink()):
+    if not overwrite and output.exists():
         raise OutputError(f"{output} exists already; give --overwrite to replace it, or another name")
 
 

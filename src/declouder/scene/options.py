@@ -14,6 +14,9 @@ from declouder.mosaic import LEAST_CUT_PX
 from declouder.raster import MOST_PIXELS
 from declouder.scaling import Scaling
 
+LEAST_WINDOW_PX = 32
+"""Below, windows overlap and surround each other so much that a scene takes hours for minutes."""
+
 _WHOLE = ("steps", "enlarge", "window_px", "overlap_px", "batch", "threads", "samples", "max_pixels")
 _MAY_BE_NONE = ("steps", "overlap_px", "threads")
 
@@ -38,8 +41,8 @@ class SceneOptions:
         scale: the DN that are 0 and 1 to the model; None finds them.
         nodata: a DN that holds no data, besides what the file says; None takes the file's word, and where it says
             nothing, looks for a frame of 0 and for a lowest number such as -9999.
-        window_px: size of a window. With the default overlap 30 % of the pixels are computed twice, whatever the
-            size; the larger, the less do neighbours differ in what they take for haze.
+        window_px: size of a window, at least 32. With the default overlap 30 % of the pixels are computed twice,
+            whatever the size; the larger, the less do neighbours differ in what they take for haze.
         overlap_px: of neighbouring windows; None is an eighth of the window.
         batch: windows that go through the model at once.
         threads: of the CPU that compute a window; None is as many as PyTorch takes. Sums are rounded differently
@@ -108,8 +111,8 @@ class SceneOptions:
         if not 0 <= self.least_painted <= 1:
             raise OptionError(f"least_painted is {self.least_painted:g}; give a share, from 0 to 1")
         check_enlarge(self.enlarge)
-        if self.window_px < 1:
-            raise OptionError(f"window is {self.window_px} px; give at least 1, such as 1024")
+        if self.window_px < LEAST_WINDOW_PX:
+            raise OptionError(f"window is {self.window_px} px; give at least {LEAST_WINDOW_PX}, such as 1024")
         if not 0 <= self.overlap <= self.window_px // 2:
             raise OptionError(
                 f"overlap is {self.overlap} px; give 0 to {self.window_px // 2}, "
@@ -143,7 +146,8 @@ class SceneOptions:
 
 @dataclass(frozen=True)
 class SceneReport:
-    """What was done to a scene; `skipped` windows held no data or no cloud and went past the model.
+    """What was done to a scene; `skipped` windows held no data or no cloud and went past the model, and `continued`
+    ones an earlier run had finished.
 
     `seconds` is the time it took, `ended` when that was on the clock of `time.perf_counter`. `small_clouds_left`:
     many clouds of a few pixels seem to be left (`declouder.small_clouds`), so that `enlarge` may help; windows that
@@ -161,6 +165,7 @@ class SceneReport:
     seconds: float
     ended: float
     small_clouds_left: bool
+    continued: int = 0
 
     @property
     def megapixels(self) -> float:

@@ -110,6 +110,7 @@ def remove_from_scene(
         journal = stack.enter_context(
             open_journal(journal_path(output), key, layers, windows=len(windows), height=height, width=width)
         )
+        continued = len(journal)
         scene = Restoration(reader, mosaic, journal, bands.numbers, scale, mask)
         small_clouds = restore_windows(scene, at_work, progress or (lambda done, total: None))
         changed_px = _write(scene, output, options, key, layers, stamps, may_replace=may_replace)
@@ -132,6 +133,7 @@ def remove_from_scene(
         seconds=ended - started,
         ended=ended,
         small_clouds_left=small_clouds.are_left,
+        continued=continued,
     )
 
 
