@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import subprocess
 import sys
@@ -161,7 +162,7 @@ def test_stages_that_time_did_not_reach_are_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     recipe = Path(__file__).parent.parent / "configs" / "toy.yaml"
-    report = TrainingReport("denoiser", 3, True, {}, 2.0)
+    report = TrainingReport("denoiser", 3, True, {}, 2.0, held_out=True)
     monkeypatch.setattr("declouder.training.train", lambda *given, **options: [report])
     (tmp_path / "joint").mkdir()
     (tmp_path / "joint" / "finished").touch()
@@ -169,7 +170,48 @@ def test_stages_that_time_did_not_reach_are_told(
         main(["train", str(recipe), "--out", str(tmp_path), "--max-time", "1s"])
     told = capfd.readouterr().out.splitlines()
     assert caught.value.code in (None, 0)
-    assert told == ["denoiser: finished at step 3 in 2 s ()", "weights: not begun; continue with --resume"]
+    assert told == ["denoiser: finished at step 3 in 2 s", "weights: not begun; continue with --resume"]
+
+
+@pytest.mark.parametrize(
+    ("report", "told"),
+    [
+        (
+            TrainingReport(
+                "reference", 5, True, {"step": 5, "reference_psnr": 30.0, "score": 1}, 2.0, held_out=True
+            ),
+            "finished at step 5 in 2 s (step 5, reference_psnr 30)",
+        ),
+        (
+            TrainingReport("reference", 5, True, {"reference_psnr": 30.0}, 2.0, held_out=False),
+            "finished at step 5 in 2 s (reference_psnr 30; of pairs that were learnt from, as none is held out)",
+        ),
+        (
+            TrainingReport("reference", 1, False, {}, 2.0, held_out=False),
+            "stopped at step 1 in 2 s; continue with --resume",
+        ),
+    ],
+)
+def test_the_end_of_a_stage_is_told(report, told, monkeypatch, tmp_path, capfd) -> None:
+    recipe = Path(__file__).parent.parent / "configs" / "toy.yaml"
+    monkeypatch.setattr("declouder.training.train", lambda *given, **options: [report])
+    with pytest.raises(SystemExit):
+        main(["train", "reference", str(recipe), "--out", str(tmp_path)])
+    assert capfd.readouterr().out.splitlines() == [f"reference: {told}"]
+
+
+def test_training_tells_on_how_many_pairs_unless_quiet(monkeypatch, tmp_path, capfd) -> None:
+    recipe = Path(__file__).parent.parent / "configs" / "toy.yaml"
+
+    def train(*given, **options) -> list[TrainingReport]:
+        logging.getLogger("declouder.data.training").info("58 pairs to learn from, 10 held out")
+        return []
+
+    monkeypatch.setattr("declouder.training.train", train)
+    for quiet in (False, True):
+        with pytest.raises(SystemExit):
+            main(["train", str(recipe), "--out", str(tmp_path), *(["--quiet"] if quiet else [])])
+        assert ("58 pairs to learn from, 10 held out\n" in capfd.readouterr().err) is not quiet
 
 
 def test_what_is_asked_of_train_reaches_it(noted, tmp_path: Path) -> None:

@@ -617,6 +617,10 @@ def test_a_file_that_is_none_of_ours_is_an_error(tmp_path: Path, text: str, mess
         read_scores(path)
     with pytest.raises(DataError, match="does not exist"):
         read_scores(tmp_path / "none.json")
+    with pytest.raises(
+        DataError, match=rf"is a folder; give the files of scores in it, such as {tmp_path}/\*\.json"
+    ):
+        read_scores(tmp_path)
 
 
 def _deep(folder: Path, *, low: int) -> Path:
@@ -697,11 +701,12 @@ def test_bands_in_another_order_are_refused_however_a_file_says_so(
         return root
 
     wanted = "wanted are red, green, blue; put them in that order: gdal_translate -b 3 -b 2 -b 1 IN"
+    mend = r"OUT\.tif \(to score another method, --band-names blue,green,red does\)"
     for root in (
         pairs(tmp_path / "numbers", names=("B02", "B03", "B04")),
         pairs(tmp_path / "colors", colors=("blue", "green", "red")),
     ):
-        with pytest.raises(DataError, match=rf"cloud/1\.tif says that its bands are .*, {wanted}"):
+        with pytest.raises(DataError, match=rf"cloud/1\.tif says that its bands are .*, {wanted} {mend}"):
             evaluate(root, CloudyMethod(), out=tmp_path / f"{root.name}.json")
     outputs = pairs(tmp_path / "outputs", names=("blue", "green", "red"))
     with pytest.raises(DataError, match=rf"out/1\.tif says that its bands are blue, green, red, {wanted}"):

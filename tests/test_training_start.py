@@ -139,6 +139,10 @@ def test_a_recipe_that_starts_from_a_network_of_other_settings_says_so(tmp_path,
 
 def test_a_start_that_is_no_model_is_refused(tmp_path, toy_run):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "config.yaml").touch()
+    with pytest.raises(ModelError, match="a training that has not finished a stage yet: continue it with --resume"):
+        CloudRemovalPipeline.from_pretrained(tmp_path / "begun")
     for folder, told in (
         (tmp_path / "empty", "holds no reference, denoiser, weight_net; give a model's folder"),
         (toy_run, f"is the folder of a training; give its model, {toy_run / 'model'}"),

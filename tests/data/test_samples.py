@@ -579,6 +579,14 @@ def test_each_set_whose_images_are_dark_is_told(tmp_path, caplog):
         assert len(told) == 1 and f"the images of {tmp_path / dark}" in told[0] and "one for all sets" in told[0]
 
 
+@pytest.mark.parametrize(("block", "told"), [(2, "whole blocks of 2 numbers"), (1, "the sets are too small")])
+def test_far_more_held_out_than_asked_for_is_told(block, told, tmp_path, caplog):
+    write_pairs(tmp_path, count=3)
+    config = DataConfig(base=tmp_path, pairs=[Path("set")], hold_out_block=block, hold_out=0.1)
+    TrainingData(config, band_names=["red", "green", "blue"], seed=0)
+    assert "% of the pairs are held out, data.hold_out is 0.1: " in caplog.text and told in caplog.text
+
+
 def test_held_out_images_smaller_than_a_patch_are_named_before_training(tmp_path):
     write_pairs(tmp_path)
     for kind in ("cloud", "label"):

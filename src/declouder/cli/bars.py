@@ -108,10 +108,14 @@ def image_bar(*, quiet: bool) -> Iterator[ImageBar]:
 
 
 @contextlib.contextmanager
-def stage_bars(*, quiet: bool) -> Iterator[Callable[[str, int, int, float | None], None]]:
-    """Show a bar for each stage of a training, unless `quiet`; yields what `training.train` takes as on_step."""
+def stage_bars(*, quiet: bool, first: bool) -> Iterator[Callable[[str, int, int, float | None], None]]:
+    """Show a bar for each stage of a training, unless `quiet`; yields what `training.train` takes as on_step.
+
+    Of several processes the `first` alone shows declouder's log below warnings.
+    """
     tasks: dict[str, Any] = {}
-    with _shown(_new_bar("{task.description}", after="loss {task.fields[loss]}", elapsed=True, quiet=quiet)) as bar:
+    bar = _new_bar("{task.description}", after="loss {task.fields[loss]}", elapsed=True, quiet=quiet)
+    with _shown(bar, level=logging.INFO if first else logging.WARNING):
 
         def show(stage: str, done: int, total: int, loss: float | None) -> None:
             bar.start()

@@ -128,6 +128,7 @@ def _tell_training(path: Path) -> None:
             typer.echo(
                 f"averaged    with a model of recipe {other['recipe']['name']}, seed {other['recipe']['seed']}"
             )
+        learnt = "" if data["held_out_pairs"] or not data["pairs"] else " (of pairs that were learnt from)"
         for name, stage in record["stages"].items():
             scores = ", ".join(f"{k} {v:.4g}" for k, v in stage["scores"].items() if k not in ("step", "score"))
             # Of a stage that was trained on another day than the last one.
@@ -135,7 +136,7 @@ def _tell_training(path: Path) -> None:
             of = f"; commit {commit or 'unknown'}" if commit != record["commit"] else ""
             typer.echo(
                 f"{name:<11} {stage['steps']} steps in {stage['seconds']:.0f} s, {stage['precision']}; kept that of"
-                f" step {stage['scores'].get('step', '-')}: {scores}{of}"
+                f" step {stage['scores'].get('step', '-')}: {scores}{learnt if scores else ''}{of}"
             )
             others = stage.get("versions", versions).items() - versions.items()
             if others:

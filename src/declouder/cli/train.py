@@ -74,7 +74,7 @@ def train(
     if device != "auto":
         resolved_device(device)
     chosen = stages or [name for name in _all_stages() if name in config.stages]
-    with stage_bars(quiet=quiet) as show:
+    with stage_bars(quiet=quiet, first=is_first_process()) as show:
         reports = run(
             config,
             folder,
@@ -90,8 +90,11 @@ def train(
         return
     for report in reports:
         scores = ", ".join(f"{name} {value:.4g}" for name, value in report.scores.items() if name != "score")
-        state = "finished" if report.finished else "stopped; continue with --resume"
-        typer.echo(f"{report.stage}: {state} at step {report.steps} in {report.seconds:.0f} s ({scores})")
+        if scores and not report.held_out:
+            scores += "; of pairs that were learnt from, as none is held out"
+        state = f"{'finished' if report.finished else 'stopped'} at step {report.steps} in {report.seconds:.0f} s"
+        mend = "" if report.finished else "; continue with --resume"
+        typer.echo(f"{report.stage}: {state}{f' ({scores})' if scores else ''}{mend}")
     if reports and reports[-1].finished:  # time may be up between two stages
         for name in chosen[chosen.index(reports[-1].stage) + 1 :]:
             if not (folder / name / "finished").exists():

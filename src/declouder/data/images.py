@@ -163,9 +163,10 @@ def check_band_order(path: Path, names: Sequence[str], nir_path: Path | None = N
         ) from None
     if numbers != (*range(1, len(names) + 1),):
         order = " ".join(f"-b {number}" for number in numbers)
+        as_they_are = ",".join(name for _, name in sorted(zip(numbers, names, strict=True)))
         raise DataError(
             f"{path} says that its bands are {said}, wanted are {', '.join(names)}; put them in that"
-            f" order: gdal_translate {order} IN OUT.tif"
+            f" order: gdal_translate {order} IN OUT.tif (to score another method, --band-names {as_they_are} does)"
         )
 
 

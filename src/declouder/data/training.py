@@ -87,11 +87,14 @@ class TrainingData:
             log.info("%d pairs to learn from, %d held out", len(self.pairs), len(self.held_pairs))
             share = len(self.held_pairs) / (len(self.pairs) + len(self.held_pairs))
             if share > _FAR_BEYOND * data.hold_out:
-                log.warning(
-                    "%.0f %% of the pairs are held out, data.hold_out is %g: they go by whole blocks of %d numbers;"
-                    " a lower data.hold_out_block comes nearer, where neighbours do not show one ground",
-                    *(100 * share, data.hold_out, data.hold_out_block),
-                )
+                mend = "the sets are too small for a smaller share"
+                if data.hold_out_block > 1:
+                    mend = (
+                        f"they go by whole blocks of {data.hold_out_block} numbers; a lower data.hold_out_block"
+                        " comes nearer, where neighbours do not show one ground"
+                    )
+                held = 100 * share, data.hold_out, mend
+                log.warning("%.0f %% of the pairs are held out, data.hold_out is %g: %s", *held)
         self.terrain = [
             make_terrain(np.random.default_rng([seed, number]), PROCEDURAL_PX, PROCEDURAL_PX, bands=self._bands)
             for number in range(data.procedural)

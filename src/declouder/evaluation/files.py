@@ -37,6 +37,8 @@ def read_scores(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; `declouder evaluate` makes it") from None
+    except IsADirectoryError:
+        raise DataError(f"{path} is a folder; give the files of scores in it, such as {path}/*.json") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is no file of scores ({error}); `declouder evaluate` makes one") from None
     if not isinstance(found, dict) or found.get("format") != FORMAT:

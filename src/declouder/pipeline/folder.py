@@ -87,6 +87,8 @@ def _read_json(path: Path, folder: Path) -> Mapping[str, Any]:
         mend = "copy the whole model folder"
         if path.parent == folder and (folder / "training.json").exists():
             mend = "not all of its networks have been trained yet: run the other stages"
+        elif path.parent == folder and (folder / "config.yaml").exists():
+            mend = "it is the folder of a training that has not finished a stage yet: continue it with --resume"
         raise ModelError(f"{folder} lacks {path.relative_to(folder)}; {mend}") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read ({error}); copy the model folder anew") from None

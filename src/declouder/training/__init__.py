@@ -71,8 +71,10 @@ class TrainingReport:
     finished: bool
     """False if the time ran out first: continue with resume. True too if patience ended the stage early."""
     scores: dict[str, float]
-    """On held-out pairs, of the weights that were kept."""
+    """Of the weights that were kept, on held-out pairs; on some that were learnt from where none is held out."""
     seconds: float
+    held_out: bool
+    """Whether the scores are on images that nothing was learnt from."""
 
 
 def train(
@@ -199,7 +201,8 @@ def _run_stage(run: _Run, name: StageName, *, max_time_s: float | None) -> Train
         write_record(config, run.data, run.out / "model", name, about)
         write_text(folder / "finished", f"{trainer.global_step} steps\n", mend=MAKE_ROOM)
     trainer.strategy.barrier()
-    return TrainingReport(name, trainer.global_step, finished, scores.best, seconds)
+    held_out = bool(run.data.held_pairs or not run.data.pairs)
+    return TrainingReport(name, trainer.global_step, finished, scores.best, seconds, held_out)
 
 
 def _trainer(run: _Run, name: StageName, scores: ScoreLog, *, max_time_s: float | None) -> L.Trainer:
