@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from declouder.networks import attention as module
-from declouder.networks.attention import attention
+from declouder.networks.attention import attended
 
 
 def images_of(pixels: int, *, heads: int = 3, channels: int = 16, batch: int = 2) -> list[torch.Tensor]:
@@ -31,7 +31,7 @@ def test_attention_in_blocks_of_any_size(
     monkeypatch.setattr(F, "scaled_dot_product_attention", None)  # not to be called
     q, k, v = images_of(pixels)
     before = [x.clone() for x in (q, k, v)]
-    found = attention(q, k, v, 0.25)
+    found = attended(q, k, v, 0.25)
     assert found.shape == v.shape and found.transpose(1, 2).is_contiguous()
     assert torch.allclose(found.double(), expected(q, k, v, 0.25), atol=1e-6)
     assert all(map(torch.equal, (q, k, v), before))
@@ -41,7 +41,7 @@ def test_attention_in_blocks_of_any_size(
 @torch.no_grad()
 def test_products_however_large(factor: float) -> None:
     q, k, v = images_of(module.FEWEST_PIXELS)
-    found = attention(factor * q, k, v, 0.25)
+    found = attended(factor * q, k, v, 0.25)
     assert bool(found.isfinite().all())
     assert torch.allclose(found.double(), expected(factor * q, k, v, 0.25), atol=1e-3)
 
@@ -52,7 +52,8 @@ def test_the_bound_is_of_the_head_whose_products_are_largest() -> None:
     q[0, 1], k[0, 1], q[1, 2], k[1, 2] = 0.0, 1e5, 3.0, 2.0
     found = module._largest_product(q, k, 0.5)
     assert found >= 0.5 * float((q @ k.transpose(2, 3)).abs().max())
-    assert found < 100  # not 1e5, which belongs to the keys of a head without queries
+    assert found < 50  # 16 channels of 3 times 2 are 96; the 1e5 belong to the keys of a head without queries
+    assert module._largest_product(q, k, -0.5) == found
 
 
 @torch.no_grad()
@@ -62,7 +63,7 @@ def test_few_pixels_many_channels_other_numbers_and_no_numbers_go_to_the_fused_a
     nothing = images_of(module.FEWEST_PIXELS)
     nothing[0][0, 0, 0, 0] = torch.nan
     for q, k, v in (few, wide, halves, nothing):
-        found = attention(q, k, v, 0.25)
+        found = attended(q, k, v, 0.25)
         assert found.transpose(1, 2).is_contiguous()
         assert torch.equal(found.isnan(), F.scaled_dot_product_attention(q, k, v, scale=0.25).isnan())
         assert torch.equal(found.nan_to_num(), F.scaled_dot_product_attention(q, k, v, scale=0.25).nan_to_num())

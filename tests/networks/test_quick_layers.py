@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import UNet2DModel
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_2d_blocks import UpBlock2D
@@ -17,10 +18,11 @@ from torch import nn
 from declouder.networks import quick_layers
 from declouder.networks.compact import ResidualBlock
 from declouder.networks.msda import DistortionAwareBlock
-from declouder.networks.prepared import _replaced
+from declouder.networks.prepared import Prepared, _replaced
 from declouder.networks.quick_layers import QuickBlock, QuickHead, QuickResidual, QuickUp, QuickUpsample
 from declouder.networks.quick_msda import QuickDistortionAware
-from declouder.networks.strips import MomentsOfStrips
+from declouder.networks.strips import MomentsOfStrips, has_known_moments
+from declouder.networks.unet import Denoiser
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +124,7 @@ def test_a_block_of_the_compact_network() -> None:
     quick = _replaced(block, float32=True)
     assert isinstance(quick, QuickBlock)
     assert same(quick(x), expected)
+    assert not has_known_moments(quick(x))  # what it computes in place was another image before
     assert torch.equal(x, before)
 
 
@@ -148,21 +151,46 @@ def test_the_last_layers(monkeypatch: pytest.MonkeyPatch, size: tuple[int, ...],
 
 
 def test_of_other_last_layers_none_is_taken() -> None:
-    gelu, unpadded = unet(), unet()
-    gelu.conv_act, unpadded.conv_out = nn.GELU(), nn.Conv2d(64, 3, 3)
     assert QuickHead.suits(unet())
-    assert not any(map(QuickHead.suits, [gelu, unpadded, unet(out_channels=5), nn.Conv2d(8, 3, 3)]))
+    others = [unet(out_channels=5), nn.Conv2d(8, 3, 3)]
+    for name, layer in (
+        ("conv_act", nn.GELU()),
+        ("conv_norm_out", nn.GroupNorm(16, 64, affine=False)),
+        ("conv_out", nn.Conv2d(64, 3, 3)),
+        ("conv_out", nn.Conv2d(64, 3, 3, padding=1, bias=False)),
+        ("conv_out", nn.Conv2d(64, 3, 3, padding=1, padding_mode="reflect")),
+    ):
+        others.append(unet())
+        setattr(others[-1], name, layer)
+    assert not any(map(QuickHead.suits, others))
 
 
-def test_a_whole_network_of_quick_layers() -> None:
-    whole, x = unet(), image(3, 64, 80)
-    expected = whole(x, torch.tensor([7])).sample
+def test_a_whole_network_of_quick_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, x, time = unet(block_out_channels=(96, 128)), image(3, 64, 80), torch.tensor([7])
+    expected = whole(x, time).sample
     quick = _replaced(copy.deepcopy(whole), float32=True)
-    assert isinstance(quick.conv_norm_out, QuickHead)
-    assert same(quick(x, torch.tensor([7])).sample, expected)
+    squares: list[int] = []
+    shuffle = F.pixel_shuffle
+    monkeypatch.setattr(F, "pixel_shuffle", lambda made, side: squares.append(side) or shuffle(made, side))
+    assert same(quick(x, time).sample, expected)
+    assert set(squares) == {2}
 
 
-@pytest.mark.parametrize(("channels", "layers", "growth"), [(16, 4, 16), (8, 1, 4), (12, 3, 8)])
+def test_of_a_last_convolution_weights_that_change_are_seen() -> None:
+    denoiser = Denoiser(widths=(96, 128), attention_levels=(), middle_attention=False)
+    weight = denoiser.unet.conv_out.weight
+    weight.normal_()
+    quick, x, time = Prepared(denoiser), image(6, 64, 80), torch.tensor([7])
+    assert same(quick(x, time), denoiser(x, time))
+    assert quick.is_of(denoiser)
+    weight.data.mul_(1.5)  # which counts as no new version
+    assert not quick.is_of(denoiser)
+    assert same(Prepared(denoiser)(x, time), denoiser(x, time))
+
+
+@pytest.mark.parametrize(
+    ("channels", "layers", "growth"), [(16, 4, 16), (8, 1, 4), (12, 3, 8), (8, 0, 4), (128, 2, 8), (64, 2, 64)]
+)
 def test_a_block_of_msda(channels: int, layers: int, growth: int) -> None:
     block, x = DistortionAwareBlock(channels, layers, growth), image(channels)
     before, expected = x.clone(), block(x)

@@ -68,12 +68,23 @@ def test_of_a_result_the_moments_are_known(batch: int) -> None:
     convolution = convolution_of(64, 128)
     x = torch.randn(batch, 64, 70, 41)
     added = torch.randn(batch, 128)
-    found = TiledConvolution(convolution).within_block([x], added=added)
-    assert float((found - plain(convolution, x) - added[..., None, None]).abs().max()) < 2e-4
+    as_it_is = Affine(torch.ones(batch, 64), torch.zeros(batch, 64))
+    found = TiledConvolution(convolution).within_block([x], as_it_is, added)
+    assert float((found - plain(convolution, F.silu(x)) - added[..., None, None]).abs().max()) < 2e-4
     assert has_known_moments(found) and not has_known_moments(x)
+    assert not has_known_moments(TiledConvolution(convolution)(x))
     expected = torch.stack([found.mean((2, 3)), found.var((2, 3), correction=0)])
     assert torch.allclose(moments(found), expected, rtol=1e-5, atol=1e-6)
     assert torch.allclose(moments(found.clone()), expected, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_moments_of_a_large_image_are_exact() -> None:
+    torch.manual_seed(0)
+    x = (10 + torch.randn(1, 8, 1024, 1024)).to(memory_format=torch.channels_last)
+    mean, variance = moments(x).double()
+    assert float((mean - x.double().mean((2, 3))).abs().max()) < 1e-4
+    assert float((variance / x.double().var((2, 3), correction=0) - 1).abs().max()) < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -96,7 +107,8 @@ def test_few_tiles_are_left_to_the_plain_convolution(channels: int, made: int, s
         nn.Conv2d(128, 128, 1),
         nn.Conv2d(128, 128, 3),
         nn.Conv2d(128, 128, 3, padding=1, stride=2),
-        nn.Conv2d(128, 128, 3, padding=2, dilation=2),
+        nn.Conv2d(128, 128, 3, padding=2),
+        nn.Conv2d(128, 128, 3, padding=1, dilation=2),
         nn.Conv2d(128, 128, 3, padding=1, groups=2),
         nn.Conv2d(128, 128, 3, padding=1, padding_mode="reflect"),
         nn.Conv2d(128, 128, 3, padding=1, bias=False),

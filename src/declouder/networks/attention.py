@@ -21,10 +21,11 @@ KEYS_AT_ONCE, PRODUCTS_AT_ONCE = 256, 2**18
 """Of products so many for a thread, which stay in a core's cache between the parts of the computation."""
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+def attended(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """Return softmax(scale * q k^T) v, (B, heads, N, D), of q, k and v of that shape.
 
-    Pixels follow one another in memory, all heads of one together: (B, N, heads, D) is contiguous.
+    In the result pixels follow one another in memory, all heads of one together: (B, N, heads, D) is contiguous.
+    Numbers of v beyond 1e10, which no normalised image gives, may overflow.
     """
     _, _, pixels, channels = q.shape
     if (
@@ -33,7 +34,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         or pixels < FEWEST_PIXELS
         or not _largest_product(q, k, scale) <= LARGEST_PRODUCT  # NaN is none
     ):
-        return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).contiguous().transpose(1, 2)
+        fused = F.scaled_dot_product_attention(q, k, v, scale=scale)
+        return fused.transpose(1, 2).contiguous().transpose(1, 2)
     out = torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format)
     for image in zip(q * scale, k, v, out, strict=True):
         _attend(*image)
@@ -43,7 +45,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 def _largest_product(q: Tensor, k: Tensor, scale: float) -> float:
     """Return a bound of what any query and key give: the product of the greatest lengths, of the worst head."""
     longest_q, longest_k = (torch.linalg.vector_norm(x, dim=3).amax(2) for x in (q, k))
-    return float((longest_q * longest_k).max()) * scale
+    return float((longest_q * longest_k).max()) * abs(scale)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:

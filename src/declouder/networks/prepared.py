@@ -148,14 +148,14 @@ def _replaced(module: nn.Module, *, float32: bool) -> nn.Module:
 
     Args:
         module: of a copy that is ours.
-        float32: replace those parts too whose weights are kept in another form.
+        float32: replace those parts too that keep weights in another form, or that nobody has tried in bfloat16.
     """
     if float32 and QuickUpsample.suits(module):
         return QuickUpsample(module)
+    if float32 and isinstance(module, DistortionAwareBlock):  # with its convolutions as they are
+        return QuickDistortionAware(module)
     for name, child in module.named_children():
         setattr(module, name, _replaced(child, float32=float32))
-    if float32 and isinstance(module, DistortionAwareBlock):
-        return QuickDistortionAware(module)
     for quick in (QuickResidual, QuickBlock, QuickAttention):
         if quick.suits(module):
             return quick(module)
@@ -163,7 +163,7 @@ def _replaced(module: nn.Module, *, float32: bool) -> nn.Module:
         return QuickUp(module)
     if float32 and QuickHead.suits(module):
         module.conv_norm_out = QuickHead(module)
-        module.conv_act = module.conv_out = nn.Identity()
+        module.conv_act = module.conv_out = nn.Identity()  # which the U-Net calls after it
     elif isinstance(module, UNet2DModel) and isinstance(module.conv_act, nn.SiLU):
         module.conv_act = nn.SiLU(inplace=True)
     if float32 and isinstance(module, nn.Conv2d) and TiledConvolution.suits(module):

@@ -26,14 +26,14 @@ from diffusers.models.unets.unet_2d_blocks import AttnUpBlock2D, UpBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
-from declouder.networks.attention import attention as attended
+from declouder.networks.attention import attended
 from declouder.networks.compact import ResidualBlock
 from declouder.networks.derived import Derived
-from declouder.networks.strips import Affine, Strip, channels_last, has_known_moments
+from declouder.networks.strips import Affine, Strip, has_known_moments, is_plain_3x3, to_bhwc
 from declouder.networks.tiles import Past, TiledConvolution, joined_parts
 
 MOST_OF_FEW_CHANNELS = 4
-"""That a convolution makes."""
+"""Squares of 2 x 2 pixels of them have sixteen; up to sixteen a convolution takes as long as to one."""
 VALUES_AT_ONCE = 2**18
 """Of an image before its last convolution, for a thread; so many stay in a core's cache."""
 
@@ -101,7 +101,7 @@ def _convolved(
     if added is not None:
         h.add_(added[:, :, None, None])
     if past is not None:
-        past.add_to(channels_last(h))
+        past.add_to(to_bhwc(h))
     return h
 
 
@@ -166,16 +166,9 @@ class QuickUpsample(nn.Module):
     @staticmethod
     def suits(module: nn.Module) -> bool:
         """Tell whether a module is such a layer."""
-        if not isinstance(module, Upsample2D) or not isinstance(getattr(module, "conv", None), nn.Conv2d):
+        if not isinstance(module, Upsample2D):
             return False
-        convolution = module.conv
-        return (
-            module.norm is None
-            and module.interpolate
-            and convolution.kernel_size == (3, 3)
-            and convolution.padding == (1, 1)
-            and convolution.groups == 1
-        )
+        return module.norm is None and module.interpolate and is_plain_3x3(getattr(module, "conv", None))
 
     def forward(self, x: Tensor, output_size: None = None) -> Tensor:
         """Map (B, C, H, W) to (B, C', 2 H, 2 W); no other size."""
@@ -246,11 +239,9 @@ class QuickHead(nn.Module):
         norm, convolution = module.conv_norm_out, module.conv_out
         return (
             isinstance(norm, nn.GroupNorm)
-            and isinstance(convolution, nn.Conv2d)
+            and norm.affine
+            and is_plain_3x3(convolution)
             and convolution.out_channels <= MOST_OF_FEW_CHANNELS
-            and convolution.kernel_size == (3, 3)
-            and convolution.padding == (1, 1)
-            and convolution.bias is not None
         )
 
     def forward(self, x: Tensor) -> Tensor:

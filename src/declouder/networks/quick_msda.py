@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from declouder.networks.msda import DenseResidual, DistortionAwareBlock, LocalLight
-from declouder.networks.strips import channels_last
+from declouder.networks.strips import to_bhwc
 
 
 class QuickDense(nn.Module):
@@ -27,19 +27,21 @@ class QuickDense(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
         chain, join = [cast(nn.Conv2d, layer) for layer in self.block.chain], self.block.join
+        if not chain:
+            return cast(Tensor, self.block(x))
         growth, channels = chain[0].out_channels, x.shape[1]
         onto = join.weight[:, :, 0, 0].T  # (channels of all that is seen, C)
-        pixels = channels_last(x).reshape(-1, channels)
+        pixels = to_bhwc(x).reshape(-1, channels)
         out = torch.addmm(cast(Tensor, join.bias), pixels, onto[:channels])
         # What the layers still to come find in all that has been made before.
         found = F.conv2d(x, _columns(chain, slice(0, channels)), _biases(chain), padding=1)
         for index in range(len(chain)):
             made = F.relu(found[:, :growth])
             own = slice(channels + index * growth, channels + (index + 1) * growth)
-            out.addmm_(channels_last(made).reshape(-1, growth), onto[own])
+            out.addmm_(to_bhwc(made).reshape(-1, growth), onto[own])
             if later := chain[index + 1 :]:
                 found = F.conv2d(made, _columns(later, own), padding=1).add_(found[:, growth:])
-        return out.view(channels_last(x).shape).permute(0, 3, 1, 2).add_(x)
+        return out.view(to_bhwc(x).shape).permute(0, 3, 1, 2).add_(x)
 
 
 class QuickDistortionAware(nn.Module):

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+VALUES_IN_A_SUM = 2**20
+"""Of an image whose mean and variance are measured; sums of so many are exact enough in float32."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Strip:
     """
 
     def __init__(self, parts: Sequence[Tensor], affine: Affine | None, *, height: int, width: int) -> None:
-        images = [channels_last(part) for part in parts]
+        images = [to_bhwc(part) for part in parts]
         batch, self.image_height, image_width = images[0].shape[:3]
         self.height, own = height, [image.shape[3] for image in images]
         self.bordered = images[0].new_zeros(batch, height + 2, width + 2, sum(own))
@@ -75,16 +79,22 @@ class Strip:
                 torch.addcmul(shift, image[:, top:bottom], scale, out=place[:, begin:end])
         if self.affine is not None:
             F.silu(self.inner[:, begin:end], inplace=True)
-        # No image there, or what the strip before has left.
-        if begin > 0:
-            self.bordered[:, :begin].zero_()
+        # No image there, but what the strip before has left. Above the first strip there are zeros still.
         if end < self.bordered.shape[1]:
             self.bordered[:, end:].zero_()
 
 
 def moments(x: Tensor) -> Tensor:
     """Return mean and variance of each channel of (B, C, H, W): (2, B, C)."""
-    return x._moments if has_known_moments(x) else _measured(x)  # type: ignore[attr-defined]
+    if has_known_moments(x):
+        known: Tensor = x._moments  # type: ignore[attr-defined]
+        return known
+    found = MomentsOfStrips()
+    # A sum over all of a large image in one go loses digits.
+    rows = max(1, VALUES_IN_A_SUM // (x.shape[1] * x.shape[3]))
+    for strip in torch.split(to_bhwc(x), rows, dim=1):
+        found.add(strip)
+    return found.of_all()
 
 
 def has_known_moments(x: Tensor) -> bool:
@@ -102,13 +112,16 @@ class MomentsOfStrips:
     def add(self, strip: Tensor) -> None:
         """Take in some rows of the image, (B, rows, W, C)."""
         self._rows.append(strip.shape[1])
-        self._found.append(_measured(strip.permute(0, 3, 1, 2)))
+        self._found.append(_measured(strip.contiguous().permute(0, 3, 1, 2)))
 
     def keep_with(self, x: Tensor) -> None:
         """Let `moments` know those of the image, (B, C, H, W); nobody may write into it from then on."""
-        x._moments = self._found[0] if len(self._found) == 1 else self._of_all()  # type: ignore[attr-defined]
+        x._moments = self.of_all()  # type: ignore[attr-defined]
 
-    def _of_all(self) -> Tensor:
+    def of_all(self) -> Tensor:
+        """Return mean and variance of each channel of all strips, (2, B, C)."""
+        if len(self._found) == 1:
+            return self._found[0]
         means, variances = torch.stack(self._found, dim=1)  # (strips, B, C) each
         share = means.new_tensor(self._rows)[:, None, None] / sum(self._rows)
         mean = (share * means).sum(0)
@@ -121,6 +134,20 @@ def _measured(x: Tensor) -> Tensor:
     return torch.stack([torch.stack(each) for each in zip(*of_images, strict=True)])
 
 
-def channels_last(x: Tensor) -> Tensor:
+def is_plain_3x3(convolution: object) -> TypeGuard[nn.Conv2d]:
+    """Tell whether a module is a convolution of 3 x 3 with a bias that pads by zeros, and nothing more."""
+    return (
+        isinstance(convolution, nn.Conv2d)
+        and convolution.kernel_size == (3, 3)
+        and convolution.stride == (1, 1)
+        and convolution.padding == (1, 1)
+        and convolution.dilation == (1, 1)
+        and convolution.groups == 1
+        and convolution.padding_mode == "zeros"
+        and convolution.bias is not None
+    )
+
+
+def to_bhwc(x: Tensor) -> Tensor:
     """Return (B, C, H, W) as (B, H, W, C)."""
     return x.permute(0, 2, 3, 1)

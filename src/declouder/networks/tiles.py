@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from declouder.networks.derived import Derived
-from declouder.networks.strips import Affine, MomentsOfStrips, Strip, channels_last
+from declouder.networks.strips import Affine, MomentsOfStrips, Strip, is_plain_3x3, to_bhwc
 from declouder.winograd import POINTS, WinogradConvolution, tiles_within
 
 RESULTS = 4
@@ -53,7 +53,7 @@ class Past:
         """Add its rows from `first` on to (B, rows, W, C')."""
         begin = 0
         for part in self.parts:
-            rows = channels_last(part)[:, first : first + out.shape[1]]
+            rows = to_bhwc(part)[:, first : first + out.shape[1]]
             own = slice(begin, begin + rows.shape[3])
             if self.projection is None:
                 out[..., own].add_(rows)
@@ -88,16 +88,8 @@ class TiledConvolution(nn.Module):
     @staticmethod
     def suits(convolution: nn.Conv2d) -> bool:
         """Tell whether a convolution is one of those that are quicker this way, for large images."""
-        return (
-            convolution.kernel_size == (3, 3)
-            and convolution.stride == (1, 1)
-            and convolution.padding == (1, 1)
-            and convolution.dilation == (1, 1)
-            and convolution.groups == 1
-            and convolution.padding_mode == "zeros"
-            and convolution.bias is not None
-            and min(convolution.in_channels, convolution.out_channels) >= FEWEST_CHANNELS
-        )
+        channels = convolution.in_channels, convolution.out_channels
+        return is_plain_3x3(convolution) and min(channels) >= FEWEST_CHANNELS
 
     def is_quicker_for(self, x: Tensor) -> bool:
         """Tell whether images of this size, (B, any, H, W), have tiles enough."""
@@ -122,7 +114,7 @@ class TiledConvolution(nn.Module):
     ) -> Tensor:
         """Return conv(silu(scale * x + shift)) + added + past, (B, C', H, W); without `affine` of x as it is.
 
-        `moments` knows the result's then.
+        With `affine` the result's moments are measured, for the normalisation that comes next.
 
         Args:
             parts: x in parts, (B, C_i, H, W) each, whose channels follow one another.
@@ -136,15 +128,17 @@ class TiledConvolution(nn.Module):
         strips = _Strips(
             parts, affine, self._kernels(self.convolution.weight), bias if added is None else bias + added
         )
-        found = MomentsOfStrips()
+        found = None if affine is None else MomentsOfStrips()
         for first in range(0, height, strips.height):
             strips.convolve(first)
             made = strips.out[:, first : min(height, first + strips.height), :width]
             if past is not None:
                 past.add_to(made, first)
-            found.add(made)
+            if found is not None:
+                found.add(made)
         out = strips.out[:, :height, :width].permute(0, 3, 1, 2)
-        found.keep_with(out)
+        if found is not None:
+            found.keep_with(out)
         return out
 
 
