@@ -228,11 +228,14 @@ def test_the_datas_fingerprint_changes_with_a_pixel_and_not_with_the_folder(data
 
 
 @pytest.mark.parametrize("torn", ["", '{"name": "101", "psn'])
-def test_an_interrupted_run_goes_on_with_the_images_that_are_left(data: Path, tmp_path: Path, torn: str) -> None:
+def test_an_interrupted_run_goes_on_with_the_images_that_are_left(
+    data: Path, tmp_path: Path, torn: str, caplog: pytest.LogCaptureFixture
+) -> None:
     out = tmp_path / "cloudy.json"
     whole = evaluate(data, CloudyMethod(), out=tmp_path / "whole.json")
     with pytest.raises(KeyboardInterrupt):
         evaluate(data, Counting(fail_at=3), out=out)
+    assert f"2 of 3 images are scored, in {out}.partial" in caplog.text
     assert not out.exists()
     with (tmp_path / "cloudy.json.partial").open("a") as journal:
         journal.write(torn)
@@ -341,9 +344,9 @@ def test_a_range_that_is_hardly_used_is_told(data: Path, tmp_path: Path, caplog:
             Image.fromarray(pixels).save(path)
     evaluate(data, CloudyMethod(), out=tmp_path / "a.json")
     assert "of their data type's range" in caplog.text and "--data-range SPAN" in caplog.text
-    caplog.clear()
     with pytest.raises(KeyboardInterrupt):
         evaluate(data, Counting(), out=tmp_path / "c.json", on_image=_stop_at(3), data_range=4080)
+    caplog.clear()
     evaluate(data, Counting(), out=tmp_path / "c.json", data_range=4080)  # all of it out of the journal
     evaluate(data, CloudyMethod(), out=tmp_path / "b.json", data_range=4080)
     assert caplog.text == ""

@@ -72,19 +72,22 @@ def test_an_interrupted_training_is_no_bug(tmp_path):
         str(tmp_path / "run"),
         "--set",
         "stages.reference.steps=100000",
+        "--set",
+        "stages.reference.checkpoint_every=1",
     ]
+    checkpoint = tmp_path / "run" / "reference" / "last.ckpt"
     with subprocess.Popen([sys.executable, "-c", program, *words], stderr=subprocess.PIPE, text=True) as run:
         try:
             deadline = time.monotonic() + 120
-            while not list((tmp_path / "run").rglob("data.json")):
+            while not checkpoint.exists():
                 assert run.poll() is None and time.monotonic() < deadline
                 time.sleep(0.1)
-            time.sleep(2)
             run.send_signal(signal.SIGINT)
             _, told = run.communicate(timeout=60)
         finally:
             run.kill()
     assert run.returncode == 130 and told.splitlines()[-1] == "interrupted"
+    assert f"is kept in {checkpoint.parent}; go on with --resume" in told
 
 
 @pytest.mark.parametrize(

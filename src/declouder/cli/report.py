@@ -66,7 +66,7 @@ def ablate(
     only: Annotated[
         str | None,
         typer.Option(
-            help="Some of diffusion,weight,steps,sampler,start,seed; the reference always comes along.",
+            help="Some of reference,diffusion,weight,steps,sampler,start,seed; reference always comes along.",
             metavar="A,B",
         ),
     ] = None,

@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -81,6 +82,8 @@ __all__ = [
     "summary",
     "to_markdown",
 ]
+
+log = logging.getLogger(__name__)
 
 OnImage = Callable[[int, int, Mapping[str, float | None]], None]
 """Called after each image with images done, images in all and the running means."""
@@ -238,6 +241,14 @@ def _rows(
                 means = so_far.add(row)
                 if on_image is not None:
                     on_image(len(rows), len(pairs), means)
+    except KeyboardInterrupt:
+        scored = {*done, *(row["name"] for row in rows)}
+        if scored:
+            log.warning(
+                "%d of %d images are scored, in %s; the same command goes on from there",
+                *(len(scored), len(pairs), partial),
+            )
+        raise
     finally:
         if not (rows or done):
             partial.unlink(missing_ok=True)  # nothing to go on with: it would only stand in the way

@@ -112,7 +112,7 @@ class MomentsOfStrips:
     def add(self, strip: Tensor) -> None:
         """Take in some rows of the image, (B, rows, W, C)."""
         self._rows.append(strip.shape[1])
-        self._found.append(_measured(strip.contiguous().permute(0, 3, 1, 2)))
+        self._found.append(_measured(strip))
 
     def keep_with(self, x: Tensor) -> None:
         """Let `moments` know those of the image, (B, C, H, W); nobody may write into it from then on."""
@@ -128,9 +128,10 @@ class MomentsOfStrips:
         return torch.stack([mean, (share * (variances + (means - mean).square())).sum(0)])
 
 
-def _measured(x: Tensor) -> Tensor:
-    # What batch normalisation begins with is of one image what is wanted, and quick.
-    of_images = [torch.batch_norm_update_stats(image[None], None, None, 0.0) for image in x]
+def _measured(strip: Tensor) -> Tensor:
+    # What batch normalisation begins with is of one image what is wanted, and quick. One image's rows lie together.
+    images = (image.contiguous().permute(2, 0, 1)[None] for image in strip)
+    of_images = [torch.batch_norm_update_stats(image, None, None, 0.0) for image in images]
     return torch.stack([torch.stack(each) for each in zip(*of_images, strict=True)])
 
 

@@ -13,6 +13,7 @@ seed and the sample's number, so a resumed run ends where an uninterrupted one d
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,6 +61,8 @@ from declouder.training.surroundings import (
 from declouder.whole_files import write_text
 
 __all__ = ["STAGES", "StageModule", "TrainingReport", "train"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,8 @@ def _run_stage(run: _Run, name: StageName, *, max_time_s: float | None) -> Train
                 raise
     finished = trainer.global_step >= config.stages[name].steps or scores.stopped
     if trainer.interrupted:
+        if last.exists():
+            log.warning("%s: all up to its last checkpoint is kept in %s; go on with --resume", name, folder)
         raise KeyboardInterrupt
     seconds = time.monotonic() - started
     if not finished:
