@@ -288,6 +288,23 @@ def test_an_ablation_refuses_another_sampler_and_scores_again_what_lacked_lpips(
         pipeline.scheduler = saved
 
 
+def test_rows_of_another_network_for_lpips_or_of_other_versions_are_scored_again(
+    selection, pipeline, tmp_path, backbone, monkeypatch
+):
+    out = tmp_path / "out"
+    ablate(selection, pipeline, out=out, only=["reference"], lpips_backbone=backbone)
+    state = torch.load(backbone)
+    other = tmp_path / "other.pth"
+    torch.save({name: 2 * value for name, value in state.items()}, other)
+    found = ablate(selection, pipeline, out=out, only=["diffusion"], lpips_backbone=other)
+    written = [json.loads((out / row["scores"]).read_text()) for row in found["rows"]]
+    assert len({each["lpips"]["backbone_sha256"] for each in written}) == 1
+    monkeypatch.setattr("declouder.evaluation.package_versions", lambda names: {"declouder": "another"})
+    monkeypatch.setattr("declouder.ablation.package_versions", lambda names: {"declouder": "another"})
+    found = ablate(selection, pipeline, out=out, only=["reference"], lpips_backbone=other)
+    assert json.loads((out / found["rows"][0]["scores"]).read_text())["versions"] == {"declouder": "another"}
+
+
 def test_an_ablation_refuses_another_precision(
     selection: Selection, pipeline: CloudRemovalPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -168,7 +168,7 @@ MISTAKES = [
     (["scene.tif", "-o", "b.tif", "--bands", "one"], "no band that is called 'one' (red, green, blue)"),
     (["scene.tif", "-o", "b.tif", "--scale", "5,1"], "low 5 is not below high 1"),
     (["scene.tif", "-o", "b.tif", "--scale", "5"], "--scale is '5'"),
-    (["scene.tif", "-o", "b.tif", "--scale", "nan,1"], "not finite"),
+    (["scene.tif", "-o", "b.tif", "--scale", "nan,1"], "scale nan,1 is not of numbers up to 1e+37"),
     (["scene.tif", "-o", "b.tif", "--steps", "-1"], "steps is -1"),
     (["scene.tif", "-o", "b.tif", "--steps", "2", "--fast"], "give one of them"),
     (["scene.tif", "-o", "b.tif", "--fast", "--best"], "give one of them"),
@@ -194,7 +194,8 @@ MISTAKES = [
         ["scene.tif", "-o", "b.tif", "--mask", "mask.tif", "--mask-kind", "landsat-qa", "--mask-values", "1"],
         "given for the kind landsat-qa",
     ),
-    (["scene.tif", "-o", "b.tif", "--feather", "-1"], "feather is -1 px"),
+    (["scene.tif", "-o", "b.tif", "--mask", "auto", "--feather", "-1"], "feather is -1 px"),
+    (["scene.tif", "-o", "b.tif", "--feather", "8"], "--feather is of a mask; give --mask too"),
     (["scene.tif", "-o", "b.tif", "--provenance", "b.tif"], "is the output itself"),
     (["scene.tif", "-o", "b.tif", "--provenance", "sub/../b.tif"], "is the output itself"),
     (["scene.tif", "-o", "b.tif", "--provenance", "scene.tif", "--overwrite"], "is the input"),
@@ -469,6 +470,13 @@ def test_a_mask_that_marks_nothing_of_the_scene_is_said(scene, mask, quick, tmp_
     assert run("remove", scene, "-o", tmp_path / "b.tif", "--mask", mask, "--mask-values", 99, *loud) == 0
     assert f"the mask {mask} marks no cloud there" in capfd.readouterr().err
     np.testing.assert_array_equal(read_tif(tmp_path / "b.tif"), read_tif(scene))
+
+
+def test_a_scene_without_data_is_no_matter_of_its_mask(quick, tmp_path, capfd):
+    scene = write_tif(tmp_path / "a.tif", np.full((3, 64, 64), 7, np.uint8), nodata=7)
+    loud = [option for option in quick if option != "--quiet"]
+    assert run("remove", scene, "-o", tmp_path / "b.tif", "--mask", "auto", *loud) == 0
+    assert "nothing was restored in" in (told := capfd.readouterr().err) and "it holds no data" in told
 
 
 @pytest.mark.parametrize("feather", [0, 8])

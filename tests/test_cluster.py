@@ -28,6 +28,7 @@ from declouder.errors import ModelError, OptionError
 from declouder.interrupts import children_heed_no_interrupt
 from declouder.mosaic import Window
 from declouder.pipeline import CloudRemovalPipeline
+from declouder.scaling import Scaling
 from declouder.scene import SceneOptions, remove_from_scene
 from declouder.scene.inference import Part, layers_of, threads_of
 
@@ -180,7 +181,9 @@ def test_the_groups_that_are_out_do_not_grow_with_the_scene(client, pipeline):
             yield {index: Part(window, np.zeros((3, window.height, window.width), np.float32), window)}
 
     with with_model(client, pipeline) as cluster:
-        engine = cluster.engine(replace(SMALL, steps=0), layers_of(SMALL, bands=3, dtype="uint16"))
+        engine = cluster.engine(
+            replace(SMALL, steps=0), layers_of(SMALL, bands=3, dtype="uint16", scale=Scaling(0, 9000))
+        )
         for done, _ in enumerate(engine.finish(groups())):
             most = max(most, asked - done)
         assert asked == 30
@@ -363,13 +366,34 @@ def test_workers_that_are_paused_for_long_end_a_run_instead_of_being_waited_for(
             cluster.look_after()
 
 
+def test_a_worker_that_is_missing_at_the_first_look_after_long_is_waited_for(monkeypatch):
+    clock = iter([0.0, 1000.0, 1010.0, 1071.0])
+    monkeypatch.setattr("declouder.cluster.engine.time.monotonic", lambda: next(clock))
+    client = Scheduler("paused")
+    cluster = Cluster(client, "model", Facts(version="", torch="", cpu="", device="cpu"))
+    cluster.look_after()
+    cluster.look_after()
+    with pytest.raises(OptionError, match="has had no worker that takes work for 60 s"):
+        cluster.look_after()
+
+
+def test_a_worker_of_another_version_that_came_later_is_refused(pipeline, monkeypatch):
+    plugin = ModelPlugin(cloudpickle.dumps(pipeline), "cpu", is_local=False)
+    monkeypatch.setattr("declouder.cluster.worker.__version__", "0.0.other")
+    plugin.setup(None)
+    with pytest.raises(
+        OptionError, match=r"a worker has declouder 0\.0\.other, this is .*; install the same version"
+    ):
+        plugin.finished(Work("model", SMALL, {}, {}))
+
+
 def test_a_worker_keeps_the_layers_that_each_scene_wants():
     plugin = ModelPlugin(cloudpickle.dumps(Pretended(lambda cloudy: None)), "cpu", is_local=False)
     plugin.setup(None)
     window = Window(0, 0, 32, 40)
     group = {0: Part(window, np.zeros((3, 32, 40), np.float32), window)}
     for dtype, kept in (("uint8", "uint16"), ("float32", "float32"), ("int16", "uint16")):
-        work = Work("model", SMALL, layers_of(SMALL, bands=3, dtype=dtype), group)
+        work = Work("model", SMALL, layers_of(SMALL, bands=3, dtype=dtype, scale=Scaling(0, 255)), group)
         assert plugin.finished(work)[0]["image"].dtype == kept
 
 
@@ -420,7 +444,7 @@ def test_a_worker_of_several_threads_computes_one_group_at_a_time():
     work = Work(
         "model",
         SMALL,
-        layers_of(SMALL, bands=3, dtype="uint8"),
+        layers_of(SMALL, bands=3, dtype="uint8", scale=Scaling(0, 255)),
         {0: Part(window, np.zeros((3, 32, 40), np.float32), window)},
     )
     with ThreadPoolExecutor(4) as pool:
@@ -477,7 +501,7 @@ def test_a_worker_takes_each_scenes_own_options():
     plugin._pipeline = Noise(lambda cloudy: None)
     window = Window(0, 0, 32, 40)
     group = {0: Part(window, np.full((3, 32, 40), 0.5, np.float32), window)}
-    layers = layers_of(SMALL, bands=3, dtype="float32")
+    layers = layers_of(SMALL, bands=3, dtype="float32", scale=Scaling(0, 1))
     found = [plugin.finished(Work("model", replace(SMALL, seed=s), layers, group))[0]["image"] for s in (1, 2, 1)]
     assert (found[0] == found[2]).all() and (found[0] != found[1]).any()
 

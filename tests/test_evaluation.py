@@ -511,6 +511,8 @@ def test_input_that_does_not_fit_is_an_error(data: Path, tmp_path: Path, pipelin
         run(out="a.csv")
     with pytest.raises(OptionError, match="2 band names"):
         run(band_names=("red", "green"))
+    with pytest.raises(OptionError, match="band names are red, red, blue; give each once"):
+        run(band_names=("red", "red", "blue"))
     empty = tmp_path / "few"
     empty.mkdir()
     Image.new("RGB", (48, 40)).save(empty / "3.png")

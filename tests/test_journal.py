@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -17,8 +18,8 @@ import numpy as np
 import pytest
 
 from declouder import journal as journals
-from declouder.errors import OutputError
-from declouder.journal import Journal, Layer, journal_path, open_journal, remove_finished_journal
+from declouder.errors import BusyError, OutputError
+from declouder.journal import Journal, Layer, journal_path, open_journal, remove_finished_journal, reserved
 
 LAYERS = {"image": Layer("uint16", 2), "w": Layer("uint8", 1)}
 OWN_WORTH_KEEPING_S = journals.WORTH_KEEPING_S  # tests change it
@@ -114,6 +115,29 @@ def test_no_changed_byte_is_taken_for_a_finished_window(path):
         damaged[place] ^= 0x41
         path.write_bytes(damaged)
         assert found_in(path)[0] in ([], [0])  # and what is found is read back right
+
+
+def test_records_behind_a_tear_do_not_come_back_once_new_ones_lie_before_them(path):
+    whole = bytearray(stopped_after(path, [[0], [1], [2], [3]]))
+    record = (len(whole) - path.read_bytes().index(struct.pack("<II", 0, 0))) // 4
+    whole[-2 * record - 1] ^= 0x41  # the last byte of window 1
+    path.write_bytes(whole)
+    stopped_after(path, [[4]])
+    assert found_in(path)[0] == [0, 4]
+
+
+@pytest.mark.parametrize("groups", [[[0, 1], [0]], [[0], [1, 0]]])
+def test_a_window_that_is_there_twice_ends_what_is_believed(groups, path):
+    stopped_after(path, groups)
+    assert found_in(path)[0] == sorted(groups[0])
+
+
+def test_records_that_were_torn_out_of_their_group_are_not_believed(path):
+    whole = stopped_after(path, [[0, 1, 2], [3]])
+    start = whole.index(struct.pack("<II", 0, 2))
+    record = (len(whole) - start) // 4
+    path.write_bytes(whole[: start + record] + whole[start + 2 * record :])  # without window 1
+    assert found_in(path)[0] == []
 
 
 def test_a_continued_journal_goes_on_after_the_tear(path):
@@ -315,6 +339,20 @@ def test_the_journal_of_a_finished_output_is_removed_and_no_other(path, tmp_path
     remove_finished_journal(output)
     assert not path.exists() and output.exists()
     remove_finished_journal(output)
+
+
+def test_a_file_that_is_reserved_is_no_other_runs_and_a_journal_there_stays(path, tmp_path):
+    output = tmp_path / "clear.tif"
+    with reserved(output):
+        with pytest.raises(BusyError, match=r"another run is writing .*clear\.tif"), reserved(output):
+            pass
+        with pytest.raises(BusyError), open_journal(path, KEY, LAYERS, **SIZE):
+            pass
+    assert not path.exists()
+    left = stopped_after(path, [[0]])
+    with reserved(output):
+        pass
+    assert path.read_bytes() == left
 
 
 def test_a_name_too_long_for_a_journal_is_told_as_such(tmp_path):

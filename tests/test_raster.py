@@ -30,6 +30,7 @@ from declouder.raster import (
     output_name,
     remove_stale_parts,
 )
+from declouder.raster import reduced as reduced_module
 from declouder.raster import writing as writing_module
 from declouder.scene import SceneOptions, remove_from_scene
 
@@ -183,6 +184,58 @@ def test_valid_samples_are_neither_nodata_nor_nan_nor_infinite_nor_transparent(t
     with open_raster(tmp_path / "a.png") as reader:
         valid = reader.read_valid(slice(0, 4), slice(0, 5), [1, 2, 3])
     assert (~valid).sum() == 3 and not valid[:, 2, 3].any()
+
+
+def test_strips_of_a_wide_scene_are_read_once_for_all_parts_of_their_rows(tmp_path, rng, monkeypatch):
+    monkeypatch.setattr(reduced_module, "CACHE_BYTES", 2000)
+    dn = rng.integers(0, 255, (3, 64, 700), dtype=np.uint8)
+    tiles = {"tiled": True, "blockxsize": 16, "blockysize": 16}
+    for name, layout, kept in (("strips", {"blockysize": 1}, True), ("tiles", tiles, False)):
+        with open_raster(write_tif(tmp_path / f"{name}.tif", dn, **layout)) as reader:
+            reader.keep_rows(slice(10, 40))
+            times = []
+            read = reader.dataset.read
+
+            class Counted:
+                def __init__(self, dataset: object) -> None:
+                    self._dataset = dataset
+
+                def __getattr__(self, name: str) -> object:
+                    return getattr(self._dataset, name)
+
+                def read(self, *arguments: object, **options: object) -> np.ndarray:
+                    times.append(1)  # noqa: B023
+                    return read(*arguments, **options)  # noqa: B023
+
+            reader.dataset = Counted(reader.dataset)
+            for cols in (slice(0, 100), slice(650, 700)):
+                part = reader.read(slice(12, 40), cols, [3, 1])
+                np.testing.assert_array_equal(part, dn[[2, 0], 12:40, cols])
+                whole = reader.read(slice(10, 30), cols)
+                np.testing.assert_array_equal(whole, dn[:, 10:30, cols])
+                whole[:], part[:] = 0, 0  # a caller may write into what it has got
+            assert bool(times) == (not kept)
+            np.testing.assert_array_equal(reader.read(slice(9, 12), slice(0, 9)), dn[:, 9:12, :9])
+            np.testing.assert_array_equal(reader.read(slice(39, 41), slice(0, 9)), dn[:, 39:41, :9])
+
+
+def test_a_world_file_that_would_place_an_output_is_told(tmp_path, rng, darker, caplog):
+    Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "b.wld").write_text("30\n0\n0\n-30\n1\n2\n")
+    remove_from_scene(tmp_path / "a.png", tmp_path / "c.tif", darker)
+    assert "will place" not in caplog.text
+    remove_from_scene(tmp_path / "a.png", tmp_path / "b.tif", darker)
+    assert f"{tmp_path / 'b.wld'} is there, and programs will place {tmp_path / 'b.tif'} by it" in caplog.text
+
+
+def test_an_animation_is_told_from_a_damaged_image(tmp_path, rng):
+    first, second = (Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(2))
+    first.save(tmp_path / "a.webp", save_all=True, append_images=[second], lossless=True)
+    with (
+        pytest.raises(RasterError, match=r"a\.webp is an animation; give a WebP of one image"),
+        open_raster(tmp_path / "a.webp"),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(("suffix", "bands"), [(".png", 1), (".png", 2), (".png", 3), (".png", 4)])

@@ -121,11 +121,27 @@ def test_nan_stays_and_does_not_spread(darker, tmp_path, rng):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "kept"),
-    [("uint8", "uint16"), ("int16", "uint16"), ("uint16", "uint16"), ("int32", "float32"), ("float32", "float32")],
+    ("dtype", "high", "kept"),
+    [
+        ("uint8", 255, "uint16"),
+        ("int16", 3000, "uint16"),
+        ("uint16", 65535, "uint16"),
+        ("uint16", 65536, "float32"),
+        ("int32", 9000, "uint16"),
+        ("int32", 90000, "float32"),
+        ("float32", 1, "float32"),
+    ],
 )
-def test_a_window_is_kept_in_half_the_bytes_where_that_loses_no_number(dtype, kept):
-    assert layers_of(SceneOptions(), bands=3, dtype=dtype) == {"image": Layer(kept, 3)}
+def test_a_window_is_kept_in_half_the_bytes_where_that_loses_no_number(dtype, high, kept):
+    assert layers_of(SceneOptions(), bands=3, dtype=dtype, scale=Scaling(0, high)) == {"image": Layer(kept, 3)}
+
+
+@pytest.mark.parametrize("high", [65535, 200000])
+def test_integers_come_back_to_the_number_whatever_the_scale(high, identity, tmp_path, rng):
+    dn = rng.integers(0, 65536, (3, 40, 50), dtype=np.uint16)
+    options = replace(SMALL, scale=Scaling(0, high))
+    remove_from_scene(write_tif(tmp_path / "a.tif", dn), tmp_path / "b.tif", identity, options)
+    np.testing.assert_array_equal(read_tif(tmp_path / "b.tif"), dn)
 
 
 def test_noise_of_an_enlarged_scene_belongs_to_places_of_the_finer_grid(tmp_path, rng):
@@ -474,6 +490,17 @@ def test_a_transparent_colour_is_nodata_and_no_mask(suffix, darker, tmp_path, rn
     assert (read_tif(again)[:, :10, :10] == 0).all() and (read_tif(again)[:, 10:, 10:] > 0).all()
 
 
+@pytest.mark.parametrize("reduced", [False, True])
+def test_a_transparent_colour_is_none_where_one_band_alone_has_it(reduced, tmp_path):
+    pixels = np.full((40, 50, 3), 90, np.uint8)
+    pixels[:10] = 255
+    pixels[20:30, :, 0] = 255  # bright, as cloud is
+    Image.fromarray(pixels).save(tmp_path / "a.png", transparency=(255, 255, 255))
+    with open_raster(tmp_path / "a.png") as reader:
+        valid = reader.read_reduced((1, 2, 3))[1] if reduced else reader.read_valid(slice(0, 40), slice(0, 50))
+    assert not valid[:, :10].any() and valid[:, 10:].all()
+
+
 @pytest.mark.parametrize("name", ["s3:a.tif", "http:a.tif", "GTIFF_DIR:1:a.tif", "a:b.tif"])
 def test_a_file_whose_name_looks_like_an_address_is_that_file(name, darker, tmp_path, rng, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -549,6 +576,7 @@ def test_auto_scale_of_reflectance_is_zero_to_one_and_of_other_floats_their_perc
     x = rng.uniform(0, 0.6, (3, 50, 50)).astype(np.float32)
     x[0, 0, 0] = 1.3
     assert scale_of(write_tif(tmp_path / "a.tif", x)) == Scaling(0, 1)
+    assert scale_of(write_tif(tmp_path / "brighter.tif", 2 * x)).high > 1.1
     assert scale_of(write_tif(tmp_path / "b.tif", x * 10000)).high == pytest.approx(5970, abs=30)
     assert scale_of(write_tif(tmp_path / "c.tif", x * 1e-3)).high < 1e-3
 
@@ -599,6 +627,12 @@ def test_filling_keeps_valid_samples_and_stays_within_their_range(shape, rng):
     np.testing.assert_array_equal(filled[valid], x[valid])
     assert filled.dtype == np.float32 and np.isfinite(filled).all()
     assert filled.min() >= x[valid].min() - 1e-5 and filled.max() <= x[valid].max() + 1e-5
+
+
+def test_a_band_without_data_is_filled_with_the_mean_of_what_the_others_have():
+    x = np.array([[[0.5, 0.7, -1]], [[-1, -1, -1]]], np.float32)
+    valid = np.array([[[True, True, False]], [[False, False, False]]])
+    np.testing.assert_allclose(fill_invalid(x, valid)[1], 0.6)
 
 
 def test_a_failing_window_leaves_no_output(tmp_path):

@@ -131,6 +131,26 @@ def open_journal(
             journal.close()
 
 
+@contextlib.contextmanager
+def reserved(output: Path) -> Iterator[None]:
+    """Keep other runs from writing a file that has no journal of its own, by the lock that one would have.
+
+    Raises:
+        OutputError: if the lock's file cannot be made; BusyError if another run writes that output.
+    """
+    path = journal_path(output)
+    file: int | None = None
+    try:
+        with _writing(path), interrupts_wait():
+            file = _locked(path)
+        yield
+    finally:
+        if file is not None:
+            if os.fstat(file).st_size == 0:  # else a stopped run on that output left it
+                path.unlink(missing_ok=True)
+            os.close(file)
+
+
 class Journal:
     """The finished windows; made by `open_journal`.
 

@@ -19,13 +19,16 @@ from numpy.typing import DTypeLike, NDArray
 
 from declouder.errors import OptionError
 
+_LARGEST = 1e37
+"""Of a scale's ends: float32 is to hold ten times their difference."""
+
 
 @dataclass(frozen=True)
 class Scaling:
     """A linear map between `[low, high]` in DN and `[-1, 1]`.
 
     Raises:
-        OptionError: if `low` is not below `high`, or one of them is not finite.
+        OptionError: if `low` is not below `high`, or one of them is not finite, or beyond 1e37.
     """
 
     low: float
@@ -34,9 +37,10 @@ class Scaling:
     def __post_init__(self) -> None:
         for name in ("low", "high"):  # numpy's numbers are no JSON
             object.__setattr__(self, name, float(getattr(self, name)))
-        if not (np.isfinite(self.low) and np.isfinite(self.high)):
+        if not max(abs(self.low), abs(self.high)) <= _LARGEST:  # nor NaN
             raise OptionError(
-                f"scale {self.low:g},{self.high:g} is not finite; give LOW,HIGH in the image's own numbers"
+                f"scale {self.low:g},{self.high:g} is not of numbers up to {_LARGEST:g}; give LOW,HIGH in the"
+                " image's own"
             )
         if not self.low < self.high:
             raise OptionError(

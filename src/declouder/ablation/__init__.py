@@ -29,8 +29,9 @@ from declouder.ablation.tables import plot, to_csv, to_markdown
 from declouder.ablation.verdict import answer, best_that_loses_nothing
 from declouder.errors import OutputError
 from declouder.evaluation import ModelMethod, OnImage, Selection, evaluate, read_scores
-from declouder.evaluation.files import files_fingerprint, make_folder
+from declouder.evaluation.files import SCORING_PACKAGES, files_fingerprint, make_folder
 from declouder.metrics import load_lpips
+from declouder.packages import package_versions
 from declouder.pipeline import make_scheduler
 from declouder.provenance import model_digest, precision_of, sampler_of
 from declouder.whole_files import write_text
@@ -78,7 +79,8 @@ def ablate(
     wanted = rows(only)
     own = dict(pipeline.config)
     make_folder(out / "scores")
-    has_lpips = load_lpips(lpips_backbone, download=download_backbone)[0] is not None
+    lpips = load_lpips(lpips_backbone, download=download_backbone)[0]
+    backbone = None if lpips is None else lpips.backbone_sha256
     _check_same(out / "ablation-of.json", selection, pipeline, data_range)
     scored: list[tuple[dict[str, Any], dict[str, Any]]] = []
     with _sampler_put_back(pipeline) as saved:
@@ -88,7 +90,7 @@ def ablate(
             settings = row.settings(own)
             path = out / "scores" / f"{slug(settings)}.json"
             pipeline.scheduler = saved if row.sampler is None else make_scheduler(row.sampler)
-            result = _earlier(path, has_lpips=has_lpips)
+            result = _earlier(path, backbone)
             if result is None:
                 result = evaluate(
                     selection,
@@ -129,12 +131,18 @@ def _sampler_put_back(pipeline: CloudRemovalPipeline) -> Iterator[Any]:
         pipeline.scheduler = saved
 
 
-def _earlier(path: Path, *, has_lpips: bool) -> dict[str, Any] | None:
-    """Return scores that lie there already; None if there are none, or they lack LPIPS that can be had now."""
+def _earlier(path: Path, backbone: str | None) -> dict[str, Any] | None:
+    """Return scores that lie there already, if they are what would be found now.
+
+    None if there are none, or if they are of other versions, or of another network for LPIPS than the one with this
+    sha256: rows are compared with each other. Where there is none now, what was found with one stays.
+    """
     if not path.exists():
         return None
     result = read_scores(path)
-    return result if result["lpips"]["available"] or not has_lpips else None
+    if result["versions"] != package_versions(SCORING_PACKAGES):
+        return None
+    return result if backbone in (None, result["lpips"].get("backbone_sha256")) else None
 
 
 def _method(pipeline: CloudRemovalPipeline, settings: Mapping[str, Any]) -> ModelMethod:

@@ -116,7 +116,8 @@ def planned_jobs(
 def _check_folder(output: Path, *, is_new: bool, images: int) -> None:
     """Raise OutputError if several images cannot go to `output`, as its name or its place is no folder's."""
     if is_new and output.suffix.lower() in raster.OUTPUT_DRIVERS:
-        raise OutputError(f"{images} images do not go into one file {output}; give a folder with -o")
+        what = f"{images} images do" if images > 1 else "a folder or list does"
+        raise OutputError(f"{what} not go into one file {output}; give a folder with -o")
     raster.check_folder(output.parent if is_new else output)
 
 

@@ -119,8 +119,11 @@ def remove(
         typer.Option(help="Values of FILE that are cloud, such as 1,2; without it all but 0.", metavar="LIST"),
     ] = None,
     feather: Annotated[
-        int, typer.Option(help="The mask grows by so much, and fades out over the outer half of it.", metavar="PX")
-    ] = 8,
+        int | None,
+        typer.Option(
+            help="The mask grows by so much, 8 without it, and fades out over the outer half of it.", metavar="PX"
+        ),
+    ] = None,
     provenance: Annotated[
         Path | None,
         typer.Option(help="Raster to write that says what was made up: changed, w, spread.", metavar="FILE"),
@@ -157,6 +160,8 @@ def remove(
 
     if sum((fast, best, steps is not None)) > 1:
         raise OptionError("--fast, --best and --steps each set the steps; give one of them")
+    if feather is not None and mask == "none":
+        raise OptionError("--feather is of a mask; give --mask too")
     options = SceneOptions(
         steps=FAST_STEPS if fast else steps,
         least_painted=FAST_LEAST_PAINTED if fast else 0,
@@ -174,7 +179,7 @@ def remove(
             source=mask if mask in ("auto", "none") else Path(mask),
             kind=mask_kind,
             values=_parsed_numbers("--mask-values", mask_values),
-            feather_px=feather,
+            feather_px=MaskChoice.feather_px if feather is None else feather,
         ),
         provenance=provenance,
         samples=samples,

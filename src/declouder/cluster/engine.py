@@ -54,7 +54,8 @@ class Cluster:
         self._workers: set[str] = set(client.nthreads())
         self._out = 0
         self._queue: deque[threading.Event] = deque()
-        self._looked = self._had_workers = time.monotonic()
+        self._looked = time.monotonic()
+        self._none_since: float | None = None  # no worker was seen that takes work
         self._numbers = itertools.count()
         self._stopped = False
 
@@ -97,7 +98,7 @@ class Cluster:
         with self._lock:
             self._out -= len(futures)
             if futures and not cancel:
-                self._had_workers = time.monotonic()  # one that is paused still finishes what it has begun
+                self._none_since = None  # one that is paused still finishes what it has begun
             self._call_next()
         if cancel and futures:
             with contextlib.suppress(Exception):  # there may be no scheduler any more
@@ -134,8 +135,10 @@ class Cluster:
                 log.warning("%d of %d workers died; others do their windows again", len(lost), len(self._workers))
             self._workers = set(states)
             if "running" in states.values():
-                self._had_workers = now
-            elif now - self._had_workers > NO_WORKER_S:
+                self._none_since = None
+            elif self._none_since is None:  # from now on: nobody may have looked for long
+                self._none_since = now
+            elif now - self._none_since > NO_WORKER_S:
                 paused = f" ({len(states)} are paused, their memory is full)" if states else ""
                 raise OptionError(
                     f"the cluster has had no worker that takes work for {NO_WORKER_S:.0f} s{paused}; start some "

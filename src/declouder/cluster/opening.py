@@ -17,7 +17,7 @@ import dask
 from distributed import Client, LocalCluster
 
 from declouder.cluster.engine import Cluster
-from declouder.cluster.worker import Facts, ModelPlugin, check_bfloat16, facts
+from declouder.cluster.worker import Facts, ModelPlugin, check_bfloat16, check_version, facts
 from declouder.errors import DeclouderError, OptionError
 from declouder.interrupts import children_heed_no_interrupt, interrupts_wait
 from declouder.version import __version__
@@ -183,10 +183,7 @@ def _agreed(said: Mapping[str, Facts]) -> Facts:
     if not said:
         raise OptionError("the workers of --cluster have gone; start some, and run the same command again")
     for address, one in said.items():
-        if one.version != __version__:
-            raise OptionError(
-                f"worker {address} has declouder {one.version}, this is {__version__}; install the same version"
-            )
+        check_version(one.version, __version__, worker=f"worker {address}")
     devices = sorted({one.device for one in said.values()})
     if len(devices) > 1:
         raise OptionError(f"the workers have devices of several kinds ({', '.join(devices)}); give --device cpu")

@@ -46,6 +46,12 @@ def facts(device: str) -> Facts:
     return Facts(__version__, str(torch.__version__), cpu, device, has_bfloat16(device))
 
 
+def check_version(found: str, wanted: str, *, worker: str = "a worker") -> None:
+    """Raise OptionError if a worker has another version of declouder than the client: windows would differ."""
+    if found != wanted:
+        raise OptionError(f"{worker} has declouder {found}, this is {wanted}; install the same version")
+
+
 def check_bfloat16(pipeline: Any, device: str, *, has: bool) -> None:
     """Raise OptionError if a pipeline's steps are to be in bfloat16, and a worker's device does not have it."""
     if pipeline.steps_in_bfloat16 and not has:
@@ -65,6 +71,7 @@ class ModelPlugin(WorkerPlugin):  # type: ignore[misc]
 
     def __init__(self, pickled: bytes, device: str, *, is_local: bool) -> None:
         self._pickled, self._device, self._is_local = pickled, device, is_local
+        self._version = __version__  # the client's, who makes it
 
     def setup(self, worker: Any) -> None:
         """Prepare for the first group; the model is loaded with that."""
@@ -83,8 +90,9 @@ class ModelPlugin(WorkerPlugin):  # type: ignore[misc]
         """Return the layers of a group's windows."""
         with self._lock:
             if self._pipeline is None:
+                # A worker may have come later; the others were asked before.
+                check_version(__version__, self._version)
                 pipeline = pickle.loads(self._pickled)
-                # One that came later; the others were asked before.
                 check_bfloat16(pipeline, self._device, has=has_bfloat16(self._device))
                 self._pipeline = pipeline.to(self._place())
             if self._model is None or self._model_of != (work.options, work.layers):

@@ -167,6 +167,8 @@ class Scorer:
             return [f"band {c + 1}" for c in range(bands)]
         if len(names) != bands:
             raise OptionError(f"{len(names)} band names for {bands} bands of {pair.clear_path}; give one a band")
+        if len(set(names)) < len(names):
+            raise OptionError(f"band names are {', '.join(names)}; give each once")
         return names
 
 

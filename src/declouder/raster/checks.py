@@ -31,6 +31,13 @@ _MOST_PIXELS_AT_ONCE = 2**28
 _MOST_BLOCK_BYTES = 2**29
 
 
+def _is_animated(webp: Path) -> bool:
+    """Return whether the header of a WebP image says so: in the second bit of the flags of its VP8X chunk."""
+    with webp.open("rb") as file:
+        header = file.read(21)
+    return header[12:16] == b"VP8X" and len(header) > 20 and bool(header[20] & 2)
+
+
 def check_size(path: Path, dataset: Any, max_pixels: int) -> None:
     """Refuse what would take more memory or time than any scene needs, before a pixel is read."""
     pixels, size = dataset.height * dataset.width, f"{dataset.width} x {dataset.height} px"
@@ -43,6 +50,8 @@ def check_size(path: Path, dataset: Any, max_pixels: int) -> None:
             f"{path} is a {dataset.driver} image of {size}, too large to be decoded as a whole; "
             "convert it: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE IN OUT.tif"
         )
+    if dataset.driver == "WEBP" and _is_animated(path):
+        raise RasterError(f"{path} is an animation; give a WebP of one image")
     if dataset.driver != "GTiff":
         return
     height, width = dataset.block_shapes[0]

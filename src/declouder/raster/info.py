@@ -53,7 +53,8 @@ class RasterInfo:
     width: int
     count: int
     dtype: str
-    nodata: float | None  # of all bands: a GeoTIFF has one
+    nodata: float | None  # of all bands: a GeoTIFF has one; rasterio gives none that pixels cannot be
+    nodata_is_a_color: bool  # only pixels whose bands are nodata all alike hold none, as in a PNG
     crs: Any
     transform: Any
     gcps: tuple[list[Any], Any]  # ground control points and their CRS
@@ -107,6 +108,7 @@ def info_of(path: Path, dataset: Any, files: Sequence[Path] = ()) -> RasterInfo:
         band_tags=tuple(_tags_of(dataset, band) for band in dataset.indexes),
         compression=dataset.compression.value if dataset.compression else None,
         # A transparent colour (the tag NODATA_VALUES) looks like a mask; it is nodata, and the tag is kept.
+        nodata_is_a_color={MaskFlags.per_dataset, MaskFlags.nodata}.issubset(flags),
         has_mask=MaskFlags.per_dataset in flags and not {MaskFlags.alpha, MaskFlags.nodata}.intersection(flags),
         icc_profile=dataset.tags(ns="COLOR_PROFILE").get("SOURCE_ICC_PROFILE"),
         images=max(1, len(dataset.subdatasets)),
@@ -178,12 +180,18 @@ def _file_identity(path: Path) -> dict[str, Any]:
     return {"bytes": found.st_size, "changed_ns": found.st_mtime_ns, "ends": ends}
 
 
-def _beside_identity(path: Path) -> dict[str, Any]:
+def world_files(path: Path) -> list[Path]:
+    """Return the files beside an image that say where it lies, where it does not say so itself."""
     kind = path.suffix[1:]
     worlds = ["wld", *([f"{kind}w", f"{kind[0]}{kind[-1]}w"] if kind else [])]
     suffixes = sorted({case for world in worlds for case in (world.lower(), world.upper())})
-    places = [path.with_name(f"{path.name}.msk"), *(path.with_suffix(f".{suffix}") for suffix in suffixes)]
-    found: dict[str, Any] = {place.name: _file_identity(place) for place in places if lies_there(place)}
+    return [place for suffix in suffixes if lies_there(place := path.with_suffix(f".{suffix}"))]
+
+
+def _beside_identity(path: Path) -> dict[str, Any]:
+    mask = path.with_name(f"{path.name}.msk")
+    places = [*([mask] if lies_there(mask) else []), *world_files(path)]
+    found: dict[str, Any] = {place.name: _file_identity(place) for place in places}
     aux = path.with_name(f"{path.name}.aux.xml")
     if lies_there(aux) and (said := _besides_statistics(aux)):
         found[aux.name] = said

@@ -19,7 +19,7 @@ from declouder.errors import RasterError
 from declouder.raster.checks import MOST_PIXELS, check_complete, check_dtype, check_scene, check_size
 from declouder.raster.gdal import DTYPES, GDAL_ERRORS, gdal_settings, not_georeferenced_is_fine, one_line
 from declouder.raster.info import RasterInfo, info_of
-from declouder.raster.reduced import looked_at, reduced_shape, skimmed
+from declouder.raster.reduced import looked_at, reduced_shape, skimmed, takes_all_columns
 from declouder.raster.sources import check_source, opened_as
 from declouder.raster.undeclared import Undeclared, find_extreme, find_undeclared
 
@@ -98,12 +98,13 @@ class RasterReader:
         # What a file does not declare, its overviews have mixed with the ground.
         self._trusts_overviews = info.nodata is not None or info.has_mask or info.alpha is not None
         self._alpha = info.alpha
+        self._kept: tuple[slice, NDArray[Any]] | None = None  # rows of all bands, see `keep_rows`
         self._reduced: dict[tuple[Any, ...], tuple[NDArray[Any], list[NDArray[np.bool_]]]] = {}
 
     def declare_nodata(self, value: float) -> None:
         """Take a number for no data, besides what the raster says.
 
-        `info` has it from now on where the raster declares none but NaN or infinity, which hold no data anyway.
+        `info` has it from now on where the raster declares none.
 
         Raises:
             RasterError: if the raster's dtype cannot hold it.
@@ -123,7 +124,7 @@ class RasterReader:
             return
         self._trusts_overviews = False  # they have mixed it with the ground
         self._reduced.clear()
-        if declared is None or not math.isfinite(declared):
+        if declared is None:
             self.info = replace(self.info, nodata=float(value))
         else:
             self._also_nodata = (float(value),)
@@ -161,10 +162,26 @@ class RasterReader:
 
     def read(self, rows: slice, cols: slice, bands: Sequence[int] | None = None) -> NDArray[Any]:
         """Return DN of the 1-based `bands` (all by default): (C, rows, cols) in the raster's dtype."""
+        if self._kept is not None and self._kept[0].start <= rows.start and rows.stop <= self._kept[0].stop:
+            of_kept, kept = self._kept
+            inside = kept[:, rows.start - of_kept.start : rows.stop - of_kept.start, cols]
+            return inside.copy() if bands is None else inside[[band - 1 for band in bands]]
         with self._reading(rows, cols):
             window = GdalWindow.from_slices(rows, cols)
             values: NDArray[Any] = self.dataset.read(None if bands is None else list(bands), window=window)
         return values
+
+    def keep_rows(self, rows: slice) -> None:
+        """Have these rows at hand for reads that take parts of them, in place of those that were kept before.
+
+        Only where blocks are so wide that every part would decode more of them than GDAL's cache holds: strips of
+        a wide scene.
+        """
+        info = self.info
+        if (self._kept and self._kept[0] == rows) or not takes_all_columns(self.dataset, rows.stop - rows.start):
+            return
+        self._kept = None
+        self._kept = rows, self.read(rows, slice(0, info.width))
 
     def read_valid(
         self, rows: slice, cols: slice, bands: Sequence[int] | None = None, *, heed_alpha: bool = True
@@ -174,7 +191,7 @@ class RasterReader:
         Without `heed_alpha` a band that is called alpha is one like the others.
         """
         hidden = []
-        if self.info.has_mask:
+        if self.info.has_mask or self.info.nodata_is_a_color:
             hidden.append(self.read_mask(rows, cols)[None] == 0)
         if heed_alpha and self._alpha is not None:
             hidden.append(self.read(rows, cols, [self._alpha]) == 0)
@@ -182,7 +199,7 @@ class RasterReader:
         return self._valid(dn, hidden, np.arange(rows.start, rows.stop), np.arange(cols.start, cols.stop))
 
     def read_mask(self, rows: slice, cols: slice) -> NDArray[np.uint8]:
-        """Return the raster's own mask, (rows, cols), 0 or 255."""
+        """Return the raster's own mask, or of a transparent colour, (rows, cols), 0 or 255."""
         with self._reading(rows, cols):
             mask: NDArray[np.uint8] = self.dataset.dataset_mask(window=GdalWindow.from_slices(rows, cols))
         return mask
@@ -207,7 +224,7 @@ class RasterReader:
                 at_full_size = not self._trusts_overviews and dataset.driver == "VRT"
                 dn = skimmed(dataset, list(bands), shape, by_blocks=at_full_size)
                 hidden = []
-                if info.has_mask:
+                if info.has_mask or info.nodata_is_a_color:
                     hidden.append(dataset.dataset_mask(out_shape=shape)[None] == 0)
                 if self._alpha is not None:
                     hidden.append(skimmed(dataset, [self._alpha], shape) == 0)
@@ -224,7 +241,7 @@ class RasterReader:
     ) -> NDArray[np.bool_]:
         """Return where `dn`, samples (C, h, w) at these rows and columns, holds data; `hidden` are (1, h, w)."""
         valid = np.ones(dn.shape, np.bool_)
-        for value in self.no_data:
+        for value in self._also_nodata if self.info.nodata_is_a_color else self.no_data:
             valid &= dn != value
         if dn.dtype.kind == "f":
             valid &= np.isfinite(dn)

@@ -47,6 +47,14 @@ def _outgrows_cache(dataset: Any) -> bool:
     return bool(bytes_a_row > CACHE_BYTES // 2)
 
 
+def takes_all_columns(dataset: Any, rows: int) -> bool:
+    """Return whether to read a part of so many rows GDAL decodes all of their columns, and could not keep them."""
+    bytes_of_all = rows * dataset.width * dataset.count * np.dtype(dataset.dtypes[0]).itemsize
+    # A VRT's blocks say nothing of those of its files.
+    is_wide = dataset.driver != "VRT" and dataset.block_shapes[0][1] > dataset.width // 2
+    return is_wide and bool(bytes_of_all > CACHE_BYTES // 2)
+
+
 def _skim_at_once(dataset: Any, bands: Sequence[int], shape: tuple[int, int]) -> NDArray[Any]:
     """Return the whole image at a smaller `shape` (h, w), by leaving out pixels: (C, h, w)."""
     values: NDArray[Any] = dataset.read(bands, out_shape=(len(bands), *shape))

@@ -29,7 +29,7 @@ class Undeclared:
     """A number that means no data, and where.
 
     Attributes:
-        value: that all bands of such a pixel have.
+        value: that all bands of such a pixel have. Where it is not 0, no ground has it, in no band.
         share: of the scene's pixels, about.
         height: of the scene.
         width: of the scene.
@@ -48,7 +48,9 @@ class Undeclared:
         return f"{self.share:.1%} of the scene{where} is {self.value:g} in all bands"
 
     def hides(self, dn: NDArray[Any], rows: NDArray[np.int_], cols: NDArray[np.int_]) -> NDArray[np.bool_]:
-        """Return where there is no data: (1, h, w) of `dn` (C, h, w), the samples at these rows and columns."""
+        """Return where there is no data in `dn`, samples (C, h, w) at these rows and columns: (C or 1, h, w)."""
+        if self.value != 0:  # bands rarely end at one place
+            return np.asarray(dn == self.value)
         hidden = np.asarray((dn == self.value).all(axis=0))
         if self.cells is not None:
             down, right = self.cells.shape
@@ -61,15 +63,15 @@ def find_extreme(dn: NDArray[Any], *, height: int, width: int) -> Undeclared | N
     finite = np.isfinite(dn)
     low, high = dn.min(where=finite, initial=0), dn.max(where=finite, initial=0)
     for end in ([low] if low < 0 else []) + ([high] if high > 0 and dn.dtype.kind == "f" else []):
-        at_end = np.asarray((dn == end).all(axis=0))
-        rest = dn[:, ~at_end]
-        rest = rest[np.isfinite(rest)].astype(np.float64)
-        if at_end.mean() < _LEAST_LOW or not rest.size:
+        at_end = dn == end
+        share = float(at_end.all(axis=0).mean())
+        rest = dn[finite & ~at_end].astype(np.float64)
+        if share < _LEAST_LOW or not rest.size:
             continue
         dark, bright = (float(v) for v in np.percentile(rest, [0.5, 99.5]))
         far_above = dark < bright and end > bright + _FAR_ABOVE * max(bright - dark, abs(bright))
         if far_above or end < dark - (bright - dark) / 2:
-            return Undeclared(float(end), float(at_end.mean()), height, width, None)
+            return Undeclared(float(end), share, height, width, None)
     return None
 
 

@@ -31,7 +31,7 @@ from declouder.raster.gdal import (
     not_georeferenced_is_fine,
     one_line,
 )
-from declouder.raster.info import RasterInfo, info_of
+from declouder.raster.info import RasterInfo, info_of, world_files
 from declouder.rgb import RGB
 from declouder.whole_files import hidden_beginning, lives
 
@@ -114,6 +114,9 @@ def _tell_what_is_lost(output: Path, like: RasterInfo, driver: str) -> None:
     """Warn of what a raster says of itself and an output of a driver cannot."""
     if driver in {"PNG", "WEBP"} and like.is_georeferenced:
         log.warning("%s cannot say where it lies on Earth; write a .tif to keep that", output)
+    if driver in {"PNG", "WEBP"} or not like.is_georeferenced:
+        for beside in world_files(output):
+            log.warning("%s is there, and programs will place %s by it; is it of this image?", beside, output)
     lost = {tag for tags in like.band_tags for tag in tags.get(None, {})}
     if driver == "COG" and lost and _has_namespaces(like):
         log.warning("%s cannot have the tags %s of bands; write it without --cog", output, ", ".join(sorted(lost)))
@@ -335,16 +338,9 @@ def _profile(like: RasterInfo, *, final: bool) -> dict[str, Any]:
         profile["crs"] = like.crs
     if not like.transform.is_identity or like.crs:
         profile["transform"] = like.transform
-    if like.nodata is not None and _can_hold(like.dtype, like.nodata):
+    if like.nodata is not None:
         profile["nodata"] = like.nodata
-    elif like.nodata is not None:
-        log.warning("nodata %g is no %s value, so no pixel can have it; left out", like.nodata, like.dtype)
     return profile
-
-
-def _can_hold(dtype: str, value: float) -> bool:
-    kind = np.dtype(dtype)
-    return kind.kind == "f" or np.iinfo(kind).min <= value <= np.iinfo(kind).max
 
 
 def _describe(dataset: Any, like: RasterInfo) -> None:

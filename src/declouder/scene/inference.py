@@ -2,7 +2,7 @@
 
 What comes back of a window are layers, as the journal keeps them:
 
-    image    (C, h, w)  restored, [-1, 1]; for integers of 16 bits and less kept as uint16 over that range
+    image    (C, h, w)  restored, [-1, 1]; of integers with a scale of up to 65535 kept as uint16 over that range
     w        (1, h, w)  uint8, the share of the reference, 0..255, mean over the bands      (for a provenance)
     spread   (1, h, w)  float16, standard deviation over the draws, root mean square over the bands, of [-1, 1]
 """
@@ -24,6 +24,7 @@ from declouder.errors import ModelError, OptionError
 from declouder.journal import Layer
 from declouder.mosaic import Window, enlarged_window
 from declouder.noise import scene_noise
+from declouder.scaling import Scaling
 from declouder.scene.options import SceneOptions
 
 log = logging.getLogger(__name__)
@@ -31,11 +32,10 @@ log = logging.getLogger(__name__)
 Layers = dict[str, NDArray[Any]]
 
 
-def layers_of(options: SceneOptions, *, bands: int, dtype: str) -> dict[str, Layer]:
-    """Return what is kept of each window of a scene of `dtype` for a model of so many bands."""
-    kind = np.dtype(dtype)
-    # A step of 2^-16 of the scale is less than one DN there; half the disk.
-    small = kind.kind in "iu" and kind.itemsize <= 2
+def layers_of(options: SceneOptions, *, bands: int, dtype: str, scale: Scaling) -> dict[str, Layer]:
+    """Return what is kept of each window of a scene of `dtype` and `scale` for a model of so many bands."""
+    # Half the disk, where a step of 2^-16 of the scale is no more than one DN.
+    small = np.dtype(dtype).kind in "iu" and scale.high - scale.low <= 2**16 - 1
     layers = {"image": Layer("uint16" if small else "float32", bands)}
     if options.provenance is not None:
         layers["w"] = Layer("uint8", 1)

@@ -73,6 +73,7 @@ def write_scene(
     # Fewer columns where there are many bands: about 16 MiB of float64.
     cols_px = BLOCK_PX * max(1, min(4, 32 // info.count))
     for area in areas(info.height, info.width, rows_px=BLOCK_PX, cols_px=cols_px):
+        reader.keep_rows(area.rows)
         dn = reader.read(area.rows, area.cols)
         changed = np.zeros((1, area.height, area.width), np.float32)
         if any(scene.journal.has_image(index) for index in scene.mosaic.reaching(area)):

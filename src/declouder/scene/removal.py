@@ -11,7 +11,7 @@ from typing import Any
 
 from declouder.bands import BandChoice, choose_bands, listed
 from declouder.errors import OptionError, OutputError, RasterError
-from declouder.journal import Layer, journal_path, open_journal
+from declouder.journal import Layer, journal_path, open_journal, reserved
 from declouder.masks import NONE, SceneMask, open_mask
 from declouder.mosaic import Mosaic
 from declouder.provenance import (
@@ -101,7 +101,7 @@ def remove_from_scene(
             origin=grid_origin(info),
             least_cut_px=options.least_cut_px,
         )
-        layers = layers_of(options, bands=len(bands.numbers), dtype=info.dtype)
+        layers = layers_of(options, bands=len(bands.numbers), dtype=info.dtype, scale=scale)
         at_work: Engine = Here(pipeline, options, layers) if engine is None else engine(options, layers)
         stamps = file_stamps([*info.files, *(mask.files if mask is not None else ())])
         key = _key(reader, mask, pipeline, at_work.device, options, bands, scale)
@@ -110,14 +110,16 @@ def remove_from_scene(
         journal = stack.enter_context(
             open_journal(journal_path(output), key, layers, windows=len(windows), height=height, width=width)
         )
+        if options.provenance is not None:
+            stack.enter_context(reserved(options.provenance))
         continued = len(journal)
         scene = Restoration(reader, mosaic, journal, bands.numbers, scale, mask)
         small_clouds = restore_windows(scene, at_work, progress or (lambda done, total: None))
         changed_px = _write(scene, output, options, key, layers, stamps, may_replace=may_replace)
         restored = journal.restored
-    if restored == 0:
-        log.warning("%s", _nothing_restored(output, options))
-    elif mask is not None:
+        if restored == 0:
+            log.warning("%s", _nothing_restored(output, reader, bands, options))
+    if restored and mask is not None:
         share = changed_px / (info.height * info.width)
         log.info("mask: cloud and its feather are %.1f %% of %s", 100 * share, output)
     ended = time.perf_counter()
@@ -205,8 +207,9 @@ def _scale_of(reader: RasterReader, bands: BandChoice, options: SceneOptions) ->
     return scale
 
 
-def _nothing_restored(output: Path, options: SceneOptions) -> str:
-    mask = options.mask.source
+def _nothing_restored(output: Path, reader: RasterReader, bands: BandChoice, options: SceneOptions) -> str:
+    _, valid = reader.read_reduced(bands.numbers)
+    mask = options.mask.source if valid.any() else NONE
     where = (
         "it holds no data"
         if mask == NONE
