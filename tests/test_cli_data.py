@@ -494,3 +494,43 @@ def test_a_list_of_a_part_that_is_not_there_is_refused_before_an_image_is_read(c
     (tmp_path / "set" / "split.txt").write_text("test/0\n")
     code, out, err = run(capsys, *asked, "--of", "all")
     assert code == 2 and out == "" and "set has only train and test; give --of train" in err
+
+
+def test_check_goes_on_where_two_images_have_one_name(capsys, leaky, tmp_path):
+    ground(9).save(leaky / "test" / "cloud" / "12.webp")
+    code, out, _ = run(capsys, "data", "check", leaky, "-q", "--write", tmp_path / "list.txt")
+    assert code == 2 and "12.png and " in out and "12.webp have one name; keep one of them" in out
+    assert "3 pairs of images show the same ground: 2 between train and test, 1 within test" in out
+    assert len((tmp_path / "list.txt").read_text().splitlines()) == 4  # a heading, and 12, 13, 14
+
+
+def test_an_exclude_list_may_name_an_image_without_a_twin(capsys, leaky, tmp_path):
+    (tmp_path / "list.txt").write_text("lonely\n13\n")
+    ground(9).save(leaky / "test" / "cloud" / "lonely.png")
+    words = ("evaluate", leaky, "--cloudy", "--exclude", tmp_path / "list.txt", "--out", tmp_path / "a.json", "-q")
+    assert run(capsys, *words)[0] == 0
+    assert len(json.loads((tmp_path / "a.json").read_text())["images"]) == 3
+    (tmp_path / "list.txt").write_text("lonelier\nlonely\n")
+    code, _, err = run(capsys, *words, "--overwrite")
+    assert code == 2 and "names 'lonelier', which is not in the data" in err
+
+
+def test_a_file_in_place_of_a_set_is_told_as_such(capsys, tmp_path):
+    (tmp_path / "set").write_text("no folder")
+    code, _, err = run(capsys, "data", "check", tmp_path / "set")
+    assert code == 2 and "set is no folder; wanted" in err
+
+
+def test_a_band_is_simulated_once(capsys, leaky, tmp_path):
+    words = (
+        "data",
+        "simulate",
+        leaky / "train" / "label",
+        "-o",
+        tmp_path / "made",
+        "--bands",
+        "red,red,blue",
+        "-q",
+    )
+    code, _, err = run(capsys, *words)
+    assert code == 2 and "bands are red, red, blue; name each once" in err and not (tmp_path / "made").exists()

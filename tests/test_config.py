@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from declouder.config import dump_config, load_config, parse_config, told_fields
+from declouder.config import dump_config, load_config, parse_config, reading, told_fields
 from declouder.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("**/*.yaml"))
@@ -235,8 +235,35 @@ def test_what_yaml_cannot_make_a_value_of_is_told(value, tmp_path):
     (tmp_path / "a.yaml").write_text(f"name: {value}\n")
     with pytest.raises(ConfigError, match=r"a\.yaml is not YAML"):
         load_config(tmp_path / "a.yaml")
-    with pytest.raises(ConfigError, match="is not a YAML value; quote it"):
+    with pytest.raises(ConfigError, match="is not a YAML value; mend or quote it"):
         load_config(TOY, [f"name={value}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("10", 10), ("010", 10), ("+7", 7), ("-7", -7), ("1e-4", 1e-4), ("1.5E3", 1500.0), (".5", 0.5), ("3.", 3.0)],
+)
+def test_numbers_are_read_as_people_write_them(text, value, tmp_path):
+    (tmp_path / "a.yaml").write_text(f"a: {text}\n")
+    loader = reading._Loader
+    for found in (yaml.load(text, Loader=loader), yaml.load((tmp_path / "a.yaml").read_text(), Loader=loader)["a"]):
+        assert found == value and type(found) is type(value)
+
+
+def test_what_is_no_number_of_steps_is_told(tmp_path):
+    for text in ("1:30", "0x1F", "ten"):
+        with pytest.raises(ConfigError, match=r"stages\.joint\.steps is .*; give a whole number"):
+            load_config(TOY, [f"stages.joint.steps={text}"])
+
+
+def test_a_field_that_is_named_twice_on_the_command_line_is_told():
+    with pytest.raises(ConfigError, match=r"--set model\.denoiser: .*\(heads is named twice\); mend or quote it"):
+        load_config(TOY, ["model.denoiser={heads: 1, heads: 2}"])
+
+
+def test_a_misspelt_field_is_told_before_the_one_that_it_leaves_out():
+    with pytest.raises(ConfigError, match=r"data\.pairs\.0\.rot is not a field; did you mean 'root'\?"):
+        load_config(TOY, ["data.pairs=[{rot: RICE1}]"])
 
 
 def test_a_field_that_is_named_twice_is_told(tmp_path):

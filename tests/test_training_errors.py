@@ -49,7 +49,15 @@ def test_options_of_train_that_mean_nothing_are_told(options, told, tmp_path, ca
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ("model.denoiser.heads=3", "model.denoiser cannot run: "),
+        (
+            "model.denoiser.heads=3",
+            "model.denoiser cannot be built: heads is 3, which does not divide a width of .*; look at model.denoiser$",
+        ),
+        ("model.weight_net.attention_levels=[7]", "model.weight_net cannot be built: attention_levels holds 7"),
+        (
+            "model.reference.options.widths=[]",
+            "model.reference cannot be built: .*; look at model.reference.options",
+        ),
         ("model.denoiser.layers=0", "model.denoiser cannot"),
         ("model.weight_net.stem=0", "model.weight_net cannot"),
     ],

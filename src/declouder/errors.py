@@ -43,3 +43,16 @@ class DataError(DeclouderError):
 
 class ConfigError(DeclouderError):
     """A configuration file has an unknown field or a wrong value."""
+
+
+_LONGEST_REASON = 200
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what a library's exception says as part of one line; of much the first sentences, or words."""
+    text = " ".join(str(error).split()).removesuffix(".") or type(error).__name__
+    if len(text) <= _LONGEST_REASON:
+        return text
+    beginning = text[:_LONGEST_REASON]
+    sentences = beginning.rpartition(". ")[0]
+    return sentences or f"{beginning.rpartition(' ')[0] or beginning} ..."

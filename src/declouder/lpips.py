@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from declouder.errors import OptionError
+from declouder.errors import OptionError, reason_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,9 +123,8 @@ class Lpips:
                 for (weight, bias), results in zip(weights[1:], (4, 5, 5, 5), strict=True)
             ]
         except Exception as error:
-            reason = " ".join(str(error).split())[:100]
             raise OptionError(
-                f"{backbone} is not torchvision's AlexNet ({type(error).__name__}: {reason}); wanted"
+                f"{backbone} is not torchvision's AlexNet ({type(error).__name__}: {reason_of(error)}); wanted"
                 f" {BACKBONE_FILE}"
             ) from None
         return cls(first, others, _linear_weights(), hashlib.sha256(backbone.read_bytes()).hexdigest(), weights)

@@ -67,3 +67,13 @@ def test_two_images_of_one_name_are_an_error(tmp_path):
     make_tree(tmp_path, ["1"], suffix=".webp")
     with pytest.raises(DataError, match="have one name"):
         pairs_in(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["cloud", "label"])
+def test_an_image_without_a_twin_can_be_left_out(kind, tmp_path):
+    make_tree(tmp_path, ["1", "2"])
+    write(tmp_path / "train" / kind / "3.png")
+    folders = tmp_path / "train" / "cloud", tmp_path / "train" / "label"
+    assert [pair.name for pair in pair_up(*folders, may_lack={"3", "2"})] == ["1", "2"]
+    with pytest.raises(DataError, match=r"3\.png has no twin"):
+        pair_up(*folders, may_lack={"2"})

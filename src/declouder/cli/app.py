@@ -28,7 +28,7 @@ import typer
 from typer.core import TyperGroup
 
 from declouder.devices import has_bfloat16, is_out_of_memory, resolved_device
-from declouder.errors import DeclouderError, OptionError
+from declouder.errors import DeclouderError, OptionError, reason_of
 from declouder.interrupts import ENDING
 from declouder.version import __version__
 
@@ -187,7 +187,7 @@ def reporting_errors(*, debug: bool = False) -> Iterator[None]:
             _report(OptionError(f"{error}; give another path, or mend that one"), debug)
             sys.exit(2)
         if "torch" in sys.modules and is_out_of_memory(error):
-            told = " ".join(str(error).split())[:200] or "no memory is left"
+            told = reason_of(error) if str(error) else "no memory is left"
             mend = "end other programs that use it, or give smaller images or --device cpu"
             _report(OptionError(f"memory does not suffice ({told}); {mend}"), debug)
             sys.exit(2)

@@ -46,7 +46,7 @@ def check(
         str, typer.Option(help="The part that the list thins out: test, train, or all.", metavar="PART")
     ] = "test",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace LIST if it exists.")] = False,
-    quiet: QuietOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     debug: DebugOption = False,
 ) -> None:
     """Tell what a data set is, and what is wrong with it.

@@ -16,7 +16,7 @@ from typing import Any
 from distributed.scheduler import KilledWorker
 
 from declouder.cluster.worker import Facts, Work, restore
-from declouder.errors import DeclouderError, ModelError, OptionError
+from declouder.errors import DeclouderError, ModelError, OptionError, reason_of
 from declouder.journal import Layer
 from declouder.mosaic import Window
 from declouder.scene.engine import Finished, Group
@@ -222,7 +222,5 @@ def _result(future: Any, first: Window) -> Finished:
     except CancelledError:
         raise OptionError(_NO_SCHEDULER) from None
     except Exception as error:
-        raise ModelError(
-            f"a worker failed at {place} ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
-        ) from error
+        raise ModelError(f"a worker failed at {place} ({type(error).__name__}: {reason_of(error)})") from error
     return result

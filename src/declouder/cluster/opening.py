@@ -18,7 +18,7 @@ from distributed import Client, LocalCluster
 
 from declouder.cluster.engine import Cluster
 from declouder.cluster.worker import Facts, ModelPlugin, check_bfloat16, check_version, facts
-from declouder.errors import DeclouderError, OptionError
+from declouder.errors import DeclouderError, OptionError, reason_of
 from declouder.interrupts import children_heed_no_interrupt, interrupts_wait
 from declouder.version import __version__
 
@@ -117,7 +117,7 @@ def _started(*, n_workers: int, **options: Any) -> LocalCluster:
         return LocalCluster(n_workers=n_workers, **options)
     except RuntimeError as error:  # what dask says where a process ends as it begins, or cannot be reached
         raise OptionError(
-            f"--cluster local:{n_workers} cannot be started ({_short(error)}); in a script of your own open it"
+            f"--cluster local:{n_workers} cannot be started ({reason_of(error)}); in a script of your own open it"
             ' below `if __name__ == "__main__":`'
         ) from error
 
@@ -143,11 +143,11 @@ def _connected(address: str) -> Iterator[Client]:
         client = Client(address, timeout=CONNECT_S)
     except TypeError as error:  # what dask says to tls:// without certificates
         raise OptionError(
-            f"--cluster {address} cannot be used ({_short(error)}); for tls:// set dask's distributed.comm.tls"
+            f"--cluster {address} cannot be used ({reason_of(error)}); for tls:// set dask's distributed.comm.tls"
         ) from error
     except (OSError, TimeoutError, ValueError) as error:
         raise OptionError(
-            f"--cluster {address} does not answer ({_short(error)}); "
+            f"--cluster {address} does not answer ({reason_of(error)}); "
             f"start it: dask scheduler, and dask worker {address}"
         ) from error
     with client:
@@ -168,7 +168,7 @@ def _asked(client: Client, device: str) -> dict[str, Facts]:
         raise
     except Exception as error:
         raise OptionError(
-            f"the workers cannot run declouder {__version__} ({_short(error)}); install it in their environment"
+            f"the workers cannot run declouder {__version__} ({reason_of(error)}); install it in their environment"
         ) from error
     return said
 
@@ -203,7 +203,3 @@ def _quiet(stack: contextlib.ExitStack) -> None:
         logger.setLevel(logging.CRITICAL)
     stack.enter_context(warnings.catch_warnings())
     warnings.filterwarnings("ignore", message="Port .* is already in use")
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

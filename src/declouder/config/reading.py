@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from declouder.config.recipe import TrainConfig
 from declouder.config.sections import DataConfig, StageConfig
-from declouder.errors import ConfigError
+from declouder.errors import ConfigError, reason_of
 
 _NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
 """PyYAML lets through what Python says of a date that does not exist and of a thousand brackets."""
@@ -64,7 +65,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
             not fit. The message names the file and the field.
     """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_OnceEach)
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise ConfigError(
             f"{path} does not exist; give a recipe, such as those in the folder configs of declouder's repository,"
@@ -73,7 +74,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read ({error}); give a YAML file") from None
     except _NO_YAML as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path} is not YAML: {reason_of(error)}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no fields; a recipe has name, model, data and stages")
     for override in overrides:
@@ -112,8 +113,11 @@ def told_fields(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in _flat(recipe).items() if defaults.get(name, missing) != value}
 
 
-class _OnceEach(yaml.SafeLoader):
-    """Reads plain YAML in which no field is named twice; PyYAML would take the last of them in silence."""
+class _Loader(yaml.SafeLoader):
+    """Reads plain YAML in which no field is named twice, and numbers as people write them.
+
+    PyYAML would take the last of such fields in silence, 010 for 8, 1:30 for 90 and 1e-4 for text.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -121,6 +125,20 @@ class _OnceEach(yaml.SafeLoader):
         if twice is not None:
             raise yaml.constructor.ConstructorError(None, None, f"{twice} is named twice", node.start_mark)
         return dict(super().construct_mapping(node, deep=deep))
+
+
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag not in (_INT, _FLOAT)]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_INT, re.compile(r"[-+]?[0-9]+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    _FLOAT,
+    re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"),
+    list("-+0123456789."),
+)
+_Loader.add_constructor(_INT, lambda _, node: int(node.value))
 
 
 def _given(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,11 +157,11 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise ConfigError(f"--set {override} is not of the form a.b=value, such as stages.joint.lr=1e-4")
     try:
-        value = yaml.safe_load(text)
-    except _NO_YAML:
-        raise ConfigError(f"--set {override}: {text!r} is not a YAML value; quote it") from None
-    if isinstance(value, str) and text.lstrip()[:1] not in ("'", '"'):
-        value = _number_or_text(value)
+        value = yaml.load(text, Loader=_Loader)
+    except _NO_YAML as error:
+        problem = getattr(error, "problem", None)
+        told = f" ({problem})" if problem else ""
+        raise ConfigError(f"--set {key}: {_short(text)} is not a YAML value{told}; mend or quote it") from None
     *parents, last = key.split(".")
     node = values
     for depth, part in enumerate(parents):
@@ -154,16 +172,10 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     node[last] = value
 
 
-def _number_or_text(text: str) -> float | str:
-    """YAML reads 1e-4 as text (it wants 1.0e-4); people write the former."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
 def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
+    found = error.errors()
+    # A field that is misspelt is missing as well.
+    first = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
     where = ".".join(str(part) for part in first["loc"] if part != "[key]")
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(first["loc"][-1]), _fields_at(first["loc"][:-1]), n=1)

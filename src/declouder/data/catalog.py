@@ -10,15 +10,16 @@ lies on the disk.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from declouder.data.lists import SPLITS, read_exclude_list, read_split_list
-from declouder.data.pairs import Pair, holds_images, images_by_name, pair_up
+from declouder.data.pairs import Pair, holds_images, images_by_name, named_images, pair_up
 from declouder.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -218,15 +219,16 @@ def set_pairs(
         DataError: as `locate`; if twins are missing, a list names unknown pairs or nothing is left.
     """
     found = locate(root, name, bands=bands)
+    left_out = set() if exclude is None else read_exclude_list(exclude)
     if found.is_split and split_list is None:
         there = [part for part in SPLITS if found.folder(part, "cloud").is_dir()]
         if there and not found.folder(split, "cloud").is_dir():
             missing = found.folder(split, "cloud")
             raise DataError(f"{root} has no part {split!r}: {missing} is missing; it has {' and '.join(there)}")
-        pairs = _pairs_of(found, split, bands)
+        pairs = _pairs_of(found, split, bands, may_lack=left_out)
     else:
-        pairs = _listed_pairs(found, split, bands, split_list)
-    return _without(pairs, exclude, found, bands)
+        pairs = _listed_pairs(found, split, bands, split_list, may_lack=left_out)
+    return pairs if exclude is None else _without(pairs, left_out, exclude, found)
 
 
 def all_pairs(root: Path, *, name: str | None = None) -> list[Pair]:
@@ -244,17 +246,21 @@ def all_pairs(root: Path, *, name: str | None = None) -> list[Pair]:
     return _pairs_of(found, "", None)
 
 
-def _pairs_of(found: Located, split: str, bands: BandSet | None) -> list[Pair]:
+def _pairs_of(found: Located, split: str, bands: BandSet | None, *, may_lack: Container[str] = ()) -> list[Pair]:
     mask = found.folder(split, "mask")
     masks = images_by_name(mask) if found.row.has_mask and holds_images(mask) else None
     if bands == "rgbn":
         nir = tuple(images_by_name(found.folder(split, kind, nir=True)) for kind in ("cloud", "label"))
     else:
         nir = None
-    return pair_up(found.folder(split, "cloud"), found.folder(split, "label"), nir=nir, masks=masks)
+    return pair_up(
+        found.folder(split, "cloud"), found.folder(split, "label"), nir=nir, masks=masks, may_lack=may_lack
+    )
 
 
-def _listed_pairs(found: Located, split: str, bands: BandSet | None, split_list: Path | None) -> list[Pair]:
+def _listed_pairs(
+    found: Located, split: str, bands: BandSet | None, split_list: Path | None, *, may_lack: Container[str]
+) -> list[Pair]:
     path = split_list or found.root / "split.txt"
     if split_list is None and not path.exists() and _called(found.root) in SPLITS:
         whole = found.root.parent if found.root.name else found.root.resolve().parent
@@ -266,14 +272,14 @@ def _listed_pairs(found: Located, split: str, bands: BandSet | None, split_list:
         )
     split_of = read_split_list(path)
     parts = [part for part in SPLITS if found.folder(part, "cloud").is_dir()] if found.is_split else [""]
-    pairs = [pair for part in parts for pair in _pairs_of(found, part, bands)]
+    pairs = [pair for part in parts for pair in _pairs_of(found, part, bands, may_lack=may_lack)]
     twice = [name for name, count in Counter(pair.name for pair in pairs).items() if count > 1 and name in split_of]
     if twice:
         raise DataError(
             f"{path} names {twice[0]!r}, which is in more than one part of {found.root} ({len(twice)} such names);"
             " a split list wants names of which there is one"
         )
-    unknown = sorted(set(split_of) - {pair.name for pair in pairs})
+    unknown = sorted(name for name in set(split_of) - {pair.name for pair in pairs} if name not in may_lack)
     if unknown:
         raise DataError(
             f"{path} names {unknown[0]!r}, which {found.root} does not hold ({len(unknown)} such names); is it the"
@@ -290,15 +296,15 @@ def _listed_pairs(found: Located, split: str, bands: BandSet | None, split_list:
     return kept
 
 
-def _without(pairs: list[Pair], exclude: Path | None, found: Located, bands: BandSet | None) -> list[Pair]:
-    """Return the pairs that an exclude list does not name; it may name some of other parts of the set too."""
-    if exclude is None:
-        return pairs
-    names = read_exclude_list(exclude)
+def _without(pairs: list[Pair], names: set[str], exclude: Path, found: Located) -> list[Pair]:
+    """Return the pairs that are not among the names of an exclude list.
+
+    It may name images of other parts of the set too, and such as have no twin.
+    """
     unknown = sorted(names - {pair.name for pair in pairs})
-    for split in SPLITS if found.is_split else ("",):
-        with contextlib.suppress(DataError):  # a part that is not there or not whole
-            others = {pair.name for pair in _pairs_of(found, split, bands)} if unknown else set()
+    for split, kind in itertools.product(SPLITS if found.is_split else ("",), ("cloud", "label")):
+        with contextlib.suppress(DataError):  # a part that is not there
+            others = named_images(found.folder(split, kind))[0] if unknown else {}
             unknown = [name for name in unknown if name not in others]
     if unknown:
         raise DataError(
@@ -327,7 +333,8 @@ def _has_images(found: Located, kind: str) -> bool:
 
 
 def _how_to_lay_out(row: DataSet, root: Path) -> str:
-    seen = "does not exist" if not root.is_dir() else "holds no images laid out as wanted"
+    seen = "is no folder" if root.exists() else "does not exist"
+    seen = "holds no images laid out as wanted" if root.is_dir() else seen
     patterns = dict.fromkeys(
         layout.images.format(set=row.name, split="{train,test}", kind=f"{{cloud,{layout.clear}}}")
         for layout in row.layouts

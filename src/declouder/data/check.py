@@ -17,7 +17,7 @@ from declouder.data.catalog import BandSet, Located, locate
 from declouder.data.duplicates import Duplicate, Look, find_duplicates, look_of
 from declouder.data.images import check_finite, check_numbers, least_used, read_mask, scaling_of
 from declouder.data.lists import SPLITS, read_split_list
-from declouder.data.pairs import Pair, holds_images, images_by_name, number_first
+from declouder.data.pairs import Pair, holds_images, images_by_name, named_images, number_first
 from declouder.errors import DataError
 from declouder.scaling import Scaling
 
@@ -159,7 +159,8 @@ def _twins(report: SetReport, part: str, bands: BandSet | None) -> list[Pair]:
     files: dict[str, dict[str, Path]] = {}
     for key, (kind, nir) in kinds.items():
         try:
-            files[key] = images_by_name(found.folder(part, kind, nir=nir))
+            files[key], clashes = named_images(found.folder(part, kind, nir=nir))
+            report.problems += clashes
         except DataError as error:
             report.problems.append(str(error))
             files[key] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ def pair_up(
     *,
     nir: tuple[Mapping[str, Path], ...] | None = None,
     masks: Mapping[str, Path] | None = None,
+    may_lack: Container[str] = (),
 ) -> list[Pair]:
     """Return the pairs of two folders, sorted by number, then by name.
 
@@ -59,20 +60,21 @@ def pair_up(
         cloudy_folder, clear_folder: twins have one name, without its ending.
         nir: near infrared of the cloudy and of the clear images by name; every image must have one.
         masks: cloud masks by name; an image may lack one.
+        may_lack: names that are left out where they have no twin or no near infrared.
 
     Raises:
         DataError: if a folder is missing or empty, or an image has no twin.
     """
     cloudy, clear = images_by_name(cloudy_folder), images_by_name(clear_folder)
     for found, other, folder in ((cloudy, clear, clear_folder), (clear, cloudy, cloudy_folder)):
-        lonely = [name for name in found if name not in other]
+        lonely = [name for name in found if name not in other and name not in may_lack]
         if lonely:
             raise DataError(
                 f"{found[lonely[0]]} has no twin in {folder} ({len(lonely)} of {len(found)} images lack"
                 f" one); give both the same name"
             )
     for images, infrared in zip((cloudy, clear), nir or (), strict=False):
-        lonely = [name for name in images if name not in infrared]
+        lonely = [name for name in images if name not in infrared and name not in may_lack]
         if lonely:
             raise DataError(
                 f"{images[lonely[0]]} has no near infrared ({len(lonely)} of {len(images)} images lack it); give"
@@ -87,7 +89,7 @@ def pair_up(
             nir[1][name] if nir else None,
             (masks or {}).get(name),
         )
-        for name in sorted(cloudy, key=number_first)
+        for name in sorted(set(cloudy).intersection(clear, *(nir or ())), key=number_first)
     ]
 
 
@@ -142,14 +144,27 @@ def images_by_name(folder: Path) -> dict[str, Path]:
     Raises:
         DataError: if the folder is missing or empty, or two images have one name.
     """
-    images = find_images(folder)
+    by_name, clashes = named_images(folder)
+    if clashes:
+        raise DataError(clashes[0])
+    return by_name
+
+
+def named_images(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Return what `images_by_name` does, of images with one name the first, and what is wrong with the others.
+
+    Raises:
+        DataError: if the folder is missing or empty.
+    """
     by_name: dict[str, Path] = {}
-    for path in images:
+    clashes = []
+    for path in find_images(folder):
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in by_name:
-            raise DataError(f"{by_name[name]} and {path} have one name; keep one of them")
-        by_name[name] = path
-    return by_name
+            clashes.append(f"{by_name[name]} and {path} have one name; keep one of them")
+        else:
+            by_name[name] = path
+    return by_name, clashes
 
 
 def number_in(name: str) -> int | None:

@@ -27,7 +27,7 @@ from declouder.data.images import (
 )
 from declouder.data.lists import SPLITS
 from declouder.data.pairs import images_by_name, number_first, number_in
-from declouder.errors import DataError, OutputError
+from declouder.errors import DataError, OptionError, OutputError
 from declouder.rgb import USUAL_BANDS
 from declouder.scaling import Scaling, beside_nodata
 from declouder.whole_files import whole_file, whole_folder
@@ -64,11 +64,14 @@ def simulate_set(
 
     Raises:
         DataError: if there is no image, or one cannot be used.
+        OptionError: if a band is named twice.
         OutputError: if `out/split` exists, cannot be written, or lies among the clear images; nothing is left then.
     """
     target = out / split
     if target.exists():
         raise OutputError(f"{target} exists; give another folder with -o")
+    if band_names is not None and len(set(band_names)) < len(band_names):
+        raise OptionError(f"bands are {', '.join(band_names)}; name each once")
     images = images_by_name(clear)
     parts = [(out / part).resolve() for part in SPLITS]
     own = [path for path in images.values() if any(path.resolve().is_relative_to(part) for part in parts)]

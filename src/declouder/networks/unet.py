@@ -114,7 +114,10 @@ class WeightNet(_ConditionedUNet):
 def _adm_unet(images: int, config: Mapping[str, Any]) -> UNet2DModel:
     """Return the U-Net of a network's config that reads so many images, joined as channels."""
     channels, widths = config["bands"] * config["stem"] ** 2, config["widths"]
-    attends = [level in set(config["attention_levels"]) for level in range(len(widths))]
+    levels = range(len(widths))
+    if beyond := sorted(set(config["attention_levels"]).difference(levels)):
+        raise ValueError(f"attention_levels holds {beyond[0]!r}, but its widths are of levels 0 to {levels[-1]}")
+    attends = [level in config["attention_levels"] for level in levels]
     unet = UNet2DModel(
         in_channels=images * channels,
         out_channels=channels,
@@ -134,6 +137,8 @@ def _adm_unet(images: int, config: Mapping[str, Any]) -> UNet2DModel:
     )
     for module in unet.modules():
         if isinstance(module, Attention):
+            if module.inner_dim % config["heads"]:
+                raise ValueError(f"heads is {config['heads']}, which does not divide a width of {module.inner_dim}")
             # UNet2DModel sets heads by their size, ADM by their number; the weights are the same for both.
             module.heads = config["heads"]
             module.scale = (module.inner_dim // config["heads"]) ** -0.5

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from declouder.arguments import check_enlarge, seed_number, whole_number
 from declouder.enlarging import enlarged, shrunk
-from declouder.errors import ModelError, OptionError
+from declouder.errors import ModelError, OptionError, reason_of
 from declouder.fusion import predict_x0
 from declouder.networks import MSDA, CompactNet, Denoiser, MemoryNet, WeightNet
 from declouder.networks.prepared import Prepared, can_prepare, is_preparable
@@ -157,7 +157,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
             with one_loads_quietly():
                 loaded = cast(Self, super().from_pretrained(str(source), **kwargs))
         except DAMAGED as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = reason_of(error)
             if not Path(source).is_dir():
                 raise ModelError(
                     f"there is no folder {source}, and the hub gave no model of that name ({reason}); give a folder"

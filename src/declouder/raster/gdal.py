@@ -18,7 +18,7 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.errors import RasterioError as GdalError
 
-from declouder.errors import DeclouderError, RasterError
+from declouder.errors import DeclouderError, RasterError, reason_of
 
 # Without a handler Python prints GDAL's messages to stderr; our errors repeat what matters of them.
 logging.getLogger("rasterio").addHandler(logging.NullHandler())
@@ -105,8 +105,7 @@ def not_georeferenced_is_fine() -> Iterator[None]:
 
 def one_line(error: BaseException) -> str:
     """Return GDAL's reason in one line; rasterio often hides it in the exception's cause."""
-    reason = error.__cause__ or error
-    return " ".join(str(reason).split()) or type(error).__name__
+    return reason_of(error.__cause__ or error)
 
 
 def lies_there(path: Path) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declouder.devices import is_out_of_memory
-from declouder.errors import ModelError, OptionError
+from declouder.errors import ModelError, OptionError, reason_of
 from declouder.journal import Layer
 from declouder.mosaic import Window, enlarged_window
 from declouder.noise import scene_noise
@@ -168,8 +168,7 @@ class WindowModel:
                 first, count = group[0].place, len(group)
                 if not is_out_of_memory(error):
                     raise ModelError(
-                        f"the model failed at {_place(first)} ({' '.join(str(error).split())[:300]}); "
-                        "does it fit this device?"
+                        f"the model failed at {_place(first)} ({reason_of(error)}); does it fit this device?"
                     ) from error
                 if count == 1:
                     raise OptionError(

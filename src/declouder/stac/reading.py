@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 import pystac
 
-from declouder.errors import RasterError
+from declouder.errors import RasterError, reason_of
 from declouder.raster import BandFile, grid_of, lies_there, vrt_of_bands
 from declouder.rgb import RGB
 
@@ -61,8 +61,7 @@ def read_item(path: Path, *, allow_outside: bool = False) -> SourceItem:
     try:
         pystac.Item.from_dict(dict(fields), preserve_dict=True)
     except Exception as error:  # whatever a strange text leads to in a parser of others
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise RasterError(f"{path} is no STAC item ({reason}); give the JSON of an item") from error
+        raise RasterError(f"{path} is no STAC item ({reason_of(error)}); give the JSON of an item") from error
     assets = fields.get("assets")
     if not isinstance(assets, Mapping) or not all(isinstance(asset, Mapping) for asset in assets.values()):
         raise RasterError(f"{path} has no assets; give the JSON of a STAC item with its bands")
@@ -227,7 +226,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
             raise RasterError(f"{path} is of over {_MOST_BYTES >> 20} MiB; {mend}")
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise RasterError(f"{path} cannot be read ({' '.join(str(error).split())[:200]}); {mend}") from None
+        raise RasterError(f"{path} cannot be read ({reason_of(error)}); {mend}") from None
     if not isinstance(fields, dict) or fields.get("type") != "Feature" or "stac_version" not in fields:
         raise RasterError(f"{path} is no STAC item; {mend}")
     if not isinstance(fields.get("properties"), dict):

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from declouder.errors import reason_of
 from declouder.rgb import rgb_places
 from declouder.scaling import Scaling
 from declouder.training.module import StageModule
@@ -211,7 +212,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):  # type: ignore[misc]
             try:
                 torch.save(checkpoint, part)
             except RuntimeError as error:  # a full disk, among others
-                raise OSError(" ".join(str(error).split())) from error
+                raise OSError(reason_of(error)) from error
 
 
 def _ends_step(trainer: L.Trainer, batch_index: int) -> bool:

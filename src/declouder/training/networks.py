@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from declouder.config import STAGE_NAMES, StageName, TrainConfig
-from declouder.errors import ConfigError, ModelError
+from declouder.errors import ConfigError, ModelError, reason_of
 from declouder.networks import REFERENCES, Denoiser, WeightNet
 from declouder.pipeline import SHIPPED_MODEL, CloudRemovalPipeline, make_scheduler
 from declouder.training.stages import STAGES
@@ -32,6 +32,11 @@ WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 MIDDLE_ATTENTION = ".mid_block.attentions."
 _UNSUITED = (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError, AssertionError)
 """What PyTorch and diffusers raise for arguments that no network can be made of."""
+_MEND = {
+    "reference": "look at model.reference.options",
+    "denoiser": "look at model.denoiser",
+    "weight_net": "look at model.weight_net",
+}
 
 
 def build_networks(config: TrainConfig) -> dict[str, nn.Module]:
@@ -58,8 +63,7 @@ def build_networks(config: TrainConfig) -> dict[str, nn.Module]:
             try:
                 networks[name] = maker(bands=len(model.bands), **options)
             except _UNSUITED as error:
-                told = " ".join(str(error).split())[:200] or "its options do not fit each other"
-                raise ConfigError(f"model.{name} cannot be built: {told}") from None
+                raise ConfigError(f"model.{name} cannot be built: {reason_of(error)}; {_MEND[name]}") from None
     return networks
 
 
@@ -89,7 +93,7 @@ def check_networks(config: TrainConfig, stages: Sequence[StageName]) -> None:
             with torch.no_grad():
                 network.eval()(*inputs[name])
         except _UNSUITED as error:
-            raise ConfigError(f"model.{name} cannot run: {' '.join(str(error).split())[:200]}") from None
+            raise ConfigError(f"model.{name} cannot run: {reason_of(error)}; {_MEND[name]}") from None
     if config.model.start_from is not None:
         folder = start_folder(config.model.start_from)
         _tell_other_data(config, folder)
@@ -148,8 +152,7 @@ def take_over(network: nn.Module, folder: Path, *, stage: str, learns: bool = Fa
             raise ValueError(f"it has {strange[0]}")
         network.load_state_dict(weights)
     except (RuntimeError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{folder} is not the network of this recipe: {reason}") from None
+        raise ModelError(f"{folder} is not the network of this recipe: {reason_of(error)}") from None
 
 
 def earlier_folder(config: TrainConfig, out: Path, part: str, *, stage: StageName | None = None) -> Path:

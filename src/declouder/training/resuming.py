@@ -11,7 +11,7 @@ import torch
 
 from declouder.config import STAGE_NAMES, StageName, TrainConfig, dump_config, load_config
 from declouder.data.training import TrainingData
-from declouder.errors import ConfigError, DataError, ModelError, OutputError
+from declouder.errors import ConfigError, DataError, ModelError, OutputError, reason_of
 from declouder.training.networks import earlier_folder
 from declouder.training.stages import STAGES
 from declouder.training.surroundings import MAKE_ROOM
@@ -132,10 +132,7 @@ def _check_checkpoint(path: Path) -> None:
     try:
         torch.load(path, map_location="cpu", mmap=True, weights_only=False)
     except Exception as error:  # torch and pickle know many
-        reason = " ".join(str(error).split())[:150]
-        raise DataError(
-            f"{path} is damaged ({reason or type(error).__name__}); remove it to begin the stage anew"
-        ) from None
+        raise DataError(f"{path} is damaged ({reason_of(error)}); remove it to begin the stage anew") from None
 
 
 def _check_recipe(out: Path, config: TrainConfig, begun: Sequence[StageName]) -> None:
