@@ -271,6 +271,16 @@ def test_neither_another_noise_schedule_nor_other_band_names_go_on_from_a_partia
     assert found["method"]["sampler_settings"]["beta_end"] == 0.02
 
 
+def test_a_stopped_run_does_not_go_on_with_scores_of_other_kinds(
+    data: Path, tmp_path: Path, backbone: Path
+) -> None:
+    settings = {"out": tmp_path / "a.json", "lpips_backbone": backbone}
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(data, CloudyMethod(), **settings, on_image=_stop_at(1))  # type: ignore[arg-type]
+    with pytest.raises(OutputError, match=r"settings \(lpips\)"):
+        evaluate(data, CloudyMethod(), **settings, band_lpips=True)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("damage", ["no json\n", '{"half": 1}\n[3]\n', "\xff\xfe\n"])
 def test_a_damaged_journal_is_named(data: Path, tmp_path: Path, damage: str) -> None:
     (tmp_path / "a.json.partial").write_bytes(damage.encode("latin-1"))

@@ -487,6 +487,13 @@ def test_a_turned_scene_has_no_place_on_a_grid(tmp_path):
             assert (grid_origin(reader.info) != (0, 0)) == placed
 
 
+def test_a_place_on_the_grid_that_rounding_brings_below_a_whole_pixel_is_that_pixel(tmp_path):
+    assert 0.3 / 0.1 < 3
+    path = write_tif(tmp_path / "a.tif", np.ones((3, 8, 8), np.uint8), transform=Affine(0.1, 0, 0.3, 0, -0.1, -0.3))
+    with open_raster(path) as reader:
+        assert grid_origin(reader.info) == (3, 3)
+
+
 def test_the_estimate_takes_the_bands_that_are_named(tmp_path, rng):
     dn = rng.integers(20, 90, (4, 80, 100), dtype=np.uint8)
     dn[:3, 20:60, 30:70] = 230

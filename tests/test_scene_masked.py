@@ -27,11 +27,12 @@ def draws(cloudy: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
 
 
 class Fused(FakePipeline):
-    """Gives the share of the reference too, as the real pipeline does."""
+    """Gives the share of the reference too, as the real pipeline does: 0.7 in the mean over bands."""
 
     def __call__(self, cloudy, *, latents, **_):
         images = super().__call__(cloudy, latents=latents).images
-        return SimpleNamespace(images=images, weights=torch.full_like(images, 0.7), reference=cloudy)
+        weights = torch.tensor([0.5, 0.6, 1.0]).view(1, 3, 1, 1).expand_as(images)
+        return SimpleNamespace(images=images, weights=weights, reference=cloudy)
 
 
 @pytest.fixture

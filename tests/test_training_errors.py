@@ -51,7 +51,7 @@ def test_options_of_train_that_mean_nothing_are_told(options, told, tmp_path, ca
     [
         (
             "model.denoiser.heads=3",
-            "model.denoiser cannot be built: heads is 3, which does not divide a width of .*; look at model.denoiser$",
+            "heads is 3, which does not divide a width of .*; look at model.denoiser$",
         ),
         ("model.weight_net.attention_levels=[7]", "model.weight_net cannot be built: attention_levels holds 7"),
         (
