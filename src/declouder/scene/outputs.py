@@ -135,7 +135,7 @@ def restored_dn(
         share: how much of each pixel is restored, (H, W) in [0, 1]; None is all. What it keeps of `dn` is mixed in.
 
     Returns:
-        (C, H, W) in the dtype of `dn`.
+        (C, H, W) in the dtype of `dn`; where that is NaN or infinite, whatever comes of it.
     """
     kind = dn.dtype
     wide = dn.astype(np.float64)
@@ -147,7 +147,6 @@ def restored_dn(
     if share is not None:
         with np.errstate(invalid="ignore"):
             values = np.where(share < 1, wide + share * (values - wide), values)
-        values[~np.isfinite(wide)] = 0  # no data there
     if kind.kind in "iu":
         limits = np.iinfo(kind)
         values = np.clip(np.rint(values), limits.min, limits.max)

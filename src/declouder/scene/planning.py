@@ -97,6 +97,6 @@ def _reach(cloudy: NDArray[np.bool_], context_px: int) -> slice:
     begin, end = int(found[0]) - context_px, int(found[-1]) + 1 + context_px
     wanted = max(min(end, length) - max(begin, 0), _LEAST_PX)
     size = min(length, -(-wanted // _STEP_PX) * _STEP_PX)
-    middle = (max(begin, 0) + min(end, length)) // 2
+    middle = (begin + end) // 2
     start = min(max(middle - size // 2, 0), length - size)
     return slice(start, start + size)
