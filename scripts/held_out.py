@@ -19,13 +19,14 @@ Images = tuple[FloatArray, FloatArray]
 
 
 def parser_of(description: str) -> argparse.ArgumentParser:
-    """Return a parser of what all of them ask for: CONFIG MODEL --base DATA [--set NAME] [--steps N]."""
+    """Return a parser of what all of them ask for: CONFIG MODEL --base DATA [--set NAME] [--steps N] ..."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("config", type=Path)
     parser.add_argument("model", help="a model folder, or shipped")
     parser.add_argument("--base", type=Path, required=True, help="the recipe's data.base")
     parser.add_argument("--set", default="RICE2", help="the set whose held-out pairs are taken")
     parser.add_argument("--steps", type=int, help="of sampling; the model's own if not given")
+    parser.add_argument("--consistency", type=float, help="of sampling; the model's own if not given")
     return parser
 
 
@@ -58,4 +59,6 @@ def pipeline_of(arguments: argparse.Namespace) -> CloudRemovalPipeline:
     """Return the model, without its progress bar."""
     pipeline = CloudRemovalPipeline.from_pretrained(None if arguments.model == "shipped" else arguments.model)
     pipeline.set_progress_bar_config(disable=True)
+    if arguments.consistency is not None:
+        pipeline.register_to_config(consistency=arguments.consistency)
     return pipeline

@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="default num_inference_steps")
     parser.add_argument("--strength", type=float)
     parser.add_argument("--w-bounds", type=float, nargs=2)
+    parser.add_argument("--consistency", type=float)
     arguments = parser.parse_args()
 
     if arguments.output.exists() and not (arguments.output / "model_index.json").exists():
@@ -40,6 +41,7 @@ def main() -> None:
         "num_inference_steps": arguments.steps,
         "strength": arguments.strength,
         "w_bounds": arguments.w_bounds,
+        "consistency": arguments.consistency,
     }
     pipeline.register_to_config(**{name: value for name, value in chosen.items() if value is not None})
     before = restored(pipeline)

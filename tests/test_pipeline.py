@@ -27,10 +27,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from declouder import CloudRemovalPipeline, remove_clouds
+from declouder.consistency import held_to_haze
 from declouder.enlarging import enlarged
 from declouder.errors import ModelError, OptionError
 from declouder.fusion import FusedPrediction, add_noise, predict_x0
 from declouder.networks import REFERENCES, CompactNet, Denoiser, WeightNet
+from declouder.networks.squares import box_mean
 from declouder.painted import painted_share
 from declouder.pipeline import SAMPLERS, make_scheduler
 from declouder.pipeline.folder import looks_like_hub_id
@@ -230,6 +232,42 @@ def test_a_model_samples_as_it_was_saved(name):
     assert torch.equal(image(), given) and not torch.equal(image(), before)
 
 
+def hazy_and_smoothed(batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return images under an even haze, and what a network may make of them: their finest texture is gone."""
+    texture = torch.rand(batch, 3, 80, 96, generator=torch.Generator().manual_seed(5)) - 0.5
+    clear = (0.4 + 4 * box_mean(box_mean(texture, 9), 9) + 0.03 * texture).clamp(0, 1)
+    smoothed = box_mean(clear, 3)
+    return 0.78 - 0.5 * (1 - clear), smoothed
+
+
+@pytest.mark.parametrize("least_painted", [0.0, 1.0])
+def test_the_result_is_held_to_the_law_of_haze_as_the_model_was_saved_or_the_call_says(least_painted, tmp_path):
+    cloudy, reference = hazy_and_smoothed()
+    pipeline = make_tiny(consistency=0.5)
+
+    def image(**options) -> torch.Tensor:
+        settings = {"w_bounds": (1, 1), "least_painted": least_painted, "output_type": "pt", **options}
+        return pipeline(cloudy, reference=reference, generator=seeded(), **settings).images
+
+    plain, held = image(consistency=0), image()
+    torch.testing.assert_close(plain, reference)
+    assert torch.equal(held, (held_to_haze(2 * cloudy - 1, 2 * reference - 1, 0.5) + 1) / 2)
+    assert float((held - plain).abs().max()) > 2e-3
+    assert torch.equal(image(consistency=1, num_inference_steps=0), plain)  # the reference network's own image
+    pipeline.save_pretrained(tmp_path / "model")
+    assert CloudRemovalPipeline.from_pretrained(tmp_path / "model").config.consistency == 0.5
+
+
+def test_a_model_that_says_nothing_of_consistency_has_none(tmp_path):
+    make_tiny().save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert index.pop("consistency") == 0
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    assert CloudRemovalPipeline.from_pretrained(tmp_path).config.consistency == 0
+    with pytest.raises(OptionError, match="consistency is -1"):
+        make_tiny(consistency=-1)
+
+
 def test_images_stay_in_range_whatever_the_weights_say():
     pipeline = make_tiny()
     with torch.no_grad():
@@ -351,6 +389,7 @@ def test_networks_in_half_precision_leave_the_samplers_sums_exact():
         ({"w_bounds": (0, 0.5, 1)}, "w_bounds are"),
         ({"strength": "a"}, "strength is 'a'"),
         ({"least_painted": "a"}, "least_painted is 'a'"),
+        ({"consistency": 1.5}, "consistency is 1.5"),
         ({"generator": [seeded()]}, "generator is a list"),
         ({"latents": np.zeros((1, 3, 16, 16))}, "latents are a ndarray"),
     ],

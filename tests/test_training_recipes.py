@@ -116,7 +116,7 @@ def test_the_recipe_that_trains_the_shipped_model_further_builds_it():
     for part in NETWORKS:
         ours, theirs = (settings_of(getattr(pipeline, part)) for pipeline in (built, shipped))
         assert ours == theirs, part
-    for name in ("bands", "num_inference_steps", "strength", "w_bounds"):
+    for name in ("bands", "num_inference_steps", "strength", "w_bounds", "consistency"):
         assert list(np.ravel(built.config[name])) == list(np.ravel(shipped.config[name]))
     assert settings_of(built.scheduler) == settings_of(shipped.scheduler)
 

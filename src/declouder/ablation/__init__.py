@@ -152,6 +152,7 @@ def _method(pipeline: CloudRemovalPipeline, settings: Mapping[str, Any]) -> Mode
         num_inference_steps=settings["steps"],
         strength=settings["strength"],
         w_bounds=(low, high),
+        consistency=settings["consistency"],
         seed=settings["seed"],
         samples=settings["samples"],
         average=settings["samples"] > 1,

@@ -9,11 +9,12 @@ from typing import Any
 from declouder.errors import OptionError
 from declouder.pipeline import SAMPLERS
 
-GROUP_NAMES = ("reference", "diffusion", "weight", "steps", "sampler", "start", "seed")
+GROUP_NAMES = ("reference", "diffusion", "weight", "consistency", "steps", "sampler", "start", "seed")
 STEPS = (1, 2, 4, 10, 25, 50)
 FIXED_W = (0.25, 0.5, 0.75)
 W_BOUNDS = ((-1e3, 1e3), (0.0, 1.0), (0.3, 1.0), (0.0, 0.7))
 """The first is the learned w as it is; (0.3, 1) are the authors'."""
+CONSISTENCIES = (0.0, 0.5, 1.0)
 STRENGTHS = (1.0, 0.75, 0.5, 0.25)
 SEEDS = (1, 2, 3)
 MEAN_OF = 4
@@ -28,7 +29,7 @@ class Row:
     Attributes:
         group: one of `GROUP_NAMES`.
         label: how the table calls it.
-        steps, strength, w_bounds, sampler, seed, samples: what differs from the model's own setting.
+        steps, strength, w_bounds, consistency, sampler, seed, samples: what differs from the model's own setting.
     """
 
     group: str
@@ -36,6 +37,7 @@ class Row:
     steps: int | None = None
     strength: float | None = None
     w_bounds: tuple[float, float] | None = None
+    consistency: float | None = None
     sampler: str | None = None
     seed: int = 0
     samples: int = 1
@@ -45,11 +47,14 @@ class Row:
         steps = own["num_inference_steps"] if self.steps is None else self.steps
         if steps == 0:
             # The reference network draws no noise and has no w: all its rows are one.
-            return {"steps": 0, "strength": 1.0, "w_bounds": [1.0, 1.0], "sampler": None, "seed": 0, "samples": 1}
+            bounds = [1.0, 1.0]
+            settings = {"steps": 0, "strength": 1.0, "w_bounds": bounds, "consistency": 0.0}
+            return {**settings, "sampler": None, "seed": 0, "samples": 1}
         return {
             "steps": steps,
             "strength": own["strength"] if self.strength is None else self.strength,
             "w_bounds": [float(b) for b in (own["w_bounds"] if self.w_bounds is None else self.w_bounds)],
+            "consistency": float(own["consistency"] if self.consistency is None else self.consistency),
             "sampler": self.sampler,
             "seed": self.seed,
             "samples": self.samples,
@@ -72,6 +77,8 @@ def rows(only: Sequence[str] = ()) -> list[Row]:
         *(Row("weight", f"w fixed at {w:g}", w_bounds=(w, w)) for w in FIXED_W),
         Row("weight", "learned w without bounds", w_bounds=W_BOUNDS[0]),
         *(Row("weight", f"learned w in [{a:g}, {b:g}]", w_bounds=(a, b)) for a, b in W_BOUNDS[1:]),
+        *(Row("consistency", f"data consistency {s:g}", consistency=s) for s in CONSISTENCIES),
+        Row("consistency", "w fixed at 1: the reference, held as saved", w_bounds=(1.0, 1.0)),
         *(Row("steps", f"{n} step{'s' * (n > 1)}", steps=n) for n in STEPS),
         *(Row("sampler", name, sampler=name) for name in SAMPLERS),
         *(
@@ -91,5 +98,5 @@ def slug(settings: Mapping[str, Any]) -> str:
     low, high = settings["w_bounds"]
     return (
         f"{settings['sampler'] or 'own'}-{settings['steps']}steps-w{low:g}_{high:g}-start{settings['strength']:g}"
-        f"-seed{settings['seed']}-of{settings['samples']}"
+        f"-held{settings['consistency']:g}-seed{settings['seed']}-of{settings['samples']}"
     )

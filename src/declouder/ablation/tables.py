@@ -60,7 +60,7 @@ def _where_lines(answer: Mapping[str, Any]) -> list[str]:
 def to_csv(table: Sequence[Mapping[str, Any]]) -> str:
     """Return a line a row: its settings and mean scores."""
     text = io.StringIO()
-    settings = ["evaluations", "steps", "strength", "w_low", "w_high", "sampler", "seed", "samples"]
+    settings = ["evaluations", "steps", "strength", "w_low", "w_high", "consistency", "sampler", "seed", "samples"]
     writer = csv.DictWriter(
         text, ["group", "label", *settings, *SCORES], lineterminator="\n", extrasaction="ignore"
     )
@@ -81,7 +81,7 @@ def plot(found: Mapping[str, Any], out: Path) -> None:
     for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
         base = found["rows"][0]["mean"][name]
         axes.axhline(base, color="0.5", linestyle="--", linewidth=1, label="reference alone")
-        for group, marker in zip(GROUP_NAMES[1:], "ox^sDv", strict=True):
+        for group, marker in zip(GROUP_NAMES[1:], "ox*^sDv", strict=True):
             members = [row for row in found["rows"] if row["group"] == group and row["mean"][name] is not None]
             members.sort(key=lambda row: row["evaluations"])
             if members:

@@ -93,7 +93,8 @@ def info(
         typer.echo(f"{name:<11} {type(network).__name__}, {count / 1e6:.2f} M parameters ({fields})")
     typer.echo(
         f"sampling    {type(pipeline.scheduler).__name__}, {settings.num_inference_steps} steps, strength"
-        f" {settings.strength:g}, w in [{settings.w_bounds[0]:g}, {settings.w_bounds[1]:g}]"
+        f" {settings.strength:g}, w in [{settings.w_bounds[0]:g}, {settings.w_bounds[1]:g}],"
+        f" data consistency {settings.consistency:g}"
     )
     _tell_training(record)
 

@@ -66,7 +66,7 @@ def ablate(
     only: Annotated[
         str | None,
         typer.Option(
-            help="Some of reference,diffusion,weight,steps,sampler,start,seed; reference always comes along.",
+            help="Some of reference,diffusion,weight,consistency,steps,sampler,start,seed; reference comes along.",
             metavar="A,B",
         ),
     ] = None,

@@ -70,6 +70,13 @@ class ModelConfig(Section):
     w_bounds: tuple[float, float] = Field(
         (0.3, 1.0), description="bounds of w when sampling; the authors': [0.3, 1]"
     )
+    consistency: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="how much of the finest detail under even haze comes from the cloudy image when sampling; the"
+        " paper: 0",
+    )
 
 
 class PairSource(Section):

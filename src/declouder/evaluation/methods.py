@@ -66,7 +66,8 @@ class ModelMethod:
 
     Attributes:
         pipeline: what restores.
-        num_inference_steps, strength, w_bounds: as for the pipeline's call; None: as the model was saved.
+        num_inference_steps, strength, w_bounds, consistency: as for the pipeline's call; None: as the model was
+            saved.
         least_painted, enlarge: as for the pipeline's call.
         seed: of the noise.
         samples: draws of the noise; from two on their spread is told.
@@ -78,6 +79,7 @@ class ModelMethod:
     num_inference_steps: int | None = None
     strength: float | None = None
     w_bounds: tuple[float, float] | None = None
+    consistency: float | None = None
     least_painted: float = 0.0
     enlarge: int = 1
     seed: int = 0
@@ -107,6 +109,7 @@ class ModelMethod:
             "num_inference_steps": self._steps,
             "strength": config.strength if strength is None else strength,
             "w_bounds": [float(bound) for bound in (config.w_bounds if bounds is None else bounds)],
+            "consistency": float(config.consistency if self.consistency is None else self.consistency),
             "least_painted": self.least_painted,
             **({"enlarge": self.enlarge} if self.enlarge > 1 else {}),
             "sampler": type(self.pipeline.scheduler).__name__,
@@ -175,6 +178,7 @@ class ModelMethod:
             num_inference_steps=self.num_inference_steps,
             strength=self.strength,
             w_bounds=self.w_bounds,
+            consistency=self.consistency,
             least_painted=self.least_painted,
             enlarge=self.enlarge,
             reference=reference,

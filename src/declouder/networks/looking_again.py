@@ -24,6 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from declouder.networks.squares import ramp
+
 CELL_PX = 8
 LEAST_PX = 128
 """Images with a smaller side are looked at once."""
@@ -63,7 +65,7 @@ def looked_again(restore: Callable[[Tensor], Tensor], cloudy: Tensor, restored: 
         return restored
     half = restore(F.avg_pool2d(cloudy[some], 2, ceil_mode=True)).to(restored.dtype)
     half = F.interpolate(half, scale_factor=2, mode="bilinear", align_corners=False)[..., :height, :width]
-    left = _ramp((_cells(restored[some]) - _cells(half)).amin(dim=1, keepdim=True), DARKER)
+    left = ramp((_cells(restored[some]) - _cells(half)).amin(dim=1, keepdim=True), DARKER)
     share = F.interpolate(bright_near[some] * left, scale_factor=CELL_PX, mode="bilinear", align_corners=False)
     result = restored.clone()
     result[some] = torch.lerp(restored[some], half, share[..., :height, :width].to(half.dtype))
@@ -73,10 +75,10 @@ def looked_again(restore: Callable[[Tensor], Tensor], cloudy: Tensor, restored: 
 def _bright_near(cloudy: Tensor, restored: Tensor) -> Tensor:
     """Return bright * near of the cells of two images, (B, 1, h, w) in [0, 1]."""
     before, after = _cells(cloudy), _cells(restored)
-    bright = _ramp(after.amin(dim=1, keepdim=True), BRIGHT) * _ramp(before.amin(dim=1, keepdim=True), CLOUD)
-    darker = _ramp((before - after).amin(dim=1, keepdim=True), TAKEN_AWAY)
+    bright = ramp(after.amin(dim=1, keepdim=True), BRIGHT) * ramp(before.amin(dim=1, keepdim=True), CLOUD)
+    darker = ramp((before - after).amin(dim=1, keepdim=True), TAKEN_AWAY)
     detail = ((_variance(restored) + FAINT) / (_variance(cloudy) + FAINT)).sqrt()
-    taken_away = darker * (1 - _ramp(detail, DETAIL))
+    taken_away = darker * (1 - ramp(detail, DETAIL))
     return bright * F.max_pool2d(taken_away, 2 * REACH_CELLS + 1, stride=1, padding=REACH_CELLS)
 
 
@@ -90,9 +92,3 @@ def _cells(x: Tensor) -> Tensor:
     """Return the float32 means of cells and their neighbours, as far as they lie within the image: (B, C, h, w)."""
     cells = F.avg_pool2d(x.float(), CELL_PX, ceil_mode=True)
     return F.avg_pool2d(cells, 3, stride=1, padding=1, count_include_pad=False)
-
-
-def _ramp(x: Tensor, bounds: tuple[float, float]) -> Tensor:
-    """Return 0 below the bounds, 1 above, and straight between."""
-    low, high = bounds
-    return ((x - low) / (high - low)).clamp(0, 1)

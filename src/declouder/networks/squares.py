@@ -1,4 +1,7 @@
-"""Means over the square around every pixel, quick on CPUs, where pooling adds up each square by itself."""
+"""Means over the square around every pixel, quick on CPUs, where pooling adds up each square by itself.
+
+And what rules that are made of such means have in common.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,12 @@ def box_mean(x: Tensor, side: int) -> Tensor:
         else:
             means = _means_along(_means_along(x.float(), side, -2), side, -1)
     return means.to(x.dtype)
+
+
+def ramp(x: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """Return 0 below the bounds, 1 above, and straight between."""
+    low, high = bounds
+    return ((x - low) / (high - low)).clamp(0, 1)
 
 
 def _band_of_means(length: int, side: int) -> Tensor:

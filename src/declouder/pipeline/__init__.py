@@ -3,6 +3,7 @@
     reference = reference_network(cloudy)                       once an image
     x_T       = noise, or the noised reference at a step below T
     for t:      x0 = fuse(...)  (declouder.fusion);  x_{t-1} = scheduler.step(x0, t, x_t)
+    image     = the last x0, held to the law of an even haze (declouder.consistency; not in the paper, 0 is off)
 
 Any diffusers scheduler that takes prediction_type "sample" goes on from the fused x0. The paper's setting is
 DDIM, 10 steps, "leading", eta 0 (Sui et al., IEEE TGRS 2024, doi 10.1109/TGRS.2024.3411671).
@@ -25,6 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from declouder.arguments import check_enlarge, seed_number, whole_number
+from declouder.consistency import held_to_haze
 from declouder.enlarging import enlarged, shrunk
 from declouder.errors import ModelError, OptionError, reason_of
 from declouder.fusion import predict_x0
@@ -76,10 +78,12 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
             a step near 1000 s. If more than 1000 s steps are taken, it starts at a higher one that leaves room for
             them. ("leading" samplers, such as "ddim", go by whole numbers of t, so with hundreds of steps they
             begin at a lower t.)
+        consistency: in [0, 1], where a call does not say: how much of the finest detail of an image under even haze
+            comes from the cloudy image, by the haze's law (`declouder.consistency`). 0 is the paper's method.
 
     Raises:
         ModelError: if the parts are for different numbers of bands, or the scheduler does not fit.
-        OptionError: if the steps or the strength are out of range.
+        OptionError: if the steps, the strength or the consistency are out of range.
     """
 
     model_cpu_offload_seq = "reference->denoiser->weight_net"
@@ -114,6 +118,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         w_bounds: Sequence[float] = (0.3, 1.0),
         num_inference_steps: int = 10,
         strength: float = 1.0,
+        consistency: float = 0.0,
     ) -> None:
         super().__init__()
         for name, network in (("denoiser", denoiser), ("weight_net", weight_net), ("reference", reference)):
@@ -130,6 +135,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
             w_bounds=list(_checked_bounds(w_bounds)),
             num_inference_steps=num_inference_steps,
             strength=strength,
+            consistency=_checked_share(consistency, "consistency"),
         )
         _checked_steps(num_inference_steps, strength)
         self._prepared: dict[str, Prepared] = {}
@@ -178,6 +184,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         num_inference_steps: int | None = None,
         strength: float | None = None,
         w_bounds: tuple[float, float] | None = None,
+        consistency: float | None = None,
         least_painted: float = 0.0,
         enlarge: int = 1,
         reference: Tensor | NDArray[Any] | Image.Image | Sequence[Image.Image] | None = None,
@@ -194,6 +201,8 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
                 model was saved.
             strength: in (0, 1]: where the process starts, see the class. None: as the model was saved.
             w_bounds: (w_min, w_max); equal bounds fix w. None: as the model was saved.
+            consistency: in [0, 1], see the class. None: as the model was saved. Without steps there is none: the
+                reference image stays the network's.
             least_painted: in [0, 1]: images of which the reference network painted a smaller share (see
                 `declouder.painted`) take no step; 0: every image takes all steps.
             enlarge: how many times as large the networks see the images, from 1 to 4: for clouds of a few pixels,
@@ -220,8 +229,8 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         check_scheduler(self.scheduler)
         if steps > (finest := self.scheduler.config.num_train_timesteps):
             raise OptionError(f"{steps} steps asked for; the model knows {finest}: give fewer")
-        if not (isinstance(least_painted, (int, float, np.floating)) and 0 <= least_painted <= 1):
-            raise OptionError(f"least_painted is {least_painted!r}; give a share, from 0 to 1")
+        least_painted = _checked_share(least_painted, "least_painted")
+        share = _checked_share(self.config.consistency if consistency is None else consistency, "consistency")
         check_enlarge(enlarge)
         check_output_type(output_type, bands=len(self.config.bands))
         device = self.computing_device
@@ -240,6 +249,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
             elif bool((some := painted_share(y, x0_reference) >= least_painted).any()):
                 images = x0_reference.clone()
                 images[some], weights[some] = diffuse(y[some], x0_reference[some], noise[some])
+            images = held_to_haze(y, images, share)
         self.maybe_free_model_hooks()
         images, x0_reference, weights = (shrunk(x, enlarge) for x in (images, x0_reference, weights))
         return output_of(images, x0_reference, weights, output_type)
@@ -420,6 +430,13 @@ def _checked_steps(steps: Any, strength: Any) -> int:
     if not (isinstance(strength, (int, float, np.floating)) and 0 < strength <= 1):
         raise OptionError(f"strength is {strength!r}; give a number above 0 and up to 1")
     return number
+
+
+def _checked_share(share: Any, name: str) -> float:
+    """Return a share as a float; OptionError if it is none."""
+    if not (isinstance(share, (int, float, np.floating)) and 0 <= share <= 1):
+        raise OptionError(f"{name} is {share!r}; give a share, from 0 to 1")
+    return float(share)
 
 
 def _checked_bounds(bounds: Any) -> tuple[float, float]:

@@ -127,6 +127,7 @@ def make_pipeline(config: TrainConfig, networks: dict[str, Any]) -> CloudRemoval
         w_bounds=model.w_bounds,
         num_inference_steps=model.num_inference_steps,
         strength=model.strength,
+        consistency=model.consistency,
     )
 
 
