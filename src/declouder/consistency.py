@@ -8,10 +8,15 @@ is smooth,
 Networks find the haze, and smooth the finest detail as they take it away. So W and T are told from the restored
 image, and its finest detail comes from the cloudy image by the law:
 
-    restored += share * even * fine(1 - (W - cloudy) / T - restored)
+    restored += share * even * textured * fine(1 - (W - cloudy) / T - restored)
 
-`fine` is what differs from a mean over FINE_PX, so colours stay the networks'; `even` is 1 where the restored image
-follows the law all around and 0 where it does not, as under clouds, or where there is no haze. Diffusion models for
+    fine      what differs from a mean over FINE_PX: colours stay the networks'
+    even      1 where the restored image follows the law all around, 0 where it does not, as under clouds, or where
+              there is no haze
+    textured  S / (S + N), Wiener's filter: S is the variance of the restored image's detail, N that of the cloudy
+              image's noise, which taking the haze away makes stronger, NOISE^2 / T^2. Flat sea stays smooth.
+
+Diffusion models for
 restoration make each x0 consistent with what was observed (Wang et al., "Zero-shot image restoration using
 denoising diffusion null-space model", ICLR 2023); what is observed here is known as far as the law goes.
 """
@@ -38,6 +43,10 @@ CLEAR = (0.8, 0.9)
 """Transmission from where on there is less haze, and none to speak of."""
 LEAST_TRANSMISSION = 0.1
 """Below it detail would be made ten times as strong: of cloud, not of ground."""
+DETAIL_PX = 5
+"""Detail, for S, is what differs from a mean over so many pixels."""
+NOISE = 0.005
+"""Standard deviation, in images from 0 to 1, of what a codec did to RICE1's train pairs (benchmarks/haze_law.py)."""
 _FAINT = 1e-8
 
 
@@ -62,9 +71,11 @@ def held_to_haze(cloudy: Tensor, restored: Tensor, share: float) -> Tensor:
     deviation = box_mean(_cells(off_law), FAR_CELLS).clamp_min(0).sqrt()
     even = 1 - ramp(deviation, OFF_LAW)
     even = even * (1 - ramp(box_mean(transmission, FAR_CELLS), CLEAR)) * (transmission > LEAST_TRANSMISSION)
+    signal = box_mean(_cells(_grey(_finer(dark, DETAIL_PX).square())), NEAR_CELLS)
+    textured = signal / (signal + (NOISE / transmission.clamp_min(LEAST_TRANSMISSION)).square())
     missing = dark - (white_at_place - seen) / at_place.clamp_min(LEAST_TRANSMISSION)
-    fine = missing - box_mean(missing, FINE_PX)
-    held = restored + (2 * share * _at_pixels(even, seen) * fine).to(restored.dtype)
+    detail = _at_pixels(even * textured, seen) * _finer(missing, FINE_PX)
+    held = restored + (2 * share * detail).to(restored.dtype)
     return held.clamp(-1, 1)
 
 
@@ -79,6 +90,10 @@ def _haze(seen: Tensor, dark: Tensor) -> tuple[Tensor, Tensor]:
     slope = (product - mean_dark * mean_seen) / variance
     white = box_mean((mean_seen - slope * mean_dark) * variance, FAR_CELLS) / box_mean(variance, FAR_CELLS)
     return white, (white * mean_dark - product) / (square + _FAINT)
+
+
+def _finer(x: Tensor, side: int) -> Tensor:
+    return x - box_mean(x, side)
 
 
 def _grey(x: Tensor) -> Tensor:
