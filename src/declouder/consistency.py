@@ -46,7 +46,7 @@ LEAST_TRANSMISSION = 0.1
 DETAIL_PX = 5
 """Detail, for S, is what differs from a mean over so many pixels."""
 NOISE = 0.005
-"""Standard deviation, in images from 0 to 1, of what a codec did to RICE1's train pairs (benchmarks/haze_law.py)."""
+"""Standard deviation, in images from 0 to 1, of a codec's noise in RICE1's train pairs (benchmarks/haze_law.py)."""
 _FAINT = 1e-8
 
 
