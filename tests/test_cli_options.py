@@ -184,7 +184,7 @@ def test_stages_that_time_did_not_reach_are_told(
         ),
         (
             TrainingReport("reference", 5, True, {"reference_psnr": 30.0}, 2.0, held_out=False),
-            "finished at step 5 in 2 s (reference_psnr 30; of pairs that were learnt from, as none is held out)",
+            "finished at step 5 in 2 s (reference_psnr 30; of images that were learnt from, as none is held out)",
         ),
         (
             TrainingReport("reference", 1, False, {}, 2.0, held_out=False),

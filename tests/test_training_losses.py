@@ -16,6 +16,7 @@ from declouder.networks import CompactNet, Denoiser
 from declouder.perceptual import LEAST_DISTANCE
 from declouder.training import StageModule
 from declouder.training import stages as stages_module
+from declouder.training.networks import frozen_network
 from declouder.training.stages import LPIPS_STRIDE, _perceptual_loss, _square_of
 from toy import stage_module, toy, train_quietly
 
@@ -198,7 +199,7 @@ def test_of_ambiguous_samples_a_network_can_keep_to_an_earlier_one(tmp_path, toy
     batch = batch_of(module)
     assert not batch["ambiguous"].any()
     earlier = CompactNet.from_pretrained(toy_run / "model" / "reference")
-    module.teacher.load_state_dict(earlier.state_dict())
+    module.teacher = earlier.requires_grad_(False)
     with torch.no_grad():
         usual = module.stage.loss(module, batch)
         taught = earlier(batch["cloudy"])
@@ -215,9 +216,19 @@ def test_of_ambiguous_samples_a_network_can_keep_to_an_earlier_one(tmp_path, toy
     nowhere = toy("stages.reference.keep_to=nowhere", "stages.reference.augment.even_haze=true")
     with pytest.raises(ModelError, match=r"stages\.reference\.keep_to: nowhere does not exist"):
         train_quietly(nowhere, tmp_path / "other", stages=["reference"])
-    strange = toy("stages.reference.keep_to=shipped", "stages.reference.augment.even_haze=true")
-    with pytest.raises(ModelError, match=r"stages\.reference\.keep_to: .* is of another network"):
-        train_quietly(strange, tmp_path / "third", stages=["reference"])
+
+
+def test_the_network_to_keep_to_is_what_it_was_with_its_own_settings(tmp_path):
+    small = {"widths": (8, 16), "blocks": (1, 1)}
+    CompactNet(**small, guided=(3,), third_choice=True, keep_clear=12.0).save_pretrained(tmp_path / "earlier")
+    kept = frozen_network(CompactNet(**small, filling=8), tmp_path / "earlier", field="keep_to")
+    earlier, x = CompactNet.from_pretrained(tmp_path / "earlier"), torch.rand(1, 3, 32, 32)
+    assert kept.config["keep_clear"] == 12 and torch.equal(kept(x), earlier(x))
+    assert not any(parameter.requires_grad for parameter in kept.parameters())
+    with pytest.raises(ModelError, match=r"keep_to: .* is no CompactNet to keep to: it has 3 bands, here are 4"):
+        frozen_network(CompactNet(**small, bands=4), tmp_path / "earlier", field="keep_to")
+    with pytest.raises(ModelError, match=r"keep_to: .* is no CompactNet to keep to"):
+        frozen_network(CompactNet(**small), tmp_path, field="keep_to")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from declouder.data.clouds import KINDS, MASK_TAU, CloudKind, fractal_noise, simulate_clouds
+from declouder.data.clouds import KINDS, MASK_TAU, CloudKind, _broken, fractal_noise, simulate_clouds
 from declouder.errors import OptionError
 
 
@@ -173,3 +173,23 @@ def test_strength_multiplies_the_thickness(kind):
         seen = (thin.transmission < 0.97) & (thick.transmission > 1e-3)
         ratio = np.log(thick.transmission[seen]) / np.log(thin.transmission[seen])
         np.testing.assert_allclose(np.median(ratio), 2, rtol=0.05)
+
+
+def test_clouds_are_bright_on_the_side_that_their_shadows_are_not_on():
+    found = []
+    for seed in range(12):
+        layer = _broken((160, 160), np.random.default_rng(seed), None, 1.0)
+        tau, shadow = layer.tau, layer.shadow_tau
+        spectrum = np.fft.fft2(shadow) * np.conj(np.fft.fft2(tau))
+        dy, dx = np.unravel_index(np.fft.ifft2(spectrum).real.argmax(), tau.shape)
+        shift = np.array([(n + 80) % 160 - 80 for n in (dy, dx)])  # from a cloud to its shadow
+        if np.hypot(*shift) < 5:
+            continue
+        thick = tau > 0.1
+        fit = np.polynomial.Polynomial.fit(1 - np.exp(-tau[thick] / 2), layer.brightness[thick], 4)
+        shading = layer.brightness - fit(1 - np.exp(-tau / 2))
+        height = np.log1p(tau)
+        up, right = np.gradient(height)
+        towards_shadow = (up * shift[0] + right * shift[1])[thick]
+        found.append(np.corrcoef(shading[thick], towards_shadow)[0, 1])  # height grows there: a flank in the sun
+    assert len(found) >= 8 and min(found) > 0.1

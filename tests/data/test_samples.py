@@ -717,3 +717,19 @@ def test_each_set_leaves_out_what_its_own_list_names(tmp_path):
     config = DataConfig(base=tmp_path, pairs=[{"root": "set", "exclude": "exclude.txt"}], hold_out=0)
     data = TrainingData(config, band_names=["red", "green", "blue"], seed=0)
     assert [pair.name for pair in data.pairs] == ["0", "1", "2", "3", "4", "6", "7"]
+
+
+@pytest.mark.parametrize("excluded", ["", "5\nlonely\n"])
+def test_a_test_image_without_a_twin_opens_no_way_to_the_others(excluded, tmp_path):
+    write_pairs(tmp_path)
+    for kind in ("cloud", "label"):
+        shutil.copytree(tmp_path / "set" / "train" / kind, tmp_path / "set" / "test" / kind)
+    one = tmp_path / "set" / "test" / "label" / "0.png"
+    shutil.copy(one, one.with_name("without.png"))
+    if excluded:
+        shutil.copy(one, tmp_path / "set" / "train" / "label" / "lonely.png")
+    (tmp_path / "exclude.txt").write_text(excluded)
+    clear = [Path("set/train/label"), Path("set/test/label")]
+    data = data_of(tmp_path, clear=clear, exclude=Path("exclude.txt"), hold_out=0)
+    assert {*data.cloudless.paths} == {pair.clear_path for pair in data.pairs}
+    assert all(path.parent.parent.name == "train" for path in data.cloudless.paths)

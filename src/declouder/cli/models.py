@@ -129,7 +129,7 @@ def _tell_training(path: Path) -> None:
             typer.echo(
                 f"averaged    with a model of recipe {other['recipe']['name']}, seed {other['recipe']['seed']}"
             )
-        learnt = "" if data["held_out_pairs"] or not data["pairs"] else " (of pairs that were learnt from)"
+        learnt = "" if data["held_out_pairs"] else " (of images that were learnt from)"
         for name, stage in record["stages"].items():
             scores = ", ".join(f"{k} {v:.4g}" for k, v in stage["scores"].items() if k not in ("step", "score"))
             # Of a stage that was trained on another day than the last one.

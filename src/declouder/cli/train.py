@@ -91,7 +91,7 @@ def train(
     for report in reports:
         scores = ", ".join(f"{name} {value:.4g}" for name, value in report.scores.items() if name != "score")
         if scores and not report.held_out:
-            scores += "; of pairs that were learnt from, as none is held out"
+            scores += "; of images that were learnt from, as none is held out"
         state = f"{'finished' if report.finished else 'stopped'} at step {report.steps} in {report.seconds:.0f} s"
         mend = "" if report.finished else "; continue with --resume"
         typer.echo(f"{report.stage}: {state}{f' ({scores})' if scores else ''}{mend}")

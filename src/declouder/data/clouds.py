@@ -211,7 +211,7 @@ def _broken(shape: tuple[int, int], generator: np.random.Generator, cover: float
     # The side of a bump that faces the sun is brighter; log(1 + tau) stands for the height.
     height = np.log1p(tau) + np.float32(0.08) * texture * (1 - np.exp(-tau))
     step = max(side // 85, 1)
-    away = np.roll(height, (-round(step * np.sin(sun)), -round(step * np.cos(sun))), (0, 1))
+    away = np.roll(height, (round(step * np.sin(sun)), round(step * np.cos(sun))), (0, 1))
     shading = np.float32(generator.uniform(0.1, 0.28)) * np.tanh(height - away)
     bright, dull = generator.uniform(0.8, 1.05), generator.uniform(0.55, 0.8)
     brightness = dull + (bright - dull) * (1 - np.exp(-tau / 2)) + shading

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declouder.config import DataConfig, PairSource
-from declouder.data.catalog import set_pairs
+from declouder.data.catalog import locate, set_pairs
 from declouder.data.clouds import simulate_clouds
 from declouder.data.images import least_used
 from declouder.data.lists import SPLITS
@@ -205,7 +205,7 @@ def _sizes(pool: ImagePool) -> list[tuple[str, tuple[int, int]]]:
 def _parted(data: DataConfig) -> tuple[list[Pair], list[Pair], set[Path]]:
     """Return the pairs to learn from, those held out, and the clear images that nothing may be learnt from."""
     learnt: list[Pair] = []
-    known: list[Pair] = []
+    known: set[Path] = set()
     # What one entry holds out is scored once, and no other entry, which may leave out other pairs and so hold out
     # others, learns from it.
     held: dict[Path, Pair] = {}
@@ -218,24 +218,23 @@ def _parted(data: DataConfig) -> tuple[list[Pair], list[Pair], set[Path]]:
             exclude=_below(data.base, source.exclude or data.exclude),
             split_list=_below(data.base, source.split),
         )
-        known += _all_of(data.base, source)
+        known |= _grounds_of(data.base, source)
         kept, out = hold_out(found, share=data.hold_out, block=data.hold_out_block)
         learnt += kept
         held |= {pair.cloudy_path.resolve(): pair for pair in out}
     # A set that is named twice is learnt from twice as often.
     learnt = [pair for pair in learnt if pair.cloudy_path.resolve() not in held]
-    withheld = {pair.clear_path.resolve() for pair in (*known, *held.values())}
-    return learnt, list(held.values()), withheld - {pair.clear_path.resolve() for pair in learnt}
+    return learnt, list(held.values()), known - {pair.clear_path.resolve() for pair in learnt}
 
 
-def _all_of(base: Path, source: PairSource) -> list[Pair]:
-    """Return the pairs of a set that are for training or testing, excluded or not."""
-    root, split_list = base / source.root, _below(base, source.split)
-    parts: list[Pair] = []
-    for split in SPLITS:
-        with contextlib.suppress(DataError):  # a set may have no test part, or one that is not whole
-            parts += set_pairs(root, split, name=source.set, bands=source.bands, split_list=split_list)
-    return parts
+def _grounds_of(base: Path, source: PairSource) -> set[Path]:
+    """Return the clear images of all parts of a set: excluded or not, with a cloudy twin or without."""
+    found = locate(base / source.root, source.set, bands=source.bands)
+    grounds: set[Path] = set()
+    for split in SPLITS if found.is_split else ("",):
+        with contextlib.suppress(DataError):  # a set may have no test part
+            grounds |= {path.resolve() for path in find_images(found.folder(split, "label"))}
+    return grounds
 
 
 def _clear_images(data: DataConfig, withheld: set[Path]) -> list[Path]:

@@ -76,8 +76,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
             order evaluates the networks twice in most steps.
         strength: in (0, 1], where a call does not say: 1 starts from pure noise, s < 1 from the reference noised to
             a step near 1000 s. If more than 1000 s steps are taken, it starts at a higher one that leaves room for
-            them. ("leading" samplers, such as "ddim", go by whole numbers of t, so with hundreds of steps they
-            begin at a lower t.)
+            them. ("leading" samplers, such as "ddim", begin lower, near 1000 s (1 - 1 / steps).)
         consistency: in [0, 1], where a call does not say: how much of the finest detail of an image under even haze
             comes from the cloudy image, by the haze's law (`declouder.consistency`). 0 is the paper's method.
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 import torch
@@ -34,6 +34,7 @@ from declouder.training.networks import (
     check_networks,
     earlier_folder,
     export,
+    frozen_network,
     start_folder,
     take_over,
 )
@@ -206,8 +207,7 @@ def _run_stage(run: _Run, name: StageName, *, max_time_s: float | None) -> Train
         write_record(config, run.data, run.out / "model", name, about)
         write_text(folder / "finished", f"{trainer.global_step} steps\n", mend=MAKE_ROOM)
     trainer.strategy.barrier()
-    held_out = bool(run.data.held_pairs or not run.data.pairs)
-    return TrainingReport(name, trainer.global_step, finished, scores.best, seconds, held_out)
+    return TrainingReport(name, trainer.global_step, finished, scores.best, seconds, bool(run.data.held_pairs))
 
 
 def _trainer(run: _Run, name: StageName, scores: ScoreLog, *, max_time_s: float | None) -> L.Trainer:
@@ -256,10 +256,10 @@ def _prepared_module(run: _Run, name: StageName) -> StageModule:
         for part in module.stage.learns:
             if (folder / part).is_dir():
                 begin_with(module.network(part), folder / part)
-    if module.teacher is not None:
+    if (keep_to := config.stages[name].keep_to) is not None:
         field = f"stages.{name}.keep_to"
-        folder = start_folder(cast(str, config.stages[name].keep_to), field=field)
-        begin_with(module.teacher, folder / "reference", field=field)
+        folder = start_folder(keep_to, field=field) / "reference"
+        module.teacher = frozen_network(module.network("reference"), folder, field=field)
     module.averaged.module.load_state_dict(module.learning.state_dict())
     # Convolutions run faster this way on GPUs and CPUs alike.
     module.to(memory_format=torch.channels_last)

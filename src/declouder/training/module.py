@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -51,9 +50,7 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         self.frozen = nn.ModuleDict({key: networks[key] for key in self.stage.takes_over})
         self.frozen.requires_grad_(False)
         _freeze_all_but(self.learning, self.settings.only, stage=name)
-        self.teacher = copy.deepcopy(networks["reference"]) if self.settings.keep_to is not None else None
-        if self.teacher is not None:
-            self.teacher.requires_grad_(False)
+        self.teacher: nn.Module | None = None
         self.averaged = AveragedModel(self.learning, multi_avg_fn=_ramped_average(self.settings.ema))
         self.averaged.requires_grad_(False)
         self.samples = StageSamples(data, self.settings, seed=_stage_seed(config.seed, name))

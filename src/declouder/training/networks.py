@@ -219,6 +219,24 @@ def begin_with(network: nn.Module, folder: Path, *, field: str = "model.start_fr
     network.load_state_dict({**own, **trained})
 
 
+def frozen_network(like: nn.Module, folder: Path, *, field: str) -> nn.Module:
+    """Return the trained network in `folder` as it is, with its own settings: one of the class of `like`.
+
+    Raises:
+        ModelError: if there is none, or one of another class or for other bands.
+    """
+    kind = cast(Any, type(like))
+    try:
+        found = kind.from_pretrained(folder, use_safetensors=True)
+        bands = [network.config["bands"] for network in (found, cast(Any, like))]
+        if bands[0] != bands[1]:
+            raise ValueError(f"it has {bands[0]} bands, here are {bands[1]}")
+    except (RuntimeError, OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{field}: {folder} is no {kind.__name__} to keep to: {reason_of(error)}") from None
+    found.requires_grad_(False)
+    return cast(nn.Module, found)
+
+
 def _fitting_weights(network: nn.Module, folder: Path, *, field: str) -> dict[str, Tensor]:
     """Return the weights in a network's folder, all of which `network` has; ModelError if it has not."""
     path = folder / WEIGHTS_FILE
