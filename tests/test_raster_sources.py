@@ -13,7 +13,7 @@ from PIL import Image
 
 from conftest import names_in, read_tif, write_tif
 from declouder.errors import OutputError, RasterError
-from declouder.raster import create_raster, open_raster, vrt_of_bands
+from declouder.raster import create_raster, open_raster, output_name, vrt_of_bands
 from declouder.scene import SceneOptions, auto_scale, remove_from_scene
 
 
@@ -434,3 +434,18 @@ def test_each_band_of_a_sentinel2_folder_has_its_own_offset(safe):
     with open_raster(safe) as reader:
         assert reader.info.descriptions == ("red", "green", "blue", "nir")
         assert reader.info.offsets == pytest.approx([-0.1003, -0.1002, -0.1001, -0.1007])
+
+
+def test_no_mask_beside_a_band_or_a_picture_makes_gdal_ask_a_server(asked, safe, tmp_path):
+    hostile, requests = asked
+    band = next(safe.rglob("*_B04_10m.jp2"))
+    band.with_name(f"{band.name}.msk").write_text(hostile)
+    with (
+        pytest.raises(RasterError, match="is not an image that can be read, by its first bytes"),
+        open_raster(safe),
+    ):
+        pass
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg.msk").write_text(hostile)
+    assert output_name(tmp_path / "a.jpg") == "a.png"
+    assert requests == []

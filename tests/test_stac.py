@@ -441,3 +441,11 @@ def test_bands_of_a_type_that_no_scene_may_have_are_refused(folder):
         scene_of(read_item(write(folder, item(coloured_assets())))),
     ):
         pass
+
+
+def test_no_mask_beside_an_asset_makes_gdal_ask_a_server(asked, folder):
+    hostile, requests = asked
+    (folder / "B04.tif.msk").write_text(hostile)
+    with pytest.raises(RasterError, match="is not an image that can be read, by its first bytes"):
+        read_item(write(folder, item(coloured_assets())))
+    assert requests == []

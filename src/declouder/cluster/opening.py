@@ -44,7 +44,7 @@ def check_cluster_name(name: str) -> int | None:
     if re.fullmatch(r"(tcp|tls)://[^/\s]+:\d+", name):
         return None
     kind, _, number = name.partition(":")
-    if kind == "local" and number.isascii() and number.isdigit() and 1 <= int(number) <= _MOST_LOCAL:
+    if kind == "local" and re.fullmatch(r"[0-9]{1,6}", number) and 1 <= int(number) <= _MOST_LOCAL:
         return int(number)
     raise OptionError(
         f"--cluster is {name!r}; give local:N for N processes here, or tcp://HOST:PORT of a scheduler"

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-import rasterio
-
 from declouder.errors import RasterError
-from declouder.raster.gdal import check_name, driver_of, lies_there
+from declouder.raster.company import check_company, files_beside, plain_name
+from declouder.raster.gdal import check_name, driver_of
 from declouder.raster.info import HISTOGRAM
 from declouder.raster.sentinel2 import files_of_safe, is_safe
 from declouder.raster.stack import vrt_of_bands
@@ -75,54 +74,6 @@ def check_source(path: Path) -> None:
         raise RasterError(f"{path} is empty (0 bytes); get it again")
 
 
-def check_company(path: Path, driver: str, beside: Mapping[str, Sequence[Path]] | None = None) -> None:
-    """Raise RasterError if GDAL would read other files, of a file's choice, for its overviews or its mask.
-
-    A tag may name any file, or an address in the network, where overviews are; and what lies beside the file under
-    a certain name may be of any format, a VRT among others, and have such a tag itself. GDAL takes the names of
-    both in large or small letters.
-
-    Args:
-        path: the file.
-        driver: that opens it.
-        beside: the files of its folder by their names in small letters; None looks there.
-    """
-    beside = _by_small_name(path.parent) if beside is None else beside
-    for suffix in (".ovr", ".msk"):
-        # In a folder that may not be listed GDAL asks for these two.
-        asked = [path.with_name(path.name + spelt) for spelt in (suffix, suffix.upper())]
-        for company in {*beside.get(path.name.lower() + suffix, ()), *filter(lies_there, asked)}:
-            if driver_of(company) != "GTiff":
-                raise RasterError(
-                    f"{company}, which belongs to {path.name}, is no GeoTIFF; remove it, or make it anew"
-                )
-            check_company(company, "GTiff", beside)
-    # Without overviews the tag is not followed.
-    with rasterio.open(_plain(path), driver=driver, OVERVIEW_LEVEL="NONE") as dataset:
-        tags = {name.lower(): value for name, value in dataset.tags(ns="OVERVIEWS").items()}
-    if "overview_file" in tags:
-        raise RasterError(
-            f"{path} says that its overviews are in {tags['overview_file'][:200]}, which is not followed; make a "
-            "copy without: gdal_translate IN OUT.tif"
-        )
-
-
-def _by_small_name(folder: Path) -> dict[str, list[Path]]:
-    """Return the files beside which GDAL may look for overviews and masks, by their names in small letters.
-
-    There are none where a folder may not be listed.
-    """
-    found: dict[str, list[Path]] = {}
-    try:
-        files = list(folder.iterdir())
-    except PermissionError:
-        return found
-    for path in files:
-        if path.suffix.lower() in (".ovr", ".msk") and path.is_file():
-            found.setdefault(path.name.lower(), []).append(path)
-    return found
-
-
 @dataclass(frozen=True)
 class Source:
     """What GDAL shall open, with which driver, and all files that it will read pixels from."""
@@ -136,7 +87,7 @@ class Source:
         beside: dict[Path, dict[str, list[Path]]] = {}  # a mosaic has many files in a folder
         for path in self.files:
             if path.parent not in beside:
-                beside[path.parent] = _by_small_name(path.parent)
+                beside[path.parent] = files_beside(path.parent)
             is_vrt = path.suffix.lower() == ".vrt"
             check_company(path, "VRT" if is_vrt else driver_of(path), beside[path.parent])
 
@@ -152,13 +103,8 @@ def opened_as(path: Path, *, allow_outside: bool) -> Source:
         return Source(vrt_of_bands(files), "VRT", tuple(band.path for band in files.values()))
     if path.suffix.lower() == ".vrt":
         named = _files_of_vrt(path, path.resolve().parent, allow_outside=allow_outside)
-        return Source(_plain(path), "VRT", (path, *named))
-    return Source(_plain(path), driver_of(path), (path,))
-
-
-def _plain(path: Path) -> str:
-    # From the root on, a name such as s3:a.tif is that of a file here.
-    return str(path.absolute())
+        return Source(plain_name(path), "VRT", (path, *named))
+    return Source(plain_name(path), driver_of(path), (path,))
 
 
 def _files_of_vrt(path: Path, folder: Path, *, allow_outside: bool) -> list[Path]:

@@ -12,6 +12,7 @@ import rasterio
 from rasterio.enums import MaskFlags
 
 from declouder.errors import RasterError
+from declouder.raster.company import check_company, plain_name
 from declouder.raster.gdal import DTYPES, GDAL_ERRORS, driver_of, one_line
 
 # "uint16" is UInt16 to GDAL.
@@ -103,8 +104,10 @@ def grid_of(band: BandFile) -> Grid:
     Raises:
         RasterError: if it cannot be opened, or has no such band.
     """
+    driver = driver_of(band.path)
     try:
-        with rasterio.open(band.path, driver=driver_of(band.path)) as dataset:
+        check_company(band.path, driver)
+        with rasterio.open(plain_name(band.path), driver=driver) as dataset:
             if not 1 <= band.number <= dataset.count:
                 raise RasterError(
                     f"{band.path} has {dataset.count} bands, band {band.number} is wanted; get it again"

@@ -21,6 +21,7 @@ from rasterio.windows import Window as GdalWindow
 
 from declouder.errors import MisfitError, OutputError, RasterError
 from declouder.raster.checks import is_whole
+from declouder.raster.company import check_company, plain_name
 from declouder.raster.gdal import (
     DTYPES,
     GDAL_ERRORS,
@@ -301,12 +302,11 @@ def _is_georeferenced(path: Path) -> bool:
     try:
         if not path.is_file():  # a pipe would be waited for without end
             return False
-        with (
-            gdal_settings(),
-            not_georeferenced_is_fine(),
-            rasterio.open(path.absolute(), driver=driver_of(path)) as dataset,
-        ):
-            return info_of(path, dataset).is_georeferenced
+        driver = driver_of(path)
+        with gdal_settings(), not_georeferenced_is_fine():
+            check_company(path, driver)
+            with rasterio.open(plain_name(path), driver=driver) as dataset:
+                return info_of(path, dataset).is_georeferenced
     except (RasterError, *GDAL_ERRORS):  # which whoever reads it will tell
         return False
 

@@ -1,0 +1,65 @@
+"""What lies beside an image and GDAL would read with it: looked at before GDAL opens the image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import rasterio
+
+from declouder.errors import RasterError
+from declouder.raster.gdal import driver_of, lies_there
+
+
+def check_company(path: Path, driver: str, beside: Mapping[str, Sequence[Path]] | None = None) -> None:
+    """Raise RasterError if GDAL would read other files, of a file's choice, for its overviews or its mask.
+
+    A tag may name any file, or an address in the network, where overviews are; and what lies beside the file under
+    a certain name may be of any format, a VRT among others, and have such a tag itself. GDAL takes the names of
+    both in large or small letters.
+
+    Args:
+        path: the file.
+        driver: that opens it.
+        beside: the files of its folder by their names in small letters; None looks there.
+    """
+    beside = files_beside(path.parent) if beside is None else beside
+    for suffix in (".ovr", ".msk"):
+        # In a folder that may not be listed GDAL asks for these two.
+        asked = [path.with_name(path.name + spelt) for spelt in (suffix, suffix.upper())]
+        for company in {*beside.get(path.name.lower() + suffix, ()), *filter(lies_there, asked)}:
+            if driver_of(company) != "GTiff":
+                raise RasterError(
+                    f"{company}, which belongs to {path.name}, is no GeoTIFF; remove it, or make it anew"
+                )
+            check_company(company, "GTiff", beside)
+    # Without overviews the tag is not followed.
+    with rasterio.open(plain_name(path), driver=driver, OVERVIEW_LEVEL="NONE") as dataset:
+        tags = {name.lower(): value for name, value in dataset.tags(ns="OVERVIEWS").items()}
+    if "overview_file" in tags:
+        raise RasterError(
+            f"{path} says that its overviews are in {tags['overview_file'][:200]}, which is not followed; make a "
+            "copy without: gdal_translate IN OUT.tif"
+        )
+
+
+def files_beside(folder: Path) -> dict[str, list[Path]]:
+    """Return the files beside which GDAL may look for overviews and masks, by their names in small letters.
+
+    There are none where a folder may not be listed.
+    """
+    found: dict[str, list[Path]] = {}
+    try:
+        files = list(folder.iterdir())
+    except PermissionError:
+        return found
+    for path in files:
+        if path.suffix.lower() in (".ovr", ".msk") and path.is_file():
+            found.setdefault(path.name.lower(), []).append(path)
+    return found
+
+
+def plain_name(path: Path) -> str:
+    """Return the name by which GDAL opens a file here, whatever the name looks like."""
+    # From the root on, a name such as s3:a.tif is that of a file here.
+    return str(path.absolute())
