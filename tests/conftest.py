@@ -177,8 +177,9 @@ def write_masks(folder: Path, mask: np.ndarray) -> Path:
 
 
 @pytest.fixture
-def asked() -> Iterator[tuple[str, list[str]]]:
+def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
     """A file that makes GDAL ask a server here, and the list of what that server was asked for."""
+    monkeypatch.setenv("GDAL_HTTP_TIMEOUT", "2")  # GDAL lets no other thread run while it waits
     found: list[str] = []
 
     class Noting(BaseHTTPRequestHandler):
