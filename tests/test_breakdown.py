@@ -137,3 +137,32 @@ def test_classes_of_spread_begin_where_they_say():
     spread = np.array([[0.0, 0.001, 0.02, 0.5]])
     found = pooled_spread([spread_scores(spread, spread)], samples=2, averaged=False)["reliability"]
     assert [(row["from"], row["pixels"]) for row in found] == [(0.0, 2), (0.02, 1), (0.12, 1)]
+
+
+def test_bands_that_differ_in_both_directions_do_not_cancel_out():
+    clear = np.full((60, 60, 3), 100, np.float32)
+    found = cloud_distance(clear + np.float32([30, 0, -30]), clear, 255)
+    np.testing.assert_allclose(found, 20 / 255, rtol=1e-4)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_edge_is_as_wide_on_both_sides_in_both_directions(turned):
+    mask = np.zeros((80, 80), np.uint8)
+    mask[:, 40:] = 1
+    clear = np.zeros((80, 80, 3), np.uint8)
+    edge = regions(clear, clear, 255, mask.T if turned else mask)["edge"]
+    assert np.flatnonzero((edge.T if turned else edge).any(axis=0)).tolist() == list(range(32, 48))
+
+
+def test_a_region_at_the_border_has_no_ssim_and_a_change_is_the_mean_over_bands():
+    part = np.zeros((60, 60), bool)
+    part[:5] = True
+    found = region_scores({"border": part}, np.full((60, 60, 3), 0.1), np.ones((50, 50)), 5)
+    assert found["border"]["ssim"] is None
+    assert change_scores(np.ones((4, 4), bool), np.full((4, 4, 3), [0, 0, 0.03]))["share"] == 0
+
+
+def test_a_spread_that_is_the_same_everywhere_is_correlated_with_nothing():
+    flat = spread_scores(np.full((9, 9), 0.1), np.random.default_rng(0).random((9, 9)))
+    pooled = pooled_spread([flat], 2, False)
+    assert flat["correlation"] is None and pooled["correlation"] is None and pooled["rank_correlation"] is None

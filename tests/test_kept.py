@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from declouder.kept import FULL_SCALE, keep_images, read_kept
+from declouder.errors import OutputError
+from declouder.kept import _HEADING, FULL_SCALE, OWNER, check_owner, keep_images, owner_of, read_kept
 
 
 def kept(folder: Path, clear: np.ndarray, names: tuple[str, ...], **maps: np.ndarray) -> None:
@@ -56,3 +57,22 @@ def test_error_and_spread_are_shown_by_their_root_and_w_as_it_is_all_cut_at_whit
     kept(tmp_path, np.zeros((1, 4, 1), np.uint8), ("grey",), **maps)
     for kind, quarter in (("error", 128), ("spread", 128), ("w", 64)):
         assert read_kept(tmp_path, "1", kind).tolist() == [[0, quarter, 255, 255]], kind
+
+
+def test_images_of_another_evaluation_or_of_nobody_are_not_written_over(tmp_path):
+    (tmp_path / OWNER).write_text(f"{_HEADING}\nother\n")
+    with pytest.raises(OutputError):
+        check_owner(tmp_path, "me", overwrite=False)
+    (tmp_path / OWNER).write_text("notes of somebody\nme\n")
+    assert owner_of(tmp_path) is None
+    (tmp_path / OWNER).unlink()
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "restored.png").touch()
+    with pytest.raises(OutputError):
+        check_owner(tmp_path, "me", overwrite=False)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_flat_image_of_16_bits_is_shown(tmp_path):
+    keep_images(tmp_path, "1", {"clear": np.full((4, 4, 1), 9000, np.uint16)}, {}, ("grey",), owner="me")
+    assert not read_kept(tmp_path, "1", "clear").any()

@@ -329,3 +329,32 @@ def test_three_bands_that_are_no_colours_are_compared_band_by_band(backbone):
     bands = [metrics.lpips(restored[..., c : c + 1], clear[..., c : c + 1], network) for c in range(3)]
     assert found == pytest.approx(np.mean(bands), abs=1e-6)
     assert abs(found - metrics.lpips(restored, clear, network)) > 1e-4
+
+
+def test_what_no_metric_can_be_taken_of_is_told(rng):
+    with pytest.raises(DataError, match="no pixel"):
+        metrics.mae(np.zeros((0, 5, 3)), np.zeros((0, 5, 3)))
+    with pytest.raises(OptionError, match="range"):
+        metrics.mae(np.ones((5, 5, 1)), np.ones((5, 5, 1)), data_range=math.nan)
+
+
+def test_spectra_of_opposite_sign_are_half_a_turn_apart(rng):
+    x = rng.random((50, 50, 3)) + 0.1
+    assert metrics.sam(-x, x) == pytest.approx(180, abs=1e-4)  # rounding goes beyond what a sine can be
+
+
+def test_lpips_of_images_too_narrow_in_either_direction_is_none_and_names_must_fit(backbone, rng):
+    network, _ = metrics.load_lpips(backbone)
+    x = rng.integers(0, 256, (40, 20, 3), dtype=np.uint8)
+    for image in (x, x.transpose(1, 0, 2)):
+        assert metrics.score(image, image, lpips=network).overall["lpips"] is None
+    wide = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    with pytest.raises(OptionError, match="2 band names"):
+        metrics.lpips(wide, wide, network, band_names=("a", "b"))
+
+
+def test_the_papers_lpips_takes_the_first_three_bands_whatever_they_are_called(backbone, rng):
+    network, _ = metrics.load_lpips(backbone)
+    a, b = (rng.integers(0, 256, (40, 40, 4), dtype=np.uint8) for _ in range(2))
+    found = metrics.score(a, b, lpips=network, band_names=("nir", "blue", "green", "red"))
+    assert found.overall["paper_lpips"] == pytest.approx(metrics.paper_lpips(a, b, network))

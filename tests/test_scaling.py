@@ -84,3 +84,9 @@ def test_what_is_one_of_several_nodata_by_chance_moves_beside_all_of_them(dtype,
 def test_numbers_that_no_result_can_be_leave_all_as_it_is(nodata):
     dn = np.array([0, 1], np.float32)
     assert beside_nodata(dn, [nodata]).tolist() == [0, 1]
+
+
+def test_ends_of_a_scale_are_plain_numbers_and_no_number_beside_nodata_is_another_nodata():
+    assert type(Scaling(np.float32(1), np.int64(3)).low) is float
+    near = float(np.nextafter(np.float32(1), np.float32(2)))
+    assert beside_nodata(np.array([1], np.float32), [1.0, near])[0] not in (1.0, near)

@@ -15,6 +15,7 @@ from rasterio.transform import Affine
 
 from conftest import FakePipeline, read_tif, write_tif
 from declouder import cli
+from declouder.bands import numbered
 from declouder.errors import ModelError, OptionError, OutputError, RasterError
 from declouder.journal import Layer
 from declouder.masks import MaskChoice
@@ -751,3 +752,30 @@ def test_the_mask_of_a_scene_hides_pixels_and_stays(cog, darker, tmp_path, rng):
         np.testing.assert_array_equal(dataset.dataset_mask(), mask)
     np.testing.assert_array_equal(result[:, mask == 0], dn[:, mask == 0])
     assert np.abs(result[:, mask > 0] - dn[:, mask > 0] / 2).max() <= 0.51
+
+
+@pytest.mark.parametrize(
+    ("descriptions", "numbers", "doubtful"),
+    [
+        (("red, b 4", "green", "blue"), (1, 2, 3), ()),
+        (("QA quality", "x", "y", "z"), (2, 3, 4), None),
+        (("red green ratio", "green", "blue"), (1, 2, 3), ("red green ratio",)),
+    ],
+)
+def test_words_that_say_little_of_a_band(descriptions, numbers, doubtful, tmp_path):
+    path = write_tif(tmp_path / "a.tif", np.ones((len(descriptions), 8, 8), np.uint8), photometric="MINISBLACK")
+    with open_raster(path) as reader:
+        plain = ("undefined",) * len(descriptions)
+        found = choose_bands(replace(reader.info, descriptions=descriptions, colors=plain), FOUR[:3])
+    assert found.numbers == numbers and doubtful in (None, found.doubtful)
+
+
+def test_far_infrared_is_not_near_and_bands_count_from_1(tmp_path):
+    with open_raster(write_tif(tmp_path / "a.tif", np.ones((4, 8, 8), np.uint8))) as reader:
+        info = replace(
+            reader.info, descriptions=("red", "green", "blue", "far infrared"), colors=("undefined",) * 4
+        )
+    with pytest.raises(RasterError):
+        choose_bands(info, FOUR)
+    with pytest.raises(RasterError):
+        numbered(info, (0, 1, 2))

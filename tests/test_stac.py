@@ -449,3 +449,59 @@ def test_no_mask_beside_an_asset_makes_gdal_ask_a_server(asked, folder):
     with pytest.raises(RasterError, match="is not an image that can be read, by its first bytes"):
         read_item(write(folder, item(coloured_assets())))
     assert requests == []
+
+
+KEYS = {"red": "B04", "green": "B03", "blue": "B02"}
+
+
+def test_an_assets_words_go_before_its_key_and_its_key_before_other_assets(folder):
+    by_key = {key.title(): asset(f"{name}.tif") for key, name in KEYS.items()}
+    assert list(read_item(write(folder, item(by_key))).bands) == list(KEYS)
+    several = {**coloured_assets(), "red": asset("B08.tif", **{"eo:bands": [{"common_name": "nir"}] * 2})}
+    assert read_item(write(folder, item(several))).bands["red"].path.name == "B04.tif"
+    named = {key: asset(f"{name}.tif", **{"eo:bands": [{"common_name": key}]}) for key, name in KEYS.items()}
+    other = {"other": asset("B08.tif", **{"eo:bands": [{"common_name": "red"}]})}
+    assert read_item(write(folder, item(other | named))).bands["red"].path.name == "B04.tif"
+
+
+@pytest.mark.parametrize(("applied", "offset"), [(False, -0.1), (True, 0)])
+def test_an_offset_was_taken_off_only_where_the_item_says_so(applied, offset, folder):
+    assets = coloured_assets()
+    for each in assets.values():
+        each["raster:bands"] = [{"scale": 1e-4, "offset": -0.1}]
+    said = item(assets, **{"earthsearch:boa_offset_applied": applied})
+    assert read_item(write(folder, said)).bands["red"].offset == offset
+
+
+def test_a_name_is_taken_as_it_is_where_such_a_file_is_there(folder):
+    shutil.copy(folder / "B04.tif", folder / "a%20b.tif")
+    shutil.copy(folder / "B08.tif", folder / "a b.tif")
+    assets = coloured_assets()
+    assets["B04"]["href"] = "a%20b.tif"
+    assert read_item(write(folder, item(assets))).bands["red"].path.name == "a%20b.tif"
+
+
+@pytest.mark.parametrize("scale", [True, 10**400])
+def test_a_scale_that_is_no_number_is_told(scale, folder):
+    assets = coloured_assets()
+    assets["B04"]["raster:bands"] = [{"scale": scale}]
+    with pytest.raises(RasterError, match="scale"):
+        read_item(write(folder, item(assets)))
+
+
+@pytest.mark.parametrize("href", ["a\0b.tif", "/vsicurl/a.tif", "file://server/a.tif"])
+def test_an_href_that_is_no_file_here_is_told(href, folder):
+    assets = coloured_assets()
+    assets["B04"]["href"] = href
+    with pytest.raises(RasterError, match="asset B04"):
+        read_item(write(folder, item(assets)))
+
+
+def test_each_band_of_one_file_has_its_own_scale(folder):
+    write_tif(folder / "all.tif", np.ones((3, 40, 50), np.uint16))
+    bands = {
+        "eo:bands": [{"common_name": key} for key in KEYS],
+        "raster:bands": [{"scale": s} for s in (0.1, 0.2, 0.3)],
+    }
+    found = read_item(write(folder, item({"all": asset("all.tif", **bands)})))
+    assert [band.scale for band in found.bands.values()] == [0.1, 0.2, 0.3]

@@ -210,3 +210,36 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
 
 def test_a_number_that_no_process_has_is_of_none_that_lives():
     assert not lives(10**30) and not lives(0) and lives(os.getpid())
+
+
+def test_a_process_that_belongs_to_another_user_lives(monkeypatch):
+    def refused(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refused)
+    assert lives(1)
+
+
+def test_only_parts_of_this_very_name_are_stale_and_folders_stay(tmp_path):
+    (tmp_path / ".aXb.1-2.part").touch()
+    (tmp_path / ".a.b.1-3.part").mkdir()
+    remove_stale_parts(tmp_path / "a.b")
+    assert (tmp_path / ".aXb.1-2.part").exists() and (tmp_path / ".a.b.1-3.part").exists()
+
+
+def test_a_folder_that_cannot_be_replaced_is_not_lost(tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "weights").write_text("old")
+    rename = Path.rename
+
+    def broken(self, target):
+        if Path(target).name == "model":
+            raise OSError(5, "broken")
+        return rename(self, target)
+
+    with pytest.raises(OutputError), whole_folder(folder) as part:
+        part.mkdir(exist_ok=True)
+        (part / "weights").write_text("new")
+        monkeypatch.setattr(Path, "rename", broken)
+    assert [path.read_text() for path in tmp_path.rglob("weights")] == ["old"]
