@@ -16,9 +16,9 @@ image, and its finest detail comes from the cloudy image by the law:
     textured  S / (S + N), Wiener's filter: S is the variance of the restored image's detail, N that of the cloudy
               image's noise, which taking the haze away makes stronger, NOISE^2 / T^2. Flat sea stays smooth.
 
-Diffusion models for
-restoration make each x0 consistent with what was observed (Wang et al., "Zero-shot image restoration using
-denoising diffusion null-space model", ICLR 2023); what is observed here is known as far as the law goes.
+Diffusion models for restoration make each x0 consistent with what was observed (Wang et al., "Zero-shot image
+restoration using denoising diffusion null-space model", ICLR 2023); what is observed here is known as far as the
+law goes.
 """
 
 from __future__ import annotations
