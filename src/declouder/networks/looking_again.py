@@ -13,7 +13,7 @@ ground around is in it. Nothing but such remains is taken from there:
 
 All three are of means of cells of 8 px and their neighbours, and rise from 0 to 1 within the bounds below. Those of
 detail are of RICE1's train pairs, the others were chosen by looking at images of other sensors: nothing here is
-learnt (docs/model-card.md).
+learnt (docs/experiments.md).
 """
 
 from __future__ import annotations
