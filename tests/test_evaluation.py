@@ -244,6 +244,33 @@ def test_an_interrupted_run_goes_on_with_the_images_that_are_left(
     assert rest.calls == ["101"]
 
 
+def test_a_run_that_goes_on_warns_of_the_same_as_one_that_was_never_stopped(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for kind in ("cloud", "label"):  # all but the last are bright, so the range is used
+        path = data / "test" / kind / "101.png"
+        Image.fromarray(np.asarray(Image.open(path)) // 8).save(path)
+    framed = data / "test" / "cloud" / "3.png"
+    pixels = np.maximum(np.asarray(Image.open(framed)), 9)
+    pixels[:6] = pixels[-6:] = 0
+    Image.fromarray(pixels).save(framed)
+
+    def warnings() -> list[str]:
+        found = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return [line for line in found if "goes on" not in line]
+
+    whole = evaluate(data, CloudyMethod(), out=tmp_path / "whole.json")
+    expected = warnings()
+    assert len(expected) == 1 and "1 images, the first is 3, have a frame of 0" in expected[0]
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(data, Counting(fail_at=3), out=tmp_path / "cloudy.json")
+    warnings()
+    assert evaluate(data, Counting(), out=tmp_path / "cloudy.json")["images"] == whole["images"]
+    assert warnings() == expected
+    assert "doubts" not in whole["images"][0]
+
+
 def test_a_run_with_other_settings_does_not_go_on_from_a_partial_one(data: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         evaluate(data, Counting(fail_at=2), out=tmp_path / "a.json")

@@ -3,6 +3,7 @@
     selection.py   which images, and what is read of each
     methods.py     what is scored: a pipeline, a folder of finished outputs of any software, the cloudy images
     scoring.py     one pair -> one row
+    doubts.py      what makes scores doubtful, noted of each image and told in the end
     summary.py     all rows -> means, intervals, breakdowns and tables
     files.py       the file of scores and its journal
 
@@ -31,6 +32,7 @@ from typing import Any
 from declouder import breakdown, metrics
 from declouder.data.pairs import Pair
 from declouder.errors import DataError, OptionError, OutputError
+from declouder.evaluation.doubts import DOUBTS, tell_doubts, without_doubts
 from declouder.evaluation.files import (
     FORMAT,
     FORMAT_VERSION,
@@ -194,7 +196,8 @@ def evaluate(
         owner=owner,
     )
     rows = _rows(scorer, pairs, done, partial, on_image)
-    scorer.tell_doubts()
+    tell_doubts({row["name"]: row[DOUBTS] for row in rows if DOUBTS in row}, data_range=ends)
+    rows = without_doubts(rows)
     samples, averaged = described.get("samples", 1), described.get("averaged", False)
     result = {**head, **summary(rows, samples=samples, averaged=averaged), "images": rows}
     write_text(csv, to_csv(rows))

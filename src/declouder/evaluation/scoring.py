@@ -1,11 +1,10 @@
-"""One pair and what a method makes of it -> one row of the file of scores."""
+"""One pair and what a method makes of it -> one row of the file of scores, with its notes (`doubts`)."""
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declouder import breakdown, metrics
-from declouder.data.images import check_band_order, check_numbers, least_used, scaling_of
+from declouder.data.images import check_band_order, check_numbers, scaling_of
 from declouder.data.pairs import Pair
 from declouder.errors import DataError, OptionError
+from declouder.evaluation.doubts import DOUBTS, doubts_of
 from declouder.evaluation.methods import Method
 from declouder.evaluation.selection import Selection
 from declouder.kept import keep_images
-from declouder.raster import find_undeclared
 from declouder.rgb import USUAL_BANDS
-
-log = logging.getLogger(__name__)
 
 DEFAULT_BANDS: Mapping[int, tuple[str, ...]] = {
     1: ("grey",),
@@ -57,14 +54,6 @@ class Scorer:
     mask_of: Mapping[str, Path]
     keep: Path | None
     owner: str = ""
-    _most_used: float | None = field(default=None, init=False)
-    """The largest share that an image used of `data_range`, or of the data type's range."""
-    _least_used: float = field(default=0.0, init=False)
-    """What that is to be at least."""
-    _thickest_mask: float | None = field(default=None, init=False)
-    """The largest share of its data type's range that a mask of several levels used."""
-    _framed: list[str] = field(default_factory=list, init=False)
-    """Names of the pairs that have pixels which look as if they held no data."""
 
     def row(self, pair: Pair) -> dict[str, Any]:
         """Read, restore and score one pair.
@@ -78,7 +67,7 @@ class Scorer:
         scaling = scaling_of(clear, pair.clear_path, self.data_range, mend=_RANGE)
         span = scaling.high - scaling.low
         mask = self.selection.read_mask(self.mask_of[pair.name]) if pair.name in self.mask_of else None
-        self._note_doubts(pair, cloudy, clear, span, mask)
+        doubts = doubts_of(cloudy, clear, mask, span=span, data_range=self.data_range)
         try:
             parts = breakdown.regions(cloudy, clear, span, mask)
         except DataError as misfit:
@@ -113,6 +102,7 @@ class Scorer:
             "spread": (
                 None if spread is None else breakdown.spread_scores(spread, np.sqrt(np.square(error).mean(2)))
             ),
+            DOUBTS: doubts,
         }
         if self.keep is not None:
             reference = None if restored.reference is None else restored.reference - scaling.low
@@ -122,44 +112,6 @@ class Scorer:
                 self.keep, pair.name, _there(pictures), _there(maps), names, owner=self.owner
             )
         return found
-
-    def tell_doubts(self) -> None:
-        """Warn of what the images or masks that were scored have in common and makes their scores doubtful."""
-        if self._most_used is not None and self._most_used < self._least_used:
-            log.warning(
-                "the images use %.2g of %s, so errors look small; give the range that counts: --data-range SPAN, or"
-                " LOW,HIGH",
-                self._most_used,
-                "--data-range" if self.data_range else "their data type's range",
-            )
-        if self._framed:
-            log.warning(
-                "%d images, the first is %s, have a frame of 0 or a lowest number that looks like no data; here it"
-                " is ground, to declouder remove it is not",
-                len(self._framed),
-                self._framed[0],
-            )
-        if self._thickest_mask is not None and self._thickest_mask < breakdown.MASK_THICK_FROM:
-            log.warning(
-                "the masks go up to %.2g of their data type's range, so none of their cloud counts as thick, which"
-                " is from %g on; write thick cloud as the range's end",
-                self._thickest_mask,
-                breakdown.MASK_THICK_FROM,
-            )
-
-    def _note_doubts(
-        self, pair: Pair, cloudy: NDArray[Any], clear: NDArray[Any], span: float, mask: NDArray[Any] | None
-    ) -> None:
-        """Note what `tell_doubts` tells in the end."""
-        low = self.data_range[0] if self.data_range else 0.0
-        used = (float(max(cloudy.max(), clear.max())) - low) / span
-        self._most_used = max(self._most_used or 0.0, used)
-        self._least_used = max(self._least_used, least_used(self.data_range, clear.dtype))
-        if find_undeclared(cloudy.transpose(2, 0, 1), height=cloudy.shape[0], width=cloudy.shape[1]) is not None:
-            self._framed.append(pair.name)
-        if mask is not None and len(np.unique(mask[mask > 0])) > 1:
-            share = float(mask.max()) / breakdown.mask_range(mask.dtype)
-            self._thickest_mask = max(self._thickest_mask or 0.0, share)
 
     def _names(self, pair: Pair, bands: int) -> Sequence[str]:
         names = self.band_names if self.band_names is not None else DEFAULT_BANDS.get(bands)
