@@ -17,14 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from held_out import held_out_of
+from held_out import data_of, held_out_of, restore, sets_of, to_uint8
 from numpy.typing import NDArray
 
 from declouder import CloudRemovalPipeline
 from declouder.cli.app import FAST_LEAST_PAINTED, FAST_STEPS
-from declouder.config import load_config
-from declouder.data.training import Sample, TrainingData
 from declouder.metrics import load_lpips, psnr, ssim
 from declouder.metrics import lpips as lpips_of
 from declouder.pipeline import make_scheduler
@@ -47,10 +44,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="where the networks run; CPU s are of the CPU alone")
     arguments = parser.parse_args()
 
-    config = load_config(arguments.config, [f"data.base={arguments.base}"])
-    data = TrainingData(config.data, band_names=config.model.bands, seed=config.seed)
-    held_out = held_out_of(data, config.seed)
-    sets = [pair.cloudy_path.relative_to(arguments.base).parts[0] for pair in data.held_pairs]
+    data = data_of(arguments)
+    held_out, sets = held_out_of(data), sets_of(data, arguments.base)
     if arguments.limit:
         chosen = np.unique(np.linspace(0, len(held_out) - 1, arguments.limit).round().astype(int))
         held_out, sets = [held_out[i] for i in chosen], [sets[i] for i in chosen]
@@ -93,19 +88,6 @@ def print_row(name: str, table: NDArray[np.float64]) -> None:
     quality, similarity, distance, seconds, kept = table.mean(axis=0)
     cells = [f"{quality:.3f}", f"{similarity:.4f}", f"{distance:.4f}", f"{seconds:.2f}"]
     print(f"| {name} | {' | '.join(cells)} | {kept:.1f}, {table[:, 4].min():.1f} |", flush=True)
-
-
-def restore(pipeline: CloudRemovalPipeline, sample: Sample, settings: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """Return the restored image, (H, W, C) uint8."""
-    cloudy = (torch.from_numpy(sample["cloudy"])[None] + 1) / 2
-    generator = torch.Generator().manual_seed(sample["seed"])
-    restored = pipeline(cloudy, generator=generator, output_type="pt", **settings).images[0]
-    return to_uint8(restored.cpu().numpy() * 2 - 1)
-
-
-def to_uint8(image: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return (H, W, C) uint8 of (C, H, W) in [-1, 1]."""
-    return np.asarray(np.rint((image.transpose(1, 2, 0) + 1) * 127.5).clip(0, 255), np.uint8)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from declouder import CloudRemovalPipeline
@@ -36,19 +38,27 @@ def data_of(arguments: argparse.Namespace) -> TrainingData:
     return TrainingData(config.data, band_names=config.model.bands, seed=config.seed)
 
 
-def held_out_of(data: TrainingData, seed: int) -> Sequence[Sample]:
+def held_out_of(data: TrainingData) -> Sequence[Sample]:
     """Return the held-out samples; end the script where no pair is: others would be those that were learnt from."""
     if not data.held_pairs:
         raise SystemExit("no pair is held out; set data.hold_out above 0 in the recipe")
-    return data.held_out(seed)
+    return data.held_out(seed=0)  # of what is made up where no pair is held out
+
+
+def sets_of(data: TrainingData, base: Path) -> list[str]:
+    """Return the set of each held-out pair, the folder below the base that it lies in; end the script elsewhere."""
+    try:
+        return [pair.cloudy_path.relative_to(base).parts[0] for pair in data.held_pairs]
+    except ValueError as error:
+        raise SystemExit(f"{error}; the recipe's sets are to lie below --base") from None
 
 
 def held_pairs(data: TrainingData, arguments: argparse.Namespace) -> list[Images]:
     """Return the held-out pairs of the set; end the script where there are none."""
     found = [
         (data.held_cloudy.unit(number), data.held_clear.unit(number))
-        for number, pair in enumerate(data.held_pairs)
-        if pair.cloudy_path.relative_to(arguments.base).parts[0] == arguments.set
+        for number, name in enumerate(sets_of(data, arguments.base))
+        if name == arguments.set
     ]
     if not found:
         raise SystemExit(f"no pair of {arguments.set} is held out; set data.hold_out above 0 in the recipe")
@@ -62,3 +72,16 @@ def pipeline_of(arguments: argparse.Namespace) -> CloudRemovalPipeline:
     if arguments.consistency is not None:
         pipeline.register_to_config(consistency=arguments.consistency)
     return pipeline
+
+
+def restore(pipeline: CloudRemovalPipeline, sample: Sample, settings: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """Return the restored image, (H, W, C) uint8."""
+    cloudy = (torch.from_numpy(sample["cloudy"])[None] + 1) / 2
+    generator = torch.Generator().manual_seed(sample["seed"])
+    restored = pipeline(cloudy, generator=generator, output_type="pt", **settings).images[0]
+    return to_uint8(restored.cpu().numpy() * 2 - 1)
+
+
+def to_uint8(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return (H, W, C) uint8 of (C, H, W) in [-1, 1]."""
+    return np.asarray(np.rint((image.transpose(1, 2, 0) + 1) * 127.5).clip(0, 255), np.uint8)

@@ -16,12 +16,11 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from choose_sampling import restore, to_uint8
-from held_out import FloatArray, Images, data_of, held_pairs, parser_of, pipeline_of
+from held_out import FloatArray, Images, data_of, held_pairs, parser_of, pipeline_of, restore, sets_of, to_uint8
 from numpy.typing import NDArray
 
 from declouder.data.resize import resize_bicubic
-from declouder.data.training import Sample, TrainingData
+from declouder.data.training import Sample
 from declouder.data.transplant import EvenHaze
 from declouder.metrics import load_lpips, psnr, ssim
 from declouder.metrics import lpips as lpips_of
@@ -36,7 +35,7 @@ def main() -> None:
     arguments = parser.parse_args()
     data = data_of(arguments)
     kinds = {f"{arguments.set}, hazes by their law": hazy(held_pairs(data, arguments), arguments.grounds)}
-    for name in sets_of(data, arguments.base):
+    for name in dict.fromkeys(sets_of(data, arguments.base)):
         pairs = held_pairs(data, argparse.Namespace(base=arguments.base, set=name))
         kinds[f"{name}, half the size"] = [(halved(cloudy), halved(clear)) for cloudy, clear in pairs]
     pipeline = pipeline_of(arguments)
@@ -59,11 +58,6 @@ def main() -> None:
         cells = [f"{mean[0]:.2f} | {mean[1]:.4f} | {mean[2]:.4f}" for mean in found.mean(axis=0)]
         lower = "-" if lpips is None else f"{(found[:, 1, 2] < found[:, 0, 2]).sum()} of {len(found)}"
         print(f"| {kind} | {' | '.join(cells)} | {lower} |", flush=True)
-
-
-def sets_of(data: TrainingData, base: Path) -> list[str]:
-    """Return the names of the sets that held-out pairs are of."""
-    return list(dict.fromkeys(pair.cloudy_path.relative_to(base).parts[0] for pair in data.held_pairs))
 
 
 def hazy(pairs: list[Images], grounds: int) -> list[Images]:

@@ -13,8 +13,7 @@ it is wiped out; mean and least. Test folders are never touched.
 from __future__ import annotations
 
 import numpy as np
-from choose_sampling import restore, to_uint8
-from held_out import FloatArray, data_of, held_pairs, parser_of, pipeline_of
+from held_out import FloatArray, data_of, held_pairs, parser_of, pipeline_of, restore, to_uint8
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, uniform_filter
 

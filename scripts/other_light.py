@@ -15,8 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from choose_sampling import restore, to_uint8
-from held_out import FloatArray, Images, data_of, held_pairs, parser_of, pipeline_of
+from held_out import FloatArray, Images, data_of, held_pairs, parser_of, pipeline_of, restore, to_uint8
 from numpy.typing import NDArray
 
 from declouder import CloudRemovalPipeline

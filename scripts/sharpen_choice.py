@@ -18,12 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from choose_sampling import to_uint8
-from held_out import held_out_of
+from held_out import data_of, held_out_of, sets_of, to_uint8
 
 from declouder import CloudRemovalPipeline
-from declouder.config import load_config
-from declouder.data.training import TrainingData
 from declouder.metrics import load_lpips, psnr, ssim
 from declouder.metrics import lpips as lpips_of
 from declouder.networks import CompactNet
@@ -59,16 +56,15 @@ def main() -> None:
     pipeline = CloudRemovalPipeline.from_pretrained(arguments.model).to(torch.float32)
     if getattr(pipeline.reference, "choice", None) is None:
         raise SystemExit(f"{arguments.model} has no guided reference network")
-    config = load_config(arguments.config, [f"data.base={arguments.base}"])
-    data = TrainingData(config.data, band_names=config.model.bands, seed=config.seed)
-    sets = np.array([pair.cloudy_path.relative_to(arguments.base).parts[0] for pair in data.held_pairs])
+    data = data_of(arguments)
+    sets = np.array(sets_of(data, arguments.base))
     lpips, _ = load_lpips(arguments.backbone)
     print("| first | second | set | psnr | ssim | lpips | clear in |\n|---|---|---|---|---|---|---|")
     for first, second in itertools.product(arguments.first, arguments.second):
         network = copy.deepcopy(pipeline.reference).eval()
         sharpen(network, arguments, first, second)
         rows = []
-        for sample in held_out_of(data, config.seed):
+        for sample in held_out_of(data):
             clear = to_uint8(sample["clear"])
             restored, kept = (restore(network, sample[key]) for key in ("cloudy", "clear"))
             distance = np.nan if lpips is None else lpips_of(restored, clear, lpips)

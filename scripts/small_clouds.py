@@ -10,8 +10,7 @@ is made of it, seen as it is and up to four times as large. Test folders are nev
 from __future__ import annotations
 
 import numpy as np
-from choose_sampling import restore, to_uint8
-from held_out import FloatArray, data_of, held_pairs, parser_of, pipeline_of
+from held_out import FloatArray, data_of, held_pairs, parser_of, pipeline_of, restore, to_uint8
 
 from declouder import CloudRemovalPipeline
 from declouder.arguments import MOST_ENLARGED

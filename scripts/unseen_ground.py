@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from choose_sampling import restore, to_uint8
+from held_out import restore, to_uint8
 from numpy.typing import NDArray
 
 from declouder import CloudRemovalPipeline

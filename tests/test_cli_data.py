@@ -396,6 +396,10 @@ def test_pairs_that_a_split_list_lacks_and_those_that_are_not_there_are_told(cap
     assert code == 2 and "split.txt lacks 1 pairs, the first is 3" in out
     assert "split.txt names 1 pairs that are not there, the first is 99" in out
     assert "train  2 pairs" in out and "test   1 pairs" in out
+    (tmp_path / "set" / "split.txt").write_text("train/0\nvalid/1\n")
+    code, out, _ = run(capsys, "data", "check", tmp_path / "set", "-q")
+    assert code == 2 and "line 2 is 'valid/1'; wanted train/NAME or test/NAME" in out
+    assert "4 pairs" in out  # the check went on, without a split
 
 
 def test_a_pair_whose_twin_is_left_out_already_stays():

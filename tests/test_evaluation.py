@@ -50,7 +50,7 @@ from declouder.mosaic import Window
 from declouder.networks import CompactNet, Denoiser, WeightNet
 from declouder.noise import scene_noise
 from declouder.pipeline import CloudRemovalPipeline, make_scheduler
-from declouder.provenance import model_digest
+from declouder.provenance import model_digest, weights_stay
 from declouder.scaling import Scaling
 
 NAMES = ("3", "12", "101")
@@ -201,6 +201,15 @@ def test_images_that_were_hardly_painted_take_no_step(
     assert found["method"]["least_painted"] == 0.5
     expected = [reference["images"][0], *everywhere["images"][1:]]
     assert [image["psnr"] for image in found["images"]] == [image["psnr"] for image in expected]
+
+
+def test_blocks_in_which_weights_stay_may_lie_within_each_other(pipeline: CloudRemovalPipeline) -> None:
+    with weights_stay(pipeline):
+        with weights_stay(pipeline):
+            before = model_digest(pipeline)
+        pipeline.reference.register_to_config(filling=9)
+        assert model_digest(pipeline) == before  # still within the outer one
+    assert model_digest(pipeline) != before
 
 
 def test_the_models_fingerprint_changes_with_its_weights(pipeline: CloudRemovalPipeline) -> None:

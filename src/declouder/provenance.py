@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import json
 import math
+import threading
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -100,18 +101,27 @@ def _output_tags(key: Mapping[str, Any], *, masked: bool) -> dict[str, str]:
     }
 
 
-_FIXED: dict[int, str] = {}
-"""Digests of pipelines whose weights stay, by `id`."""
+_FIXED: dict[int, tuple[str, int]] = {}
+"""Digests of pipelines whose weights stay, and in how many blocks, by `id`."""
+_FIXING = threading.Lock()
 
 
 @contextlib.contextmanager
 def weights_stay(pipeline: Any) -> Iterator[None]:
-    """Compute `model_digest` of a pipeline once for the block, within which nobody changes its weights."""
-    _FIXED[id(pipeline)] = model_digest(pipeline)
+    """Compute `model_digest` of a pipeline once for the block, within which nobody changes its weights.
+
+    Blocks of one pipeline may lie within each other, and overlap in threads.
+    """
+    digest = model_digest(pipeline)
+    with _FIXING:
+        _FIXED[id(pipeline)] = digest, _FIXED.get(id(pipeline), ("", 0))[1] + 1
     try:
         yield
     finally:
-        del _FIXED[id(pipeline)]
+        with _FIXING:
+            blocks = _FIXED.pop(id(pipeline))[1] - 1
+            if blocks:
+                _FIXED[id(pipeline)] = digest, blocks
 
 
 def model_digest(pipeline: Any) -> str:
@@ -119,7 +129,7 @@ def model_digest(pipeline: Any) -> str:
     import torch
 
     if (known := _FIXED.get(id(pipeline))) is not None:
-        return known
+        return known[0]
     parts = pipeline.components
     found = hashlib.sha256(_settings(pipeline.config, without=parts).encode())
     for name, part in sorted(parts.items()):

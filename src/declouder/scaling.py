@@ -98,8 +98,9 @@ def _next_to(value: float, kind: np.dtype[Any], nodata: Sequence[float]) -> floa
         if not math.isfinite(value):
             return None
         other = kind.type(value)
+        inward = kind.type(-np.inf if value > 0 else np.inf)  # beyond the largest number lies infinity
         while other == value or other in nodata:
-            other = np.nextafter(other, kind.type(np.inf))
+            other = np.nextafter(other, inward)
         return float(other)
     limits = np.iinfo(kind)
     if not limits.min <= value <= limits.max:

@@ -23,11 +23,13 @@ def pairs_in(root: Path) -> list[Pair]:
     return pair_up(root / "train" / "cloud", root / "train" / "label")
 
 
-def test_what_macos_leaves_beside_images_and_folders_named_like_them_are_no_images(tmp_path):
+def test_hidden_images_those_in_hidden_folders_and_folders_named_like_images_are_none(tmp_path):
     make_tree(tmp_path, ["1"])
     folder = tmp_path / "train" / "cloud"
     (folder / "._1.png").write_bytes(b"no image")
     (folder / "2.png").mkdir()
+    write(folder / ".ipynb_checkpoints" / "1-checkpoint.png")
+    write(folder / ".Trash-1000" / "files" / "3.png")
     assert find_images(folder) == [folder / "1.png"]
     assert [pair.name for pair in pairs_in(tmp_path)] == ["1"]
 

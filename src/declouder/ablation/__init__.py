@@ -5,6 +5,7 @@
     reference   the reference network alone (0 steps)
     diffusion   the diffusion alone (w = 0)
     weight      w fixed at one value everywhere, w learned, and bounds of the learned w
+    consistency how much of the finest detail is held to the law of an even haze
     steps       1, 2, 4, 10, 25, 50 evaluations of the denoiser
     sampler     every sampler of `pipeline.SAMPLERS`
     start       from noise, or from the reference noised to a part of the way (strength)

@@ -97,6 +97,12 @@ def slug(settings: Mapping[str, Any]) -> str:
         return "reference"
     low, high = settings["w_bounds"]
     return (
-        f"{settings['sampler'] or 'own'}-{settings['steps']}steps-w{low:g}_{high:g}-start{settings['strength']:g}"
-        f"-held{settings['consistency']:g}-seed{settings['seed']}-of{settings['samples']}"
+        f"{settings['sampler'] or 'own'}-{settings['steps']}steps-w{_digits(low)}_{_digits(high)}"
+        f"-start{_digits(settings['strength'])}-held{_digits(settings['consistency'])}"
+        f"-seed{settings['seed']}-of{settings['samples']}"
     )
+
+
+def _digits(number: float) -> str:
+    """Return a number in as few digits as tell it from all others."""
+    return f"{number:g}" if float(f"{number:g}") == number else repr(float(number))

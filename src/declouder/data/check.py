@@ -196,7 +196,11 @@ def _split_by_list(report: SetReport, by_part: dict[str, list[Pair]]) -> dict[st
     path = _split_list(report.found)
     if ALL not in by_part or not path.exists():
         return by_part
-    split_of = read_split_list(path)
+    try:
+        split_of = read_split_list(path)
+    except DataError as error:
+        report.problems.append(str(error))
+        return by_part
     unlisted = [pair.name for pair in by_part[ALL] if pair.name not in split_of]
     if unlisted:
         report.problems.append(f"{path} lacks {len(unlisted)} pairs, the first is {unlisted[0]}")

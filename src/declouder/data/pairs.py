@@ -95,18 +95,18 @@ def pair_up(
 
 def holds_images(folder: Path) -> bool:
     """Return whether there is a folder with an image in it or its subfolders."""
-    return folder.is_dir() and any(map(_is_image, folder.rglob("*")))
+    return folder.is_dir() and any(_is_image(path, folder) for path in folder.rglob("*"))
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return the images in a folder and its subfolders, sorted by path.
+    """Return the images in a folder and its subfolders, except hidden ones, sorted by path.
 
     Raises:
         DataError: if the folder is missing or holds no image.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; give a folder of images")
-    images = sorted(filter(_is_image, folder.rglob("*")))
+    images = sorted(path for path in folder.rglob("*") if _is_image(path, folder))
     if not images:
         raise DataError(f"{folder} holds no image; wanted {', '.join(sorted(IMAGE_SUFFIXES))}")
     for path in images:
@@ -114,9 +114,10 @@ def find_images(folder: Path) -> list[Path]:
     return images
 
 
-def _is_image(path: Path) -> bool:
-    # ._1.png, which macOS leaves on other file systems, is no image.
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+def _is_image(path: Path, folder: Path) -> bool:
+    # ._1.png, which macOS leaves on other file systems, is no image of a set, nor is what lies in .Trash-1000.
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
 
 
 def fingerprint(pairs: Sequence[Pair]) -> str:
