@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from speed import least, machine
 
-from declouder.cli.app import keep_freed_memory
+from declouder.cli.process import keep_freed_memory
 from declouder.pipeline import CloudRemovalPipeline
 
 ENGINES = ("torch", "onnxruntime", "openvino", "openvino_bf16")

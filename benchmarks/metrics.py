@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from declouder import breakdown, metrics
-from declouder.cli.app import keep_freed_memory
+from declouder.cli.process import keep_freed_memory
 
 
 def cpu_ms(work: Callable[[], object], repeats: int) -> tuple[float, float]:

@@ -34,7 +34,8 @@ import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor
 from torch.utils.flop_counter import FlopCounterMode
 
-from declouder.cli.app import FAST_LEAST_PAINTED, FAST_STEPS, keep_freed_memory
+from declouder.cli.options import FAST_LEAST_PAINTED, FAST_STEPS
+from declouder.cli.process import keep_freed_memory
 from declouder.data.catalog import set_pairs
 from declouder.devices import has_bfloat16
 from declouder.lpips import Lpips

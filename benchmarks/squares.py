@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from declouder.cli.app import keep_freed_memory
+from declouder.cli.process import keep_freed_memory
 from declouder.networks.squares import _band_of_means, _means_along
 
 SIZES_PX = (32, 64, 128, 256, 512, 1024)

@@ -21,7 +21,7 @@ from held_out import data_of, held_out_of, restore, sets_of, to_uint8
 from numpy.typing import NDArray
 
 from declouder import CloudRemovalPipeline
-from declouder.cli.app import FAST_LEAST_PAINTED, FAST_STEPS
+from declouder.cli.options import FAST_LEAST_PAINTED, FAST_STEPS
 from declouder.metrics import load_lpips, psnr, ssim
 from declouder.metrics import lpips as lpips_of
 from declouder.pipeline import make_scheduler

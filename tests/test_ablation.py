@@ -15,6 +15,7 @@ from PIL import Image
 
 from declouder import metrics
 from declouder.ablation import GROUP_NAMES, Row, ablate, answer, rows
+from declouder.ablation.settings import slug
 from declouder.ablation.verdict import best_that_loses_nothing
 from declouder.breakdown import REGIONS
 from declouder.errors import OptionError, OutputError
@@ -64,6 +65,13 @@ def test_the_table_covers_what_the_paper_leaves_open() -> None:
     assert any(row.samples > 1 for row in found)
     with pytest.raises(OptionError, match="'speed'"):
         rows(["speed"])
+
+
+def test_settings_that_differ_in_a_far_digit_do_not_share_a_file_of_scores() -> None:
+    settings = {"sampler": None, "steps": 1, "w_bounds": (0.0, 1.0), "consistency": 0.8, "seed": 0, "samples": 1}
+    near, same, other = (slug({**settings, "strength": strength}) for strength in (0.75, 3 / 4, 0.7500001))
+    assert near == same == "own-1steps-w0_1-start0.75-held0.8-seed0-of1"
+    assert other != near
 
 
 def test_every_row_is_sampled_and_written_as_table_and_plot(

@@ -20,8 +20,10 @@ from PIL import Image
 
 from conftest import FakePipeline, write_tif
 from declouder.cli import main
-from declouder.cli.app import FAST_LEAST_PAINTED, FAST_STEPS, _in_bfloat16, _interrupt, loaded_pipeline
+from declouder.cli.app import _interrupt
 from declouder.cli.bars import counting_bar
+from declouder.cli.loading import _in_bfloat16, loaded_pipeline
+from declouder.cli.options import FAST_LEAST_PAINTED, FAST_STEPS
 from declouder.devices import has_bfloat16
 from declouder.errors import OptionError
 from declouder.evaluation import Selection
@@ -321,13 +323,15 @@ def test_the_precision_that_is_asked_for_is_taken(command, words, wanted, noted,
 def test_steps_are_in_bfloat16_where_it_is_asked_for_and_to_be_had(
     precision: str, has: bool, wanted: bool, monkeypatch: pytest.MonkeyPatch, model_folder: Path
 ) -> None:
-    monkeypatch.setattr(sys.modules["declouder.cli.app"], "has_bfloat16", lambda device: has and device == "cpu")
+    monkeypatch.setattr(
+        sys.modules["declouder.cli.loading"], "has_bfloat16", lambda device: has and device == "cpu"
+    )
     assert loaded_pipeline(str(model_folder), None, "cpu", precision).steps_in_bfloat16 is wanted
 
 
 @pytest.mark.parametrize(("precision", "wanted"), [("32", False), ("auto", True), ("bf16", True), ("fast", False)])
 def test_on_a_gpu_being_quick_alone_takes_no_bfloat16(precision, wanted, monkeypatch):
-    monkeypatch.setattr(sys.modules["declouder.cli.app"], "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(sys.modules["declouder.cli.loading"], "has_bfloat16", lambda device: True)
     assert _in_bfloat16(precision, "cuda") is wanted
 
 
@@ -339,7 +343,7 @@ def test_on_a_cluster_steps_are_in_bfloat16_only_where_it_is_asked_for(
 ) -> None:
     pytest.importorskip("distributed")
     # The client's own processor says nothing about the workers'.
-    monkeypatch.setattr(sys.modules["declouder.cli.app"], "has_bfloat16", lambda device: not wanted)
+    monkeypatch.setattr(sys.modules["declouder.cli.loading"], "has_bfloat16", lambda device: not wanted)
     source = write_tif(tmp_path / "a.tif", np.ones((3, 9, 9), np.uint8))
     given = ("remove", source, "-o", tmp_path / "b.tif", "--model", model_folder, "--cluster", "local:1", "-q")
     found = noted("declouder.cli.remove.Run", *given, *words)
@@ -356,7 +360,7 @@ def test_on_a_cluster_steps_are_in_bfloat16_only_where_it_is_asked_for(
 def test_a_precision_that_is_not_to_be_had_is_one_line(
     precision: str, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys.modules["declouder.cli.app"], "has_bfloat16", lambda device: False)
+    monkeypatch.setattr(sys.modules["declouder.cli.loading"], "has_bfloat16", lambda device: False)
     source = write_tif(tmp_path / "a.tif", np.ones((3, 9, 9), np.uint8))
     with pytest.raises(SystemExit) as ended:
         main(["remove", str(source), "-o", str(tmp_path / "b.tif"), "--device", "cpu", "--precision", precision])
@@ -371,7 +375,7 @@ def test_steps_in_bfloat16_are_taken_without_a_word(
     rng: np.random.Generator,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(sys.modules["declouder.cli.app"], "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(sys.modules["declouder.cli.loading"], "has_bfloat16", lambda device: True)
     source = write_tif(tmp_path / "a.tif", rng.integers(0, 256, (3, 40, 40), dtype=np.uint8))
     for precision in ("32", "bf16"):
         words = ("--model", str(model_folder), "--steps", "1", "--device", "cpu", "--precision", precision, "-q")
@@ -396,7 +400,7 @@ def test_only_a_processor_or_gpu_that_has_bfloat16_counts(monkeypatch: pytest.Mo
     ("module", "words"),
     [
         ("evaluate", ("evaluate", ".", "-o", "a.json")),
-        ("report", ("ablate", ".", "-o", "out")),
+        ("ablate", ("ablate", ".", "-o", "out")),
         ("remove", ("remove", "a.tif", "-o", "b.tif")),
     ],
 )

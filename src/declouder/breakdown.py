@@ -177,7 +177,8 @@ def pooled_spread(scores: Sequence[Mapping[str, Any]], samples: int, averaged: b
 
     Returns:
         correlation: Pearson's, over all pixels of all images. rank_correlation: Spearman's, mean over images.
-        reliability: class by class: pixels, spread and error (root mean squares).
+        mean: of the spread.
+        reliability: class by class: the spread it begins from, pixels, spread and error (root mean squares).
         calibrated: error / spread where the samples tell the truth: the scored image is off from a truth that
             is one more draw by sqrt(2) spreads, the mean of N samples by sqrt(1 + 1 / N).
     """

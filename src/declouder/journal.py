@@ -227,6 +227,9 @@ class Journal:
 
         Args:
             group: by window; the layers, (bands, height, width) each, or None for a window that was passed by.
+
+        Raises:
+            OutputError: if the disk does not take them.
         """
         parts: list[bytes] = []
         offsets: dict[int, int | None] = {}

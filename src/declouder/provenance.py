@@ -125,7 +125,11 @@ def weights_stay(pipeline: Any) -> Iterator[None]:
 
 
 def model_digest(pipeline: Any) -> str:
-    """Return a SHA-256 over the weights and settings of a pipeline, but for its sampler: 64 hexadecimal digits."""
+    """Return a SHA-256 over the weights and settings of a pipeline, but for its sampler: 64 hexadecimal digits.
+
+    Raises:
+        ModelError: if weights are out of reach, as sequential offloading leaves them.
+    """
     import torch
 
     if (known := _FIXED.get(id(pipeline))) is not None:

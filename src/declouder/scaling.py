@@ -1,4 +1,4 @@
-"""Digital numbers (DN) to the model's range [-1, 1] and back: the only place that knows 255 or 65535.
+"""Digital numbers (DN) to the model's range [-1, 1] and back: the only place that maps one to the other.
 
     x  = 2 (dn - low) / (high - low) - 1        clipped to [-1, 1]
     dn = low + (x + 1) / 2 (high - low)         rounded for integers, clipped to the dtype's range

@@ -84,6 +84,9 @@ def networks_from_denoiser_checkpoint(
     Args:
         state_dict: the authors' tensors by name, with or without `module.` before every name.
         source: what error messages call the checkpoint.
+
+    Raises:
+        ModelError: if it holds no denoiser, or one without its weight network, or tensors do not fit.
     """
     weights = _with_current_names(state_dict, source)
     kind = _kind(weights, source)
@@ -112,6 +115,9 @@ def reference_from_checkpoint(
     Args:
         state_dict: the authors' tensors by name, with or without `module.` before every name.
         source: what error messages call the checkpoint.
+
+    Raises:
+        ModelError: if it holds no reference network of the authors', or tensors do not fit.
     """
     weights = _with_current_names(state_dict, source)
     kind = _kind(weights, source)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
-from declouder.cli.app import logging_to, stop_if_interrupted
+from declouder.cli.app import stop_if_interrupted
+from declouder.cli.logs import logging_to
 
 SHOWN = ("psnr", "ssim", "lpips")
 """Scores whose running means a bar shows."""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from declouder.cli.app import OUTPUT_NAMES, DebugOption, QuietOption, SetOption, app, parsed_ends
+from declouder.cli.app import app
 from declouder.cli.bars import counting_bar
+from declouder.cli.options import OUTPUT_NAMES, DebugOption, QuietOption, SetOption, parsed_ends
 from declouder.errors import DataError, OptionError, OutputError
 
 if TYPE_CHECKING:

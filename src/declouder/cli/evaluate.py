@@ -7,14 +7,24 @@ from typing import Annotated, Any
 
 import typer
 
-from declouder.cli.app import (
+from declouder.cli.app import app
+from declouder.cli.bars import image_bar
+from declouder.cli.loading import loaded_pipeline, tell_trained_range
+from declouder.cli.options import (
     FAST_LEAST_PAINTED,
     FAST_STEPS,
     OUTPUT_NAMES,
+    BackboneOption,
+    BandNamesOption,
+    BandsOption,
+    DataRangeOption,
     DebugOption,
     DeviceOption,
+    DownloadOption,
     EnlargeOption,
+    ExcludeOption,
     FastOption,
+    LimitOption,
     ModelOption,
     OverwriteOption,
     PrecisionOption,
@@ -22,56 +32,17 @@ from declouder.cli.app import (
     SamplerOption,
     SeedOption,
     SetOption,
+    SizeOption,
+    SplitListOption,
+    SplitOption,
     StepsOption,
-    app,
     check_device_name,
     chosen_precision,
-    keep_freed_memory,
-    loaded_pipeline,
-    parsed_ends,
-    tell_trained_range,
+    parsed_range,
+    selection,
 )
-from declouder.cli.bars import image_bar
+from declouder.cli.process import keep_freed_memory
 from declouder.errors import OptionError
-
-SplitOption = Annotated[str, typer.Option(help="Part of the data.", metavar="NAME")]
-BandsOption = Annotated[
-    str | None, typer.Option(help="rgb, or rgbn to join the near infrared's own tree.", metavar="BANDS")
-]
-SplitListOption = Annotated[
-    Path | None,
-    typer.Option(help="File of train/NAME and test/NAME, as a recipe's data.pairs entry names it.", metavar="LIST"),
-]
-BandNamesOption = Annotated[
-    str | None,
-    typer.Option(
-        help="What the bands are called, such as nir,red,green; without it as the model's, or grey, RGB, RGB and"
-        " nir.",
-        metavar="LIST",
-    ),
-]
-ExcludeOption = Annotated[Path | None, typer.Option(help="File of names to leave out, one a line.", metavar="LIST")]
-LimitOption = Annotated[int | None, typer.Option(help="So many images only, spread over the list.", metavar="N")]
-SizeOption = Annotated[
-    int | None,
-    typer.Option(help="Resize whole images to this side first; the paper scores at 256.", metavar="PX"),
-]
-DataRangeOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Span of the numbers, such as 10000, or those that are black and white; without it the data type's.",
-        metavar="SPAN|LOW,HIGH",
-    ),
-]
-BackboneOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="AlexNet's weights for LPIPS; else $DECLOUDER_LPIPS_BACKBONE, else torch hub's cache.", metavar="FILE"
-    ),
-]
-DownloadOption = Annotated[
-    bool, typer.Option("--lpips-download", help="Download them if they are nowhere on this machine.")
-]
 
 
 @app.command()
@@ -197,27 +168,6 @@ def evaluate(
         if not result["lpips"]["available"]:
             typer.echo(f"no LPIPS: {result['lpips']['reason']}", err=True)
         typer.echo(f"wrote {out}")
-
-
-def selection(data: Path, *, bands: str | None, **options: Any) -> Any:
-    """Return the `evaluation.Selection` of the options that say which images; they are called as its fields."""
-    from declouder.evaluation import Selection
-
-    if bands not in (None, "rgb", "rgbn"):
-        raise OptionError(f"--bands is {bands!r}; give rgb or rgbn")
-    return Selection(data, bands=bands, **options)  # type: ignore[arg-type]
-
-
-def parsed_range(text: str | None) -> tuple[float, float] | None:
-    """Return the numbers that are black and white of a --data-range option; black is 0 where it is one number."""
-    if text is None:
-        return None
-    if "," in text:
-        return parsed_ends("--data-range", text)
-    try:
-        return 0.0, float(text)
-    except ValueError:
-        raise OptionError(f"--data-range is {text!r}; give SPAN or LOW,HIGH such as 0,10000") from None
 
 
 def model_name(model: str | None) -> str:

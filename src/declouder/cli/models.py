@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from declouder.cli.app import OUTPUT_NAMES, DebugOption, OverwriteOption, app
+from declouder.cli.app import app
+from declouder.cli.options import OUTPUT_NAMES, DebugOption, OverwriteOption
 from declouder.errors import ModelError, OutputError
 from declouder.whole_files import whole_folder
 

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from declouder.cli.app import (
+from declouder.cli.app import app
+from declouder.cli.bars import shown_progress
+from declouder.cli.loading import extra_package, loaded_pipeline, tell_trained_range
+from declouder.cli.options import (
     FAST_LEAST_PAINTED,
     FAST_STEPS,
     OUTPUT_NAMES,
@@ -25,15 +28,10 @@ from declouder.cli.app import (
     SamplerOption,
     SeedOption,
     StepsOption,
-    app,
     check_device_name,
     chosen_precision,
-    extra_package,
-    loaded_pipeline,
     parsed_ends,
-    tell_trained_range,
 )
-from declouder.cli.bars import shown_progress
 from declouder.cli.running import Outcome, Run, failure, hint, summary
 from declouder.errors import OptionError, OutputError
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from declouder.cli.app import extra_package, scene_at_work
 from declouder.cli.bars import Bars
+from declouder.cli.loading import extra_package
+from declouder.cli.logs import scene_at_work
 from declouder.errors import BusyError, DeclouderError, ModelError, OutputError, RasterError
 
 if TYPE_CHECKING:

@@ -8,15 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from declouder.cli.app import (
-    OUTPUT_NAMES,
-    DebugOption,
-    DeviceOption,
-    QuietOption,
-    app,
-    check_device_name,
-)
+from declouder.cli.app import app
 from declouder.cli.bars import stage_bars
+from declouder.cli.options import OUTPUT_NAMES, DebugOption, DeviceOption, QuietOption, check_device_name
 from declouder.devices import resolved_device
 from declouder.errors import OptionError
 
@@ -57,7 +51,7 @@ def train(
     Leaves checkpoints, scores and pictures in the run's folder, and in its folder model/ a pipeline for
     --model. Stages: reference, denoiser, weights, joint, or all.
     """
-    from declouder.config import load_config
+    from declouder.config import STAGE_NAMES, load_config
 
     config_path, stages = _parsed_recipe(recipe)
     seconds = None if max_time is None else _parsed_seconds(max_time)
@@ -73,7 +67,7 @@ def train(
 
     if device != "auto":
         resolved_device(device)
-    chosen = stages or [name for name in _all_stages() if name in config.stages]
+    chosen = stages or [name for name in STAGE_NAMES if name in config.stages]
     with stage_bars(quiet=quiet, first=is_first_process()) as show:
         reports = run(
             config,
@@ -103,15 +97,10 @@ def train(
         typer.echo(f"model: {folder / 'model'}")
 
 
-def _all_stages() -> tuple[StageName, ...]:
-    from declouder.config import STAGE_NAMES
-
-    return STAGE_NAMES
-
-
 def _parsed_recipe(words: list[str]) -> tuple[Path, list[StageName]]:
     """Return the recipe's path and the stages asked for; no stage means all that it has."""
-    known = {name: name for name in _all_stages()}
+    from declouder.config import STAGE_NAMES
+
     if len(words) == 1:
         return Path(words[0]), []
     if len(words) > 2:
@@ -119,9 +108,10 @@ def _parsed_recipe(words: list[str]) -> tuple[Path, list[StageName]]:
     stage, config = words
     if stage == "all":
         return Path(config), []
-    if stage not in known:
-        raise OptionError(f"there is no stage {stage!r}; choose one of all, {', '.join(known)}")
-    return Path(config), [known[stage]]
+    known = next((name for name in STAGE_NAMES if name == stage), None)
+    if known is None:
+        raise OptionError(f"there is no stage {stage!r}; choose one of all, {', '.join(STAGE_NAMES)}")
+    return Path(config), [known]
 
 
 def _parsed_seconds(text: str) -> float:

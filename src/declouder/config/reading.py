@@ -83,7 +83,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
 
 
 def parse_config(values: Mapping[str, Any], *, source: str) -> TrainConfig:
-    """Return the typed recipe of plain values; `source` is named in errors."""
+    """Return the typed recipe of plain values; `source` is named in errors.
+
+    Raises:
+        ConfigError: if a field is unknown, is missing, or has a value that it cannot have.
+    """
     try:
         return TrainConfig.model_validate(values)
     except ValidationError as error:

@@ -35,7 +35,7 @@ def read_split_list(path: Path) -> dict[str, str]:
     """Return name -> "train" or "test" of a split list.
 
     Raises:
-        DataError: if the file is missing, or a line is not of the form train/NAME or test/NAME.
+        DataError: if the file is missing, a line is not of the form train/NAME or test/NAME, or a name is in both.
     """
     split_of: dict[str, str] = {}
     for entry, number in _entries(path):

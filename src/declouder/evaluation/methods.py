@@ -123,7 +123,13 @@ class ModelMethod:
         }
 
     def restore(self, pair: Pair, cloudy: NDArray[Any], scaling: Scaling) -> Restored:
-        """Run the pipeline on one image, once a sample."""
+        """Run the pipeline on one image, once a sample.
+
+        Raises:
+            DataError: if the image has not the model's bands.
+            OptionError: if the device's memory does not hold the image.
+            ModelError: if the model gives numbers that are none.
+        """
         bands = len(self.pipeline.config.bands)
         if cloudy.shape[2] != bands:
             raise DataError(
@@ -213,7 +219,11 @@ class OutputsMethod:
         return {"kind": "outputs", "name": self.name, "sha256": files}
 
     def restore(self, pair: Pair, cloudy: NDArray[Any], scaling: Scaling) -> Restored:
-        """Read the finished image."""
+        """Read the finished image.
+
+        Raises:
+            DataError: if it cannot be read, or differs from the cloudy one in size, bands or type.
+        """
         path = self._by_name[pair.name]
         restored = read_image(path)
         if restored.shape != cloudy.shape or restored.dtype != cloudy.dtype:

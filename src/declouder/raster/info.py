@@ -124,7 +124,7 @@ def _legible(path: Path, dataset: Any, what: str, instead: Any) -> Any:
         return instead
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
 def _tell_once(message: str) -> None:
     log.warning("%s", message)  # a scene is opened several times, to plan and to restore it
 

@@ -140,7 +140,7 @@ def remove_stale_parts(output: Path, *, spare_living: bool = False) -> None:
         middle = path.name.removeprefix(prefix)
         number, mark, rest = middle.partition(".part")
         is_ours = path.name.startswith(prefix) and number.isdecimal() and bool(mark)
-        is_part = is_ours and (rest in suffixes or rest.endswith((".ovr.tmp", ".tmp")))
+        is_part = is_ours and (rest in suffixes or rest.endswith(".tmp"))
         if is_part and not (spare_living and lives(int(number))):
             path.unlink(missing_ok=True)
 

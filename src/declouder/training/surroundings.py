@@ -67,9 +67,9 @@ def check_devices(devices: int, device: str) -> None:
 
 
 def _count_of(device: str) -> int | None:
-    if device in ("auto", "cuda", "gpu") and torch.cuda.is_available():
+    if device in ("auto", "cuda") and torch.cuda.is_available():
         return torch.cuda.device_count()
-    return 1 if device in ("auto", "mps", "gpu") and torch.backends.mps.is_available() else None
+    return 1 if device in ("auto", "mps") and torch.backends.mps.is_available() else None
 
 
 def is_first_process() -> bool:
@@ -88,7 +88,7 @@ def lightning_precision(wanted: str, device: str) -> str:
     Raises:
         ConfigError: if bfloat16 is asked for where it would be emulated.
     """
-    if device in ("auto", "cuda", "gpu") and torch.cuda.is_available():
+    if device in ("auto", "cuda") and torch.cuda.is_available():
         capable = has_bfloat16("cuda")
     else:
         capable = device in ("auto", "cpu") and has_bfloat16("cpu")
