@@ -38,6 +38,9 @@ def main() -> None:
     parser.add_argument("--each-set", action="store_true", help="a row for each set of pairs beside all of them")
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--strength", type=float, nargs="+", default=[0.1, 0.2, 0.4, 1.0])
+    parser.add_argument(
+        "--samples", type=int, nargs="+", default=[1], help="draws of the noise to take the mean of"
+    )
     parser.add_argument("--sampler", nargs="+", default=["ddim"])
     parser.add_argument("--w-bounds", nargs="+", default=["0,1"], help="w_min,w_max")
     parser.add_argument("--least-painted", type=float, nargs="+", default=[FAST_LEAST_PAINTED], help="of --fast")
@@ -53,14 +56,14 @@ def main() -> None:
     pipeline.set_progress_bar_config(disable=True)
     lpips, _ = load_lpips(arguments.backbone)
 
-    def show(name: str, settings: Mapping[str, Any]) -> None:
+    def show(name: str, settings: Mapping[str, Any], samples: int = 1) -> None:
         rows = []
         for sample in held_out:
             started = time.process_time()
-            restored = restore(pipeline, sample, settings)
+            restored = restore(pipeline, sample, settings, samples)
             seconds = time.process_time() - started
             clear = to_uint8(sample["clear"])
-            kept = psnr(restore(pipeline, {**sample, "cloudy": sample["clear"]}, settings), clear)
+            kept = psnr(restore(pipeline, {**sample, "cloudy": sample["clear"]}, settings, samples), clear)
             distance = np.nan if lpips is None else lpips_of(restored, clear, lpips)
             rows.append((psnr(restored, clear), ssim(restored, clear), distance, seconds, kept))
         table = np.array(rows)
@@ -73,13 +76,16 @@ def main() -> None:
     show("reference alone", {"num_inference_steps": 0})
     for least in arguments.least_painted:
         show(f"`--fast` from {least:.0%} on", {"num_inference_steps": FAST_STEPS, "least_painted": least})
-    grid = itertools.product(arguments.sampler, arguments.w_bounds, arguments.strength, arguments.steps)
-    for sampler, bounds, strength, steps in grid:
+    grid = itertools.product(
+        arguments.sampler, arguments.w_bounds, arguments.strength, arguments.steps, arguments.samples
+    )
+    for sampler, bounds, strength, steps, samples in grid:
         pipeline.scheduler = make_scheduler(sampler)
         low, high = (float(part) for part in bounds.split(","))
         show(
-            f"{sampler}, w in [{low:g}, {high:g}], strength {strength:g}, {steps} steps",
+            f"{sampler}, w in [{low:g}, {high:g}], strength {strength:g}, {steps} steps, {samples} draws",
             {"num_inference_steps": steps, "strength": strength, "w_bounds": (low, high)},
+            samples,
         )
 
 

@@ -74,12 +74,18 @@ def pipeline_of(arguments: argparse.Namespace) -> CloudRemovalPipeline:
     return pipeline
 
 
-def restore(pipeline: CloudRemovalPipeline, sample: Sample, settings: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """Return the restored image, (H, W, C) uint8."""
+def restore(
+    pipeline: CloudRemovalPipeline, sample: Sample, settings: Mapping[str, Any], samples: int = 1
+) -> NDArray[np.uint8]:
+    """Return the restored image, (H, W, C) uint8, the mean of so many draws of the noise."""
     cloudy = (torch.from_numpy(sample["cloudy"])[None] + 1) / 2
     generator = torch.Generator().manual_seed(sample["seed"])
-    restored = pipeline(cloudy, generator=generator, output_type="pt", **settings).images[0]
-    return to_uint8(restored.cpu().numpy() * 2 - 1)
+    first = pipeline(cloudy, generator=generator, output_type="pt", **settings)
+    images = [first.images[0]]
+    for _ in range(1, samples):
+        again = pipeline(cloudy, generator=generator, reference=first.reference, output_type="pt", **settings)
+        images.append(again.images[0])
+    return to_uint8(torch.stack(images).mean(0).cpu().numpy() * 2 - 1)
 
 
 def to_uint8(image: NDArray[np.float32]) -> NDArray[np.uint8]:

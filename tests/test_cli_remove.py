@@ -27,7 +27,7 @@ from declouder.cli.jobs import Jobs, jobs_folder, listed_in, planned_jobs
 from declouder.cli.running import Outcome, hint, summary
 from declouder.errors import OutputError, RasterError
 from declouder.raster.gdal import check_name
-from declouder.scene import SceneOptions
+from declouder.scene import SceneOptions, remove_from_scene
 from declouder.small_clouds import SmallClouds
 
 
@@ -63,38 +63,40 @@ def test_the_same_seed_gives_the_same_pixels_and_another_gives_others(scene, mod
     assert (a != c).any()
 
 
-def test_fast_steps_only_in_painted_windows_and_best_takes_twice_the_steps(scene, model_folder, tmp_path):
-    own = CloudRemovalPipeline.from_pretrained(model_folder).config.num_inference_steps
+def test_fast_steps_only_in_painted_windows_and_best_is_the_mean_of_two_draws(scene, model_folder, tmp_path):
+    pipeline = CloudRemovalPipeline.from_pretrained(model_folder)
     for name, options in (
         ("fast", ["--fast"]),
         ("0", ["--steps", 0]),
         ("1", ["--steps", 1]),
         ("best", ["--best"]),
-        ("2n", ["--steps", 2 * own]),
+        ("own", []),
     ):
         assert (
             run("remove", scene, "-o", tmp_path / f"{name}.tif", "--model", model_folder, *options, "--quiet") == 0
         )
-    pixels = {name: read_tif(tmp_path / f"{name}.tif") for name in ("fast", "0", "1", "best", "2n")}
-    np.testing.assert_array_equal(pixels["best"], pixels["2n"])
-    assert (pixels["best"] != pixels["1"]).any() and (pixels["1"] != pixels["0"]).any()
+    remove_from_scene(scene, tmp_path / "mean.tif", pipeline, SceneOptions(samples=2, average=True))
+    pixels = {name: read_tif(tmp_path / f"{name}.tif") for name in ("fast", "0", "1", "best", "mean", "own")}
+    np.testing.assert_array_equal(pixels["best"], pixels["mean"])
+    assert (pixels["best"] != pixels["own"]).any() and (pixels["1"] != pixels["0"]).any()
     stepped = {name: (pixels["fast"] == pixels[name]).all() for name in ("0", "1")}
     assert sum(stepped.values()) == 1  # the scene is one window: a step for all of it, or none
 
 
-def test_an_enlarged_scene_is_scored_as_the_image_that_was_written(model_folder, tmp_path, rng):
+@pytest.mark.parametrize("best", [[], ["--best", "--samples", 3]])
+def test_an_enlarged_scene_is_scored_as_the_image_that_was_written(best, model_folder, tmp_path, rng):
     for kind in ("cloud", "label"):
         (tmp_path / "set" / "test" / kind).mkdir(parents=True)
         image = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
         Image.fromarray(image).save(tmp_path / "set" / "test" / kind / "1.png")
-    options = ["--model", model_folder, "--steps", 2, "--enlarge", 2, "--quiet"]
+    options = ["--model", model_folder, "--steps", 2, "--enlarge", 2, *best, "--quiet"]
     out = tmp_path / "clear"
     assert run("remove", tmp_path / "set" / "test" / "cloud", "-o", out, *options) == 0
     assert run("evaluate", tmp_path / "set", "--out", tmp_path / "one.json", *options) == 0
     assert run("evaluate", tmp_path / "set", "--out", tmp_path / "two.json", "--outputs", out, "--quiet") == 0
     one, two = (json.loads((tmp_path / name).read_text()) for name in ("one.json", "two.json"))
     assert one["mean"]["psnr"] == two["mean"]["psnr"]
-    assert one["method"]["enlarge"] == 2
+    assert one["method"]["enlarge"] == 2 and one["method"]["samples"] == (3 if best else 1)
     assert (
         run("remove", tmp_path / "set" / "test" / "cloud", "-o", tmp_path / "as_is", *options[:4], "--quiet") == 0
     )
@@ -171,7 +173,9 @@ MISTAKES = [
     (["scene.tif", "-o", "b.tif", "--scale", "nan,1"], "scale nan,1 is not of numbers up to 1e+37"),
     (["scene.tif", "-o", "b.tif", "--steps", "-1"], "steps is -1"),
     (["scene.tif", "-o", "b.tif", "--steps", "2", "--fast"], "give one of them"),
-    (["scene.tif", "-o", "b.tif", "--fast", "--best"], "give one of them"),
+    (["scene.tif", "-o", "b.tif", "--fast", "--best"], "--fast and --best exclude each other"),
+    (["scene.tif", "-o", "b.tif", "--steps", "0", "--best"], "--steps 0 draws none"),
+    (["scene.tif", "-o", "b.tif", "--samples", "0", "--best"], "samples is 0"),
     (["scene.tif", "-o", "b.tif", "--steps", "many"], "'--steps'"),
     (["scene.tif", "-o", "b.tif", "--window", "31"], "window is 31 px; give at least 32"),
     (["scene.tif", "-o", "b.tif", "--enlarge", "0"], "enlarge is 0"),

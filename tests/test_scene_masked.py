@@ -121,6 +121,32 @@ def test_more_samples_do_not_change_the_output(blob, tmp_path, rng):
     assert read_tif(tmp_path / "said_b.tif").shape[0] == 2
 
 
+def test_the_mean_of_the_samples_is_written_where_that_is_asked_for(tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.full((3, 40, 50), 2000, np.float32))
+    shares = iter((0.2, 0.5, 0.8, 0.5, 1.0))
+
+    class Varied(FakePipeline):
+        def __call__(self, cloudy, *, latents, **others):
+            found = super().__call__(cloudy, latents=latents, **others)
+            share = next(shares)
+            return SimpleNamespace(
+                images=found.images * share, weights=found.weights * share, reference=found.reference
+            )
+
+    said, options = tmp_path / "said.tif", replace(SMALL, scale=Scaling(0, 4000), average=True)
+    pipeline = Varied(lambda cloudy, latents: cloudy)
+    remove_from_scene(source, tmp_path / "b.tif", pipeline, replace(options, samples=3, provenance=said))
+    np.testing.assert_allclose(read_tif(tmp_path / "b.tif"), 2000 * 0.5, rtol=1e-4)
+    _, w, spread = read_tif(said)
+    np.testing.assert_allclose(w, 0.5, atol=0.003)
+    np.testing.assert_allclose(spread, 2000 * 0.3, rtol=1e-3)
+    remove_from_scene(source, tmp_path / "c.tif", pipeline, replace(options, samples=2))  # no provenance
+    np.testing.assert_allclose(read_tif(tmp_path / "c.tif"), 2000 * 0.75, rtol=1e-4)
+    with rasterio.open(tmp_path / "c.tif") as dataset:
+        tags = dataset.tags()
+    assert (tags["DECLOUDER_SAMPLES"], tags["DECLOUDER_AVERAGED"]) == ("2", "yes")
+
+
 @pytest.mark.parametrize("enlarge", [1, 2])
 def test_further_samples_lean_on_the_reference_of_the_first(enlarge, blob, tmp_path):
     source = write_tif(tmp_path / "a.tif", np.full((3, 60, 60), 9, np.uint8))
@@ -146,6 +172,7 @@ def test_the_outputs_tags_say_how_it_was_made_and_keep_what_was_there(blob, dark
     assert (tags["DECLOUDER_LEAST_PAINTED"], tags["DECLOUDER_ENLARGE"]) == ("0.25", "2")
     assert tags["DECLOUDER_MODEL"].startswith("sha256:") and tags["DECLOUDER_VERSION"]
     assert (tags["DECLOUDER_SAMPLES"], tags["DECLOUDER_PRECISION"]) == ("1", "float32")
+    assert tags["DECLOUDER_AVERAGED"] == "no"
     assert str(tmp_path) not in "".join(tags.values())
 
 

@@ -91,6 +91,7 @@ def _output_tags(key: Mapping[str, Any], *, masked: bool) -> dict[str, str]:
         "DECLOUDER_STEPS": str(key["steps"]),
         "DECLOUDER_PRECISION": key["precision"] or "none",
         "DECLOUDER_SAMPLES": str(key["samples"]),
+        "DECLOUDER_AVERAGED": "yes" if key["averaged"] else "no",
         "DECLOUDER_LEAST_PAINTED": f"{key['least painted']:g}",
         "DECLOUDER_ENLARGE": str(key["enlarge"]),
         "DECLOUDER_SEED": str(key["seed"]),

@@ -17,6 +17,7 @@ from declouder.cli.options import (
     BackboneOption,
     BandNamesOption,
     BandsOption,
+    BestOption,
     DataRangeOption,
     DebugOption,
     DeviceOption,
@@ -37,8 +38,10 @@ from declouder.cli.options import (
     SplitOption,
     StepsOption,
     check_device_name,
+    check_sampling,
     chosen_precision,
     parsed_range,
+    samples_of,
     selection,
 )
 from declouder.cli.process import keep_freed_memory
@@ -73,6 +76,7 @@ def evaluate(
     data_range: DataRangeOption = None,
     steps: StepsOption = None,
     fast: FastOption = False,
+    best: BestOption = False,
     sampler: SamplerOption = None,
     enlarge: EnlargeOption = 1,
     samples: Annotated[
@@ -101,12 +105,12 @@ def evaluate(
         raise OptionError("--model, --outputs and --cloudy exclude each other; give one")
     if steps is not None and steps < 0:
         raise OptionError(f"--steps is {steps}; give 0 or more")
-    if fast and steps is not None:
-        raise OptionError("--fast and --steps each set the steps; give one of them")
+    check_sampling(steps=steps, fast=fast, best=best)
     sampling = {
         "--steps": steps,
         "--sampler": sampler,
         "--fast": fast or None,
+        "--best": best or None,
         "--precision": precision,
         "--samples": None if samples == 1 else samples,
         "--enlarge": None if enlarge == 1 else enlarge,
@@ -135,7 +139,8 @@ def evaluate(
             least_painted=FAST_LEAST_PAINTED if fast else 0,
             enlarge=enlarge,
             seed=seed,
-            samples=samples,
+            samples=samples_of(samples, best=best),
+            average=best,
             name=name or model_name(model),
         )
     selected = selection(

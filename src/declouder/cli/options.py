@@ -20,6 +20,9 @@ Wanted was that held-out pairs lose less than 0.1 dB and 0.005 LPIPS on either s
 painted, they lose 0.03 dB with any share, those of another model 0.11 (docs/model-card.md, fusion settings).
 """
 
+BEST_SAMPLES = 2
+"""What `--best` means: the mean of at least so many draws of the noise (docs/model-card.md, fusion settings)."""
+
 OUTPUT_NAMES = ("-o", "--output", "--out")
 """What every command calls the place of its result."""
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -48,6 +51,9 @@ StepsOption = Annotated[
 ]
 FastOption = Annotated[
     bool, typer.Option("--fast", help="One step, and none in windows with little to paint under thick cloud.")
+]
+BestOption = Annotated[
+    bool, typer.Option("--best", help="The mean of two draws of the noise, or of as many as --samples says.")
 ]
 SamplerOption = Annotated[
     str | None,
@@ -111,6 +117,19 @@ BackboneOption = Annotated[
 DownloadOption = Annotated[
     bool, typer.Option("--lpips-download", help="Download them if they are nowhere on this machine.")
 ]
+
+
+def check_sampling(*, steps: int | None, fast: bool, best: bool) -> None:
+    """Raise OptionError where options of how the model samples exclude each other."""
+    if fast and (best or steps is not None):
+        raise OptionError(f"--fast and {'--best' if best else '--steps'} exclude each other; give one of them")
+    if best and steps == 0:
+        raise OptionError("--best draws noise several times, and --steps 0 draws none; leave one of them out")
+
+
+def samples_of(samples: int, *, best: bool) -> int:
+    """Return how many draws of the noise --samples asks for beside --best."""
+    return max(samples, BEST_SAMPLES) if best and samples >= 1 else samples
 
 
 def check_device_name(name: str) -> None:

@@ -17,6 +17,7 @@ from declouder.cli.options import (
     FAST_LEAST_PAINTED,
     FAST_STEPS,
     OUTPUT_NAMES,
+    BestOption,
     DebugOption,
     DeviceOption,
     EnlargeOption,
@@ -29,8 +30,10 @@ from declouder.cli.options import (
     SeedOption,
     StepsOption,
     check_device_name,
+    check_sampling,
     chosen_precision,
     parsed_ends,
+    samples_of,
 )
 from declouder.cli.running import Outcome, Run, failure, hint, summary
 from declouder.errors import OptionError, OutputError
@@ -62,7 +65,7 @@ def remove(
     steps: StepsOption = None,
     fast: FastOption = False,
     enlarge: EnlargeOption = 1,
-    best: Annotated[bool, typer.Option("--best", help="Twice the steps that the model takes by itself.")] = False,
+    best: BestOption = False,
     sampler: SamplerOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -156,8 +159,7 @@ def remove(
     from declouder.raster import MOST_PIXELS
     from declouder.scene import SceneOptions
 
-    if sum((fast, best, steps is not None)) > 1:
-        raise OptionError("--fast, --best and --steps each set the steps; give one of them")
+    check_sampling(steps=steps, fast=fast, best=best)
     if feather is not None and mask == "none":
         raise OptionError("--feather is of a mask; give --mask too")
     options = SceneOptions(
@@ -180,7 +182,8 @@ def remove(
             feather_px=MaskChoice.feather_px if feather is None else feather,
         ),
         provenance=provenance,
-        samples=samples,
+        samples=samples_of(samples, best=best),
+        average=best,
         cog=cog,
         max_pixels=MOST_PIXELS if max_pixels is None else max_pixels,
         allow_outside=allow_outside,
@@ -212,8 +215,6 @@ def remove(
                 pipeline.steps_in_bfloat16 = precision == "bf16"  # not for auto: their devices may differ
             given = None if options.scale is None else (options.scale.low, options.scale.high)
             tell_trained_range(model, given, option="--scale")
-            if best:
-                options = replace(options, steps=2 * max(1, pipeline.config.num_inference_steps))
             with weights_stay(pipeline), shown_progress(quiet=quiet, scenes=len(jobs.todo)) as bars:
                 run = Run(jobs, pipeline, options, bars, skip_existing=skip_existing, outcome=outcome)
                 if cluster is None:

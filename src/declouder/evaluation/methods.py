@@ -71,7 +71,7 @@ class ModelMethod:
         least_painted, enlarge: as for the pipeline's call.
         seed: of the noise.
         samples: draws of the noise; from two on their spread is told.
-        average: score the mean of the samples in place of the first.
+        average: score the mean of the samples in place of the first; w is then a mean too.
         name: how the table calls it.
     """
 
@@ -161,7 +161,8 @@ class ModelMethod:
         if self._steps == 0:
             return Restored(restored, spread=spread)  # this is the reference; nothing was weighted
         reference = np.asarray(results[0].reference[0])
-        w = np.asarray(results[0].weights[0], np.float64).mean(2)
+        weighted = results if self.average else results[:1]
+        w = np.mean([np.asarray(result.weights[0], np.float64).mean(2) for result in weighted], axis=0)
         return Restored(restored, scaling.unit_to_dn(reference, cloudy.dtype), w, spread)
 
     @property

@@ -190,29 +190,35 @@ class WindowModel:
     def _restored(self, parts: Sequence[Part]) -> list[Layers]:
         """Send some parts through the model at once, as often as there are samples."""
         drawn = self._draw(parts, sample=0)
-        found: dict[str, NDArray[np.float32]] = {"image": drawn.image}
-        if "w" in self._layers:
-            found["w"] = drawn.w
-        if "spread" in self._layers:
-            found["spread"] = self._spread(parts, drawn)
+        found: dict[str, NDArray[np.float32]] = {"image": drawn.image, "w": drawn.w}
+        if self._options.samples > 1:
+            image, w, found["spread"] = self._drawn_again(parts, drawn)
+            if self._options.average:
+                found["image"], found["w"] = image, w
         return [
-            {name: packed(values[k], self._layers[name]) for name, values in found.items()}
-            for k in range(len(parts))
+            {name: packed(found[name][k], layer) for name, layer in self._layers.items()} for k in range(len(parts))
         ]
 
-    def _spread(self, parts: Sequence[Part], first: _Draw) -> NDArray[np.float32]:
-        """Return the standard deviation over all draws, root mean square over the bands: (B, 1, h, w)."""
+    def _drawn_again(self, parts: Sequence[Part], first: _Draw) -> tuple[NDArray[np.float32], ...]:
+        """Return means and spread over all draws.
+
+        Returns:
+            The image, (B, C, h, w), w, (B, 1, h, w), and the image's standard deviation, root mean square over the
+            bands, (B, 1, h, w).
+        """
         # Welford's sums, so that memory does not grow with the number of draws.
         mean, squares = first.image.astype(np.float64), np.zeros(first.image.shape)
+        w = first.w.astype(np.float64)
         # Of an enlarged image the reference comes back smaller than the steps saw it.
         reference = first.reference if self._options.enlarge == 1 else None
         for sample in range(1, self._options.samples):
-            image = self._draw(parts, sample=sample, reference=reference).image
-            change = image - mean
+            drawn = self._draw(parts, sample=sample, reference=reference)
+            change = drawn.image - mean
             mean += change / (sample + 1)
-            squares += change * (image - mean)
+            squares += change * (drawn.image - mean)
+            w += (drawn.w - w) / (sample + 1)
         variance = squares.mean(axis=1, keepdims=True) / (self._options.samples - 1)
-        return np.asarray(np.sqrt(variance), np.float32)
+        return mean.astype(np.float32), w.astype(np.float32), np.sqrt(variance).astype(np.float32)
 
     def _draw(self, parts: Sequence[Part], *, sample: int, reference: Any = None) -> _Draw:
         """Return one draw; with the reference of an earlier one it is not made again."""

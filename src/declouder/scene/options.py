@@ -51,7 +51,8 @@ class SceneOptions:
         overwrite: replace an output that exists.
         mask: where the cloud is; only there pixels change.
         provenance: where to write what was made up, or None; see `declouder.provenance`.
-        samples: draws whose spread goes into the provenance; the first of them is the output.
+        samples: draws of the noise, whose spread goes into the provenance; the first of them is the output.
+        average: the mean of the draws is the output.
         cog: write a cloud-optimised GeoTIFF, with overviews.
         max_pixels: a larger scene is refused before memory is taken.
         allow_outside: a VRT may read files outside its own folder.
@@ -72,6 +73,7 @@ class SceneOptions:
     mask: MaskChoice = field(default_factory=MaskChoice)
     provenance: Path | None = None
     samples: int = 1
+    average: bool = False
     cog: bool = False
     max_pixels: int = MOST_PIXELS
     allow_outside: bool = False
@@ -128,7 +130,7 @@ class SceneOptions:
             raise OptionError(f"bands is {listed(self.bands)}; give each band once")
         if not 1 <= self.samples <= 1000:
             raise OptionError(f"samples is {self.samples}; give 1 to 1000 draws")
-        if self.samples > 1 and self.provenance is None:
+        if self.samples > 1 and self.provenance is None and not self.average:
             raise OptionError(f"samples is {self.samples}, but their spread goes nowhere; give --provenance FILE")
         if self.max_pixels < 1:
             raise OptionError(f"max-pixels is {self.max_pixels}; give at least 1")

@@ -293,6 +293,7 @@ def _key(
         "enlarge": options.enlarge,
         "seed": options.seed,
         "samples": options.samples,
+        "averaged": options.average,
         "bands": list(bands.numbers),
         "scale": [scale.low, scale.high],
         "nodata": [*map(str, reader.no_data), undeclared and [undeclared.value, undeclared.share]],
