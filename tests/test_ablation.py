@@ -183,7 +183,7 @@ def test_an_ablation_refuses_other_masks(
 
 
 def test_a_stopped_ablation_goes_on_and_refuses_another_model(
-    selection: Selection, pipeline: CloudRemovalPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    selection: Selection, pipeline: CloudRemovalPipeline, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     seen: list[str] = []

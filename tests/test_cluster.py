@@ -486,7 +486,7 @@ def test_processes_of_one_machine_share_its_gpus_out(is_local, gpus, places, mon
     assert found == places
 
 
-def test_the_number_of_threads_is_the_clients(monkeypatch):
+def test_the_number_of_threads_is_the_clients():
     options = replace(SMALL, threads=None)
     cluster = Cluster(Scheduler("running"), "model", Facts(version="", torch="", cpu="", device="cpu"))
     assert cluster.engine(options, {})._options.threads == threads_of(options) is not None

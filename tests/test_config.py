@@ -250,7 +250,7 @@ def test_numbers_are_read_as_people_write_them(text, value, tmp_path):
         assert found == value and type(found) is type(value)
 
 
-def test_what_is_no_number_of_steps_is_told(tmp_path):
+def test_what_is_no_number_of_steps_is_told():
     for text in ("1:30", "0x1F", "ten"):
         with pytest.raises(ConfigError, match=r"stages\.joint\.steps is .*; give a whole number"):
             load_config(TOY, [f"stages.joint.steps={text}"])

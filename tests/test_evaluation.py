@@ -529,9 +529,7 @@ def test_the_near_infrared_of_its_own_tree_is_scored_as_a_fourth_band(tmp_path: 
     assert row["psnr"] == metrics.psnr(cloudy, clear)
 
 
-def test_a_model_of_three_bands_names_what_four_bands_need(
-    tmp_path: Path, data: Path, pipeline: CloudRemovalPipeline
-) -> None:
+def test_a_model_of_three_bands_names_what_four_bands_need(data: Path, pipeline: CloudRemovalPipeline) -> None:
     pair = Selection(data).pairs()[0]
     with pytest.raises(DataError, match="has 4 bands, this model wants 3"):
         ModelMethod(pipeline).restore(pair, np.zeros((8, 8, 4), np.uint8), Scaling.of_dtype(np.dtype(np.uint8)))

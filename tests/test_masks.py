@@ -581,7 +581,7 @@ def test_a_mask_that_is_off_by_a_part_of_a_pixel_is_resampled(scene, tmp_path, r
         np.testing.assert_array_equal(share_of(scene, MaskChoice(path, feather_px=0)), expected)
 
 
-def test_a_mask_that_is_the_scene_turned_over_its_upper_edge_lies_where_it_says(scene, tmp_path, rng):
+def test_a_mask_that_is_the_scene_turned_over_its_upper_edge_lies_where_it_says(scene, tmp_path):
     values = np.ones((80, 100), np.uint8)
     # From the scene's first row on upwards: that row alone do they share.
     path = mask_file(tmp_path, values, transform=Affine(10, 0, 5e5, 0, 10, 4e6 - 10))

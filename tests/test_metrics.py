@@ -331,7 +331,7 @@ def test_three_bands_that_are_no_colours_are_compared_band_by_band(backbone):
     assert abs(found - metrics.lpips(restored, clear, network)) > 1e-4
 
 
-def test_what_no_metric_can_be_taken_of_is_told(rng):
+def test_what_no_metric_can_be_taken_of_is_told():
     with pytest.raises(DataError, match="no pixel"):
         metrics.mae(np.zeros((0, 5, 3)), np.zeros((0, 5, 3)))
     with pytest.raises(OptionError, match="range"):

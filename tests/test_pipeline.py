@@ -436,7 +436,7 @@ def test_a_scheduler_that_cannot_do_it_is_told():
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64, 1.5, "x"])
-def test_a_seed_that_is_none_and_an_image_that_is_no_array_are_told(seed, tmp_path):
+def test_a_seed_that_is_none_and_an_image_that_is_no_array_are_told(seed):
     with pytest.raises(OptionError, match="seed is"):
         remove_clouds(np.zeros((16, 16, 3), np.float32), seed=seed)
     with pytest.raises(OptionError, match="the image is a Image"):

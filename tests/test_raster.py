@@ -238,8 +238,8 @@ def test_an_animation_is_told_from_a_damaged_image(tmp_path, rng):
         pass
 
 
-@pytest.mark.parametrize(("suffix", "bands"), [(".png", 1), (".png", 2), (".png", 3), (".png", 4)])
-def test_png_of_every_band_count_comes_back_lossless(suffix, bands, tmp_path, rng):
+@pytest.mark.parametrize("bands", [1, 2, 3, 4])
+def test_png_of_every_band_count_comes_back_lossless(bands, tmp_path, rng):
     pixels = rng.integers(0, 256, (33, 44, bands), dtype=np.uint8)
     Image.fromarray(pixels.squeeze(-1) if bands == 1 else pixels).save(tmp_path / "a.png")
     output = copied(tmp_path / "a.png", tmp_path / "b.png")

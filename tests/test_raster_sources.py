@@ -223,7 +223,7 @@ def test_a_cloud_optimised_geotiff_is_valid_has_overviews_and_keeps_everything(r
         np.testing.assert_array_equal(new.read([1, 5]), old.read([1, 5]))
 
 
-def test_a_png_cannot_be_cloud_optimised(rich_tif, tmp_path):
+def test_a_png_cannot_be_cloud_optimised(tmp_path):
     with (
         open_raster(write_tif(tmp_path / "a.tif", np.ones((3, 9, 9), np.uint8))) as reader,
         pytest.raises(OutputError, match=r"name it .*b\.tif"),

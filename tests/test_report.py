@@ -296,7 +296,7 @@ def test_a_single_image_has_a_mean_and_no_interval(report: Path, tmp_path: Path)
     assert "<small>" not in (tmp_path / "a.html").read_text().split("</table>")[0]
 
 
-def test_a_report_does_not_take_the_place_of_scores(report: Path, tmp_path: Path) -> None:
+def test_a_report_does_not_take_the_place_of_scores(report: Path) -> None:
     scores = report.parent / "model.json"
     before = scores.read_bytes()
     with pytest.raises(OptionError, match=r"does not end in \.html"):

@@ -111,7 +111,7 @@ def test_the_provenance_says_what_was_changed_by_how_much_of_the_reference_and_h
     assert spread[cloud].mean() == pytest.approx(0.02 * 2000, rel=0.1)
 
 
-def test_more_samples_do_not_change_the_output(blob, tmp_path, rng):
+def test_more_samples_do_not_change_the_output(tmp_path, rng):
     source = write_tif(tmp_path / "a.tif", rng.integers(0, 255, (3, 200, 300), dtype=np.uint8))
     for samples, name in ((1, "b"), (3, "c")):
         said = tmp_path / f"said_{name}.tif"
@@ -148,7 +148,7 @@ def test_the_mean_of_the_samples_is_written_where_that_is_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize("enlarge", [1, 2])
-def test_further_samples_lean_on_the_reference_of_the_first(enlarge, blob, tmp_path):
+def test_further_samples_lean_on_the_reference_of_the_first(enlarge, tmp_path):
     source = write_tif(tmp_path / "a.tif", np.full((3, 60, 60), 9, np.uint8))
     pipeline = FakePipeline(lambda cloudy, latents: cloudy)
     options = replace(SMALL, provenance=tmp_path / "said.tif", samples=3, enlarge=enlarge)

@@ -174,7 +174,7 @@ def test_a_perceptual_loss_without_a_backbone_is_an_error_of_the_recipe(monkeypa
         fused_stage(log_perceptual_weight=0.1, patch_px=40)
 
 
-def test_a_network_that_chooses_can_learn_by_its_choices(tmp_path):
+def test_a_network_that_chooses_can_learn_by_its_choices():
     chooser = "model.reference.options={block: residual, widths: [8, 16], blocks: [1, 1], guided: [3]}"
     losses = []
     for weight in (0, 1, 2, 3):

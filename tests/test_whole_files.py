@@ -74,7 +74,7 @@ def test_standard_output_can_be_written_where_it_is_a_pipe():
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout == b"x"
 
 
-def test_a_folder_stays_if_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+def test_a_folder_stays_if_the_new_one_cannot_take_its_place(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "old").touch()

@@ -26,7 +26,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from declouder.networks.squares import box_mean, ramp
+from declouder.networks.squares import box_mean, ramp, smoothly_enlarged
 
 CELL_PX = 8
 """What is smooth is told by means of squares of so many pixels."""
@@ -108,4 +108,4 @@ def _cells(x: Tensor) -> Tensor:
 def _at_pixels(cells: Tensor, like: Tensor) -> Tensor:
     """Return cells at each pixel of an image, smooth between them."""
     height, width = like.shape[-2:]
-    return F.interpolate(cells, scale_factor=CELL_PX, mode="bilinear", align_corners=False)[..., :height, :width]
+    return smoothly_enlarged(cells, CELL_PX)[..., :height, :width]

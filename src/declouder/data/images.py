@@ -58,13 +58,18 @@ def read_bands(path: Path, nir_path: Path | None = None) -> NDArray[Any]:
     return np.concatenate([image, nir], axis=2)
 
 
+def is_tiff(path: Path) -> bool:
+    """Return whether an image is a TIFF, by its name."""
+    return path.suffix.lower() in (".tif", ".tiff")
+
+
 def read_image(path: Path) -> NDArray[Any]:
     """Return an image as (H, W, C) in its own dtype and DN; a TIFF may have any number of bands.
 
     Raises:
         DataError: if the file is missing, is no image, or a TIFF or 16-bit PNG has pixels without data.
     """
-    if path.suffix.lower() in (".tif", ".tiff") or _is_deep_png(path):
+    if is_tiff(path) or _is_deep_png(path):
         return _read_raster(path)
     try:
         with Image.open(path) as image:
@@ -82,7 +87,7 @@ def read_mask(path: Path) -> NDArray[Any]:
     Raises:
         DataError: if it cannot be read.
     """
-    if path.suffix.lower() not in (".tif", ".tiff", ".png"):
+    if not is_tiff(path) and path.suffix.lower() != ".png":
         return read_image(path)[:, :, :1]
     from declouder.raster import read_numbers
 
@@ -138,10 +143,9 @@ def check_band_order(path: Path, names: Sequence[str], nir_path: Path | None = N
     A GeoTIFF says so by descriptions or colours. All other formats hold red, green, blue, and a near infrared of
     its own file comes last. Names that lack one of these, as a false-colour image's do, are taken as they are.
     """
-    is_tiff = path.suffix.lower() in (".tif", ".tiff")
-    if nir_path is not None or not is_tiff:
+    if nir_path is not None or not is_tiff(path):
         _check_fixed_order(path, names, RGB if nir_path is None else (*RGB, "nir"))
-    if not is_tiff:
+    if not is_tiff(path):
         return
     if nir_path is not None:
         names = names[: len(RGB)]
@@ -187,7 +191,7 @@ def check_no_alpha(path: Path, image: NDArray[Any]) -> None:
 
 def _has_alpha(path: Path, image: NDArray[Any]) -> bool:
     """Return whether an image has an alpha channel."""
-    if path.suffix.lower() in (".tif", ".tiff"):
+    if is_tiff(path):
         from declouder.raster import open_raster
 
         with open_raster(path) as reader:

@@ -21,6 +21,7 @@ from declouder.data.images import (
     check_band_order,
     check_finite,
     check_no_alpha,
+    is_tiff,
     least_used,
     read_image,
     scaling_of,
@@ -159,7 +160,7 @@ def _new_set(target: Path) -> Iterator[Path]:
 def _clear_image(path: Path, band_names: Sequence[str] | None) -> NDArray[Any]:
     """Return a clear image, (H, W, C); DataError if it is none that clouds can be put over."""
     dn = read_image(path)
-    if not _is_tiff(path) and dn.shape[2] not in (1, 3):
+    if not is_tiff(path) and dn.shape[2] not in (1, 3):
         raise DataError(
             f"{path} has {dn.shape[2]} bands, one of them an alpha or of ink; convert it to grey or RGB"
         )
@@ -172,7 +173,7 @@ def _clear_image(path: Path, band_names: Sequence[str] | None) -> NDArray[Any]:
 def _write(path: Path, dn: NDArray[Any], source: Path, *, as_png: bool = False) -> None:
     """Write (H, W, C) as PNG, or as a GeoTIFF that lies where its source lies."""
     # A name may hold dots; with_suffix would take the part after the last one for an ending.
-    png = as_png or (dn.dtype == np.uint8 and dn.shape[2] in (1, 3) and not _is_tiff(source))
+    png = as_png or (dn.dtype == np.uint8 and dn.shape[2] in (1, 3) and not is_tiff(source))
     target = path.with_name(path.name + (".png" if png else ".tif"))
     target.parent.mkdir(parents=True, exist_ok=True)
     if not png:
@@ -189,7 +190,3 @@ def _write_tiff(target: Path, dn: NDArray[Any], source: Path) -> None:
         # Saturated cloud or dark shadow may be the number that means no data there.
         dn = beside_nodata(dn, reader.no_data)
         writer.write(dn.transpose(2, 0, 1), slice(0, dn.shape[0]), slice(0, dn.shape[1]))
-
-
-def _is_tiff(path: Path) -> bool:
-    return path.suffix.lower() in (".tif", ".tiff")

@@ -47,7 +47,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from declouder.networks.guided import GRAIN_PX, REDUCTION, Choice, magnitude, slightly_changed
-from declouder.networks.squares import box_mean
+from declouder.networks.squares import box_mean, smoothly_enlarged
 
 SIDES = (3, 7, 15, 31, 63)
 """Of the squares, in pixels of a `REDUCTION`-th of the image's size; each mean is taken twice, so it fades out."""
@@ -256,4 +256,4 @@ def _reduced(x: Tensor, by: int = REDUCTION) -> Tensor:
 
 
 def _enlarged(x: Tensor, by: int = REDUCTION) -> Tensor:
-    return F.interpolate(x, scale_factor=by, mode="bilinear", align_corners=False)
+    return smoothly_enlarged(x, by)

@@ -45,7 +45,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from declouder.networks.squares import box_mean
+from declouder.networks.squares import box_mean, smoothly_enlarged
 
 REDUCTION = 4
 """The fits are made at this much less than the image's size, on means of squares of this many pixels."""
@@ -252,7 +252,7 @@ def _clear_near_cloud(cloudy: Tensor, own: Tensor) -> Tensor:
     change = _reduced(magnitude(own - cloudy))
     thick = box_mean(box_mean((change > THICK).to(change.dtype), THICK_SIDE), THICK_SIDE)
     clear = (thick / ENOUGH_THICK).clamp(max=1) * _slight(change)
-    return F.interpolate(clear, scale_factor=REDUCTION, mode="bilinear", align_corners=False)[:, 0]
+    return smoothly_enlarged(clear, REDUCTION)[:, 0]
 
 
 class _Moments:
@@ -309,13 +309,13 @@ def _from_dark(guide: Tensor, white: Tensor, dark: Tensor) -> tuple[Tensor, Tens
 
 def _applied(map_of_squares: tuple[Tensor, Tensor], side: int, cloudy: Tensor) -> Tensor:
     """Return a cloudy + b with a and b of squares as smooth maps of the image's size."""
-    a, b = (_enlarged(x, side) for x in map_of_squares)
+    a, b = (_at_pixels(x, side) for x in map_of_squares)
     return torch.addcmul(b, a, cloudy)
 
 
 def _shared(scores: Tensor) -> Tensor:
     """Return what a pixel and those around it say together: the fit that holds is the same for many."""
-    return box_mean(scores, GRAIN_PX) + _enlarged(_reduced(scores), SHARED_SIDE)
+    return box_mean(scores, GRAIN_PX) + _at_pixels(_reduced(scores), SHARED_SIDE)
 
 
 def _reduced(x: Tensor) -> Tensor:
@@ -323,6 +323,6 @@ def _reduced(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, REDUCTION)
 
 
-def _enlarged(x: Tensor, side: int) -> Tensor:
+def _at_pixels(x: Tensor, side: int) -> Tensor:
     """Return a map of the squares as a smooth one of the image's size."""
-    return F.interpolate(box_mean(x, side), scale_factor=REDUCTION, mode="bilinear", align_corners=False)
+    return smoothly_enlarged(box_mean(x, side), REDUCTION)

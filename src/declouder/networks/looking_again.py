@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from declouder.networks.squares import ramp
+from declouder.networks.squares import ramp, smoothly_enlarged
 
 CELL_PX = 8
 LEAST_PX = 128
@@ -64,9 +64,9 @@ def looked_again(restore: Callable[[Tensor], Tensor], cloudy: Tensor, restored: 
     if not bool(some.any()):
         return restored
     half = restore(F.avg_pool2d(cloudy[some], 2, ceil_mode=True)).to(restored.dtype)
-    half = F.interpolate(half, scale_factor=2, mode="bilinear", align_corners=False)[..., :height, :width]
+    half = smoothly_enlarged(half, 2)[..., :height, :width]
     left = ramp((_cells(restored[some]) - _cells(half)).amin(dim=1, keepdim=True), DARKER)
-    share = F.interpolate(bright_near[some] * left, scale_factor=CELL_PX, mode="bilinear", align_corners=False)
+    share = smoothly_enlarged(bright_near[some] * left, CELL_PX)
     result = restored.clone()
     result[some] = torch.lerp(restored[some], half, share[..., :height, :width].to(half.dtype))
     return result

@@ -46,6 +46,11 @@ def ramp(x: Tensor, bounds: tuple[float, float]) -> Tensor:
     return ((x - low) / (high - low)).clamp(0, 1)
 
 
+def smoothly_enlarged(x: Tensor, by: int) -> Tensor:
+    """Return a map of squares, (B, C, h, w), at their pixels, (B, C, by h, by w), bilinear between centres."""
+    return F.interpolate(x, scale_factor=by, mode="bilinear", align_corners=False)
+
+
 def _band_of_means(length: int, side: int) -> Tensor:
     """Return the (length, length) matrix that takes a vector to its means over `side` around each place."""
     places = torch.arange(length, device="cpu")  # whatever the default device
