@@ -42,10 +42,10 @@ and 50 to 99, 250 to 299 and 550 to 599 of RICE2; the rows of `benchmarks/scores
 lossless; the shipped model learnt from WebP of quality 96.
 
 **The rows.** Means over images, below each the 95 % bootstrap interval. *Reference alone* is the model without
-diffusion, `--fast` with a step only where much was painted, `--best` the mean of two draws. *Full-size DE* are the
-paper's networks, trained for minutes ([model card](model-card.md#the-papers-own-networks)). Rows marked *given* were
-measured on these images by others, with the same definitions, and carry no interval. pix2pix and SpA-GAN were trained
-by their authors on the full sets and may have seen some of these images.
+diffusion, `--fast` with a step only where much was painted, `--best` the mean of two draws. *Full-size DE* are
+the paper's networks, trained for minutes ([model card](model-card.md#the-papers-own-networks)). Rows marked
+*given* were measured on these images by others, with the same definitions, and carry no interval. pix2pix and
+SpA-GAN were trained by their authors on the full sets and may have seen some of these images.
 """
 
 COMMANDS = """

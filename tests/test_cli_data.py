@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 from PIL import Image
+from rasterio.transform import Affine
 
 from conftest import read_tif, write_tif
 from declouder.cli import main
@@ -386,6 +387,29 @@ def test_simulate_tells_a_scale_of_which_the_images_use_hardly_anything(capsys, 
     assert "the images use" not in run(capsys, *words, "-o", tmp_path / "a")[2]
     code, _, err = run(capsys, *words, "-o", tmp_path / "b", "--scale", "0,65535")
     assert code == 0 and "of --scale, so clouds are far brighter than they" in err
+
+
+@pytest.mark.parametrize(
+    ("change", "elsewhere"),
+    [
+        ({"crs": "EPSG:32634"}, True),
+        ({"transform": Affine(10, 0, 5e5 + 6, 0, -10, 4e6)}, True),
+        ({"transform": Affine(10.4, 0, 5e5, 0, -10.4, 4e6)}, True),
+        ({"transform": Affine(10, 0, 5e5 + 4, 0, -10, 4e6)}, False),
+        ({"crs": None, "transform": Affine.identity()}, False),
+    ],
+)
+def test_twins_that_lie_elsewhere_on_earth_are_told(change, elsewhere, capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in "12":
+        for kind in ("cloud", "label"):
+            folder = tmp_path / "set" / "train" / kind
+            folder.mkdir(parents=True, exist_ok=True)
+            where = change if (kind, name) == ("label", "2") else {}
+            write_tif(folder / f"{name}.tif", rng.integers(1, 255, (3, 24, 20), dtype=np.uint8), **where)
+    code, out, _ = run(capsys, "data", "check", tmp_path / "set", "-q")
+    assert ("label/2.tif lies elsewhere on Earth than its twin" in out) == elsewhere
+    assert code == (2 if elsewhere else 0) and f"train  {1 if elsewhere else 2} pairs" in out
 
 
 def test_pairs_that_a_split_list_lacks_and_those_that_are_not_there_are_told(capsys, tmp_path):

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -729,8 +729,41 @@ def test_bands_that_a_file_names_in_another_order_are_no_colours_to_score(tmp_pa
 
 
 def test_a_model_of_another_order_is_not_scored_on_images_that_hold_red_green_and_blue(data, tmp_path):
-    with pytest.raises(DataError, match=r"cloud/.* has its bands in the order red, green, blue, wanted are blue"):
-        evaluate(data, CloudyMethod(), out=tmp_path / "a.json", band_names=("blue", "green", "red"))
+    for number, names in enumerate((("blue", "green", "red"), ("b", "G", "r"), ("B02", "B03", "B04"))):
+        told = f"cloud/.* has its bands in the order red, green, blue, wanted are {', '.join(names)}"
+        with pytest.raises(DataError, match=told):
+            evaluate(data, CloudyMethod(), out=tmp_path / f"{number}.json", band_names=names)
+    evaluate(data, CloudyMethod(), out=tmp_path / "right.json", band_names=("B04", "B03", "B02"))
+
+
+@pytest.mark.parametrize("change", [lambda x: x / 255, lambda x: x.astype(np.uint16) * 257, lambda x: x[1:]])
+@pytest.mark.parametrize("what", ["image", "reference"])
+def test_a_method_that_gives_images_of_another_size_or_type_is_refused(change, what, data, tmp_path):
+    class Mine(CloudyMethod):
+        def restore(self, pair: Pair, cloudy: NDArray[Any], scaling: Scaling) -> Restored:
+            return replace(Restored(cloudy, cloudy), **{what: change(cloudy)})
+
+    with pytest.raises(
+        DataError, match=f"Mine gave for .*3.png a restored {what} of .* the cloudy one has 40 x 48"
+    ):
+        evaluate(data, Mine(), out=tmp_path / "a.json")
+
+
+def test_one_mask_of_several_levels_says_for_all_of_a_set_what_is_thick(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    masks = {name: np.zeros((40, 48), np.uint8) for name in NAMES}
+    masks["3"][:20], masks["12"][:20], masks["101"][:20] = 255, 128, 255
+    for name, thick in (("several", {"3": 0.5, "12": 0.0, "101": 0.25}), ("one", {})):
+        if name == "several":
+            masks["101"][:10] = 128
+        else:
+            masks["101"][:10] = 255
+        for key, mask in masks.items():
+            Image.fromarray(mask).save(folder / f"{key}.png")
+        found = evaluate(data, CloudyMethod(), out=tmp_path / f"{name}.json", masks=folder)
+        covers = {row["name"]: row["thick_cover"] for row in found["images"]}
+        assert covers == thick if thick else covers != {"3": 0.5, "12": 0.0, "101": 0.25}
 
 
 def test_bands_in_another_order_are_refused_however_a_file_says_so(

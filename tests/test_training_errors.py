@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from declouder.training import callbacks as callbacks_module
 from declouder.training import stages as stages_module
 from declouder.training.stages import LPIPS_STRIDE
 from declouder.training.surroundings import check_devices, one_line_errors
-from toy import TOY, toy, train_quietly, write_four_pairs
+from toy import TOY, toy, train_quietly, weights_of, write_four_pairs
 
 
 @pytest.mark.parametrize(
@@ -149,6 +150,28 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path, monkey
     monkeypatch.setattr(stages_module, "reference_loss", lambda *_, **__: torch.tensor(float("nan")))
     with pytest.raises(DataError, match="the loss is nan at step 0"):
         train_quietly(toy(), tmp_path, stages=["reference"])
+
+
+def test_a_stage_of_which_no_score_is_a_number_leaves_no_model(tmp_path, toy_run, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(toy_run, run)
+    shutil.rmtree(run / "joint")
+    before = weights_of(run / "model")
+    monkeypatch.setattr(StageModule, "score", lambda module: ({"score": float("nan")}, []))
+    with pytest.raises(DataError, match=r"no score of this stage was a number.*remove .*joint to begin it anew"):
+        train_quietly(toy(), run, stages=["joint"])
+    assert not (run / "joint" / "finished").exists() and weights_of(run / "model") == before
+
+
+def test_weights_that_are_no_numbers_do_not_take_the_place_of_the_last_checkpoint(tmp_path):
+    path = tmp_path / "last.ckpt"
+    checkpoints = callbacks_module.AtomicCheckpointIO()
+    good = {"global_step": 1, "state_dict": {"learning.a": torch.ones(2), "learning.n": torch.tensor(3)}}
+    checkpoints.save_checkpoint(good, path)
+    spoilt = {"global_step": 2, "state_dict": {"learning.a": torch.tensor([1.0, float("inf")])}}
+    with pytest.raises(DataError, match=r"at step 2 the weights are no numbers \(learning\.a\); .* --resume"):
+        checkpoints.save_checkpoint(spoilt, path)
+    assert torch.load(path, weights_only=True)["global_step"] == 1
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import random
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -48,6 +50,36 @@ def test_a_run_that_was_cut_off_resumes_to_the_same_weights(tmp_path, toy_run, m
     assert (report.stage, report.finished) == (stage, True)
     uninterrupted, resumed = weights_of(toy_run / "model"), weights_of(tmp_path / "model")
     assert all(resumed[name] == uninterrupted[name] for name in STAGES[stage].learns)
+
+
+def test_two_runs_do_not_train_in_one_folder(tmp_path):
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path; from toy import toy, train_quietly\n"
+        "train_quietly(toy('stages.reference.steps=100000'), Path(sys.argv[1]), stages=['reference'])\n"
+    )
+    out = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, "-c", code, out], stderr=subprocess.PIPE)
+    try:
+        while not (out / "reference" / "last.ckpt").exists():
+            assert process.poll() is None, process.stderr.read().decode()
+            time.sleep(0.05)
+        for resume in (False, True):
+            with pytest.raises(OutputError, match=r"another run is training in .*run at this moment; wait for it"):
+                train_quietly(toy(), out, stages=["reference"], resume=resume)
+    finally:
+        process.kill()
+        process.wait()
+    (report,) = train_quietly(  # the lock of a process that was killed is none
+        toy("stages.reference.steps=100000"), out, stages=["reference"], resume=True, max_time_s=0.1
+    )
+    assert report.steps > 0 and not (out / ".lock").exists()
+
+
+def test_a_run_that_is_refused_leaves_no_folder(tmp_path):
+    with pytest.raises(DataError):
+        train_quietly(toy("data.procedural=0", "data.base=nowhere", "data.clear=[a]"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_time_that_runs_out_leaves_a_checkpoint_to_go_on_from(tmp_path):
@@ -96,6 +128,8 @@ def test_a_stage_that_is_repeated_begins_with_what_the_ones_before_it_left(toy_r
     shutil.rmtree(run / "joint")
     shutil.rmtree(run / "weights")
     train_quietly(toy(), run, stages=["weights"])  # with the denoiser's own, which joint has taught on
+    record = json.loads((run / "model" / "training.json").read_text())
+    assert [*record["stages"]] == ["reference", "denoiser", "weights"]  # nothing of joint is in the model
     train_quietly(toy(), run, stages=["joint"])
     assert weights_of(run / "model") == weights_of(toy_run / "model")
 

@@ -46,8 +46,9 @@ DEFINITIONS: Mapping[str, str] = {
     "thin": f"from {THIN_FROM:g} to {THICK_FROM:g}",
     "thick": f"from {THICK_FROM:g}",
     "edge": f"within {EDGE_PX} px of the border between outside and inside",
-    "masks": "where masks are given, inside is where the mask is above 0; a mask of two levels leaves thin and"
-    f" thick to the rule above, in one of more levels thick is from {MASK_THICK_FROM:g} of its data type's range",
+    "masks": "where masks are given, inside is where the mask is above 0; masks of two levels leave thin and"
+    f" thick to the rule above, where one of a set has more levels, thick is from {MASK_THICK_FROM:g} of its data"
+    " type's range",
     "smallest": f"a region of less than {SMALLEST_REGION:.0%} of an image is not scored",
     "flat": f"standard deviation of the clear image's band mean under {FLAT_BELOW:g} of the range",
     "changed": f"share of pixels outside whose mean |restored - cloudy| is {CHANGED_FROM:g} of the range or more",
@@ -66,7 +67,12 @@ def cloud_distance(cloudy: NDArray[Any], clear: NDArray[Any], data_range: float)
 
 
 def regions(
-    cloudy: NDArray[Any], clear: NDArray[Any], data_range: float, mask: NDArray[Any] | None = None
+    cloudy: NDArray[Any],
+    clear: NDArray[Any],
+    data_range: float,
+    mask: NDArray[Any] | None = None,
+    *,
+    graded: bool | None = None,
 ) -> dict[str, Mask]:
     """Return where cloud is, and how thick: (H, W) masks by `REGIONS`' names.
 
@@ -76,6 +82,8 @@ def regions(
         cloudy, clear: (H, W, C) of a pair; without a mask their difference says where cloud is.
         data_range: span of their numbers.
         mask: (H, W) or (H, W, 1), above 0 where cloud.
+        graded: whether the mask's levels say how thick the cloud is, see `is_graded`; None judges by this mask
+            alone. Otherwise the difference of the pair says so.
 
     Raises:
         DataError: if the mask is of another size.
@@ -92,13 +100,18 @@ def regions(
                 f" {clear.shape[1]}; give masks of the images' size"
             )
         cloud = levels > 0
-        if len(np.unique(levels[cloud])) > 1:
+        if is_graded(levels) if graded is None else graded:
             thick = levels >= MASK_THICK_FROM * mask_range(levels.dtype)
         thick &= cloud
     # Two runs of a line are one run of a square, and much faster.
     row, column = np.ones((1, 2 * EDGE_PX + 1), bool), np.ones((2 * EDGE_PX + 1, 1), bool)
     near, far = (binary_dilation(binary_dilation(x, row), column) for x in (cloud, ~cloud))
     return {"outside": ~cloud, "inside": cloud, "thin": cloud & ~thick, "thick": thick, "edge": near & far}
+
+
+def is_graded(mask: NDArray[Any]) -> bool:
+    """Return whether a mask has several levels above 0. One mask of a set that has them speaks for all."""
+    return len(np.unique(mask[mask > 0])) > 1
 
 
 def mask_range(dtype: np.dtype[Any]) -> float:

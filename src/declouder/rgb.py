@@ -26,9 +26,19 @@ def rgb_places(names: Sequence[str]) -> list[int] | None:
 
     Where they are not called so, by their synonyms, if each is there once.
     """
-    spoken = [name.lower() for name in names]
-    if not set(RGB) <= set(spoken):
-        spoken = [COLOR_OF.get(re.sub("[^a-z0-9]", "", name), name) for name in spoken]
-        if any(spoken.count(color) != 1 for color in RGB):
-            return None
+    spoken = spoken_colors(names)
+    if any(color not in spoken for color in RGB):
+        return None
     return [spoken.index(color) for color in RGB]
+
+
+def spoken_colors(names: Sequence[str]) -> list[str]:
+    """Return the names of bands in small letters; where red, green and blue are missing, synonyms as their colours.
+
+    If two are synonyms of one colour, all stay as they are.
+    """
+    spoken = [name.lower() for name in names]
+    if set(RGB) <= set(spoken):
+        return spoken
+    colors = [COLOR_OF.get(re.sub("[^a-z0-9]", "", name), name) for name in spoken]
+    return spoken if any(colors.count(color) > 1 for color in RGB) else colors

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -17,10 +19,14 @@ def keys(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(x <= 1, near, np.where(x < 2, far, 0))
 
 
-def weights(size: int, wanted: int) -> NDArray[np.float64]:
-    """Return (wanted, size): what every new pixel takes of every old one, in an image mirrored at its borders."""
-    scale = max(1.0, size / wanted)
-    center = (np.arange(wanted) + 0.5) * size / wanted - 0.5
+def weights(size: int, wanted: int, step: float | None = None) -> NDArray[np.float64]:
+    """Return (wanted, size): what every new pixel takes of every old one, in an image mirrored at its borders.
+
+    `step` is how many old ones a new one is wide; without it as many as make all of the image.
+    """
+    step = size / wanted if step is None else step
+    scale = max(1.0, step)
+    center = (np.arange(wanted) + 0.5) * step - 0.5
     position = np.arange(-size, 2 * size)
     spread = keys((position[None] - center[:, None]) / scale)
     spread /= spread.sum(1, keepdims=True)
@@ -54,9 +60,28 @@ def test_what_is_stored_is_rounded_and_clipped_to_the_images_type(dtype):
     image[17:] = top
     half = resize_stored(image, 16)
     assert (half.shape, half.dtype) == ((22, 16, 2), image.dtype)  # as wide as said, as high as that makes it
-    floats = resize_bicubic(image.transpose(2, 0, 1).astype(np.float32), 22, 16)
+    floats = resize_bicubic(image.transpose(2, 0, 1).astype(np.float32), 22, 16, rows=33)
     assert floats.min() < 0 and floats.max() > top
     assert np.array_equal(half, np.rint(floats.clip(0, top)).astype(dtype).transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize(
+    ("size", "width"), [((101, 150), 64), ((211, 256), 128), ((33, 24), 16), ((21, 40), 55), ((64, 64), 32)]
+)
+def test_images_that_are_not_square_are_scaled_alike_in_both_directions(size, width):
+    image = np.random.default_rng(0).uniform(0, 255, (*size, 2)).astype(np.float32)
+    step = size[1] / width
+    height = math.ceil(size[0] / step)
+    expected = np.einsum("hr,rwc->hwc", weights(size[0], height, step), image.astype(np.float64))
+    expected = np.einsum("wr,hrc->hwc", weights(size[1], width, step), expected)
+    assert np.abs(resize_stored(image, width) - expected).max() < 1e-3
+
+
+def test_a_mask_has_the_scale_of_its_image():
+    mask = np.repeat(np.arange(101, dtype=np.uint8), 150).reshape(101, 150, 1)
+    found = resize_nearest(mask, 64)[:, 0, 0]
+    centers = (np.arange(44) + 0.5) * 150 / 64
+    assert np.array_equal(found, np.minimum(centers.astype(int), 100))
 
 
 def test_floats_keep_their_overshoot():

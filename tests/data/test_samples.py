@@ -109,6 +109,23 @@ def test_what_one_entry_of_a_set_holds_out_no_other_learns_from(tmp_path):
     assert not set(held) & {pair.cloudy_path for pair in data.pairs}
 
 
+def test_ground_that_one_set_holds_out_no_other_set_of_the_same_ground_learns_from(tmp_path):
+    write_pairs(tmp_path)
+    (tmp_path / "other" / "train").mkdir(parents=True)
+    shutil.copytree(tmp_path / "set" / "train" / "cloud", tmp_path / "other" / "train" / "cloud")
+    (tmp_path / "other" / "train" / "label").symlink_to(tmp_path / "set" / "train" / "label")
+    (tmp_path / "exclude.txt").write_text("0\n1\n2\n")  # so that it holds out others
+    entries = ["set", {"root": "other", "exclude": "exclude.txt"}]
+    config = DataConfig(
+        base=tmp_path, pairs=entries, hold_out_block=1, hold_out=0.25, clear=[Path("set/train/label")]
+    )
+    data = TrainingData(config, band_names=["red", "green", "blue"], seed=0)
+    held = {pair.clear_path.resolve() for pair in data.held_pairs}
+    assert {pair.clear_path.parents[2].name for pair in data.held_pairs} == {"set", "other"}
+    assert not held & {pair.clear_path.resolve() for pair in data.pairs}
+    assert not held & {path.resolve() for path in data.cloudless.paths} and len(data.cloudless) == 8 - len(held)
+
+
 def test_a_split_list_that_learns_from_the_test_folder_says_so(tmp_path, caplog):
     root = write_pairs(tmp_path, count=4) / "set"
     shutil.copytree(root / "train", root / "test")

@@ -269,7 +269,7 @@ class StageConfig(Section):
     steps: int = Field(ge=1, description="optimiser steps")
     batch: int = Field(8, ge=1, description="samples in a batch, on each device")
     accumulate: int = Field(1, ge=1, description="batches whose gradients are averaged before a step")
-    lr: float = Field(1e-4, gt=0, description="AdamW learning rate after the warm-up")
+    lr: float = Field(1e-4, gt=0, le=1000, description="AdamW learning rate after the warm-up")
     warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up")
     schedule: Literal["constant", "cosine"] = Field(
         "constant", description="constant or cosine, which falls to lr / 100"

@@ -15,12 +15,14 @@ import numpy as np
 from declouder.breakdown import THIN_FROM, cloud_distance
 from declouder.data.catalog import BandSet, Located, locate
 from declouder.data.duplicates import Duplicate, Look, find_duplicates, look_of
-from declouder.data.images import check_finite, check_numbers, least_used, read_mask, scaling_of
+from declouder.data.images import check_finite, check_numbers, is_tiff, least_used, read_mask, scaling_of
 from declouder.data.lists import SPLITS, read_split_list
 from declouder.data.pairs import Pair, holds_images, images_by_name, named_images, number_first
 from declouder.errors import DataError
 from declouder.scaling import Scaling
 
+MISPLACED_PX = 0.5
+"""Twins that say that they lie further apart do not show the same ground in the same pixels."""
 ALL = "all"
 """Name of the one part of a set without a split."""
 
@@ -220,6 +222,7 @@ def _check_pair(
         if cloudy.shape != clear.shape or cloudy.dtype != clear.dtype:
             shapes = [f"{i.shape[0]} x {i.shape[1]} x {i.shape[2]} {i.dtype}" for i in (cloudy, clear)]
             raise DataError(f"{pair.cloudy_path} is {shapes[0]}, its twin {pair.clear_path} {shapes[1]}")
+        _check_place(pair)
         check_numbers(cloudy, pair.cloudy_path, dn_range, mend="--range LOW,HIGH")
         scaling = scaling_of(clear, pair.clear_path, dn_range, mend="--range LOW,HIGH")
         if pair.mask_path is None:
@@ -239,6 +242,24 @@ def _check_pair(
     part.cloud_shares.append(cloud_share)
     part.masks += pair.mask_path is not None
     return look_of(key, clear, scaling)
+
+
+def _check_place(pair: Pair) -> None:
+    """Raise DataError if both twins say where on Earth they lie, and one lies elsewhere."""
+    if not (is_tiff(pair.cloudy_path) and is_tiff(pair.clear_path)):
+        return
+    from declouder.raster import lie_alike, open_raster
+
+    infos = []
+    for path in (pair.cloudy_path, pair.clear_path):
+        with open_raster(path) as reader:
+            infos.append(reader.info)
+    cloudy, clear = infos
+    if cloudy.crs and clear.crs and not lie_alike(clear, cloudy, within_px=MISPLACED_PX):
+        raise DataError(
+            f"{pair.clear_path} lies elsewhere on Earth than its twin {pair.cloudy_path}; see that both show the"
+            " same ground, pixel by pixel (gdalwarp brings one to the grid of the other)"
+        )
 
 
 def _mask_share(path: Path) -> float:

@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from PIL import Image, UnidentifiedImageError
 
 from declouder.errors import DataError, RasterError
-from declouder.rgb import RGB
+from declouder.rgb import RGB, spoken_colors
 from declouder.scaling import Scaling
 
 _FAR_BEYOND_UNIT = 5.0
@@ -175,7 +175,7 @@ def check_band_order(path: Path, names: Sequence[str], nir_path: Path | None = N
 
 
 def _check_fixed_order(path: Path, names: Sequence[str], order: Sequence[str]) -> None:
-    spoken = [name.lower() for name in names]
+    spoken = spoken_colors(names)
     if set(order) <= set(spoken) and spoken[: len(order)] != list(order):
         raise DataError(
             f"{path} has its bands in the order {', '.join(order)}, wanted are {', '.join(names)}; name the model's"

@@ -222,8 +222,14 @@ def _parted(data: DataConfig) -> tuple[list[Pair], list[Pair], set[Path]]:
         kept, out = hold_out(found, share=data.hold_out, block=data.hold_out_block)
         learnt += kept
         held |= {pair.cloudy_path.resolve(): pair for pair in out}
+    # Sets may share their clear images: what is ground of a held-out pair in one is not learnt in another.
+    grounds = {pair.clear_path.resolve() for pair in held.values()}
     # A set that is named twice is learnt from twice as often.
-    learnt = [pair for pair in learnt if pair.cloudy_path.resolve() not in held]
+    learnt = [
+        pair
+        for pair in learnt
+        if pair.cloudy_path.resolve() not in held and pair.clear_path.resolve() not in grounds
+    ]
     return learnt, list(held.values()), known - {pair.clear_path.resolve() for pair in learnt}
 
 

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from declouder import breakdown
@@ -48,7 +47,7 @@ def doubts_of(
     low = data_range[0] if data_range else 0.0
     framed = find_undeclared(cloudy.transpose(2, 0, 1), height=cloudy.shape[0], width=cloudy.shape[1]) is not None
     thickest = None
-    if mask is not None and len(np.unique(mask[mask > 0])) > 1:
+    if mask is not None and breakdown.is_graded(mask):
         thickest = float(mask.max()) / breakdown.mask_range(mask.dtype)
     return {
         "used": (float(max(cloudy.max(), clear.max())) - low) / span,

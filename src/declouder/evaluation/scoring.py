@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from declouder.data.pairs import Pair
 from declouder.errors import DataError, OptionError
 from declouder.evaluation.doubts import DOUBTS, doubts_of
 from declouder.evaluation.methods import Method
-from declouder.evaluation.selection import Selection
+from declouder.evaluation.selection import Selection, described
 from declouder.kept import keep_images
 from declouder.rgb import USUAL_BANDS
 
@@ -69,11 +70,18 @@ class Scorer:
         mask = self.selection.read_mask(self.mask_of[pair.name]) if pair.name in self.mask_of else None
         doubts = doubts_of(cloudy, clear, mask, span=span, data_range=self.data_range)
         try:
-            parts = breakdown.regions(cloudy, clear, span, mask)
+            parts = breakdown.regions(cloudy, clear, span, mask, graded=self._masks_are_graded)
         except DataError as misfit:
             raise DataError(f"{self.mask_of.get(pair.name, pair.name)}: {misfit}") from None
         restored = self.method.restore(pair, cloudy, scaling)
         image = restored.image
+        for what, found_image in (("image", image), ("reference", restored.reference)):
+            if found_image is not None and (found_image.shape, found_image.dtype) != (cloudy.shape, cloudy.dtype):
+                raise DataError(
+                    f"{type(self.method).__name__} gave for {pair.cloudy_path} a restored {what} of"
+                    f" {described(found_image)}, the cloudy one has {described(cloudy)}; a method returns images in"
+                    " the size, type and numbers of the cloudy one"
+                )
         if scaling.low:  # scores are of numbers from black on
             cloudy, clear, image = (x.astype(np.float64) - scaling.low for x in (cloudy, clear, image))
         names = self._names(pair, clear.shape[2])
@@ -112,6 +120,11 @@ class Scorer:
                 self.keep, pair.name, _there(pictures), _there(maps), names, owner=self.owner
             )
         return found
+
+    @cached_property
+    def _masks_are_graded(self) -> bool:
+        """Whether a mask of the set has several levels: then 255 is thick in the others too, and 128 is not."""
+        return any(breakdown.is_graded(self.selection.read_mask(path)) for path in self.mask_of.values())
 
     def _names(self, pair: Pair, bands: int) -> Sequence[str]:
         names = self.band_names if self.band_names is not None else DEFAULT_BANDS.get(bands)

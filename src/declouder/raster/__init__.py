@@ -8,7 +8,7 @@ A new raster is made `like` it. It is written under a temporary name in the same
 when it is complete, so whoever sees `out.tif` sees all of it.
 """
 
-from declouder.raster.aligned import AlignedReader, open_aligned, read_numbers
+from declouder.raster.aligned import AlignedReader, lie_alike, open_aligned, read_numbers
 from declouder.raster.checks import MOST_PIXELS, MOST_PIXELS_IN_MEMORY
 from declouder.raster.gdal import (
     DTYPES,
@@ -61,6 +61,7 @@ __all__ = [
     "find_undeclared",
     "grid_of",
     "is_safe",
+    "lie_alike",
     "lies_there",
     "not_georeferenced_is_fine",
     "open_aligned",

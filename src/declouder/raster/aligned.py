@@ -120,7 +120,7 @@ def _lies_on(info: RasterInfo, like: RasterInfo) -> bool:
     same_size = (info.height, info.width) == (like.height, like.width)
     unplaced = info.crs is None or like.crs is None
     if not unplaced:
-        return same_size and _same_grid(info, like)
+        return same_size and lie_alike(info, like)
     if not same_size:
         raise RasterError(
             f"mask {info.path} is {info.width} x {info.height} px without a place on Earth that could be compared, "
@@ -219,17 +219,17 @@ def _are_apart(info: RasterInfo, like: RasterInfo) -> bool:
     return not (info.transform.is_identity or like.transform.is_identity or _same_corners(info, like))
 
 
-def _same_grid(info: RasterInfo, like: RasterInfo) -> bool:
-    """Return whether two rasters of one size lie on each other within a hundredth of a pixel."""
-    return bool(info.crs == like.crs) and _same_corners(info, like)
+def lie_alike(info: RasterInfo, like: RasterInfo, *, within_px: float = 0.01) -> bool:
+    """Return whether two rasters of one size lie on each other, by their own word."""
+    return bool(info.crs == like.crs) and _same_corners(info, like, within_px)
 
 
-def _same_corners(info: RasterInfo, like: RasterInfo) -> bool:
+def _same_corners(info: RasterInfo, like: RasterInfo, within_px: float = 0.01) -> bool:
     """Return whether two rasters of one size have the same corners, in whatever CRS."""
     step = max(abs(like.transform.a), abs(like.transform.b))
     corners = ((0, 0), (0, like.width), (like.height, like.width))  # row, column; two leave it open which way is up
     return all(
-        abs(a - b) <= step / 100
+        abs(a - b) <= step * within_px
         for corner in corners
         for a, b in zip(xy(info.transform, *corner), xy(like.transform, *corner), strict=True)
     )

@@ -13,6 +13,7 @@ seed and the sample's number, so a resumed run ends where an uninterrupted one d
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -47,6 +48,7 @@ from declouder.training.resuming import (
     check_later,
     check_order,
     check_run,
+    one_run_in,
 )
 from declouder.training.stages import STAGES
 from declouder.training.surroundings import (
@@ -113,7 +115,7 @@ def train(
     Raises:
         ConfigError: if the recipe lacks a stage.
         DataError: if the data do not fit, are others than when a stage was begun, or a checkpoint is damaged.
-        OutputError: if `out` holds a run already and `resume` is not set.
+        OutputError: if `out` holds a run already and `resume` is not set, or another run is at work in it.
         ModelError: if a stage needs a network that no earlier stage leaves or has left, or is to learn what a later
             stage has learnt from already.
         OptionError: if there are several nodes and nothing tells this one about the others, or fewer devices than
@@ -128,9 +130,20 @@ def train(
     check_order(config, out, stages)
     first_process = is_first_process()
     commit_of_source()
-    if first_process:
-        check_run(out, config, stages, resume=resume)
     deadline = None if max_time_s is None else time.monotonic() + max_time_s
+    with one_run_in(out) if first_process else contextlib.nullcontext():
+        data, left = _checked(config, out, stages, resume=resume)
+        run = _Run(config, data, out, resume, device, devices, nodes, on_step)
+        reports = _run_stages(run, left, deadline=deadline)
+    return reports if first_process else []
+
+
+def _checked(
+    config: TrainConfig, out: Path, stages: Sequence[StageName], *, resume: bool
+) -> tuple[TrainingData, list[StageName]]:
+    """Return the data, and the stages that are not finished, once it is sure that they can run in `out`."""
+    if is_first_process():
+        check_run(out, config, stages, resume=resume)
     data = TrainingData(config.data, band_names=config.model.bands, seed=config.seed)
     left = [name for name in stages if not (resume and (out / name / "finished").exists())]
     for name in left:
@@ -138,25 +151,11 @@ def train(
     if left:
         check_networks(config, left)
     check_kept(out, stages, left)
-    if first_process:
+    if is_first_process():
         check_later(out, left)
         check_begun(out, data, left)
         begin_run(out, config)
-    run = _Run(config, data, out, resume, device, devices, nodes, on_step)
-    reports: list[TrainingReport] = []
-    for name in left:
-        remaining = None if deadline is None else deadline - time.monotonic()
-        # The first stage takes a step all the same: a call that does nothing would be repeated without an end.
-        if remaining is not None and remaining <= 0 and devices * nodes == 1 and reports:
-            break
-        # Clocks of several processes differ a little; Lightning's timer stops them all at one step.
-        remaining = None if remaining is None else max(remaining, 0.0)
-        with one_line_errors(out, name):
-            report = _run_stage(run, name, max_time_s=remaining)
-        reports.append(report)
-        if not report.finished:
-            break
-    return reports if first_process else []
+    return data, left
 
 
 @dataclass(frozen=True)
@@ -171,6 +170,24 @@ class _Run:
     devices: int
     nodes: int
     on_step: OnStep | None
+
+
+def _run_stages(run: _Run, stages: Sequence[StageName], *, deadline: float | None) -> list[TrainingReport]:
+    """Run stages one after the other, until the time is up: at `deadline`, on the clock of `time.monotonic`."""
+    reports: list[TrainingReport] = []
+    for name in stages:
+        remaining = None if deadline is None else deadline - time.monotonic()
+        # The first stage takes a step all the same: a call that does nothing would be repeated without an end.
+        if remaining is not None and remaining <= 0 and run.devices * run.nodes == 1 and reports:
+            break
+        # Clocks of several processes differ a little; Lightning's timer stops them all at one step.
+        remaining = None if remaining is None else max(remaining, 0.0)
+        with one_line_errors(run.out, name):
+            report = _run_stage(run, name, max_time_s=remaining)
+        reports.append(report)
+        if not report.finished:
+            break
+    return reports
 
 
 def _run_stage(run: _Run, name: StageName, *, max_time_s: float | None) -> TrainingReport:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from declouder.errors import reason_of
+from declouder.errors import DataError, reason_of
 from declouder.rgb import rgb_places
 from declouder.scaling import Scaling
 from declouder.training.module import StageModule
@@ -104,8 +104,16 @@ class ScoreLog(Callback):  # type: ignore[misc]
         """Return the learnt networks with the weights that scored best; the last, where nothing is held out.
 
         A run that was resumed for fewer steps than it had taken may have no score yet: then the last too.
+
+        Raises:
+            DataError: if no score was a number, or the weights are none.
         """
         networks = {name: module.kept(name) for name in module.stage.learns}
+        if self._scored_step > 0 and not self._best_weights:
+            raise DataError(
+                f"no score of this stage was a number, so there is nothing to keep; lower its lr or set clip_norm,"
+                f" and remove {self.folder} to begin it anew"
+            )
         for name, weights in self._best_weights.items():
             networks[name].load_state_dict(weights)
         return networks
@@ -200,11 +208,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):  # type: ignore[misc]
     """Writes a checkpoint beside its name and renames it: a kill while writing leaves the previous one whole."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write `checkpoint` to `path`.
+        """Write `checkpoint` to `path`; where that cannot be, the previous one stays as it was.
 
         Raises:
-            OutputError: if it cannot be written; the previous checkpoint stays as it was.
+            OutputError: if it cannot be written.
+            DataError: if its weights are no numbers: from there no run could go on.
         """
+        for key, value in checkpoint.get("state_dict", {}).items():
+            if not torch.isfinite(value).all():
+                raise DataError(
+                    f"at step {checkpoint['global_step']} the weights are no numbers ({key}); lower the stage's lr"
+                    " or set clip_norm, and go on from the checkpoint before with --resume"
+                )
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_stale_parts(target)

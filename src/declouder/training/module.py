@@ -77,7 +77,8 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         if not torch.isfinite(loss):
             raise DataError(
                 f"the loss is {loss.item()} at step {self.global_step}; lower the stage's lr or set clip_norm, and"
-                f" check the images for NaN"
+                f" check the images for NaN; if --resume ends here again, its checkpoint is spoilt: remove the"
+                f" stage's folder to begin it anew"
             )
         self.log("loss", loss.detach(), prog_bar=True, on_step=True, on_epoch=False)
         return loss

@@ -40,9 +40,14 @@ def write_record(
             "procedural_images": len(data.terrain),
         },
         **made_by,
-        "stages": {**earlier.get("stages", {}), stage: about | made_by},
+        "stages": {**_still_there(earlier.get("stages", {}), folder.parent), stage: about | made_by},
     }
     write_text(path, json.dumps(record, indent=1) + "\n", mend=MAKE_ROOM)
+
+
+def _still_there(stages: dict[str, Any], run: Path) -> dict[str, Any]:
+    """Return those of the earlier stages whose folders are there: to repeat one, later ones are removed."""
+    return {name: about for name, about in stages.items() if (run / name / "finished").exists()}
 
 
 @functools.cache

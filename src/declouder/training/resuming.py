@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
-from collections.abc import Mapping, Sequence
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +21,59 @@ from declouder.training.stages import STAGES
 from declouder.training.surroundings import MAKE_ROOM
 from declouder.whole_files import write_text
 
+log = logging.getLogger(__name__)
+
 _DATA = "data.json"
+_LOCK = ".lock"
 _MAY_CHANGE = ("data.base", "data.workers", "data.cache_gb")
+
+
+@contextlib.contextmanager
+def one_run_in(out: Path) -> Iterator[None]:
+    """Make the run's folder if need be, and keep other runs out of it; one that stays empty is removed again.
+
+    The lock is this process's alone, not its loaders': they live on for a moment where it is killed, and a run that
+    goes on at once would find itself shut out.
+
+    Raises:
+        OutputError: if the folder cannot be made or written, or another run is at work in it.
+    """
+    is_new = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = _locked(out / _LOCK)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be made or written ({error}); choose another --out") from None
+    try:
+        yield
+    finally:
+        (out / _LOCK).unlink(missing_ok=True)
+        os.close(file)
+        if is_new:
+            with contextlib.suppress(OSError):  # it holds the run
+                out.rmdir()
+
+
+def _locked(path: Path) -> int:
+    """Open and lock a file; return its descriptor."""
+    import fcntl
+
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                os.close(file)
+                raise OutputError(
+                    f"another run is training in {path.parent} at this moment; wait for it, or choose another --out"
+                ) from None
+            log.warning("%s: this file system has no locks; see that no other run trains there", path.parent)
+        # The run that had it may have deleted it in between; then this is a file without a name.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), path.stat()):
+                return file
+        os.close(file)
 
 
 def check_order(config: TrainConfig, out: Path, stages: Sequence[StageName]) -> None:
@@ -77,11 +132,7 @@ def check_kept(out: Path, stages: Sequence[StageName], left: Sequence[StageName]
 
 
 def begin_run(out: Path, config: TrainConfig) -> None:
-    """Make the run's folder and write the recipe; OutputError if that cannot be."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be made ({error}); choose another --out") from None
+    """Write the recipe into the run's folder; OutputError if that cannot be."""
     write_text(out / "config.yaml", dump_config(config), mend="choose another --out")
 
 
