@@ -163,6 +163,7 @@ MISTAKES = [
     (["scene.tif", "-o", "b.jpg"], "JPEG would lose detail"),
     (["scene.tif", "scene2.tif", "-o", "b.tif"], "do not go into one file"),
     (["scene.tif", "sub/scene.tif", "-o", "out"], "would both become"),
+    (["a/missing.tif", "b/missing.tif", "-o", "out"], "a/missing.tif does not exist"),
     (["scene.tif", "-o", "b.tif", "--bands", "0,1,2"], "counted from 1"),
     (["scene.tif", "-o", "b.tif", "--bands", "1,2,4"], "has 3 bands"),
     (["scene.tif", "-o", "b.tif", "--bands", "1,1,2"], "each band once"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from PIL import Image
 from rasterio import warp
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
@@ -72,6 +73,22 @@ def test_a_mask_of_many_numbers_that_is_cloud_nearly_everywhere_is_told(scene, t
         caplog.clear()
         share_of(scene, MaskChoice(mask_file(tmp_path, values), **fields))
         assert ("is cloud on 100 % of itself" in caplog.text) == is_told
+
+
+def test_a_mask_with_numbers_that_compression_made_is_told(scene, tmp_path, caplog):
+    values = np.zeros((80, 100), np.uint8)
+    values[20:60, 30:70] = 255
+    Image.fromarray(values).save(tmp_path / "mask.jpg")
+    path = mask_file(tmp_path, values, compress="JPEG", tiled=True, blockxsize=64, blockysize=64)
+    for choice, told in (
+        (MaskChoice(tmp_path / "mask.jpg"), True),
+        (MaskChoice(path), True),
+        (MaskChoice(path, values=(255,)), False),
+        (MaskChoice(write_tif(tmp_path / "plain.tif", values[None])), False),
+    ):
+        caplog.clear()
+        share_of(scene, choice)
+        assert ("is a JPEG, which has numbers of its own beside every edge" in caplog.text) == told, choice
 
 
 def test_nan_and_nodata_of_a_mask_are_clear(scene, tmp_path):

@@ -19,6 +19,7 @@ from diffusers import (
     EDMEulerScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    LCMScheduler,
     ModelMixin,
     UniPCMultistepScheduler,
 )
@@ -974,6 +975,22 @@ def test_what_remove_clouds_gives_by_itself_is_refused(option):
 def test_tensors_of_other_than_floats_are_refused(dtype, pipeline):
     with pytest.raises(OptionError, match=rf"the tensor is of {dtype}; give floats in \[0, 1\]"):
         pipeline(torch.ones(1, 3, 16, 16).to(dtype))
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"), [(lambda x: x.to_sparse(), "sparse"), (lambda x: x.to("meta"), "a meta tensor")]
+)
+def test_tensors_without_a_number_at_each_place_are_refused(kind, told, pipeline):
+    with pytest.raises(OptionError, match=f"the tensor is {told}.*; give a dense one"):
+        pipeline(kind(torch.ones(1, 3, 16, 16)))
+
+
+def test_steps_that_a_scheduler_does_not_know_are_told(pipeline):
+    pipeline.scheduler = LCMScheduler.from_config(make_scheduler("ddim").config)
+    with pytest.raises(
+        OptionError, match=r"LCMScheduler cannot take 3 steps from strength 0\.02 \(.*; give others"
+    ):
+        pipeline(torch.full((1, 3, 16, 16), 0.5), num_inference_steps=3, strength=0.02)
 
 
 def test_steps_may_be_of_any_whole_kind_and_of_no_other(pipeline):

@@ -32,6 +32,7 @@ from declouder.raster import (
 )
 from declouder.raster import reduced as reduced_module
 from declouder.raster import writing as writing_module
+from declouder.scaling import Scaling
 from declouder.scene import SceneOptions, remove_from_scene
 
 
@@ -322,6 +323,10 @@ def test_an_output_that_is_a_link_stays_one_and_its_target_is_written(suffix, tm
     link.unlink()
     link.symlink_to(tmp_path / "none" / "real.tif")
     with pytest.raises(OutputError, match="none does not exist"):
+        copied(source, link, overwrite=True)
+    link.unlink()
+    link.symlink_to(link)
+    with pytest.raises(OutputError, match=rf"b\{suffix} is a link that leads nowhere"):
         copied(source, link, overwrite=True)
 
 
@@ -802,11 +807,51 @@ def test_stated_limits_of_the_old_pixels_are_dropped(tmp_path):
     assert tags["TIFFTAG_ARTIST"] == "me" and not any("SAMPLEVALUE" in key for key in tags)
 
 
+@pytest.mark.parametrize("cog", [False, True])
+def test_the_metadata_of_an_operator_is_in_the_output_and_in_no_file_beside_it(cog, tmp_path, caplog):
+    source = write_tif(tmp_path / "a.tif", np.ones((3, 40, 40), np.uint8))
+    with rasterio.open(source, "r+") as dataset:
+        dataset.update_tags(ns="IMD", satId="WV02")
+    out = tmp_path / "out"
+    out.mkdir()
+    with open_raster(source) as reader:
+        for _ in range(2):
+            with create_raster(out / "b.tif", reader.info, overwrite=True, cog=cog) as writer:
+                writer.write(np.ones((3, 40, 40), np.uint8), slice(0, 40), slice(0, 40))
+        assert names_in(out) == ["b.tif"] and "b.IMD" not in caplog.text
+        with rasterio.open(out / "b.tif") as dataset:
+            assert dataset.tags(ns="IMD") == {"satId": "WV02"}
+        (out / "b.IMD").write_text('satId = "OLD";\nEND;\n')
+        with create_raster(out / "b.tif", reader.info, overwrite=True, cog=cog):
+            pass
+    assert f"{out / 'b.IMD'} is there, and programs will add what it says to {out / 'b.tif'}" in caplog.text
+    assert names_in(out) == ["b.IMD", "b.tif"]  # it may be another file's
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_floats_that_no_scale_reaches_hold_no_data(dtype, tmp_path, darker):
+    lowest = float(np.finfo("float32").min)
+    dn = np.full((3, 40, 50), 0.5, dtype)
+    dn[:, 3, 4], dn[0, 7, 8], dn[1, 9, 9] = lowest, -lowest, 2e37
+    path = write_tif(tmp_path / "a.tif", dn)
+    declared = "".join(
+        f'<PAMRasterBand band="{k}"><NoDataValue>-1.7e308</NoDataValue></PAMRasterBand>' for k in (1, 2, 3)
+    )
+    Path(f"{path}.aux.xml").write_text(f"<PAMDataset>{declared}</PAMDataset>")  # more than float32 can hold
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        remove_from_scene(path, tmp_path / "b.tif", darker, SceneOptions(scale=Scaling(0, 1)))
+    found, far = read_tif(tmp_path / "b.tif"), np.abs(dn) > 1
+    np.testing.assert_array_equal(found[far], dn[far])
+    np.testing.assert_allclose(found[~far], 0.25, atol=1e-6)
+
+
 def test_what_a_killed_run_left_of_a_cloud_optimised_geotiff_is_removed(tmp_path):
-    ends = ("", ".tif", ".tif.tmp", ".tif.ovr.tmp", ".tif.msk.ovr.tmp")
+    ends = ("", ".tif", ".tif.tmp", ".tif.ovr.tmp", ".tif.msk.ovr.tmp", ".IMD")
     for end in ends:
         (tmp_path / f".b.tif.123.part{end}").touch()
-    kept = {".b.tif.123.parts", ".b.tif.x.part.tif.tmp", ".c.tif.123.part.tif.tmp"}
+    (tmp_path / ".b.tif.123.IMD").touch()
+    kept = {".b.tif.123.parts", ".b.tif.x.part.tif.tmp", ".c.tif.123.part.tif.tmp", ".b.tif.x.IMD", ".b.tif.IMD"}
     for name in kept:
         (tmp_path / name).touch()
     remove_stale_parts(tmp_path / "b.tif")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import numpy as np
+from numpy.typing import DTypeLike
+
 from declouder.errors import OptionError
 
 MOST_ENLARGED = 4
@@ -12,6 +15,15 @@ MOST_ENLARGED = 4
 
 MOST_STEPS = 1000
 """Of the diffusion: as many as the noise schedule has."""
+
+MOST_DN = 1e37
+"""Beyond, a number is no ground, and a scale does not reach: float32 is to hold ten times a scale's span."""
+
+
+def largest_of(dtype: DTypeLike) -> float:
+    """Return the number that is white where nobody says which is: the largest of an integer dtype, of floats 1."""
+    kind = np.dtype(dtype)
+    return float(np.iinfo(kind).max) if np.issubdtype(kind, np.integer) else 1.0
 
 
 def whole_number(value: Any, name: str) -> int:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, gaussian_filter
 from scipy.stats import rankdata
 
+from declouder.arguments import largest_of
 from declouder.errors import DataError
 
 Mask = NDArray[np.bool_]
@@ -101,7 +102,7 @@ def regions(
             )
         cloud = levels > 0
         if is_graded(levels) if graded is None else graded:
-            thick = levels >= MASK_THICK_FROM * mask_range(levels.dtype)
+            thick = levels >= MASK_THICK_FROM * largest_of(levels.dtype)
         thick &= cloud
     # Two runs of a line are one run of a square, and much faster.
     row, column = np.ones((1, 2 * EDGE_PX + 1), bool), np.ones((2 * EDGE_PX + 1, 1), bool)
@@ -112,11 +113,6 @@ def regions(
 def is_graded(mask: NDArray[Any]) -> bool:
     """Return whether a mask has several levels above 0. One mask of a set that has them speaks for all."""
     return len(np.unique(mask[mask > 0])) > 1
-
-
-def mask_range(dtype: np.dtype[Any]) -> float:
-    """Return what the numbers of a mask go up to, 1 where they are floats."""
-    return float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else 1.0
 
 
 def region_scores(

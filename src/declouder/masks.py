@@ -183,6 +183,12 @@ def open_mask(
             is_cloud = _decoder(choice, aligned)
             if choice.kind == "values" and choice.values is None:
                 _tell_many_numbers(aligned, is_cloud)
+                if "JPEG" in (aligned.info.driver, aligned.info.compression):
+                    log.warning(
+                        "mask %s is a JPEG, which has numbers of its own beside every edge, and any but 0 is cloud;"
+                        " write masks as PNG or GeoTIFF, or give --mask-values",
+                        choice.source,
+                    )
             mask = FileMask(aligned, is_cloud)
             yield SceneMask(
                 mask,

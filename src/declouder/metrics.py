@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from declouder.arguments import largest_of
 from declouder.errors import DataError, OptionError
 from declouder.lpips import BACKBONE_VARIABLE as BACKBONE_VARIABLE
 from declouder.lpips import Lpips as Lpips
@@ -356,7 +357,7 @@ def _checked_range(restored: Image, clear: Image, data_range: float | None) -> f
         return data_range
     if restored.dtype != clear.dtype:
         raise DataError(f"restored is {restored.dtype} and clear {clear.dtype}; give both in one type")
-    return float(np.iinfo(clear.dtype).max) if np.issubdtype(clear.dtype, np.integer) else 1.0
+    return largest_of(clear.dtype)
 
 
 def _check_names(image: Image, band_names: Sequence[str] | None) -> None:

@@ -17,10 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from declouder.arguments import MOST_DN, largest_of
 from declouder.errors import OptionError
-
-_LARGEST = 1e37
-"""Of a scale's ends: float32 is to hold ten times their difference."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +35,9 @@ class Scaling:
     def __post_init__(self) -> None:
         for name in ("low", "high"):  # numpy's numbers are no JSON
             object.__setattr__(self, name, float(getattr(self, name)))
-        if not max(abs(self.low), abs(self.high)) <= _LARGEST:  # nor NaN
+        if not max(abs(self.low), abs(self.high)) <= MOST_DN:  # nor NaN
             raise OptionError(
-                f"scale {self.low:g},{self.high:g} is not of numbers up to {_LARGEST:g}; give LOW,HIGH in the"
+                f"scale {self.low:g},{self.high:g} is not of numbers up to {MOST_DN:g}; give LOW,HIGH in the"
                 " image's own"
             )
         if not self.low < self.high:
@@ -50,10 +48,7 @@ class Scaling:
     @classmethod
     def of_dtype(cls, dtype: DTypeLike) -> Scaling:
         """Return [0, largest number] of an integer dtype, also of a signed one, or [0, 1] for floats."""
-        kind = np.dtype(dtype)
-        if np.issubdtype(kind, np.integer):
-            return cls(0.0, float(np.iinfo(kind).max))
-        return cls(0.0, 1.0)
+        return cls(0.0, largest_of(dtype))
 
     def to_model(self, dn: NDArray[Any]) -> NDArray[np.float32]:
         """Map DN of any shape and dtype to float32 in [-1, 1]; values outside [low, high] are clipped."""

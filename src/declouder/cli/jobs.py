@@ -86,7 +86,6 @@ def planned_jobs(
     if len(sources) > 1 and options.provenance is not None:
         raise OptionError("--provenance names one file; give one input, or a run for each")
     outputs = [output / raster.output_name(source) if many else output for source in sources]
-    _check_apart(sources, outputs)
     originals = {source.resolve(): source for source in sources}
     for target in outputs:
         if (source := originals.get(target.resolve())) is not None:  # also where it would be passed over
@@ -97,6 +96,7 @@ def planned_jobs(
     for source, _ in todo:
         if source in by_name:  # a missing input is told before anything about its output
             raster.check_source(source)
+    _check_apart(sources, outputs)
     if not is_new:
         for _, target in todo:
             raster.check_output(target, sources=[], overwrite=options.overwrite)

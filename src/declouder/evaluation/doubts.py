@@ -13,6 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from declouder import breakdown
+from declouder.arguments import largest_of
 from declouder.data.images import least_used
 from declouder.raster import find_undeclared
 
@@ -48,7 +49,7 @@ def doubts_of(
     framed = find_undeclared(cloudy.transpose(2, 0, 1), height=cloudy.shape[0], width=cloudy.shape[1]) is not None
     thickest = None
     if mask is not None and breakdown.is_graded(mask):
-        thickest = float(mask.max()) / breakdown.mask_range(mask.dtype)
+        thickest = float(mask.max()) / largest_of(mask.dtype)
     return {
         "used": (float(max(cloudy.max(), clear.max())) - low) / span,
         "least_used": least_used(data_range, clear.dtype),

@@ -168,7 +168,10 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
                     f"there is no folder {source}, and the hub gave no model of that name ({reason}); give a folder"
                     " that `declouder train` wrote, or check the name and the network"
                 ) from error
-            raise ModelError(f"{source} cannot be loaded as a model ({reason}); copy the folder anew") from error
+            raise ModelError(
+                f"{source} cannot be loaded as a model ({reason}); copy the folder anew, or save it anew without"
+                " variant="
+            ) from error
         check_whole(loaded, str(source))
         if Path(source).is_dir():  # a place on this machine says nothing in a folder that is saved from here
             for part in (loaded, *loaded.components.values()):
@@ -364,7 +367,13 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         """
         finest = self.scheduler.config.num_train_timesteps
         total = min(max(steps, round(steps / strength)), finest)
-        self.scheduler.set_timesteps(total, device=device)
+        try:
+            self.scheduler.set_timesteps(total, device=device)
+        except ValueError as error:  # such as of LCM, which knows few steps
+            raise OptionError(
+                f"{type(self.scheduler).__name__} cannot take {steps} steps from strength {strength:g}"
+                f" ({reason_of(error)}); give others, or another scheduler"
+            ) from error
         if total == finest > steps and _stands_still(self.scheduler.timesteps):
             total -= 1  # "leading" DPM-Solver, UniPC and DEIS have one place too few, and stay at t = 0
             self.scheduler.set_timesteps(total, device=device)

@@ -70,7 +70,8 @@ def check_folder(folder: Path, *, kind: str) -> None:
         _read_json(folder / name / "config.json", folder)
         if not list((folder / name).glob("*.safetensors")):
             raise ModelError(
-                f"{folder / name} lacks its weights (diffusion_pytorch_model.safetensors); copy the whole folder"
+                f"{folder / name} lacks its weights (diffusion_pytorch_model.safetensors); copy the whole folder,"
+                " or save it with safe_serialization=True"
             )
 
 

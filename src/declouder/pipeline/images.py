@@ -50,6 +50,9 @@ def to_tensor(cloudy: Any, *, bands: int) -> Tensor:
         cloudy = _tensor_of_array(cloudy)
     if not isinstance(cloudy, Tensor) or cloudy.ndim != 4:
         raise OptionError("cloudy must be a (B, C, H, W) tensor, an (H, W, C) or (B, H, W, C) array, or PIL images")
+    if cloudy.layout != torch.strided or cloudy.is_meta:
+        kind = "a meta tensor, which holds no numbers" if cloudy.is_meta else "sparse"
+        raise OptionError(f"the tensor is {kind}; give a dense one of floats in [0, 1]")
     if not cloudy.is_floating_point():
         raise OptionError(f"the tensor is of {cloudy.dtype}; give floats in [0, 1]")
     if cloudy.shape[1] != bands:

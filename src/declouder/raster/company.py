@@ -8,7 +8,7 @@ from pathlib import Path
 import rasterio
 
 from declouder.errors import RasterError
-from declouder.raster.gdal import driver_of, lies_there
+from declouder.raster.gdal import any_nodata_is_fine, driver_of, lies_there
 
 
 def check_company(path: Path, driver: str, beside: Mapping[str, Sequence[Path]] | None = None) -> None:
@@ -34,7 +34,7 @@ def check_company(path: Path, driver: str, beside: Mapping[str, Sequence[Path]] 
                 )
             check_company(company, "GTiff", beside)
     # Without overviews the tag is not followed.
-    with rasterio.open(plain_name(path), driver=driver, OVERVIEW_LEVEL="NONE") as dataset:
+    with any_nodata_is_fine(), rasterio.open(plain_name(path), driver=driver, OVERVIEW_LEVEL="NONE") as dataset:
         tags = {name.lower(): value for name, value in dataset.tags(ns="OVERVIEWS").items()}
     if "overview_file" in tags:
         raise RasterError(

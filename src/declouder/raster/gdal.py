@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import rasterio
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning
@@ -100,6 +101,13 @@ _PLAIN_IMAGES = _OneFilter(NotGeoreferencedWarning)
 def not_georeferenced_is_fine() -> Iterator[None]:
     """Let plain images pass without a warning."""
     with _PLAIN_IMAGES:
+        yield
+
+
+@contextmanager
+def any_nodata_is_fine() -> Iterator[None]:
+    """Open a file without a warning that a nodata is beyond its numbers: rasterio then says that there is none."""
+    with np.errstate(over="ignore"):
         yield
 
 

@@ -15,9 +15,17 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import Window as GdalWindow
 
+from declouder.arguments import MOST_DN
 from declouder.errors import RasterError
 from declouder.raster.checks import MOST_PIXELS, check_complete, check_dtype, check_scene, check_size
-from declouder.raster.gdal import DTYPES, GDAL_ERRORS, gdal_settings, not_georeferenced_is_fine, one_line
+from declouder.raster.gdal import (
+    DTYPES,
+    GDAL_ERRORS,
+    any_nodata_is_fine,
+    gdal_settings,
+    not_georeferenced_is_fine,
+    one_line,
+)
 from declouder.raster.info import RasterInfo, info_of
 from declouder.raster.reduced import looked_at, reduced_shape, skimmed, takes_all_columns
 from declouder.raster.sources import check_source, opened_as
@@ -54,7 +62,8 @@ def opened(
         source = opened_as(path, allow_outside=allow_outside)
         try:
             source.check_company()
-            dataset = rasterio.open(source.name, driver=source.driver)
+            with any_nodata_is_fine():
+                dataset = rasterio.open(source.name, driver=source.driver)
         except UnicodeDecodeError as error:  # rasterio reads the CRS as it opens
             raise RasterError(
                 f"the CRS of {path} is no text in UTF-8 ({error}); write it anew: gdal_edit.py -a_srs EPSG:CODE"
@@ -219,7 +228,8 @@ class RasterReader:
                 dataset = self.dataset
                 if not self._trusts_overviews and dataset.overviews(1):
                     name, driver = dataset.name, dataset.driver
-                    dataset = stack.enter_context(rasterio.open(name, driver=driver, OVERVIEW_LEVEL="NONE"))
+                    with any_nodata_is_fine():
+                        dataset = stack.enter_context(rasterio.open(name, driver=driver, OVERVIEW_LEVEL="NONE"))
                 # The overviews of a VRT's sources are no matter of its own settings.
                 at_full_size = not self._trusts_overviews and dataset.driver == "VRT"
                 dn = skimmed(dataset, list(bands), shape, by_blocks=at_full_size)
@@ -243,8 +253,8 @@ class RasterReader:
         valid = np.ones(dn.shape, np.bool_)
         for value in self._also_nodata if self.info.nodata_is_a_color else self.no_data:
             valid &= dn != value
-        if dn.dtype.kind == "f":
-            valid &= np.isfinite(dn)
+        if dn.dtype.kind == "f":  # nor is a number that no scale reaches, such as the lowest that float32 has
+            valid &= np.abs(dn) <= MOST_DN
         if self.undeclared is not None:
             valid &= ~self.undeclared.hides(dn, rows, cols)
         for mask in hidden:

@@ -29,6 +29,7 @@ from declouder.raster.gdal import (
     check_name,
     driver_of,
     gdal_settings,
+    lies_there,
     not_georeferenced_is_fine,
     one_line,
 )
@@ -106,7 +107,7 @@ def create_raster(
         with _writing(output):
             _publish(part if driver == "GTiff" else image, output, place, overwrite=overwrite)
     finally:
-        for path in (part, image, *_overviews_in_the_making(image)):
+        for path in (part, image, *_overviews_in_the_making(image), *_imagery_metadata([part, image])):
             with contextlib.suppress(OSError):  # a name too long for the file system was never given
                 path.unlink(missing_ok=True)
 
@@ -118,6 +119,9 @@ def _tell_what_is_lost(output: Path, like: RasterInfo, driver: str) -> None:
     if driver in {"PNG", "WEBP"} or not like.is_georeferenced:
         for beside in world_files(output):
             log.warning("%s is there, and programs will place %s by it; is it of this image?", beside, output)
+    if driver in {"GTiff", "COG"}:
+        for beside in _metadata_beside(output):
+            log.warning("%s is there, and programs will add what it says to %s", beside, output)
     lost = {tag for tags in like.band_tags for tag in tags.get(None, {})}
     if driver == "COG" and lost and _has_namespaces(like):
         log.warning("%s cannot have the tags %s of bands; write it without --cog", output, ", ".join(sorted(lost)))
@@ -137,17 +141,23 @@ def remove_stale_parts(output: Path, *, spare_living: bool = False) -> None:
     except (FileNotFoundError, PermissionError):  # a folder may let files in and not be listed
         return
     for path in found:
-        middle = path.name.removeprefix(prefix)
-        number, mark, rest = middle.partition(".part")
-        is_ours = path.name.startswith(prefix) and number.isdecimal() and bool(mark)
-        is_part = is_ours and (rest in suffixes or rest.endswith(".tmp"))
-        if is_part and not (spare_living and lives(int(number))):
+        number, _, rest = path.name.removeprefix(prefix).partition(".")
+        is_ours = path.name.startswith(prefix) and number.isdecimal()
+        is_part = rest in {"IMD", "part.IMD"} or (
+            rest.startswith("part") and (rest[4:] in suffixes or rest.endswith(".tmp"))
+        )
+        if is_ours and is_part and not (spare_living and lives(int(number))):
             path.unlink(missing_ok=True)
 
 
 def _overviews_in_the_making(image: Path) -> Iterator[Path]:
     """Yield what GDAL leaves beside a cloud-optimised GeoTIFF when it fails half way."""
     yield from (image.with_name(image.name + end) for end in (".ovr.tmp", ".msk.ovr.tmp", ".tmp"))
+
+
+def _imagery_metadata(images: Sequence[Path]) -> list[Path]:
+    """Return what GDAL writes beside GeoTIFFs that have tags of the namespace IMD: they hold it themselves."""
+    return [image.with_suffix(".IMD") for image in images]
 
 
 def _copy_options(driver: str, profile: dict[str, Any], like: RasterInfo) -> dict[str, Any]:
@@ -214,11 +224,16 @@ def check_output(output: Path, *, sources: Sequence[Path], overwrite: bool) -> N
     if output.suffix.lower() not in OUTPUT_DRIVERS:
         known = ", ".join(OUTPUT_DRIVERS)
         lossy = "JPEG would lose detail; " if output.suffix.lower() in {".jpg", ".jpeg"} else ""
-        folder = f", or make the folder first: mkdir -p {output}" if not output.suffix else ""
+        is_free = not output.suffix and not output.exists() and str(output) != "-"
+        folder = f", or make the folder first: mkdir -p {output}" if is_free else ""
         raise OutputError(f"{output} has no suffix that can be written; {lossy}use one of {known}{folder}")
     check_folder(output.parent)
     if output.is_symlink():  # what it points to is written
-        check_folder(output.resolve().parent)
+        try:
+            place = output.resolve()
+        except (RuntimeError, OSError) as error:  # a loop, as Python says it before and from 3.13 on
+            raise OutputError(f"{output} is a link that leads nowhere ({error}); give another name") from None
+        check_folder(place.parent)
     for source in sources:
         if output.resolve() == source.resolve() or (
             output.exists() and source.exists() and output.samefile(source)
@@ -370,6 +385,12 @@ def _side_files(image: Path) -> list[Path]:
     """Return where GDAL looks for statistics, overviews and a mask of an image besides in it."""
     found = [image.with_name(image.name + suffix) for suffix in (".aux.xml", ".ovr", ".msk")]
     return [path for path in found if len(os.fsencode(path.name)) <= _LONGEST_NAME]
+
+
+def _metadata_beside(image: Path) -> list[Path]:
+    """Return the files of satellite operators beside an image: of its acquisition, or where it lies."""
+    endings = (".IMD", ".imd", ".RPB", ".rpb", "_RPC.TXT", "_rpc.txt")
+    return [place for end in endings if lies_there(place := image.with_name(image.stem + end))]
 
 
 def _publish(part: Path, output: Path, place: Path, *, overwrite: bool) -> None:

@@ -71,7 +71,8 @@ def read_item(path: Path, *, allow_outside: bool = False) -> SourceItem:
     if missing:
         raise RasterError(
             f"{path} names no band {', '.join(missing)} (its assets: {', '.join(map(str, assets))[:200]}); "
-            "stack its files, red first: gdalbuildvrt -separate scene.vrt RED GREEN BLUE"
+            "give an item that has red, green and blue, or files of these, stacked: gdalbuildvrt -separate"
+            " scene.vrt RED GREEN BLUE"
         )
     bands: dict[str, BandFile] = {}
     for color, choice in found.items():
