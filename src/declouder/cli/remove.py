@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -207,12 +207,11 @@ def remove(
         stack.enter_context(jobs_folder(jobs))
         outcome = Outcome(failed=dict(jobs.unusable))
         if jobs.todo:
-            if cluster is None:
-                pipeline = loaded_pipeline(model, sampler, device, precision)
-            else:
-                # Workers have devices of their own; what the client needs of the model are its settings and digest.
-                pipeline = loaded_pipeline(model, sampler, "cpu")
-                pipeline.steps_in_bfloat16 = precision == "bf16"  # not for auto: their devices may differ
+            pipeline = (
+                loaded_pipeline(model, sampler, device, precision)
+                if cluster is None
+                else _pipeline_for_workers(model, sampler, precision)
+            )
             given = None if options.scale is None else (options.scale.low, options.scale.high)
             tell_trained_range(model, given, option="--scale")
             with weights_stay(pipeline), shown_progress(quiet=quiet, scenes=len(jobs.todo)) as bars:
@@ -231,6 +230,13 @@ def remove(
                 typer.echo(advice)
         if outcome.failed:
             raise failure(outcome)
+
+
+def _pipeline_for_workers(model: str | None, sampler: str | None, precision: str) -> Any:
+    """Return what the client of a cluster needs of a model, its settings and digest: workers have their own devices."""
+    pipeline = loaded_pipeline(model, sampler, "cpu")
+    pipeline.steps_in_bfloat16 = precision == "bf16"  # not for auto: their devices may differ
+    return pipeline
 
 
 @contextlib.contextmanager
