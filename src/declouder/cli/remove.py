@@ -233,7 +233,7 @@ def remove(
 
 
 def _pipeline_for_workers(model: str | None, sampler: str | None, precision: str) -> Any:
-    """Return what the client of a cluster needs of a model, its settings and digest: workers have their own devices."""
+    """Return what the client of a cluster needs of a model, its settings and digest: devices are the workers'."""
     pipeline = loaded_pipeline(model, sampler, "cpu")
     pipeline.steps_in_bfloat16 = precision == "bf16"  # not for auto: their devices may differ
     return pipeline
