@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -221,6 +222,21 @@ def test_a_cloud_optimised_geotiff_is_valid_has_overviews_and_keeps_everything(r
             assert getattr(new, name) == getattr(old, name), name
         assert new.tags()["acquired"] == "2020-01-01" and "DECLOUDER_NOTE" in new.tags()
         np.testing.assert_array_equal(new.read([1, 5]), old.read([1, 5]))
+
+
+@pytest.mark.parametrize("name", ["a.tif.aux.xml", "a.IMD", "a.tfw"])
+def test_a_pipe_that_would_be_read_with_an_image_is_refused_and_not_waited_for(name, tmp_path):
+    path = write_tif(tmp_path / "a.tif", np.ones((3, 9, 9), np.uint8))
+    os.mkfifo(tmp_path / f"b{name[1:]}")  # of another image
+    (tmp_path / "a.wld").symlink_to(tmp_path / "nowhere")
+    with open_raster(path) as reader:
+        assert reader.info.count == 3
+    os.mkfifo(tmp_path / name)
+    with (
+        pytest.raises(RasterError, match=rf"{name}, which may be read with a\.tif, is not a regular file"),
+        open_raster(path),
+    ):
+        pass
 
 
 def test_a_png_cannot_be_cloud_optimised(tmp_path):

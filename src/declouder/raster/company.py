@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,9 +12,11 @@ import rasterio
 from declouder.errors import RasterError
 from declouder.raster.gdal import any_nodata_is_fine, driver_of, lies_there
 
+_PIPES = "/"
+
 
 def check_company(path: Path, driver: str, beside: Mapping[str, Sequence[Path]] | None = None) -> None:
-    """Raise RasterError if GDAL would read other files, of a file's choice, for its overviews or its mask.
+    """Raise RasterError if GDAL would read a pipe, or files of a file's choice for its overviews or its mask.
 
     A tag may name any file, or an address in the network, where overviews are; and what lies beside the file under
     a certain name may be of any format, a VRT among others, and have such a tag itself. GDAL takes the names of
@@ -24,6 +28,8 @@ def check_company(path: Path, driver: str, beside: Mapping[str, Sequence[Path]] 
         beside: the files of its folder by their names in small letters; None looks there.
     """
     beside = files_beside(path.parent) if beside is None else beside
+    if pipe := next((found for found in beside.get(_PIPES, ()) if found.name.startswith(path.stem)), None):
+        raise RasterError(f"{pipe}, which may be read with {path.name}, is not a regular file; remove it")
     for suffix in (".ovr", ".msk"):
         # In a folder that may not be listed GDAL asks for these two.
         asked = [path.with_name(path.name + spelt) for spelt in (suffix, suffix.upper())]
@@ -46,17 +52,28 @@ def check_company(path: Path, driver: str, beside: Mapping[str, Sequence[Path]] 
 def files_beside(folder: Path) -> dict[str, list[Path]]:
     """Return the files beside which GDAL may look for overviews and masks, by their names in small letters.
 
-    There are none where a folder may not be listed.
+    There are none where a folder may not be listed. Pipes come under a name that no file has: GDAL would wait for
+    them without end.
     """
     found: dict[str, list[Path]] = {}
     try:
-        files = list(folder.iterdir())
+        with os.scandir(folder) as listed:
+            entries = list(listed)
     except PermissionError:
         return found
-    for path in files:
-        if path.suffix.lower() in (".ovr", ".msk") and path.is_file():
-            found.setdefault(path.name.lower(), []).append(path)
+    for entry in entries:
+        if entry.name.lower().endswith((".ovr", ".msk")) and entry.is_file():
+            found.setdefault(entry.name.lower(), []).append(Path(entry.path))
+        elif not entry.is_file() and not entry.is_dir() and _is_pipe(entry):
+            found.setdefault(_PIPES, []).append(Path(entry.path))
     return found
+
+
+def _is_pipe(entry: os.DirEntry[str]) -> bool:
+    try:
+        return stat.S_ISFIFO(entry.stat().st_mode)
+    except OSError:  # a link that leads nowhere
+        return False
 
 
 def plain_name(path: Path) -> str:
