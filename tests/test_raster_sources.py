@@ -229,6 +229,7 @@ def test_a_pipe_that_would_be_read_with_an_image_is_refused_and_not_waited_for(n
     path = write_tif(tmp_path / "a.tif", np.ones((3, 9, 9), np.uint8))
     os.mkfifo(tmp_path / f"b{name[1:]}")  # of another image
     (tmp_path / "a.wld").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "a.tif.msk").symlink_to(tmp_path / "a.tif.msk")
     with open_raster(path) as reader:
         assert reader.info.count == 3
     os.mkfifo(tmp_path / name)

@@ -62,18 +62,15 @@ def files_beside(folder: Path) -> dict[str, list[Path]]:
     except PermissionError:
         return found
     for entry in entries:
-        if entry.name.lower().endswith((".ovr", ".msk")) and entry.is_file():
+        try:
+            mode = entry.stat().st_mode
+        except OSError:  # a link that leads nowhere
+            continue
+        if entry.name.lower().endswith((".ovr", ".msk")) and stat.S_ISREG(mode):
             found.setdefault(entry.name.lower(), []).append(Path(entry.path))
-        elif not entry.is_file() and not entry.is_dir() and _is_pipe(entry):
+        elif stat.S_ISFIFO(mode):
             found.setdefault(_PIPES, []).append(Path(entry.path))
     return found
-
-
-def _is_pipe(entry: os.DirEntry[str]) -> bool:
-    try:
-        return stat.S_ISFIFO(entry.stat().st_mode)
-    except OSError:  # a link that leads nowhere
-        return False
 
 
 def plain_name(path: Path) -> str:
