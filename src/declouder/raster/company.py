@@ -62,11 +62,15 @@ def files_beside(folder: Path) -> dict[str, list[Path]]:
     except PermissionError:
         return found
     for entry in entries:
+        is_company = entry.name.lower().endswith((".ovr", ".msk"))
+        # Known without asking the disk for each of many files.
+        if not is_company and (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
+            continue
         try:
             mode = entry.stat().st_mode
         except OSError:  # a link that leads nowhere
             continue
-        if entry.name.lower().endswith((".ovr", ".msk")) and stat.S_ISREG(mode):
+        if is_company and stat.S_ISREG(mode):
             found.setdefault(entry.name.lower(), []).append(Path(entry.path))
         elif stat.S_ISFIFO(mode):
             found.setdefault(_PIPES, []).append(Path(entry.path))
