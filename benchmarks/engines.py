@@ -94,7 +94,8 @@ def export(pipeline: Any, arguments: dict[str, tuple[torch.Tensor, ...]], folder
     for name, given in arguments.items():
         network = getattr(pipeline, name)
         if name == "reference":
-            network.look_again = 0  # whether it does depends on the image, which a graph cannot ask
+            # Whether it looks once more depends on the image, which a graph cannot ask.
+            network.look_again = network.look_closer = 0
         with torch.inference_mode():
             np.save(folder / f"{name}.npy", network(*given).numpy())
         torch.onnx.export(network, given, str(folder / f"{name}.onnx"), dynamo=True, verbose=False)

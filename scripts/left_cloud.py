@@ -1,6 +1,6 @@
 """How much thick cloud a model leaves in images without a clear twin, by the distance from the image's edge.
 
-    python scripts/left_cloud.py IMAGE... [--model DIR] [--steps 0] [--look-again 0]
+    python scripts/left_cloud.py IMAGE... [--model DIR] [--steps 0] [--look-again 0] [--look-closer 0]
 
 *Bright* are pixels above 120 of 255 in all bands: on images chosen for it mostly thick cloud. Prints a Markdown
 table, a row an image and one of their means: the share of bright pixels within 4 px of the edge that are bright in
@@ -32,11 +32,13 @@ def main() -> None:
     parser.add_argument("--model", help="model folder; the shipped model without it")
     parser.add_argument("--steps", type=int, help="of the sampler; the model's without it")
     parser.add_argument("--look-again", type=int, help="of the reference network; the model's without it")
+    parser.add_argument("--look-closer", type=int, help="of the reference network; the model's without it")
     arguments = parser.parse_args()
     pipeline = CloudRemovalPipeline.from_pretrained(arguments.model)
     pipeline.set_progress_bar_config(disable=True)
-    if arguments.look_again is not None:
-        pipeline.reference.look_again = arguments.look_again
+    for option in ("look_again", "look_closer"):
+        if (value := getattr(arguments, option)) is not None:
+            setattr(pipeline.reference, option, value)
 
     print("| image | within 4 px | 4 to 16 px | from 16 px on | all |\n|---|---|---|---|---|")
     rows = []

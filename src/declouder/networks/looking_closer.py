@@ -1,0 +1,127 @@
+"""Remains of small clouds, taken from what the network makes of the image at twice the size.
+
+The network knows clouds by their size in pixels (`declouder.enlarging`): of clouds a few pixels wide it removes
+some and leaves others, side by side. Twice as large they are clouds like others. But there it sees less of the
+ground around, and takes some other ground for cloud too. So the image at twice the size is computed only around
+such remains, and only they are taken from it:
+
+    twice = shrink(restore(enlarge(cloudy)))
+    taken = lerp(restored, twice, gone * left * darker)
+
+    spot     grey, and brighter than what is left of it by an opening of `SPOT_PX` (a white top-hat)
+    gone     of the square of `AROUND_PX`, some are spots that the network has removed: where there are none, bright
+             roofs, boats and surf stay
+    left     a spot of the restored image that is one of the cloudy image too
+    darker   so much darker it is at twice the size, in all bands
+
+Nothing here is learnt; the bounds of spots are those of `declouder.small_clouds` (docs/experiments.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from declouder.enlarging import enlarged, shrunk
+from declouder.networks.squares import box_mean, ramp, smoothly_enlarged
+
+HALF = 2
+"""Spots are looked for at this much less than the image's size."""
+SPOT_PX = 26
+"""What holds a square of this side is no spot, in pixels of the image."""
+AROUND_PX = 66
+GROWN_PX = 10
+"""What is taken around a spot: its rim is no spot."""
+SPOT = (0.12, 0.24)
+"""By how much a spot is brighter than around in its darkest band, in [-1, 1]: 15 to 31 of 255."""
+GREY = (0.24, 0.36)
+"""By how much its bands differ at most: 31 to 46 of 255."""
+GONE = (0.005, 0.01)
+"""Share of the square that must be spots that went."""
+DARKER = (0.1, 0.2)
+TILE_PX, MARGIN_PX = 512, 64
+"""Twice as large, a window of 1024 px would take four times the memory: so it goes piece by piece."""
+
+
+def looked_closer(restore: Callable[[Tensor], Tensor], cloudy: Tensor, restored: Tensor) -> Tensor:
+    """Return what was restored, with remains of small clouds as they are restored at twice the size.
+
+    Args:
+        restore: the network: maps (B, C, H, W) to the same shape, both in [-1, 1]. It is called only with parts of
+            images that have such remains, a part at a time.
+        cloudy: (B, C, H, W) in [-1, 1].
+        restored: what the network makes of it at its own size, of that shape and range.
+
+    Returns:
+        (B, C, H, W) in [-1, 1]; images without such remains are those of `restored`.
+    """
+    height, width = cloudy.shape[-2:]
+    if min(height, width) < AROUND_PX:
+        return restored
+    remains = _remains(cloudy, restored)
+    result = restored
+    for index in range(len(cloudy)):
+        for inner, outer in _tiles(height, width):
+            there = remains[index : index + 1, :, inner[0], inner[1]]
+            if float(there.amax()) == 0:
+                continue
+            result = restored.clone() if result is restored else result
+            twice = _at_twice_the_size(restore, cloudy[index : index + 1, :, outer[0], outer[1]])
+            rows, columns = (slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True))
+            twice = twice[..., rows, columns].to(restored.dtype)
+            before = restored[index : index + 1, :, inner[0], inner[1]]
+            share = there * ramp((before - twice).amin(dim=1, keepdim=True), DARKER)
+            result[index : index + 1, :, inner[0], inner[1]] = torch.lerp(before, twice, share.to(restored.dtype))
+    return result
+
+
+def _at_twice_the_size(restore: Callable[[Tensor], Tensor], cloudy: Tensor) -> Tensor:
+    return shrunk(restore(2 * enlarged((cloudy + 1) / 2, 2) - 1), 2)
+
+
+def _tiles(height: int, width: int) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
+    """Yield rows and columns of each part of an image, and the same with the ground around it."""
+    for top in range(0, height, TILE_PX):
+        for left in range(0, width, TILE_PX):
+            bottom, right = min(top + TILE_PX, height), min(left + TILE_PX, width)
+            outer = (
+                slice(max(0, top - MARGIN_PX), min(bottom + MARGIN_PX, height)),
+                slice(max(0, left - MARGIN_PX), min(right + MARGIN_PX, width)),
+            )
+            yield (slice(top, bottom), slice(left, right)), outer
+
+
+def _remains(cloudy: Tensor, restored: Tensor) -> Tensor:
+    """Return gone * left at each pixel, (B, 1, H, W) float32 in [0, 1]."""
+    height, width = cloudy.shape[-2:]
+    before, after = (F.avg_pool2d(x.float(), HALF, ceil_mode=True) for x in (cloudy, restored))
+    height_before, is_grey = _top_hat(before), _is_grey(before)
+    height_after = _top_hat(after)
+    change = before.amin(dim=1, keepdim=True) - after.amin(dim=1, keepdim=True)
+    went = (height_before > SPOT[1]) & (is_grey == 1)
+    went &= (height_after < height_before / 2) & (change > height_before / 2)
+    gone = ramp(box_mean(went.float(), AROUND_PX // HALF), GONE)
+    left = ramp(height_after, SPOT) * _is_grey(after) * ramp(height_before, SPOT)
+    left = F.max_pool2d(left, GROWN_PX // HALF, stride=1, padding=GROWN_PX // HALF // 2)
+    return smoothly_enlarged(gone * left, HALF)[..., :height, :width]
+
+
+def _top_hat(x: Tensor) -> Tensor:
+    """Return by how much the darkest band is brighter than its opening: (B, 1, h, w)."""
+    darkest = x.amin(dim=1, keepdim=True)
+    return darkest - _largest(-_largest(-darkest))
+
+
+def _largest(x: Tensor) -> Tensor:
+    """Return the largest value of the square of a spot around each pixel."""
+    side = SPOT_PX // HALF
+    x = F.max_pool2d(x, (side, 1), stride=1, padding=(side // 2, 0))
+    return F.max_pool2d(x, (1, side), stride=1, padding=(0, side // 2))
+
+
+def _is_grey(x: Tensor) -> Tensor:
+    """Return 1 where bands hardly differ, 0 where they do: (B, 1, h, w)."""
+    return 1 - ramp(x.amax(dim=1, keepdim=True) - x.amin(dim=1, keepdim=True), GREY)
