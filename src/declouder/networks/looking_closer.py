@@ -73,13 +73,19 @@ def looked_closer(restore: Callable[[Tensor], Tensor], cloudy: Tensor, restored:
             rows, columns = (slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True))
             twice = twice[..., rows, columns].to(restored.dtype)
             before = restored[index : index + 1, :, inner[0], inner[1]]
-            share = there * ramp((before - twice).amin(dim=1, keepdim=True), DARKER)
+            share = there * _with_rims(ramp((before - twice).amin(dim=1, keepdim=True), DARKER))
             result[index : index + 1, :, inner[0], inner[1]] = torch.lerp(before, twice, share.to(restored.dtype))
     return result
 
 
 def _at_twice_the_size(restore: Callable[[Tensor], Tensor], cloudy: Tensor) -> Tensor:
     return shrunk(restore(2 * enlarged((cloudy + 1) / 2, 2) - 1), 2)
+
+
+def _with_rims(x: Tensor) -> Tensor:
+    """Return a map that reaches a pixel further, fading out: what is hardly darker at a rim would stay as a line."""
+    x = F.max_pool2d(x, 3, stride=1, padding=1)
+    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 
 def _tiles(height: int, width: int) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
