@@ -83,7 +83,7 @@ def _at_twice_the_size(restore: Callable[[Tensor], Tensor], cloudy: Tensor) -> T
 
 
 def _with_rims(x: Tensor) -> Tensor:
-    """Return a map that reaches a pixel further, fading out: what is hardly darker at a rim would stay as a line."""
+    """Return a map that reaches a pixel further and fades out: rims are hardly darker, and would stay as lines."""
     x = F.max_pool2d(x, 3, stride=1, padding=1)
     return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
