@@ -45,6 +45,7 @@ from declouder.evaluation import (
     read_scores,
     to_markdown,
 )
+from declouder.evaluation.doubts import doubts_of
 from declouder.kept import read_kept
 from declouder.mosaic import Window
 from declouder.networks import CompactNet, Denoiser, WeightNet
@@ -916,8 +917,24 @@ def test_a_range_far_beyond_the_numbers_is_told(
     evaluate(data, CloudyMethod(), out=tmp_path / "a.json", data_range=[0, 100000])
     assert "of --data-range, so errors look small" in caplog.text
     caplog.clear()
-    evaluate(data, CloudyMethod(), out=tmp_path / "b.json", data_range=[0, 300])
+    for top in (300, 2000):  # who gives a range may mean one that clouds alone would fill
+        evaluate(data, CloudyMethod(), out=tmp_path / f"{top}.json", data_range=[0, top])
     assert "errors look small" not in caplog.text
+
+
+@pytest.mark.parametrize("bright", ["cloudy", "clear"])
+def test_the_brighter_image_of_a_pair_says_how_much_of_the_range_is_used(bright: str) -> None:
+    images = {kind: np.full((8, 8, 3), 200 if kind == bright else 20, np.uint8) for kind in ("cloudy", "clear")}
+    noted = doubts_of(**images, mask=None, span=255, data_range=None)
+    assert noted["used"] == pytest.approx(200 / 255)
+
+
+def test_a_mask_of_cloud_and_no_cloud_alone_says_nothing_of_thickness() -> None:
+    image, mask = np.full((8, 8, 3), 200, np.uint8), np.zeros((8, 8), np.uint8)
+    mask[:4] = 1
+    assert doubts_of(image, image, mask, span=255, data_range=None)["thickest"] is None
+    mask[:2] = 51
+    assert doubts_of(image, image, mask, span=255, data_range=None)["thickest"] == pytest.approx(0.2)
 
 
 def test_opaque_alpha_is_not_scored_as_near_infrared(tmp_path: Path) -> None:
