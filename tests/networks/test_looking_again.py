@@ -63,8 +63,8 @@ def test_white_ground_far_from_cloud_stays():
     assert not torch.equal(result, restored)
 
 
-@pytest.mark.parametrize("value", [CLOUD, 1.0])
-def test_what_is_no_darker_at_half_the_size_stays(value):
+@pytest.mark.parametrize("value", [CLOUD - 0.05, CLOUD, 1.0])
+def test_what_is_hardly_darker_at_half_the_size_stays(value):
     cloudy, restored = scene()
     assert torch.equal(looked_again(Stand(value), cloudy, restored), restored)
 
@@ -74,6 +74,46 @@ def test_dark_or_coloured_ground_under_cloud_stays():
     restored[:, 2, *REST] = -0.5  # bright in two bands of three
     half = Stand()
     assert looked_again(half, cloudy, restored) is restored
+
+
+def test_what_is_darker_in_one_band_alone_at_half_the_size_stays():
+    cloudy, restored = scene()
+
+    def half(x: Tensor) -> Tensor:
+        return torch.tensor([GROUND, CLOUD, CLOUD]).view(1, 3, 1, 1).expand_as(x)
+
+    assert torch.equal(looked_again(half, cloudy, restored), restored)
+
+
+def test_remains_of_what_was_no_white_cloud_stay():
+    cloudy, restored = scene()
+    cloudy[:, 0, *REST] = -0.5  # bright in two bands of three
+    result = looked_again(Stand(), cloudy, restored)
+    assert torch.equal(result[..., :16, :64], restored[..., :16, :64])
+
+
+def test_ground_that_changed_in_one_band_alone_is_no_cloud_that_went():
+    cloudy, restored = scene()
+    restored[:, 1:, *WHOLE] = CLOUD
+    half = Stand()
+    assert looked_again(half, cloudy, restored) is restored
+    assert half.shapes == []
+
+
+def test_at_the_edge_of_an_image_as_much_is_taken_as_further_in():
+    cloudy, restored = scene()
+    value = CLOUD - 0.21  # just enough darker to be taken in full
+    result = looked_again(Stand(value), cloudy, restored)
+    torch.testing.assert_close(result[..., :16, :64], torch.full((1, 3, 16, 64), value))
+
+
+def test_cloud_under_which_a_little_more_detail_appears_is_thick_for_the_most_part():
+    cloudy, restored = scene()
+    texture = torch.sin(torch.arange(SIDE) * 0.9).expand(SIDE, SIDE)
+    cloudy[..., *WHOLE] += 0.1 * texture[WHOLE]
+    restored[..., *WHOLE] += 0.12 * texture[WHOLE]
+    share = (restored - looked_again(Stand(), cloudy, restored)) / (restored - GROUND)
+    torch.testing.assert_close(share[..., :16, :32], torch.full((1, 3, 16, 32), 0.6), atol=0.02, rtol=0)
 
 
 def test_pale_ground_that_was_no_brighter_in_the_cloudy_image_stays():
@@ -125,6 +165,8 @@ def test_odd_sizes(size):
 def test_small_images_are_looked_at_once():
     cloudy, restored = (image[..., : LEAST_PX - 1, :] for image in scene())
     assert looked_again(Stand(), cloudy, restored) is restored
+    cloudy, restored = (image[..., :LEAST_PX, :] for image in scene())
+    assert not torch.equal(looked_again(Stand(), cloudy, restored), restored)
 
 
 class Leaving(CompactNet):  # type: ignore[misc]
