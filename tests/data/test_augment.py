@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from declouder.data.augment import (
+    ARID_CONTRAST,
     CALM_COLOR,
     CALM_LEVEL,
     RELIT_LEVEL,
@@ -12,6 +13,7 @@ from declouder.data.augment import (
     make_calm,
     relight,
     vary_cloud_strength,
+    vary_color,
     vary_sensor,
     zoom,
 )
@@ -177,3 +179,74 @@ def test_the_strength_of_a_cloud_is_drawn_from_all_of_its_range():
     strengths = [float((image - clear).mean() / 0.4) for image in made]
     assert 0.5 <= min(strengths) < 0.6 and 1.4 < max(strengths) <= 1.5
     assert all(np.ptp(image) < 1e-6 for image in made)
+
+
+def test_every_place_of_an_image_that_is_not_square_is_cut_out():
+    image = np.arange(17 * 30, dtype=np.float32).reshape(1, 17, 30)
+    made = [crop_patch([image], 16, np.random.default_rng(seed))[0] for seed in range(400)]
+    assert {int(patch[0, 0, 0]) for patch in made} == {30 * top + left for top in range(2) for left in range(15)}
+
+
+def test_an_image_narrower_than_a_patch_keeps_its_width():
+    image = np.arange(40 * 12, dtype=np.float32).reshape(1, 40, 12)
+    (patch,) = crop_patch([image], 16, np.random.default_rng(0))
+    assert patch.shape == (1, 16, 12)
+    np.testing.assert_array_equal(patch[0, 0], image[0, int(patch[0, 0, 0]) // 12])
+
+
+def test_images_are_enlarged_as_often_as_they_shrink_and_stay_within_their_range():
+    squares = np.kron(np.indices((8, 8)).sum(0) % 2, np.ones((8, 8))).astype(np.float32)[None]
+    made = [zoom([squares], (0.25, 4.0), np.random.default_rng(seed))[0] for seed in range(200)]
+    assert min(image.min() for image in made) >= 0 and max(image.max() for image in made) <= 1
+    ramp = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (1, 64, 1))
+    made = [zoom([ramp], (0.25, 4.0), np.random.default_rng(seed))[0] for seed in range(200)]
+    assert 0.4 < np.mean([np.diff(image[0, 32]).max() < 1 / 63 for image in made]) < 0.6
+
+
+def test_another_sharpness_mixes_no_bands(rng):
+    image = np.full((3, 32, 32), 0.4, np.float32)
+    image[1] += 0.2 * (rng.random((32, 32), dtype=np.float32) - 0.5)
+    for seed in range(20):
+        made = vary_sensor(image, image, np.random.default_rng(seed))[1]
+        flat = [band for band in made if np.ptp(band) < 1e-5]
+        assert len(flat) == 2
+
+
+def test_the_color_of_calm_water_is_not_that_of_the_ground():
+    ground = np.array([0.9, 0.1, 0.1], np.float32)[:, None, None] * np.ones((1, 8, 8), np.float32)
+    darkest = [make_calm(ground, np.random.default_rng(seed)).mean((1, 2)).min() for seed in range(30)]
+    assert CALM_LEVEL[0] - 1e-6 <= min(darkest) and max(darkest) <= CALM_LEVEL[1] + 1e-6
+
+
+def test_ground_with_the_contrast_of_sand_is_warm_and_bands_without_a_color_keep_theirs():
+    grey = np.repeat(np.float32(0.2) + np.float32(0.4) * np.indices((16, 16))[:1] / np.float32(16), 3, axis=0)
+    for seed in range(30):
+        red, green, blue = relight(grey, np.random.default_rng(seed), lifts=1.0).mean((1, 2))
+        assert red >= green >= blue
+        made = relight(grey, np.random.default_rng(seed), band_names=["green", "swir", "red"])
+        np.testing.assert_array_equal(made[0], made[1])
+
+
+def test_dry_ground_has_about_the_contrast_of_what_it_is_like_whatever_its_own_is(rng):
+    noise = rng.random((1, 40, 40), dtype=np.float32).repeat(3, axis=0)
+    like = np.float32(0.35) + np.float32(0.05) * noise
+    for contrast in (0.1, 0.8):
+        ground = np.float32(0.1) + np.float32(contrast) * noise
+        made = [make_arid(ground, like, np.random.default_rng(seed)) for seed in range(60)]
+        ratios = [float(image.std(axis=(1, 2)).mean() / like.std(axis=(1, 2)).mean()) for image in made]
+        assert ARID_CONTRAST[0] - 0.01 < min(ratios) < ARID_CONTRAST[0] + 0.15
+        assert ARID_CONTRAST[1] - 0.15 < max(ratios) < ARID_CONTRAST[1] + 0.01
+
+
+@pytest.mark.parametrize(("amount", "least", "most"), [(1.0, 0.1, 0.25), (0.1, 0.0, 0.05)])
+def test_bands_are_shuffled_one_time_in_five_alike_in_all_images_and_less_often_in_a_small_change(
+    amount, least, most
+):
+    image = np.array([0.2, 0.5, 0.9], np.float32)[:, None, None] * np.ones((1, 4, 4), np.float32)
+    shuffled = []
+    for seed in range(200):
+        one, other = vary_color([image, image], amount, np.random.default_rng(seed))
+        np.testing.assert_array_equal(one, other)
+        assert one.max() <= 1
+        shuffled.append(bool((np.diff(one[:, 0, 0]) < 0).any()))
+    assert least <= np.mean(shuffled) <= most
