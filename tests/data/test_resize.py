@@ -65,8 +65,17 @@ def test_what_is_stored_is_rounded_and_clipped_to_the_images_type(dtype):
     assert np.array_equal(half, np.rint(floats.clip(0, top)).astype(dtype).transpose(1, 2, 0))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16])
+def test_numbers_between_two_whole_ones_become_the_nearest_whether_positive_or_not(dtype):
+    limits = np.iinfo(dtype)
+    image = np.random.default_rng(0).integers(limits.min, limits.max, (24, 24, 2), dtype, endpoint=True)
+    floats = resize_bicubic(image.transpose(2, 0, 1).astype(np.float32), 16, 16).transpose(1, 2, 0)
+    assert np.abs(resize_stored(image, 16) - floats.clip(limits.min, limits.max)).max() <= 0.5
+
+
 @pytest.mark.parametrize(
-    ("size", "width"), [((101, 150), 64), ((211, 256), 128), ((33, 24), 16), ((21, 40), 55), ((64, 64), 32)]
+    ("size", "width"),
+    [((101, 150), 64), ((211, 256), 128), ((33, 24), 16), ((21, 40), 55), ((64, 64), 32), ((65, 128), 16)],
 )
 def test_images_that_are_not_square_are_scaled_alike_in_both_directions(size, width):
     image = np.random.default_rng(0).uniform(0, 255, (*size, 2)).astype(np.float32)
