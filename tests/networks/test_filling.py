@@ -52,6 +52,27 @@ def test_the_nearest_ground_comes_first():
     assert (right[..., 30:34, 44:48] > 0.35).all()
 
 
+def test_each_size_of_squares_has_a_lean_of_its_own():
+    """Where the narrowest squares count for nothing, a single bright pixel is spread over the next."""
+    dot = torch.zeros(1, 1, 48, 48)
+    dot[..., 24, 24] = 1.0
+    block = filling()
+    block.log_lean.fill_(-20.0)
+    block.log_lean[0] = 20.0
+    spread = block.flow(dot, torch.ones_like(dot))
+    assert float(spread[..., 24, 24]) == pytest.approx(1 / SIDES[1] ** 2, rel=0.01)
+
+
+def test_ground_without_any_texture_can_be_learnt_from():
+    torch.manual_seed(0)
+    block = Filling(FEATURES, 3, 2, WIDTH, torch.nn.Sequential(), keep_clear=1.0, fill_thick=1.0)
+    flat = torch.full((1, 3, 32, 48), 0.1, requires_grad=True)
+    features = random(1, FEATURES, 16, 24).requires_grad_()
+    block(features, flat, flat, flat, torch.ones(1, 1, 32, 48)).mixture().sum().backward()
+    gradients = [flat.grad, features.grad, *(parameter.grad for parameter in block.parameters())]
+    assert all(torch.isfinite(gradient).all() for gradient in gradients if gradient is not None)
+
+
 def test_an_image_that_is_all_cloud_has_a_fill_too():
     image = random(1, 3, 16, 16) * 2 - 1
     filled = filling().flow(image, torch.zeros(1, 1, 16, 16))

@@ -64,6 +64,12 @@ def test_shade_tells_how_thick_a_haze_is_whatever_the_network_says():
     torch.testing.assert_close(result, clear, atol=1e-3, rtol=0)
 
 
+def test_cloud_that_is_brighter_than_white_is_not_turned_into_its_negative():
+    cloudy = USUAL_WHITE + 0.1 + 0.1 * F.interpolate(random(1, 3, 16, 16), scale_factor=4)
+    result = run(choice(FROM_DARK), cloudy, cloudy)
+    assert torch.corrcoef(torch.stack([result.flatten(), cloudy.flatten()]))[0, 1] > 0.99
+
+
 def test_noise_of_single_pixels_is_fitted_away():
     cloudy = random(1, 3, 64, 64) - 0.5
     clear = 2 * cloudy - 0.3
@@ -258,9 +264,10 @@ def test_third_choice_changes_little_at_first():
     assert 0 < difference < 0.1 * (without(cloudy) - cloudy).abs().mean() + 1e-3
 
 
-def test_a_square_has_a_middle():
+@pytest.mark.parametrize("side", [4, 0, -1])
+def test_a_square_has_a_middle(side):
     with pytest.raises(ValueError, match="odd number"):
-        CompactNet(widths=(8, 16), blocks=(1, 1), guided=(4,))
+        CompactNet(widths=(8, 16), blocks=(1, 1), guided=(side,))
 
 
 def test_every_parameter_learns_and_survives_saving(tmp_path):
