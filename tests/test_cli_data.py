@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,7 @@ def test_check_tells_pairs_sizes_ranges_and_cloud(capsys, leaky):
     assert "test   4 pairs" in out
     assert "3 pairs of images show the same ground" in out
     assert "train/2 = test/12 (correlation 1.000)" in out
+    assert "(estimated)" in out and "mask" not in out
 
 
 def test_check_finds_leaks_and_training_and_evaluation_read_its_list(capsys, leaky, tmp_path):
@@ -113,6 +115,9 @@ def test_check_names_images_of_another_number_of_bands(capsys, leaky):
         Image.open(leaky / "train" / kind / "1.png").convert("L").save(leaky / "train" / kind / "1.png")
     code, out, _ = run(capsys, "data", "check", leaky, "-q")
     assert code == 2 and "1.png: 1 band, most of the set have 3; a set has one number of bands" in out
+    for kind in ("cloud", "label"):
+        Image.open(leaky / "train" / kind / "2.png").convert("L").save(leaky / "train" / kind / "2.png")
+    assert "1.png and 1 more: 1 band, most of" in run(capsys, "data", "check", leaky, "-q")[1]
 
 
 def test_check_compares_with_what_was_published(capsys, leaky):
@@ -120,6 +125,9 @@ def test_check_compares_with_what_was_published(capsys, leaky):
     assert code == 0
     assert "note: CUHK-CR2 has 448 pairs in train as published, here are 6" in out
     assert "note: CUHK-CR2 has 512 x 512 px as published, here are 48 x 48" in out
+    shutil.rmtree(leaky / "test")
+    _, out, _ = run(capsys, "data", "check", leaky, "-q", "--set", "CUHK-CR2")
+    assert "in train as published" in out and "in test" not in out, "what is not there at all is told as missing"
 
 
 def test_check_takes_the_cloud_share_from_masks(capsys, tmp_path):
@@ -133,6 +141,7 @@ def test_check_takes_the_cloud_share_from_masks(capsys, tmp_path):
     _, out, _ = run(capsys, "data", "check", root, "-q")
     assert "all    2 pairs" in out
     assert "cloud 25.0 % (by mask)" in out
+    assert "RICE2 has 736 pairs as published, here are 2" in out
 
 
 def test_of_many_sizes_it_is_said_how_many_are_not_listed(capsys, tmp_path):
@@ -435,6 +444,78 @@ def test_a_pair_whose_twin_is_left_out_already_stays():
     ]
     assert list(report.to_leave_out("test")) == ["2", "5"]
     assert list(report.to_leave_out("train")) == ["1"]
+
+
+def test_pairs_that_are_left_out_say_why_in_the_order_of_their_numbers_whatever_other_parts_call_theirs():
+    report = SetReport(found=None)
+    report.duplicates = [
+        Duplicate(Key("train", "1"), Key("test", "10"), 0.95, "mirrored"),
+        Duplicate(Key("train", "10"), Key("test", "9"), 0.95),
+    ]
+    assert list(report.to_leave_out("test").items()) == [
+        ("9", "same ground as train/10"),
+        ("10", "same ground as train/1, mirrored"),
+    ]
+
+
+def test_a_list_in_a_set_that_lies_in_train_and_test_already_splits_nothing(capsys, leaky, tmp_path):
+    (leaky / "split.txt").write_text("train/11\n")
+    code, out, _ = run(capsys, "data", "check", leaky, "-q")
+    assert code == 0 and "train  6 pairs" in out and "test   4 pairs" in out
+    shutil.rmtree(leaky / "test")
+    words = ("data", "check", leaky, "-q", "--write", tmp_path / "list.txt", "--of", "test")
+    assert "has only train" in run(capsys, *words)[2]
+
+
+@pytest.mark.parametrize("kind", ["cloud", "label"])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda image: np.where(image > 0.5, np.nan, image), "pixels without data (nodata, NaN"),
+        (lambda image: 10_000 * image, "and floats are taken as 0 to 1; give --range LOW,HIGH"),
+        (lambda image: image.astype(np.float64), "24 x 20 x 3 float64"),
+    ],
+)
+def test_numbers_that_cannot_be_learnt_from_are_told_of_either_image(change, told, kind, capsys, tmp_path):
+    for folder in ("cloud", "label"):
+        (tmp_path / "set" / "train" / folder).mkdir(parents=True)
+        image = np.random.default_rng(0).random((3, 24, 20), np.float32)
+        changed = change(image) if folder == kind else image
+        write_tif(tmp_path / "set" / "train" / folder / "1.tif", changed)
+    code, out, _ = run(capsys, "data", "check", tmp_path / "set", "-q")
+    (problem,) = [line for line in out.splitlines() if "problem:" in line]
+    assert code == 2 and told in problem and f"{kind}/1.tif" in problem
+
+
+def test_numbers_and_sizes_are_told_of_both_images_of_a_pair(capsys, tmp_path):
+    for folder, (low, high) in (("cloud", (10, 250)), ("label", (30, 200))):
+        (tmp_path / "set" / "train" / folder).mkdir(parents=True)
+        image = np.linspace(low, high, 24 * 20 * 3).reshape(24, 20, 3).astype(np.uint8)
+        Image.fromarray(image).save(tmp_path / "set" / "train" / folder / "1.png")
+    assert "24 x 20, 3 bands, uint8, values 10 to 250" in run(capsys, "data", "check", tmp_path / "set", "-q")[1]
+    for path in (tmp_path / "set").rglob("1.png"):
+        Image.fromarray(np.asarray(Image.open(path)) // 2 + (100 if "cloud" not in str(path) else 90)).save(path)
+    assert "values 95 to 215" in run(capsys, "data", "check", tmp_path / "set", "-q")[1]
+
+
+@pytest.mark.parametrize(("high", "is_told"), [(9020, True), (9200, False)])
+def test_how_much_of_a_range_is_used_counts_from_its_black(high, is_told, capsys, tmp_path):
+    for folder in ("cloud", "label"):
+        (tmp_path / "set" / "train" / folder).mkdir(parents=True)
+        dn = np.linspace(9000, high, 3 * 24 * 24).reshape(3, 24, 24).astype(np.uint16)
+        write_tif(tmp_path / "set" / "train" / folder / "1.tif", dn)
+    _, out, _ = run(capsys, "data", "check", tmp_path / "set", "-q", "--range", "9000,10000")
+    assert (f"goes up to {high}, hardly above the black of --range 9000,10000" in out) == is_told
+
+
+def test_a_folder_without_images_is_one_problem_and_five_missing_names_are_all_told(capsys, leaky):
+    for number in range(5):
+        (leaky / "train" / "label" / f"{number}.png").unlink()
+    _, out, _ = run(capsys, "data", "check", leaky, "-q")
+    assert "train/label lacks 5 of 6: 0, 1, 2, 3, 4\n" in out
+    (leaky / "train" / "label" / "5.png").unlink()
+    _, out, _ = run(capsys, "data", "check", leaky, "-q")
+    assert out.count("problem:") == 1
 
 
 def test_cloud_is_estimated_by_the_span_of_the_range_that_is_given(capsys, tmp_path):
