@@ -6,6 +6,7 @@ import os
 import stat
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -32,6 +33,7 @@ from declouder.raster import (
 )
 from declouder.raster import reduced as reduced_module
 from declouder.raster import writing as writing_module
+from declouder.raster.writing import check_fits
 from declouder.scaling import Scaling
 from declouder.scene import SceneOptions, remove_from_scene
 
@@ -259,7 +261,7 @@ def test_webp_is_written_losslessly(bands, tmp_path, rng):
 
 
 def test_jpeg_becomes_png_in_a_folder_and_others_keep_their_names():
-    names = {"a.jpg": "a.png", "a.JPEG": "a.png", "a.png": "a.png", "a.webp": "a.webp", "a.tif": "a.tif"}
+    names = {"a.jpg": "a.png", "a.JPEG": "a.png"} | {name: name for name in ("a.png", "a.webp", "a.tif", "A.TIF")}
     assert {name: output_name(Path(name)) for name in names} == names
 
 
@@ -482,9 +484,10 @@ def test_a_bad_place_for_the_output_is_refused(output, words, tmp_path):
         check_output(tmp_path / output, sources=[source], overwrite=words != "--overwrite")
 
 
-def test_a_png_of_a_georeferenced_scene_is_written_with_a_warning(tmp_path, caplog):
+@pytest.mark.parametrize("name", ["b.png", "b.webp"])
+def test_a_picture_of_a_georeferenced_scene_is_written_with_a_warning(name, tmp_path, caplog):
     source = write_tif(tmp_path / "a.tif", np.ones((3, 4, 4), np.uint8))
-    copied(source, tmp_path / "b.png")
+    copied(source, tmp_path / name)
     assert "write a .tif" in caplog.text
 
 
@@ -501,6 +504,7 @@ def test_a_format_that_cannot_hold_the_image_is_refused(name, dtype, bands, tmp_
     [
         (("red", "green", "blue", "nir"), "a further one as transparency"),
         (("blue", "green", "red"), "the bands blue, green, red as grey or as red, green, blue"),
+        (("Blue", "Green", "Red"), "the bands blue, green, red as grey or as red, green, blue"),
     ],
 )
 def test_a_picture_that_would_show_bands_as_others_is_refused(bands, words, name, tmp_path):
@@ -513,6 +517,14 @@ def test_a_picture_that_would_show_bands_as_others_is_refused(bands, words, name
         dataset.descriptions = ("one", "two", "three", "")[: len(bands)]
         dataset.colorinterp = [ColorInterp.gray, *[ColorInterp.undefined] * 2, ColorInterp.alpha][: len(bands)]
     assert copied(source, tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("colors", [("alpha",), ("alpha", "gray"), ("alpha", "undefined", "undefined")])
+def test_transparency_that_does_not_come_last_is_no_picture(colors, tmp_path):
+    with open_raster(write_tif(tmp_path / "a.tif", np.ones((len(colors), 4, 4), np.uint8))) as reader:
+        info = replace(reader.info, colors=colors)
+    with pytest.raises(OutputError, match="would show the bands alpha"):
+        check_fits(tmp_path / "b.png", info)
 
 
 def test_a_single_band_of_any_name_is_a_grey_picture(tmp_path):
@@ -768,9 +780,10 @@ def test_the_overviews_of_a_cloud_optimised_geotiff_are_means(identity, tmp_path
         np.testing.assert_array_equal(dataset.read(), 50)
 
 
-def test_an_image_too_wide_for_a_webp_is_refused(tmp_path):
-    source = write_tif(tmp_path / "a.tif", np.ones((3, 2, 16384), np.uint8), crs=None, transform=None)
-    with pytest.raises(OutputError, match=r"16384 x 2 px; write .*b\.tif instead"):
+@pytest.mark.parametrize(("height", "width"), [(2, 16384), (16384, 2)])
+def test_an_image_too_wide_or_high_for_a_webp_is_refused(height, width, tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.ones((3, height, width), np.uint8), crs=None, transform=None)
+    with pytest.raises(OutputError, match=rf"{width} x {height} px; write .*b\.tif instead"):
         copied(source, tmp_path / "b.webp")
     assert copied(source, tmp_path / "b.png").exists()
 
@@ -851,11 +864,122 @@ def test_what_a_killed_run_left_of_a_cloud_optimised_geotiff_is_removed(tmp_path
     for end in ends:
         (tmp_path / f".b.tif.123.part{end}").touch()
     (tmp_path / ".b.tif.123.IMD").touch()
-    kept = {".b.tif.123.parts", ".b.tif.x.part.tif.tmp", ".c.tif.123.part.tif.tmp", ".b.tif.x.IMD", ".b.tif.IMD"}
+    kept = {
+        "123.part",
+        ".b.tif.123.parts",
+        ".b.tif.x.part.tif.tmp",
+        ".c.tif.123.part.tif.tmp",
+        ".b.tif.x.IMD",
+        ".b.tif.IMD",
+    }
     for name in kept:
         (tmp_path / name).touch()
     remove_stale_parts(tmp_path / "b.tif")
     assert set(names_in(tmp_path)) == kept
+
+
+def test_of_an_output_that_another_run_may_be_writing_what_lives_is_spared(tmp_path):
+    dead, living = (tmp_path / f".b.tif.{number}.part" for number in (2**22 + 1, os.getpid()))
+    for path in (dead, living):
+        path.touch()
+    remove_stale_parts(tmp_path / "b.tif", spare_living=True)
+    assert names_in(tmp_path) == [living.name]
+    remove_stale_parts(tmp_path / "b.tif")
+    assert names_in(tmp_path) == []
+
+
+def test_what_gdal_leaves_of_a_cloud_optimised_geotiff_that_fails_is_removed(tmp_path, monkeypatch):
+    source = write_tif(tmp_path / "a.tif", np.ones((3, 40, 40), np.uint8))
+
+    def fails(part, image, **_):
+        for end in ("", ".tmp", ".ovr.tmp", ".msk.ovr.tmp"):
+            image.with_name(image.name + end).touch()
+        raise rasterio.errors.RasterioIOError("no space")
+
+    monkeypatch.setattr(writing_module.rasterio.shutil, "copy", fails)
+    with (
+        open_raster(source) as reader,
+        pytest.raises(OutputError, match="cannot be written"),
+        create_raster(tmp_path / "b.tif", reader.info, cog=True),
+    ):
+        pass
+    assert names_in(tmp_path) == ["a.tif"]
+
+
+def test_what_a_scene_is_read_from_is_not_written_over(tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.ones((3, 40, 40), np.uint8))
+    rasterio.shutil.copy(source, tmp_path / "scene.vrt", driver="VRT")
+    with (
+        open_raster(tmp_path / "scene.vrt") as reader,
+        pytest.raises(OutputError, match=r"is the input .*a\.tif"),
+        create_raster(source, reader.info, overwrite=True),
+    ):
+        pass
+    assert (read_tif(source) == 1).all()
+
+
+def test_a_source_that_is_named_as_a_side_file_is_refused_wherever_one_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match=r"b\.tif\.ovr is named as a side file of b\.tif"):
+        check_output(Path("b.tif"), sources=[tmp_path / "b.tif.ovr"], overwrite=False)
+
+
+@pytest.mark.parametrize("ending", [".IMD", ".imd", ".RPB", ".rpb", "_RPC.TXT", "_rpc.txt"])
+@pytest.mark.parametrize("cog", [False, True])
+def test_a_file_of_metadata_that_would_join_the_output_is_told(ending, cog, tmp_path, caplog):
+    (tmp_path / f"b{ending}").touch()
+    source = write_tif(tmp_path / "a.tif", np.ones((3, 40, 40), np.uint8))
+    with open_raster(source) as reader, create_raster(tmp_path / "b.tif", reader.info, cog=cog):
+        pass
+    assert f"b{ending} is there, and programs will add what it says" in caplog.text
+
+
+@pytest.mark.parametrize("namespace", [None, "PROVIDER"])
+@pytest.mark.parametrize("band", [0, 2])
+def test_a_cloud_optimised_geotiff_keeps_the_tags_it_can_and_others_are_told(namespace, band, tmp_path, caplog):
+    source = write_tif(tmp_path / "a.tif", np.ones((3, 40, 40), np.uint8), compress="lzw")
+    with rasterio.open(source, "r+") as dataset:
+        dataset.update_tags(1, wavelength="400")
+        dataset.update_tags(band, ns=namespace, satellite="one")
+    with open_raster(source) as reader, create_raster(tmp_path / "b.tif", reader.info, cog=True):
+        pass
+    with rasterio.open(tmp_path / "b.tif") as dataset:
+        assert dataset.tags(band, ns=namespace)["satellite"] == "one"
+        assert dataset.compression.value == "LZW"
+        assert ("wavelength" in dataset.tags(1)) == (namespace is None)
+    assert ("cannot have the tags wavelength of bands" in caplog.text) == (namespace is not None)
+
+
+def test_a_cloud_optimised_geotiff_without_tags_of_bands_loses_none(tmp_path, caplog):
+    source = write_tif(tmp_path / "a.tif", np.ones((3, 40, 40), np.uint8))
+    with rasterio.open(source, "r+") as dataset:
+        dataset.update_tags(ns="PROVIDER", satellite="one")
+    with open_raster(source) as reader, create_raster(tmp_path / "b.tif", reader.info, cog=True):
+        pass
+    assert caplog.text == ""
+
+
+def test_what_a_single_band_says_is_kept(tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.ones((2, 4, 4), np.uint8))
+    with rasterio.open(source, "r+") as dataset:
+        dataset.scales, dataset.offsets, dataset.units = [1, 0.5], [0, 3], ["", "K"]
+    with rasterio.open(copied(source, tmp_path / "b.tif")) as dataset:
+        assert (dataset.scales, dataset.offsets, dataset.units) == ((1, 0.5), (0, 3), (None, "K"))
+
+
+def test_what_was_compressed_with_loss_comes_back_without_further_loss(tmp_path, rng):
+    source = write_tif(tmp_path / "a.tif", rng.integers(0, 256, (3, 64, 64), dtype=np.uint8), compress="jpeg")
+    output = copied(source, tmp_path / "b.tif")
+    np.testing.assert_array_equal(read_tif(output), read_tif(source))
+
+
+def test_a_geotiff_holds_more_bands_than_a_byte_counts_and_a_webp_no_nodata_of_0(tmp_path):
+    with open_raster(write_tif(tmp_path / "a.tif", np.ones((3, 4, 4), np.uint8), nodata=0)) as reader:
+        info = reader.info
+    check_fits(tmp_path / "b.tif", replace(info, count=300))
+    check_fits(tmp_path / "b.png", info)
+    with pytest.raises(OutputError, match="cannot hold the nodata value"):
+        check_fits(tmp_path / "b.webp", info)
 
 
 def test_of_the_processs_filters_of_warnings_one_is_set_and_taken_away(tmp_path):
