@@ -347,15 +347,18 @@ def test_scores_that_were_measured_otherwise_say_so(report: Path, tmp_path: Path
     data = report.parent / "FAKE"
     evaluate(data, CloudyMethod(), out=tmp_path / "plain.json")
     evaluate(Selection(data, size_px=24), CloudyMethod(), out=tmp_path / "small.json")
-    evaluate(data, CloudyMethod(), out=tmp_path / "bright.json", data_range=(0, 1000))
+    evaluate(data, CloudyMethod(), out=tmp_path / "bright.json", data_range=(100, 1000))
     evaluate(data, CloudyMethod(), out=tmp_path / "masked.json", masks=data / "test" / "label")
     write_report(
         [tmp_path / f"{name}.json" for name in ("plain", "small", "bright", "masked")], tmp_path / "a.html"
     )
     page = (tmp_path / "a.html").read_text()
     assert page.count("<dt>measured</dt>") == 4
-    for said in ("24 px wide", "range 0 to 1000", "cloud by masks ("):
+    for said in ("24 px wide", "range 100 to 1000", "cloud by masks ("):
         assert said in page.split("</table>")[0] and said in page.split("How it was measured")[-1]
+    labels = _payload(tmp_path / "a.html")["methods"]
+    assert len(set(labels)) == 4 and "range 100 to 1000" in labels[2], labels
+    assert "<dt>kind</dt>" not in page
     write_report([tmp_path / "plain.json"], tmp_path / "b.html")
     alone = (tmp_path / "b.html").read_text()
     assert "range of the data type" not in alone.split("</table>")[0]
@@ -383,6 +386,9 @@ def test_two_sets_of_one_name_are_told_apart(plain, tmp_path):
     write_report([tmp_path / "a.json", tmp_path / "b.json"], tmp_path / "a.html")
     methods = _payload(tmp_path / "a.html")["methods"]
     assert methods == ["m, FAKE/test", f"m, FAKE/test ({second['data']['sha256'][:8]})"]
+    write_report([tmp_path / "a.json"], tmp_path / "b.html")
+    heads = [(tmp_path / name).read_text().split("</thead>")[0] for name in ("a.html", "b.html")]
+    assert ["<th>data</th>" in head for head in heads] == [True, False]
 
 
 class _Changed(CloudyMethod):
@@ -419,6 +425,45 @@ def test_the_tables_of_the_page_say_what_the_file_says(plain, tmp_path):
     assert _cells(page, "<summary>Reliability of")[-1] == f"{row['error'] / row['spread']:.2f}"
     first, second = (_cells(page, "<h2>All images", number) for number in (0, 1))
     assert (first[1:3], second[1:3]) == (["25 %", "flat"], ["25 %", "structured"])
+
+
+def test_error_and_spread_of_all_pixels_together_are_root_mean_squares(plain, tmp_path):
+    class Unsure(CloudyMethod):
+        """Sure of most of an image and rightly so, and unsure of a strip that is wrong."""
+
+        def restore(self, pair: Any, cloudy: np.ndarray, scaling: Scaling) -> Restored:
+            spread = np.full(cloudy.shape[:2], 0.001)
+            spread[:, :6] = 0.1
+            return Restored(cloudy, spread=self.share * spread)
+
+    for share in (1.0, 0.0):
+        Unsure.share = share
+        found = evaluate(plain, Unsure(), out=tmp_path / f"{share}.json")["spread"]["reliability"]
+        write_report([tmp_path / f"{share}.json"], tmp_path / f"{share}.html")
+        squares = [sum(row["pixels"] * row[key] ** 2 for row in found) for key in ("error", "spread")]
+        ratio = f"{(squares[0] / squares[1]) ** 0.5:.2f}" if share else "–"
+        page = (tmp_path / f"{share}.html").read_text(encoding="utf-8")
+        assert f"Of all pixels together error / spread is {ratio};" in page
+
+
+def test_an_exact_method_beside_another_has_infinite_scores_and_no_dots(plain, tmp_path):
+    evaluate(plain, CloudyMethod(), out=tmp_path / "a.json")
+    evaluate(plain, OutputsMethod(plain / "test" / "label"), out=tmp_path / "b.json")
+    write_report([tmp_path / "a.json", tmp_path / "b.json"], tmp_path / "c.html")
+    payload = _payload(tmp_path / "c.html")
+    for card in payload["cards"]:
+        scores = dict(zip(payload["scores"], card["scores"][1], strict=True))
+        assert (scores["psnr"], scores["paper_psnr"], scores["lpips"]) == ("inf", "inf", None)
+    page = (tmp_path / "c.html").read_text(encoding="utf-8")
+    assert "distribution of psnr over images" in page and "distribution of lpips over images" not in page
+    assert "lpips" not in page.split("<th>band</th>")[1].split("</tr>")[0]
+
+
+def test_a_page_may_be_called_as_windows_calls_one_in_a_folder_that_is_made(plain, tmp_path):
+    evaluate(plain, CloudyMethod(), out=tmp_path / "a.json")
+    for name in ("a.HTM", "a.html"):
+        write_report([tmp_path / "a.json"], tmp_path / "new" / "folder" / name)
+        assert (tmp_path / "new" / "folder" / name).exists()
 
 
 def test_a_score_of_zero_is_a_dot(plain, tmp_path):

@@ -31,7 +31,7 @@ from declouder.scene import (
     restored_dn,
     scene_noise,
 )
-from declouder.scene.inference import layers_of
+from declouder.scene.inference import layers_of, packed, threads_of, unpacked
 
 SMALL = SceneOptions(window_px=64, overlap_px=16)
 FOUR = ("red", "green", "blue", "nir")
@@ -636,12 +636,26 @@ def test_a_band_without_data_is_filled_with_the_mean_of_what_the_others_have():
     np.testing.assert_allclose(fill_invalid(x, valid)[1], 0.6)
 
 
-def test_a_failing_window_leaves_no_output(tmp_path):
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_a_failing_window_leaves_no_output(number, tmp_path):
     source = write_tif(tmp_path / "a.tif", np.full((3, 150, 170), 128, np.uint8))
-    broken = FakePipeline(lambda cloudy, latents: cloudy * float("nan"))
+    broken = FakePipeline(lambda cloudy, latents: cloudy * float(number))
     with pytest.raises(ModelError, match="row 0, column 0"):
         remove_from_scene(source, tmp_path / "b.tif", broken, SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
+
+
+@pytest.mark.parametrize(("dtype", "low"), [("uint16", -1.0), ("uint8", 0.0)])
+def test_what_is_kept_of_a_window_is_the_nearest_step_and_within_its_range(dtype, low):
+    values = np.linspace(low - 0.5, 1.5, 50, dtype=np.float32)
+    found = unpacked(packed(values, Layer(dtype, 1)))
+    step = (1 - low) / np.iinfo(dtype).max
+    np.testing.assert_allclose(found, values.clip(low, 1), atol=0.51 * step)
+
+
+def test_the_threads_are_those_that_are_asked_for_or_those_of_torch():
+    assert threads_of(SceneOptions(threads=torch.get_num_threads() + 3)) == torch.get_num_threads() + 3
+    assert threads_of(SceneOptions()) == torch.get_num_threads()
 
 
 def test_an_output_that_exists_stays_unless_it_may_be_replaced(identity, tmp_path):

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers import (
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    LCMScheduler,
+    SASolverScheduler,
+    TCDScheduler,
+)
 
 from conftest import write_tif
 from declouder import CloudRemovalPipeline
@@ -18,6 +24,7 @@ SCHEDULERS = [
     DDPMScheduler(prediction_type="sample", clip_sample=False),
     DPMSolverMultistepScheduler(prediction_type="sample", algorithm_type="sde-dpmsolver++"),
 ]
+ALL = [*SCHEDULERS, *(kind(prediction_type="sample") for kind in (LCMScheduler, SASolverScheduler, TCDScheduler))]
 
 
 @pytest.fixture
@@ -41,7 +48,7 @@ def test_scores_with_noise_on_the_way_repeat_themselves(scheduler, pipeline, tmp
     assert (restored() != restored(seed=1)).any()
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS, ids=lambda scheduler: type(scheduler).__name__)
+@pytest.mark.parametrize("scheduler", ALL, ids=lambda scheduler: type(scheduler).__name__)
 def test_a_scene_wants_a_sampler_whose_noise_has_a_place(scheduler, pipeline, tmp_path, rng):
     pipeline.scheduler = scheduler
     source = write_tif(tmp_path / "a.tif", rng.integers(0, 256, (3, 32, 32), dtype=np.uint8))
