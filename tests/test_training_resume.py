@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -18,11 +20,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from conftest import names_in
 from declouder.config import STAGE_NAMES, TrainConfig
 from declouder.errors import ConfigError, DataError, ModelError, OutputError
 from declouder.training import STAGES, StageModule
 from declouder.training import callbacks as callbacks_module
 from declouder.training.module import _lr_factor
+from declouder.training.resuming import one_run_in
 from toy import toy, train_quietly, weights_of, write_four_pairs
 
 
@@ -74,6 +78,61 @@ def test_two_runs_do_not_train_in_one_folder(tmp_path):
         toy("stages.reference.steps=100000"), out, stages=["reference"], resume=True, max_time_s=0.1
     )
     assert report.steps > 0 and not (out / ".lock").exists()
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EAGAIN])
+def test_a_folder_that_another_run_holds_is_refused_however_the_system_says_so(number, tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "lockf", _failing(number))
+    with pytest.raises(OutputError, match="another run is training in"), one_run_in(tmp_path / "run"):
+        pass
+    assert (tmp_path / "run").exists(), "it is the other run's"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_told_and_trained_on(number, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(fcntl, "lockf", _failing(number))
+    with one_run_in(tmp_path / "run"):
+        assert (tmp_path / "run").is_dir()
+    assert f"{tmp_path / 'run'}: this file system has no locks" in caplog.text
+
+
+def _failing(number: int):
+    def lockf(file, how):
+        raise OSError(number, os.strerror(number))
+
+    return lockf
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_a_lock_that_the_run_before_deletes_at_this_moment_is_taken_anew(comes_back, tmp_path, monkeypatch):
+    real, locked = fcntl.lockf, []
+
+    def lockf(file, how):
+        if not locked:
+            (tmp_path / ".lock").unlink()
+            if comes_back:
+                (tmp_path / ".lock").touch()
+        locked.append(file)
+        real(file, how)
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    with one_run_in(tmp_path):
+        assert len(locked) == 2
+        assert os.path.samestat(os.fstat(locked[1]), (tmp_path / ".lock").stat())
+
+
+def test_the_folder_of_a_run_is_made_and_removed_again_where_it_stays_empty(tmp_path):
+    (tmp_path / "old").mkdir()
+    files = len(list(Path("/proc/self/fd").iterdir()))
+    for name in ("old", "new", "deep/down"):
+        with one_run_in(tmp_path / name):
+            assert (tmp_path / name).is_dir()
+    with one_run_in(tmp_path / "used"):
+        (tmp_path / "used" / "config.yaml").touch()
+    assert names_in(tmp_path) == ["deep", "old", "used"] and names_in(tmp_path / "used") == ["config.yaml"]
+    assert len(list(Path("/proc/self/fd").iterdir())) == files, "locks that are given back stay open"
+    with pytest.raises(OutputError, match="cannot be made or written"), one_run_in(tmp_path / "used/config.yaml/a"):
+        pass
 
 
 def test_a_run_that_is_refused_leaves_no_folder(tmp_path):
@@ -468,3 +527,11 @@ def test_scores_by_another_measure_are_not_compared(stage, before, after, tmp_pa
     is_other = "lr" not in after
     assert report.scores == {"step": 2, "score": 2.0} if is_other else {"step": 1, "score": 3.0}
     assert report.finished is not is_other  # patience
+
+
+def test_a_checkpoint_of_an_older_version_says_what_is_to_beat(tmp_path):
+    log = callbacks_module.ScoreLog(tmp_path)
+    log.load_state_dict({"best": {"step": 4, "score": 31.5}, "weights": {}, "scored_step": 6})
+    now = log.state_dict()
+    assert (now["to_beat"], now["without_better"], now["stopped"], now["scored_step"]) == (31.5, 0, False, 6)
+    assert 0 <= now["seconds"] < 60
