@@ -15,8 +15,10 @@ from rasterio.transform import Affine
 from conftest import FakePipeline, names_in, read_tif, write_tif
 from declouder.errors import OptionError, OutputError, RasterError
 from declouder.masks import MaskChoice
+from declouder.mosaic import Window
 from declouder.scaling import Scaling
 from declouder.scene import SceneOptions, remove_from_scene
+from declouder.scene.inference import Part, WindowModel, layers_of, unpacked
 
 SMALL = SceneOptions(window_px=64, overlap_px=16)
 
@@ -242,6 +244,24 @@ def test_memory_that_is_too_small_halves_the_batch_says_so_and_gives_the_same_im
     assert "8 windows at once are too much" in caplog.text and "now 2" in caplog.text
     remove_from_scene(source, tmp_path / "c.tif", FakePipeline(draws), SMALL)
     np.testing.assert_array_equal(read_tif(tmp_path / "b.tif"), read_tif(tmp_path / "c.tif"))
+
+
+def test_windows_of_several_sizes_go_through_the_model_in_groups_of_one_size_and_keep_their_order(rng):
+    options, sizes = replace(SMALL, batch=8), []
+
+    def small_memory(cloudy, latents):
+        sizes.append(len(cloudy))
+        if len(cloudy) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return cloudy
+
+    layers = layers_of(options, bands=3, dtype="uint8", scale=Scaling(0, 255))
+    places = [Window(0, 0, 8, width) for width in (8, 8, 8, 16, 8)]
+    parts = [Part(at, rng.uniform(-1, 1, (3, 8, at.width)).astype(np.float32), at) for at in places]
+    found = WindowModel(FakePipeline(small_memory), options, layers).restore(parts)
+    assert sizes == [3, 1, 1, 1, 1, 1], "half of the three that did not fit, not of the eight that might have gone"
+    for part, kept in zip(parts, found, strict=True):
+        np.testing.assert_allclose(unpacked(kept["image"]), part.x, atol=1e-4)
 
 
 def test_one_window_that_does_not_fit_into_memory_is_an_error_that_names_the_mend(tmp_path):
