@@ -1011,6 +1011,12 @@ def test_an_image_that_memory_does_not_hold_is_named(
         evaluate(data, ModelMethod(pipeline), out=tmp_path / "a.json")
 
 
+def test_two_images_have_an_interval_and_one_has_none():
+    low, high = bootstrap_interval(np.array([20.0, 30.0]))
+    assert (low, high) == (20, 30)
+    assert bootstrap_interval(np.array([20.0])) is None
+
+
 def test_the_interval_is_that_of_95_percent(rng):
     values = rng.normal(20, 3, 400)
     low, high = bootstrap_interval(values)
@@ -1058,12 +1064,16 @@ def test_images_that_are_all_cloud_say_nothing_of_the_change_of_clear_areas(plai
     everywhere = write_masks(tmp_path / "masks", np.full((40, 48), 255, np.uint8))
     found = evaluate(plain, CloudyMethod(), out=tmp_path / "a.json", masks=everywhere)
     assert found["changed"] == {"images": 0, "mean": None, "share": None}
+    assert found["regions"]["outside"] == {"images": 0, "psnr": None, "ssim": None, "mae": None}
+    assert found["regions"]["inside"]["images"] == 3
 
 
 def test_lpips_of_bands_is_averaged_over_images(plain, tmp_path, backbone):
     found = evaluate(plain, CloudyMethod(), out=tmp_path / "a.json", lpips_backbone=backbone, band_lpips=True)
     of_blue = [row["bands"]["blue"]["lpips"] for row in found["images"]]
     assert found["bands"]["blue"]["lpips"] == pytest.approx(np.mean(of_blue)) and min(of_blue) > 0
+    (of_band,) = [line for line in (tmp_path / "a.md").read_text().splitlines() if line.startswith("| blue |")]
+    assert f"| {np.mean(of_blue):.4f} |" in of_band
 
 
 def test_the_error_is_a_root_mean_square_beside_a_spread_and_a_mean_in_its_map(plain, tmp_path):
