@@ -42,6 +42,8 @@ GREY = (0.24, 0.36)
 GONE = (0.005, 0.01)
 """Share of the square that must be spots that went."""
 DARKER = (0.1, 0.2)
+SURELY = 0.5
+"""A part of an image is looked at closer where gone * left comes to this somewhere: it takes much time."""
 TILE_PX, MARGIN_PX = 512, 64
 """Twice as large, a window of 1024 px would take four times the memory: so it goes piece by piece."""
 
@@ -66,7 +68,7 @@ def looked_closer(restore: Callable[[Tensor], Tensor], cloudy: Tensor, restored:
     for index in range(len(cloudy)):
         for inner, outer in _tiles(height, width):
             there = remains[index : index + 1, :, inner[0], inner[1]]
-            if float(there.amax()) == 0:
+            if float(there.amax()) < SURELY:
                 continue
             result = restored.clone() if result is restored else result
             twice = _at_twice_the_size(restore, cloudy[index : index + 1, :, outer[0], outer[1]])
