@@ -43,15 +43,21 @@ def one_run_in(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         file = _locked(out / _LOCK)
     except OSError as error:
+        _remove_empty(out, is_new)
         raise OutputError(f"{out} cannot be made or written ({error}); choose another --out") from None
     try:
         yield
     finally:
         (out / _LOCK).unlink(missing_ok=True)
         os.close(file)
-        if is_new:
-            with contextlib.suppress(OSError):  # it holds the run
-                out.rmdir()
+        _remove_empty(out, is_new)
+
+
+def _remove_empty(folder: Path, is_new: bool) -> None:
+    """Remove a folder that was made for a run which left nothing in it."""
+    if is_new:
+        with contextlib.suppress(OSError):  # it holds the run
+            folder.rmdir()
 
 
 def _locked(path: Path) -> int:
