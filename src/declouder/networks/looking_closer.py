@@ -14,7 +14,7 @@ such remains, and only they are taken from it:
     left     a spot of the restored image that is one of the cloudy image too
     darker   so much darker it is at twice the size, in all bands
 
-Nothing here is learnt; the bounds of spots are those of `declouder.small_clouds` (docs/experiments.md).
+Nothing here is learnt; a spot is surely one where it is one to `declouder.small_clouds` (docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ def looked_closer(restore: Callable[[Tensor], Tensor], cloudy: Tensor, restored:
 
 
 def _at_twice_the_size(restore: Callable[[Tensor], Tensor], cloudy: Tensor) -> Tensor:
-    return shrunk(restore(2 * enlarged((cloudy + 1) / 2, 2) - 1), 2)
+    """Return what the network makes of an image enlarged, at its own size again; all (1, C, H, W) in [-1, 1]."""
+    twice = 2 * enlarged((cloudy.float() + 1) / 2, 2) - 1  # in half precision CPUs cannot interpolate everything
+    return shrunk(restore(twice.to(cloudy.dtype)), 2)
 
 
 def _with_rims(x: Tensor) -> Tensor:

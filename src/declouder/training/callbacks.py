@@ -106,7 +106,7 @@ class ScoreLog(Callback):  # type: ignore[misc]
         A run that was resumed for fewer steps than it had taken may have no score yet: then the last too.
 
         Raises:
-            DataError: if no score was a number, or the weights are none.
+            DataError: if no score was a number.
         """
         networks = {name: module.kept(name) for name in module.stage.learns}
         if self._scored_step > 0 and not self._best_weights:
