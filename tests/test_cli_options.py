@@ -121,7 +121,7 @@ def test_what_is_asked_of_simulate_reaches_it(noted, tmp_path: Path) -> None:
     found = noted(
         "declouder.data.simulate.simulate_set",
         *("data", "simulate", tmp_path / "clear", "-o", tmp_path / "out", "--split", "test", "--per-image", 3),
-        *("--kind", "broken", "--cover", 0.4, "--bands", "blue, green,red", "--scale", "10,2600", "--seed", 7),
+        *("--kind", "broken", "--cover", 0.4, "--bands", "blue, green,red", "--data-range", "10,2600", "--seed", 7),
     )
     assert found.given == (tmp_path / "clear", tmp_path / "out")
     del found.options["on_image"]

@@ -11,7 +11,7 @@ import typer
 
 from declouder.cli.app import app
 from declouder.cli.bars import counting_bar
-from declouder.cli.options import OUTPUT_NAMES, DebugOption, QuietOption, SetOption, parsed_ends
+from declouder.cli.options import OUTPUT_NAMES, DataRangeOption, DebugOption, QuietOption, SetOption, parsed_range
 from declouder.errors import DataError, OptionError, OutputError
 
 if TYPE_CHECKING:
@@ -33,12 +33,7 @@ def check(
     bands: Annotated[
         str | None, typer.Option(help="rgb, or rgbn to look at the near infrared too.", metavar="BANDS")
     ] = None,
-    value_range: Annotated[
-        str | None,
-        typer.Option(
-            "--range", help="DN that are black and white; without it the data type's.", metavar="LOW,HIGH"
-        ),
-    ] = None,
+    data_range: DataRangeOption = None,
     write: Annotated[
         Path | None,
         typer.Option(help="Write names to leave out, for data.exclude and evaluate --exclude.", metavar="LIST"),
@@ -64,7 +59,7 @@ def check(
     if write is not None and not write.absolute().parent.is_dir():
         raise OutputError(f"the folder of {write} does not exist; make it first")
 
-    dn_range = None if value_range is None else parsed_ends("--range", value_range)
+    dn_range = parsed_range(data_range)
 
     from declouder.data.check import check_set, part_names
 
@@ -148,9 +143,7 @@ def simulate(
         str | None,
         typer.Option(help="Band names such as red,green,blue,nir, for their wavelengths.", metavar="NAMES"),
     ] = None,
-    scale: Annotated[
-        str | None, typer.Option(help="DN that are black and white, such as 0,10000.", metavar="LOW,HIGH")
-    ] = None,
+    data_range: DataRangeOption = None,
     seed: Annotated[int, typer.Option(help="The same seed makes the same set.", metavar="N")] = 0,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -177,7 +170,7 @@ def simulate(
             kind=kind,  # type: ignore[arg-type]  # simulate_clouds names the right ones
             cover=cover,
             band_names=None if bands is None else [name.strip() for name in bands.split(",")],
-            dn_range=None if scale is None else parsed_ends("--scale", scale),
+            dn_range=parsed_range(data_range),
             seed=seed,
             on_image=show,
         )

@@ -223,8 +223,8 @@ def _check_pair(
             shapes = [f"{i.shape[0]} x {i.shape[1]} x {i.shape[2]} {i.dtype}" for i in (cloudy, clear)]
             raise DataError(f"{pair.cloudy_path} is {shapes[0]}, its twin {pair.clear_path} {shapes[1]}")
         _check_place(pair)
-        check_numbers(cloudy, pair.cloudy_path, dn_range, mend="--range LOW,HIGH")
-        scaling = scaling_of(clear, pair.clear_path, dn_range, mend="--range LOW,HIGH")
+        check_numbers(cloudy, pair.cloudy_path, dn_range, mend="--data-range LOW,HIGH")
+        scaling = scaling_of(clear, pair.clear_path, dn_range, mend="--data-range LOW,HIGH")
         if pair.mask_path is None:
             cloud_share = float((cloud_distance(cloudy, clear, scaling.high - scaling.low) >= THIN_FROM).mean())
         else:
@@ -290,13 +290,13 @@ def _tell_unused_range(report: SetReport, dn_range: tuple[float, float] | None) 
             low, high = dn_range
             if ends and part.high - low < least_used(dn_range, "uint8") * (high - low):
                 report.notes.append(
-                    f"{name} goes up to {part.high:g}, hardly above the black of --range {low:g},{high:g}, by which"
-                    " cloud and duplicates are judged; see whether it is the range of these numbers"
+                    f"{name} goes up to {part.high:g}, hardly above the black of --data-range {low:g},{high:g}, by"
+                    " which cloud and duplicates are judged; see whether it is the range of these numbers"
                 )
         elif ends and part.high < max(least_used(None, dtype) * end for dtype, end in ends.items()):
             report.notes.append(
                 f"{name} uses {part.high:g} of {max(ends.values()):g}, by which cloud and duplicates are judged;"
-                f" give the range that counts with --range LOW,HIGH"
+                f" give the range that counts with --data-range LOW,HIGH"
             )
 
 

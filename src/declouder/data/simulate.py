@@ -86,7 +86,7 @@ def simulate_set(
         for place, name in enumerate(ordered):
             path = images[name]
             dn = _clear_image(path, band_names)
-            scaling = scaling_of(dn, path, dn_range, mend="--scale LOW,HIGH")
+            scaling = scaling_of(dn, path, dn_range, mend="--data-range LOW,HIGH")
             unit = scaling.to_unit(dn.transpose(2, 0, 1))
             most_used, wanted = max(most_used, float(unit.max())), max(wanted, least_used(dn_range, dn.dtype))
             for repeat in range(per_image):
@@ -104,9 +104,9 @@ def simulate_set(
     if most_used < wanted:
         log.warning(
             "the images use %.2g of %s, so clouds are far brighter than they; give the range that counts:"
-            " --scale LOW,HIGH",
+            " --data-range LOW,HIGH",
             most_used,
-            "their data type's range" if dn_range is None else "--scale",
+            "their data type's range" if dn_range is None else "--data-range",
         )
     return written
 
