@@ -94,6 +94,21 @@ def test_what_is_asked_of_evaluate_reaches_it(noted, tmp_path: Path, model_folde
     }
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("--steps", 0), ("--sampler", "ddim"), ("--fast",), ("--best",), ("--precision", "32"), ("--samples", 2)),
+        *(("--seed", 1), ("--seed", -3), ("--enlarge", 2)),
+    ],
+)
+@pytest.mark.parametrize("scored", [("--cloudy",), ("--outputs", "images")])
+def test_what_is_of_a_model_is_refused_where_none_is_scored(words, scored, tmp_path: Path, capfd) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([str(word) for word in ("evaluate", tmp_path, *scored, "-o", tmp_path / "a.json", *words)])
+    told = f"error: {words[0]} is of a model, and none is scored; leave it out\n"
+    assert (caught.value.code, capfd.readouterr().err) == (2, told)
+
+
 @pytest.mark.parametrize(("text", "ends"), [("4095", (0, 4095)), ("1e4", (0, 10000)), ("-5,7.5", (-5, 7.5))])
 def test_a_range_is_a_span_or_both_ends(text, ends, noted, tmp_path: Path) -> None:
     words = ("evaluate", tmp_path, "--cloudy", "-o", tmp_path / "a.json", "--data-range", text)

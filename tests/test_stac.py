@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from rasterio.transform import Affine
 
 from conftest import names_in, read_tif, write_tif
@@ -315,6 +316,18 @@ def test_a_href_that_is_none_is_named(href, folder):
     next(iter(fields["assets"].values()))["href"] = href
     with pytest.raises(RasterError, match="asset"):
         read_item(write(folder, fields))
+
+
+def test_a_mask_beside_an_item_reads_nothing_outside_its_folder_unless_that_is_allowed(
+    folder, tmp_path, model_folder, capfd
+):
+    mask = write_tif(tmp_path / "mask.tif", np.ones((1, 40, 50), np.uint8))
+    (tmp_path / "sub").mkdir()
+    rasterio.shutil.copy(mask, tmp_path / "sub" / "mask.vrt", driver="VRT")
+    words = ["--stac", write(folder, item(ALL)), "-o", tmp_path / "b.tif", "--mask", tmp_path / "sub" / "mask.vrt"]
+    assert run("remove", *words, "--model", model_folder, "--steps", 0, "-q") == 2
+    assert "outside its own folder" in capfd.readouterr().err and not (tmp_path / "b.tif").exists()
+    assert run("remove", *words, "--model", model_folder, "--steps", 0, "-q", "--allow-outside") == 0
 
 
 def test_a_stopped_run_on_an_item_knows_its_input_again(folder):

@@ -25,7 +25,7 @@ from declouder.training import callbacks as callbacks_module
 from declouder.training import stages as stages_module
 from declouder.training.stages import LPIPS_STRIDE
 from declouder.training.surroundings import check_devices, one_line_errors
-from toy import TOY, toy, train_quietly, weights_of, write_four_pairs
+from toy import TOY, stage_module, toy, train_quietly, weights_of, write_four_pairs
 
 
 @pytest.mark.parametrize(
@@ -292,23 +292,37 @@ def test_several_devices_at_a_prompt_are_refused(tmp_path, monkeypatch):
     check_devices(1, "cpu")
 
 
-@pytest.mark.parametrize(("field", "least"), [("perceptual_weight", LPIPS_LOSS_PX), ("ssim_weight", 11)])
+@pytest.mark.parametrize("downscale", [1, 3])
+@pytest.mark.parametrize(
+    ("field", "least"), [("perceptual_weight", LPIPS_LOSS_PX), ("ssim_weight", 11), ("choice_weight", 8)]
+)
 def test_whole_images_too_small_for_the_loss_are_named_before_anything_is_learnt(
-    field, least, tmp_path, backbone, monkeypatch
+    field, least, downscale, tmp_path, backbone, monkeypatch
 ):
     monkeypatch.setenv(BACKBONE_VARIABLE, str(backbone))
     for kind in ("cloud", "label"):
         folder = tmp_path / "set" / "train" / kind
         folder.mkdir(parents=True)
         for number in range(4):
-            side = 40 if number == 2 else least - 1  # 2 is held out
-            Image.new("RGB", (40, side), (number, 90, 90)).save(folder / f"{number}.png")
-    config = toy(f"data.base={tmp_path}", "data.pairs=[set]", "data.hold_out=0.2", "data.hold_out_block=1")
-    stage = config.stages["reference"].model_copy(update={"patch_px": None, field: 1.0})
+            side = 120 if number == 2 else downscale * least - 1  # 2 is held out
+            Image.new("RGB", (120, side), (number, 90, 90)).save(folder / f"{number}.png")
+    held_out = ("data.hold_out=0.2", "data.hold_out_block=1")
+    config = toy(f"data.base={tmp_path}", "data.pairs=[set]", "data.synthetic_share=0", *held_out)
+    changed = {"patch_px": None, "batch": 1, "downscale": downscale, field: 1.0}
+    stage = config.stages["reference"].model_copy(update=changed)
     config = config.model_copy(update={"stages": {"reference": stage}})
     data = TrainingData(config.data, band_names=config.model.bands, seed=0)
-    with pytest.raises(DataError, match=rf"\d\.png is {least - 1} x 40, and .* in the loss needs {least} px"):
+    told = rf"\d\.png is {downscale * least - 1} x 120, and .* needs {least} px.*; leave it out"
+    with pytest.raises(DataError, match=told):
         StageModule("reference", config, data)
+
+
+def test_generated_images_too_small_for_the_loss_are_named_before_anything_is_learnt():
+    with pytest.raises(DataError, match=r"data\.procedural.* is 96 x 96, and SSIM in the loss needs 11 px after"):
+        stage_module(
+            "reference",
+            *("stages.reference.patch_px=null", "stages.reference.downscale=9", "stages.reference.ssim_weight=0.1"),
+        )
 
 
 def test_the_least_image_that_the_loss_sees_is_what_alexnet_sees_when_shifted():

@@ -65,12 +65,14 @@ class MaskChoice:
         kind: one of `KINDS`, for a file.
         values: with kind "values": what means cloud; None is every number but 0.
         feather_px: the mask is grown by so much, and fades out over the outer half of that.
+        allow_outside: a file that is a VRT may name files outside its own folder.
     """
 
     source: Path | str = NONE
     kind: str = "values"
     values: tuple[int, ...] | None = None
     feather_px: int = 8
+    allow_outside: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, (str, Path)):
@@ -146,7 +148,6 @@ def open_mask(
     bands: Sequence[int],
     names: Sequence[str],
     scale: Scaling,
-    allow_outside: bool = False,
 ) -> Iterator[SceneMask | None]:
     """Open the mask of a scene; None where everything counts as cloud.
 
@@ -156,7 +157,6 @@ def open_mask(
         bands: the 1-based numbers of its bands that the model sees, for "auto".
         names: what the model calls them.
         scale: the scene's, for "auto".
-        allow_outside: a mask that is a VRT may name files outside its own folder.
 
     Raises:
         RasterError: if the mask cannot be read or laid over the scene.
@@ -171,7 +171,7 @@ def open_mask(
             source, height=height, width=width, feather_px=choice.feather_px, threshold=source.threshold
         )
     else:
-        with open_aligned(Path(choice.source), reader.info, allow_outside=allow_outside) as aligned:
+        with open_aligned(Path(choice.source), reader.info, allow_outside=choice.allow_outside) as aligned:
             further = aligned.info.count - 1 - (aligned.info.alpha is not None)
             if further > 0:
                 log.warning("mask %s has %d bands; the first one is taken", choice.source, aligned.info.count)

@@ -105,3 +105,23 @@ def test_a_png_of_16_bits_with_transparency_is_refused(bands, tmp_path, rng):
             read_bands(tmp_path / "a.png")
     else:
         np.testing.assert_array_equal(read_bands(tmp_path / "a.png"), dn.transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])
+def test_a_tiff_is_one_under_any_name(suffix, tmp_path, rng):
+    """Pillow would read it too, of four bands and 16 bits less, and take what is no data for ground."""
+    dn = rng.integers(1, 60_000, (4, 6, 8), dtype=np.uint16)
+    four = write_tif(tmp_path / "four.tif", dn).rename(tmp_path / f"four{suffix}")
+    assert np.array_equal(read_bands(four), dn.transpose(1, 2, 0))
+    dn[:, 2, 3] = 0
+    holed = write_tif(tmp_path / "holed.tif", dn, nodata=0).rename(tmp_path / f"holed{suffix}")
+    with pytest.raises(DataError, match=r"of its pixels without data \(nodata, NaN, mask or alpha\); cut them off"):
+        read_image(holed)
+
+
+def test_another_format_is_none_under_the_name_of_one(tmp_path):
+    """A data set's formats hold no NaN but for TIFF, where it is no data."""
+    path = tmp_path / "a.png"
+    path.write_bytes(b"Pf\n2 2\n-1.0\n" + np.array([0.1, np.nan, 0.3, 0.4], np.float32).tobytes())
+    with pytest.raises(DataError, match=r"a\.png cannot be read as an image"):
+        read_image(path)

@@ -113,6 +113,7 @@ def evaluate(
         "--best": best or None,
         "--precision": precision,
         "--samples": None if samples == 1 else samples,
+        "--seed": seed or None,
         "--enlarge": None if enlarge == 1 else enlarge,
     }
     given = [option for option, value in sampling.items() if value is not None]

@@ -225,8 +225,9 @@ def _opened(source: Path, output: Path, options: SceneOptions, *, is_new: bool) 
             raster.check_fits(output, info, cog=options.cog)
         else:
             check_outputs(source, output, info, options)
-        if isinstance(options.mask.source, Path):
-            with raster.open_aligned(options.mask.source, info, allow_outside=options.allow_outside):
+        mask = options.mask
+        if isinstance(mask.source, Path):
+            with raster.open_aligned(mask.source, info, allow_outside=mask.allow_outside):
                 pass
         if options.bands:
             numbered(info, options.bands)

@@ -180,6 +180,7 @@ def remove(
             kind=mask_kind,
             values=_parsed_numbers("--mask-values", mask_values),
             feather_px=MaskChoice.feather_px if feather is None else feather,
+            allow_outside=allow_outside,
         ),
         provenance=provenance,
         samples=samples_of(samples, best=best),
@@ -199,7 +200,7 @@ def remove(
                 raise OptionError("--stac names the input; give no INPUT and no --list beside it")
             item = extra_package("stac", "--stac", "pystac").read_item(stac, allow_outside=allow_outside)
             inputs = [stack.enter_context(_scene_of(item, output, options, skip_existing=skip_existing))]
-            options = replace(options, allow_outside=True)  # the item's files were looked at
+            options = replace(options, allow_outside=True)  # the item was looked at; a mask of its own is not
         jobs = planned_jobs(inputs or [], input_list, output, options, skip_existing=skip_existing)
         if not quiet:
             for error in jobs.unusable.values():

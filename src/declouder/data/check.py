@@ -15,7 +15,7 @@ import numpy as np
 from declouder.breakdown import THIN_FROM, cloud_distance
 from declouder.data.catalog import BandSet, Located, locate
 from declouder.data.duplicates import Duplicate, Look, find_duplicates, look_of
-from declouder.data.images import check_finite, check_numbers, is_tiff, least_used, read_mask, scaling_of
+from declouder.data.images import check_numbers, is_tiff, least_used, read_mask, scaling_of
 from declouder.data.lists import SPLITS, read_split_list
 from declouder.data.pairs import Pair, holds_images, images_by_name, named_images, number_first
 from declouder.errors import DataError
@@ -217,8 +217,6 @@ def _check_pair(
 ) -> Look | None:
     try:
         cloudy, clear = pair.read_cloudy(), pair.read_clear()
-        check_finite(cloudy, pair.cloudy_path)
-        check_finite(clear, pair.clear_path)
         if cloudy.shape != clear.shape or cloudy.dtype != clear.dtype:
             shapes = [f"{i.shape[0]} x {i.shape[1]} x {i.shape[2]} {i.dtype}" for i in (cloudy, clear)]
             raise DataError(f"{pair.cloudy_path} is {shapes[0]}, its twin {pair.clear_path} {shapes[1]}")

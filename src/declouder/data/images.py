@@ -22,6 +22,10 @@ from declouder.scaling import Scaling
 _FAR_BEYOND_UNIT = 5.0
 """Floats below are clipped to 0 and 1: reflectance of cloud and glint goes beyond. Above they are other numbers."""
 
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PNG = b"\x89PNG\r\n\x1a\n"
+_BY_PILLOW = ("PNG", "JPEG", "WEBP", "BMP")
+"""All others that it knows are none of the formats of a data set; some hold floats, and NaN among them."""
 _HELD_AS = {"P": "RGB", "1": "L"}
 """Modes of Pillow whose numbers are places in a palette, or yes and no, and those that hold them as levels."""
 
@@ -59,8 +63,8 @@ def read_bands(path: Path, nir_path: Path | None = None) -> NDArray[Any]:
 
 
 def is_tiff(path: Path) -> bool:
-    """Return whether an image is a TIFF, by its name."""
-    return path.suffix.lower() in (".tif", ".tiff")
+    """Return whether an image is a TIFF, by its first bytes; False where it cannot be opened."""
+    return _head(path).startswith(_TIFF)
 
 
 def read_image(path: Path) -> NDArray[Any]:
@@ -72,7 +76,7 @@ def read_image(path: Path) -> NDArray[Any]:
     if is_tiff(path) or _is_deep_png(path):
         return _read_raster(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_BY_PILLOW) as image:
             pixels = np.asarray(image.convert(_HELD_AS[image.mode]) if image.mode in _HELD_AS else image)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; was it moved while the data set was read?") from None
@@ -87,7 +91,7 @@ def read_mask(path: Path) -> NDArray[Any]:
     Raises:
         DataError: if it cannot be read.
     """
-    if not is_tiff(path) and path.suffix.lower() != ".png":
+    if not is_tiff(path) and not _head(path).startswith(_PNG):
         return read_image(path)[:, :, :1]
     from declouder.raster import read_numbers
 
@@ -96,12 +100,6 @@ def read_mask(path: Path) -> NDArray[Any]:
     except RasterError as error:  # it names the file and the mend
         raise DataError(str(error)) from None
     return np.where(valid, values, 0).astype(values.dtype)[:, :, None]
-
-
-def check_finite(image: NDArray[Any], path: Path) -> None:
-    """Raise DataError if an image of floats, of any shape, holds NaN or infinity; `path` is where it is from."""
-    if image.dtype.kind == "f" and not np.isfinite(image).all():
-        raise DataError(f"{path} holds NaN or infinity; replace or remove the file")
 
 
 def scaling_of(image: NDArray[Any], path: Path, dn_range: tuple[float, float] | None, *, mend: str) -> Scaling:
@@ -198,7 +196,7 @@ def _has_alpha(path: Path, image: NDArray[Any]) -> bool:
             alpha = reader.info.alpha
         return alpha is not None and _is_transparency(image[:, :, alpha - 1])
     if _is_deep_png(path):
-        return _png_head(path)[25] in (4, 6)  # grey and alpha, RGB and alpha
+        return _head(path)[25] in (4, 6)  # grey and alpha, RGB and alpha
     with Image.open(path) as opened:
         return opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info
 
@@ -212,7 +210,7 @@ def _is_transparency(band: NDArray[Any]) -> bool:
 
 
 def _is_of_inks(path: Path) -> bool:
-    if path.suffix.lower() not in (".jpg", ".jpeg"):
+    if is_tiff(path):
         return False
     with Image.open(path) as image:
         return image.mode == "CMYK"
@@ -220,19 +218,20 @@ def _is_of_inks(path: Path) -> bool:
 
 def _is_deep_png(path: Path) -> bool:
     """Return whether a PNG holds 16 bits in several bands, of which Pillow would keep 8."""
-    if path.suffix.lower() != ".png":
-        return False
+    head = _head(path)
+    return len(head) == 26 and head.startswith(_PNG) and head[24] == 16 and head[25] != 0
+
+
+def _head(path: Path) -> bytes:
+    """Return a file's first 26 bytes, none if it cannot be opened: names may say what it is not.
+
+    Of a PNG they are signature; length and name of IHDR; width, height, bit depth, kind of colour.
+    """
     try:
-        head = _png_head(path)
+        with path.open("rb") as file:
+            return file.read(26)
     except OSError:
-        return False
-    return len(head) == 26 and head[12:16] == b"IHDR" and head[24] == 16 and head[25] != 0
-
-
-def _png_head(path: Path) -> bytes:
-    """Return signature; length and name of IHDR; width, height, bit depth, kind of colour: 26 bytes of a PNG."""
-    with path.open("rb") as file:
-        return file.read(26)
+        return b""
 
 
 def _read_raster(path: Path) -> NDArray[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from declouder.data.images import check_band_order, check_finite, check_numbers, read_bands, scaling_by
+from declouder.data.images import check_band_order, check_numbers, read_bands, scaling_by
 from declouder.data.resize import resize_stored
 from declouder.errors import DataError
 
@@ -90,7 +90,6 @@ class ImagePool:
                 f"{path} has {image.shape[2]} bands{_kind_of(image.shape[2])}, the recipe's model.bands names"
                 f" {self._bands}; convert the image or change model.bands"
             )
-        check_finite(image, path)
         check_numbers(image, path, self._dn_range, mend="data.range: [LOW, HIGH]")
         if self._size_px is not None:
             image = resize_stored(image, self._size_px)

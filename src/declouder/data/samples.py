@@ -192,7 +192,7 @@ class StageSamples:
         """A batch needs images of one size: found now, not in the middle of a run."""
         wanted = self.stage.patch_px and self.stage.patch_px * self.stage.downscale
         first: tuple[int, int] | None = None
-        for name, (height, width) in self._sizes():
+        for name, (height, width) in self.sizes():
             if wanted is not None and min(height, width) < wanted:
                 raise DataError(
                     f"{name} is {height} x {width}, patches of {self.stage.patch_px} px made smaller by"
@@ -216,7 +216,7 @@ class StageSamples:
                     f" set patch_px, or augment.flips: horizontal"
                 )
 
-    def _sizes(self) -> Iterator[tuple[str, tuple[int, int]]]:
+    def sizes(self) -> Iterator[tuple[str, tuple[int, int]]]:
         """Return name and (height, width) of every image that samples are cut from."""
         synthetic = self.data.synthetic_share
         pools = [self.data.cloudy] if synthetic < 1 else []

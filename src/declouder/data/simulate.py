@@ -19,7 +19,6 @@ from PIL import Image
 from declouder.data.clouds import CloudKind, SimulatedClouds, simulate_clouds
 from declouder.data.images import (
     check_band_order,
-    check_finite,
     check_no_alpha,
     is_tiff,
     least_used,
@@ -165,7 +164,6 @@ def _clear_image(path: Path, band_names: Sequence[str] | None) -> NDArray[Any]:
             f"{path} has {dn.shape[2]} bands, one of them an alpha or of ink; convert it to grey or RGB"
         )
     check_no_alpha(path, dn)
-    check_finite(dn, path)
     check_band_order(path, band_names or USUAL_BANDS.get(dn.shape[2], ()))
     return dn
 

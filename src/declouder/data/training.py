@@ -162,11 +162,7 @@ class TrainingData:
     def held_out_sizes(self) -> list[tuple[str, tuple[int, int]]]:
         """Return name and (height, width) of the images on disk that `held_out` is made of."""
         pool = next((pool for pool in (self.held_cloudy, self.cloudy, self.cloudless) if len(pool)), None)
-        return [] if pool is None else _sizes(pool)
-
-    def training_sizes(self) -> list[tuple[str, tuple[int, int]]]:
-        """Return name and (height, width) of the images on disk that are learnt from."""
-        return [*_sizes(self.cloudy), *_sizes(self.cloudless)]
+        return [] if pool is None else [(str(path), pool.shape(i)) for i, path in enumerate(pool.paths)]
 
     def real(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return training pair `index`: (cloudy, clear), each (C, H, W) in [0, 1]."""
@@ -196,10 +192,6 @@ class TrainingData:
     def _synthetic(self, generator: np.random.Generator, seed: int) -> Sample:
         cloudy, clear = self.synthetic(generator, lambda image: image)
         return Sample(cloudy=signed(cloudy), clear=signed(clear), seed=seed)
-
-
-def _sizes(pool: ImagePool) -> list[tuple[str, tuple[int, int]]]:
-    return [(str(path), pool.shape(i)) for i, path in enumerate(pool.paths)]
 
 
 def _parted(data: DataConfig) -> tuple[list[Pair], list[Pair], set[Path]]:

@@ -8,7 +8,7 @@ A new raster is made `like` it. It is written under a temporary name in the same
 when it is complete, so whoever sees `out.tif` sees all of it.
 """
 
-from declouder.raster.aligned import AlignedReader, lie_alike, open_aligned, read_numbers
+from declouder.raster.aligned import AlignedReader, open_aligned, read_numbers
 from declouder.raster.checks import MOST_PIXELS, MOST_PIXELS_IN_MEMORY
 from declouder.raster.gdal import (
     DTYPES,
@@ -20,6 +20,7 @@ from declouder.raster.gdal import (
     not_georeferenced_is_fine,
 )
 from declouder.raster.info import RasterInfo, file_stamps, files_identity, written_over
+from declouder.raster.places import lie_alike
 from declouder.raster.reading import RasterReader, open_raster
 from declouder.raster.sentinel2 import is_safe
 from declouder.raster.sources import check_source

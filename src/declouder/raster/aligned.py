@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
-from rasterio.transform import Affine, xy
+from rasterio.transform import Affine
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as GdalWindow
 
@@ -20,6 +20,7 @@ from declouder.errors import RasterError
 from declouder.raster.checks import MOST_PIXELS, MOST_PIXELS_IN_MEMORY
 from declouder.raster.gdal import GDAL_ERRORS, NUMBER_DTYPES, one_line
 from declouder.raster.info import RasterInfo
+from declouder.raster.places import lie_alike, same_corners
 from declouder.raster.reading import opened
 from declouder.raster.reduced import reduced_shape
 
@@ -216,20 +217,6 @@ def _alike(ours: Mapping[Any, tuple[float, float]], theirs: Mapping[Any, tuple[f
 
 def _are_apart(info: RasterInfo, like: RasterInfo) -> bool:
     """Return whether two rasters of one size both say where they lie, and it is not the same place."""
-    return not (info.transform.is_identity or like.transform.is_identity or _same_corners(info, like))
-
-
-def lie_alike(info: RasterInfo, like: RasterInfo, *, within_px: float = 0.01) -> bool:
-    """Return whether two rasters of one size lie on each other, by their own word."""
-    return bool(info.crs == like.crs) and _same_corners(info, like, within_px)
-
-
-def _same_corners(info: RasterInfo, like: RasterInfo, within_px: float = 0.01) -> bool:
-    """Return whether two rasters of one size have the same corners, in whatever CRS."""
-    step = max(abs(like.transform.a), abs(like.transform.b))
-    corners = ((0, 0), (0, like.width), (like.height, like.width))  # row, column; two leave it open which way is up
-    return all(
-        abs(a - b) <= step * within_px
-        for corner in corners
-        for a, b in zip(xy(info.transform, *corner), xy(like.transform, *corner), strict=True)
-    )
+    if info.transform.is_identity or like.transform.is_identity:
+        return False
+    return not same_corners(info.transform, like.transform, width=like.width, height=like.height)

@@ -10,10 +10,12 @@ from xml.sax.saxutils import escape
 
 import rasterio
 from rasterio.enums import MaskFlags
+from rasterio.transform import Affine
 
 from declouder.errors import RasterError
 from declouder.raster.company import check_company, plain_name
 from declouder.raster.gdal import DTYPES, GDAL_ERRORS, driver_of, one_line
+from declouder.raster.places import same_corners
 
 # "uint16" is UInt16 to GDAL.
 _KINDS = {name: name.capitalize().replace("Uint", "UInt") for name in DTYPES} | {"uint8": "Byte"}
@@ -43,7 +45,7 @@ def vrt_of_bands(files: Mapping[str, Path | BandFile]) -> str:
     grids = {name: grid_of(band) for name, band in bands.items()}
     name, grid = next(iter(grids.items()))
     for other, its in grids.items():
-        if its != grid:
+        if not its.is_as(grid):
             raise RasterError(
                 f"{bands[other].path} is {its}, {bands[name].path} is {grid}; give bands of one grid and dtype "
                 f"(not {other} of another resolution), or resample them first: gdalwarp"
@@ -52,7 +54,7 @@ def vrt_of_bands(files: Mapping[str, Path | BandFile]) -> str:
         raise RasterError(f"{bands[name].path} is of dtype {grid.dtype}; give bands of {', '.join(_KINDS)}")
     text = "".join(_band(number, name, band, grids[name]) for number, (name, band) in enumerate(bands.items(), 1))
     srs = f"<SRS>{escape(grid.crs)}</SRS>" if grid.crs else ""
-    place = ",".join(f"{value:.17g}" for value in grid.place)
+    place = ",".join(f"{value:.17g}" for value in grid.place.to_gdal())
     return (
         f'<VRTDataset rasterXSize="{grid.width}" rasterYSize="{grid.height}">{srs}'
         f"<GeoTransform>{place}</GeoTransform>{text}</VRTDataset>"
@@ -61,41 +63,24 @@ def vrt_of_bands(files: Mapping[str, Path | BandFile]) -> str:
 
 @dataclass(frozen=True)
 class Grid:
-    """Size, place (GDAL's six numbers), CRS (WKT) and dtype of a file; two of one grid are equal.
-
-    And what the band's numbers mean by what the file says.
-    """
+    """Size, place, CRS (WKT) and dtype of a file, and what the band's numbers mean by what the file says."""
 
     width: int
     height: int
-    place: tuple[float, ...]
+    place: Affine
     crs: str
     dtype: str
     nodata: float | None = None
     scale: float = 1.0
     offset: float = 0.0
 
-    def __eq__(self, other: object) -> bool:
-        """Compare size, place, CRS and dtype; corners may differ by a hundredth of a pixel."""
-        if not isinstance(other, Grid):
-            return NotImplemented
+    def is_as(self, other: Grid) -> bool:
+        """Return whether size, place, CRS and dtype are the same."""
         ours, theirs = ((g.width, g.height, g.crs, g.dtype) for g in (self, other))
-        far = max(abs(self.place[1]), abs(self.place[2])) / 100
-        corners = ((0, 0), (self.width, 0), (self.width, self.height))  # two leave it open which way is up
-        return ours == theirs and all(
-            abs(a - b) <= far
-            for corner in corners
-            for a, b in zip(self._at(*corner), other._at(*corner), strict=True)
-        )
-
-    def _at(self, column: float, row: float) -> tuple[float, float]:
-        x, dx_column, dx_row, y, dy_column, dy_row = self.place
-        return x + column * dx_column + row * dx_row, y + column * dy_column + row * dy_row
-
-    __hash__ = None  # type: ignore[assignment]
+        return ours == theirs and same_corners(self.place, other.place, width=self.width, height=self.height)
 
     def __str__(self) -> str:
-        return f"{self.width} x {self.height} px of {self.dtype} at {self.place[0]:.10g}, {self.place[3]:.10g}"
+        return f"{self.width} x {self.height} px of {self.dtype} at {self.place.c:.10g}, {self.place.f:.10g}"
 
 
 def grid_of(band: BandFile) -> Grid:
@@ -126,7 +111,7 @@ def grid_of(band: BandFile) -> Grid:
             return Grid(
                 dataset.width,
                 dataset.height,
-                tuple(dataset.transform.to_gdal()),
+                dataset.transform,
                 dataset.crs.to_wkt() if dataset.crs else "",
                 dataset.dtypes[0],
                 dataset.nodatavals[band.number - 1],

@@ -55,7 +55,7 @@ class SceneOptions:
         average: the mean of the draws is the output.
         cog: write a cloud-optimised GeoTIFF, with overviews.
         max_pixels: a larger scene is refused before memory is taken.
-        allow_outside: a VRT may read files outside its own folder.
+        allow_outside: a scene that is a VRT may name files outside its own folder; for a mask see `MaskChoice`.
     """
 
     steps: int | None = None

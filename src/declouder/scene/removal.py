@@ -82,14 +82,7 @@ def remove_from_scene(
         bands = _bands_of(reader, pipeline, options)
         scale = _scale_of(reader, bands, options)
         mask = stack.enter_context(
-            open_mask(
-                options.mask,
-                reader,
-                bands=bands.numbers,
-                names=bands.names,
-                scale=scale,
-                allow_outside=options.allow_outside,
-            )
+            open_mask(options.mask, reader, bands=bands.numbers, names=bands.names, scale=scale)
         )
         if mask is not None:
             _check_apart(mask.files, output, options.provenance)

@@ -84,7 +84,7 @@ def read_item(path: Path, *, allow_outside: bool = False) -> SourceItem:
     if len({*values.values()} - {"None"}) > 1:
         told = ", ".join(f"{color} {value}" for color, value in values.items())
         raise RasterError(f"{path}: nodata differs ({told}); give files of one nodata: gdal_translate -a_nodata")
-    if _FURTHER in bands and grid_of(bands[_FURTHER]) != grid_of(bands["red"]):
+    if _FURTHER in bands and not grid_of(bands[_FURTHER]).is_as(grid_of(bands["red"])):
         log.info("nir of %s lies on another grid; left out", path)
         del bands[_FURTHER]
     if _FURTHER in bands and _nodata(bands[_FURTHER]) != _nodata(bands["red"]):

@@ -18,7 +18,7 @@ from declouder.data.samples import BatchNumbers, StageSamples
 from declouder.data.training import Sample, TrainingData
 from declouder.errors import ConfigError, DataError
 from declouder.fusion import add_noise, eps_from_x0, x0_from_eps
-from declouder.losses import noise_loss, ssim
+from declouder.losses import CHOICE_PX, noise_loss, ssim
 from declouder.metrics import GAUSSIAN, LPIPS_SMALLEST_PX
 from declouder.perceptual import PerceptualLoss, log_perceptual
 from declouder.pipeline import CloudRemovalPipeline, make_scheduler
@@ -247,10 +247,15 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         """Raise DataError if whole images are too small for scores or losses: now, not in the middle of a run."""
         least = len(GAUSSIAN) if self.perceptual is None else LPIPS_SMALLEST_PX
         _check_sizes(data.held_out_sizes(), least, "the scores of held-out images need")
-        if self.settings.patch_px is None and self.perceptual is not None:
-            _check_sizes(data.training_sizes(), LPIPS_LOSS_PX, "LPIPS in the loss needs")
-        elif self.settings.patch_px is None and self.settings.ssim_weight > 0:
-            _check_sizes(data.training_sizes(), SSIM_LOSS_PX, "SSIM in the loss needs")
+        if self.settings.patch_px is not None:
+            return
+        seen = {
+            "LPIPS in the loss": LPIPS_LOSS_PX if self.perceptual is not None else 0,
+            "SSIM in the loss": SSIM_LOSS_PX if self.settings.ssim_weight > 0 else 0,
+            "choice_weight": CHOICE_PX if self.settings.choice_weight > 0 else 0,
+        }
+        what, least = max(seen.items(), key=lambda item: item[1])
+        _check_sizes(self.samples.sizes(), least, f"{what} needs", smaller_by=self.settings.downscale)
 
     def _x0_diffusion(self, cloudy: Tensor, reference: Tensor, seed: int) -> Tensor:
         """Return what the denoiser alone makes of the reference image, noised to step `PICTURED_T`."""
@@ -276,10 +281,13 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         return float(noise_loss(eps.float(), noise).mean())
 
 
-def _check_sizes(sizes: Iterable[tuple[str, tuple[int, int]]], least: int, whose: str) -> None:
+def _check_sizes(
+    sizes: Iterable[tuple[str, tuple[int, int]]], least: int, whose: str, *, smaller_by: int = 1
+) -> None:
     for name, (height, width) in sizes:
-        if min(height, width) < least:
-            raise DataError(f"{name} is {height} x {width}, and {whose} {least} px; leave it out")
+        if min(height, width) // smaller_by < least:
+            smaller = "" if smaller_by == 1 else f" after being made smaller by {smaller_by} (downscale)"
+            raise DataError(f"{name} is {height} x {width}, and {whose} {least} px{smaller}; leave it out")
 
 
 def _freeze_all_but(networks: nn.ModuleDict, parts: list[str], *, stage: StageName) -> None:

@@ -217,7 +217,8 @@ def _check_recipe(out: Path, config: TrainConfig, begun: Sequence[StageName]) ->
     now = config.model_dump(mode="json")
     fixed: list[tuple[str, ...]] = [("seed",), ("model",), ("data",)]
     fixed += [("stages", name) for name in begun if (out / name / "finished").exists()]
-    fixed += [("stages", name, "only") for name in begun]
+    # What learns, and the frozen network that a checkpoint holds besides.
+    fixed += [("stages", name, field) for name in begun for field in ("only", "keep_to")]
     for place in fixed:
         changed = _changed(_at(earlier, place), _at(now, place), ".".join(place))
         changed = [field for field in changed if field not in _MAY_CHANGE]
