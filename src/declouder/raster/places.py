@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rasterio.transform import Affine
+from rasterio.transform import Affine, xy
 
 from declouder.raster.info import RasterInfo
 
@@ -17,12 +17,12 @@ def lie_alike(info: RasterInfo, like: RasterInfo, *, within_px: float = APART_PX
     )
 
 
-def same_corners(
-    transform: Affine, like: Affine, *, width: int, height: int, within_px: float = APART_PX
-) -> bool:
+def same_corners(transform: Affine, like: Affine, *, width: int, height: int, within_px: float = APART_PX) -> bool:
     """Return whether two rasters of one size have the same corners, in whatever CRS."""
     most = within_px * max(abs(like.a), abs(like.b))
-    corners = ((0, 0), (width, 0), (width, height))  # column, row; two leave it open which way is up
+    corners = ((0, 0), (0, width), (height, width))  # row, column; two leave it open which way is up
     return all(
-        abs(a - b) <= most for corner in corners for a, b in zip(transform * corner, like * corner, strict=True)
+        abs(a - b) <= most
+        for corner in corners
+        for a, b in zip(xy(transform, *corner), xy(like, *corner), strict=True)
     )
