@@ -27,10 +27,10 @@ import torch
 from speed import least, machine
 
 from declouder.cli.process import keep_freed_memory
+from declouder.model_folder import NETWORKS
 from declouder.pipeline import CloudRemovalPipeline
 
 ENGINES = ("torch", "onnxruntime", "openvino", "openvino_bf16")
-NETWORKS = ("reference", "denoiser", "weight_net")
 Arrays = tuple[np.ndarray, ...]
 
 

@@ -41,6 +41,7 @@ from declouder.devices import has_bfloat16
 from declouder.lpips import Lpips
 from declouder.metrics import load_lpips, psnr, ssim
 from declouder.metrics import lpips as lpips_of
+from declouder.model_folder import NETWORKS
 from declouder.networks import MSDA, Denoiser, WeightNet
 from declouder.pipeline import CloudRemovalPipeline, make_scheduler
 
@@ -364,7 +365,7 @@ def cuda(model: str | None, folders: Sequence[Path], wanted: Sequence[str], lpip
             if make is not paper_pipeline:  # whose weights are random
                 found["scores"] = {folder.name: scores(pipeline, folder, lpips) for folder in folders}
             add(networks, dtype, speed, batch, gflop, **found)
-        for part in ("reference", "denoiser", "weight_net"):  # of bfloat16, the quicker one
+        for part in NETWORKS:  # of bfloat16, the quicker one
             getattr(pipeline, part).compile()
         begin = time.perf_counter()
         on_gpu(pipeline, batch)

@@ -17,9 +17,7 @@ from pathlib import Path
 import torch
 
 from declouder import CloudRemovalPipeline
-from declouder.training.record import RECORD
-
-NETWORKS = ("reference", "denoiser", "weight_net")
+from declouder.model_folder import NETWORKS, RECORD
 
 
 def main() -> None:

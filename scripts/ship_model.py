@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from declouder import CloudRemovalPipeline
-from declouder.training.record import RECORD
+from declouder.model_folder import INDEX, RECORD
 from declouder.whole_files import whole_folder
 
 LARGEST_BYTES = 16_000_000
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--consistency", type=float)
     arguments = parser.parse_args()
 
-    if arguments.output.exists() and not (arguments.output / "model_index.json").exists():
+    if arguments.output.exists() and not (arguments.output / INDEX).exists():
         parser.error(f"{arguments.output} is no model folder, so it is not replaced; give another name")
     pipeline = CloudRemovalPipeline.from_pretrained(arguments.model)
     pipeline.set_progress_bar_config(disable=True)

@@ -696,7 +696,9 @@ def test_a_range_that_does_not_begin_at_zero_counts_from_there(tmp_path, pipelin
     assert above["data"]["data_range"] == [7000, 11095] and at_zero["data"]["data_range"] == 4095
     for name in ("psnr", "ssim", "lpips", "mae", "sam", "paper_psnr", "paper_ssim", "paper_lpips"):
         assert above["mean"][name] == pytest.approx(at_zero["mean"][name], rel=1e-4), name
-    for kept in sorted((tmp_path / "kept_a").rglob("*.png")):
+    images = sorted((tmp_path / "kept_a").rglob("*.png"))
+    assert images
+    for kept in images:
         twin = tmp_path / "kept_b" / kept.relative_to(tmp_path / "kept_a")
         difference = np.asarray(Image.open(kept), int) - np.asarray(Image.open(twin), int)
         assert abs(difference).max() <= 1, kept.name

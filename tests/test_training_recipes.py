@@ -12,8 +12,9 @@ from declouder import CloudRemovalPipeline
 from declouder.config import STAGE_NAMES, DataConfig, load_config
 from declouder.data.catalog import CATALOG
 from declouder.data.training import TrainingData
+from declouder.model_folder import NETWORKS
 from declouder.training import STAGES, StageModule
-from declouder.training.networks import NETWORKS, build_networks, make_pipeline
+from declouder.training.networks import build_networks, make_pipeline
 from toy import ROOT
 
 RECIPES = sorted((ROOT / "configs").glob("**/*.yaml"))

@@ -8,9 +8,9 @@ infinity; the three matrices follow from the points. For 3 x 3 taps and m = 4 th
 16 results where the sum takes 144 (Winograd 1980; Lavin and Gray 2016, arXiv 1509.09308). Results differ from
 the plain sum by rounding alone.
 
-It is here because torch has nothing of the kind for CPUs and LPIPS is most of what an image's scores cost: the
-four layers of AlexNet that it serves take 31 ms in place of 57 (four images of 256 px, one core of an AMD EPYC).
-`benchmarks/metrics.py` times them both ways.
+It is here because torch has nothing of the kind for CPUs. `networks.tiles` takes convolutions of U-Nets by it. And
+LPIPS is most of what an image's scores cost: the four layers of AlexNet that it serves (`lpips`) take 31 ms in
+place of 57 (four images of 256 px, one core of an AMD EPYC; `benchmarks/metrics.py` times them both ways).
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def test_each_size_of_squares_has_a_lean_of_its_own():
 
 def test_ground_without_any_texture_can_be_learnt_from():
     torch.manual_seed(0)
-    block = Filling(FEATURES, 3, 2, WIDTH, torch.nn.Sequential(), keep_clear=1.0, fill_thick=1.0)
+    block = Filling(FEATURES, 3, 2, WIDTH, torch.nn.Sequential(), keep_unfilled=1.0, fill_thick=1.0)
     flat = torch.full((1, 3, 32, 48), 0.1, requires_grad=True)
     features = random(1, FEATURES, 16, 24).requires_grad_()
     block(features, flat, flat, flat, torch.ones(1, 1, 32, 48)).mixture().sum().backward()
@@ -154,7 +154,7 @@ def test_ground_that_was_left_as_it_is_can_keep_free_of_the_fill():
     before = block(features, cloudy, restored, cloudy, as_it_is).shares
     assert torch.equal(before, block(features, cloudy, restored, cloudy).shares)
     assert before[:, RESTORED].max() < 0.6
-    block.keep_clear = 16.0
+    block.keep_unfilled = 16.0
     kept = block(features, cloudy, restored, cloudy, as_it_is).shares
     assert kept[:, FILL, :, :24].max() < 0.005
     assert torch.equal(kept[..., 24:], before[..., 24:])

@@ -48,8 +48,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-# Click's base of usage errors; newer typers bring click along under a name of their own.
-_UsageError: type[Exception] = typer.BadParameter.__mro__[2]
+# Click's base of all that it tells a user; newer typers bring click along under a name of their own.
+_ClickException: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 _BUG = " (this is a bug in declouder; --debug shows where)"
 _THEIRS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
@@ -93,7 +93,7 @@ def reporting_errors(*, debug: bool = False) -> Iterator[None]:
     """Turn every exception into one line on stderr and an exit code; with `debug` a traceback comes first."""
     try:
         yield
-    except (DeclouderError, _UsageError) as error:
+    except (DeclouderError, _ClickException) as error:
         _report(error, debug)
         sys.exit(getattr(error, "exit_code", 2))
     except (KeyboardInterrupt, typer.Abort):

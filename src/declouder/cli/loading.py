@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from declouder.cli.process import keep_freed_memory
 from declouder.devices import has_bfloat16, resolved_device
 from declouder.errors import OptionError
+from declouder.model_folder import trained_range
 
 
 def loaded_pipeline(model: str | None, sampler: str | None, device: str, precision: str = "32") -> Any:
@@ -44,16 +45,13 @@ def _in_bfloat16(precision: str, device: str) -> bool:
 
 def tell_trained_range(model: str | None, given: tuple[float, float] | None, *, option: str) -> None:
     """Warn where a model learnt numbers between other ends than those that are given: its recipe's `data.range`."""
-    if model is None:
-        return
-    try:
-        record = json.loads((Path(model) / "training.json").read_text(encoding="utf-8"))
-        low, high = record["recipe"]["data"]["range"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return  # it learnt images in their data type's range, or does not say
-    if given != (low, high):
+    learnt = None
+    if model is not None:
+        with contextlib.suppress(LookupError):  # it need not say
+            learnt = trained_range(Path(model))
+    if learnt is not None and given != learnt:
         logging.getLogger(__name__).warning(
-            "%s learnt numbers from %g to %g (data.range); give %s %g,%g", model, low, high, option, low, high
+            "%s learnt numbers from %g to %g (data.range); give %s %g,%g", model, *learnt, option, *learnt
         )
 
 

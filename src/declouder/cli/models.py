@@ -15,6 +15,7 @@ import yaml
 from declouder.cli.app import app
 from declouder.cli.options import OUTPUT_NAMES, DebugOption, OverwriteOption
 from declouder.errors import ModelError, OutputError
+from declouder.model_folder import INDEX, NETWORKS, RECORD
 from declouder.whole_files import whole_folder
 
 
@@ -36,7 +37,7 @@ def convert(
     """
     if output.exists() and not overwrite:
         raise OutputError(f"{output} exists; give --overwrite or another name")
-    if output.exists() and not (output / "model_index.json").exists():
+    if output.exists() and not (output / INDEX).exists():
         raise OutputError(f"{output} is no model folder, so it is not replaced; give another name")
     if not output.absolute().parent.is_dir():
         raise OutputError(f"folder {output.parent} does not exist; make it first")
@@ -71,7 +72,7 @@ def info(
     """
     from declouder.pipeline import SHIPPED_MODEL
 
-    record = Path(model or SHIPPED_MODEL) / "training.json"
+    record = Path(model or SHIPPED_MODEL) / RECORD
     if recipe:
         if not record.exists():
             raise ModelError(
@@ -87,7 +88,7 @@ def info(
     settings = pipeline.config
     typer.echo(f"model       {model or SHIPPED_MODEL}")
     typer.echo(f"bands       {', '.join(settings.bands)}")
-    for name in ("reference", "denoiser", "weight_net"):
+    for name in NETWORKS:
         network = getattr(pipeline, name)
         count = sum(parameter.numel() for parameter in network.parameters())
         fields = ", ".join(f"{key} {value}" for key, value in network.config.items() if not key.startswith("_"))

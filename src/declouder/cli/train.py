@@ -13,6 +13,7 @@ from declouder.cli.bars import stage_bars
 from declouder.cli.options import OUTPUT_NAMES, DebugOption, DeviceOption, QuietOption, check_device_name
 from declouder.devices import resolved_device
 from declouder.errors import OptionError
+from declouder.model_folder import INDEX
 
 if TYPE_CHECKING:
     from declouder.config import StageName
@@ -63,6 +64,7 @@ def train(
     folder = Path("runs") / config.name if out is None else out
 
     from declouder.training import train as run
+    from declouder.training.layout import is_finished
     from declouder.training.surroundings import is_first_process
 
     if device != "auto":
@@ -91,9 +93,9 @@ def train(
         typer.echo(f"{report.stage}: {state}{f' ({scores})' if scores else ''}{mend}")
     if reports and reports[-1].finished:  # time may be up between two stages
         for name in chosen[chosen.index(reports[-1].stage) + 1 :]:
-            if not (folder / name / "finished").exists():
+            if not is_finished(folder, name):
                 typer.echo(f"{name}: not begun; continue with --resume")
-    if is_first_process() and (folder / "model" / "model_index.json").exists():
+    if is_first_process() and (folder / "model" / INDEX).exists():
         typer.echo(f"model: {folder / 'model'}")
 
 

@@ -117,7 +117,7 @@ def scaling_by(dn_range: tuple[float, float] | None, dtype: DTypeLike) -> Scalin
 
 
 def check_numbers(image: NDArray[Any], path: Path, dn_range: tuple[float, float] | None, *, mend: str) -> None:
-    """See that floats without a range are within about 0 and 1.
+    """See that floats without a range are about 0 to 1, or go not far beyond (`_FAR_BEYOND_UNIT`).
 
     Args:
         image: any shape.

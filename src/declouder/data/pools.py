@@ -31,6 +31,7 @@ class ImagePool:
     Attributes:
         dtypes: of the images.
         used: the share that each uses of `dn_range`, or of its data type's range.
+        bytes: of the images that are kept in memory.
 
     Raises:
         DataError: if an image cannot be read, is of another number of bands, or holds NaN.

@@ -175,7 +175,7 @@ class StageSamples:
         return self._cut([self.data.ground(generator)], generator)[0], True
 
     def _cut(self, images: list[NDArray[np.float32]], generator: np.random.Generator) -> list[NDArray[np.float32]]:
-        """Make images smaller by the stage's factor and cut a patch; the factor first, so a patch is full size."""
+        """Cut a patch, so large that it has the stage's size once it is made smaller by the stage's factor."""
         factor, patch_px = self.stage.downscale, self.stage.patch_px
         images = crop_patch(images, patch_px and patch_px * factor, generator)
         height, width = images[0].shape[-2:]

@@ -36,7 +36,7 @@ def doubts_of(
     Args:
         cloudy: (H, W, C) in the data's numbers.
         clear: the same.
-        mask: (H, W) cloud mask, or None.
+        mask: (H, W, 1) cloud mask, or None.
         span: from black to white.
         data_range: DN that are black and white; None is the dtype's.
 

@@ -85,7 +85,7 @@ class Selection:
         return resize_stored(cloudy, self.size_px), resize_stored(clear, self.size_px)
 
     def read_mask(self, path: Path) -> NDArray[Any]:
-        """Return a cloud mask (H, W, C) of the size of the images that are scored; 0 where it holds no data.
+        """Return a cloud mask, (H, W, 1), of the size of the images that are scored; 0 where it holds no data.
 
         Raises:
             DataError: if it cannot be read.

@@ -32,7 +32,7 @@ def summary(rows: Sequence[Mapping[str, Any]], *, samples: int = 1, averaged: bo
     """Return mean, interval and the breakdowns by band, region and group of images, and the trust in them.
 
     Args:
-        rows: one a image, as in the file's "images".
+        rows: one an image, as in the file's "images".
         samples: how many draws the method made of each image.
         averaged: whether their mean was scored, not the first of them: it decides what error a calibrated spread
             would have.

@@ -3,7 +3,9 @@
 `REFERENCES` names the reference networks. Each is a diffusers model with
 
     network(cloudy) -> clear                     (B, C, H, W) in [-1, 1], any height and width
-    network.supervised_outputs(cloudy) -> list   what its loss compares with the clear image, unclamped
+    network.supervised_outputs(cloudy) -> list   what its loss compares with the clear image
+
+and one that chooses between images has `supervised_choices(cloudy)` besides, for the loss of its choices.
 """
 
 from __future__ import annotations

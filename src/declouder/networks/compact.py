@@ -136,7 +136,7 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 stem,
                 filling,
                 layers,
-                keep_clear=keep_unfilled,
+                keep_unfilled=keep_unfilled,
                 fill_thick=fill_thick,
             )
 

@@ -30,11 +30,11 @@ adds as well:
 
     textured = (detail^2 / (detail^2 + TEXTURED^2))^2     detail: mean of clear |cloudy - its mean| in a wide square
 
-`keep_clear` keeps the fill away from what the network's first choice left as it is, but only where there is texture
-and the network's own image hardly changes it; elsewhere it may be specks of cloud on calm sea, or thick cloud,
-which the fill is to cover. With `fill_thick` the fill is sure to be taken where that image changes more than an
-even haze would make it: under thick cloud over ground unlike all that was learnt the restored image is grey, with
-the network's own grid in it.
+`keep_unfilled` keeps the fill away from what the network's first choice left as it is, but only where there is
+texture and the network's own image hardly changes it; elsewhere it may be specks of cloud on calm sea, or thick
+cloud, which the fill is to cover. With `fill_thick` the fill is sure to be taken where that image changes more than
+an even haze would make it: under thick cloud over ground unlike all that was learnt the restored image is grey,
+with the network's own grid in it.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class Filling(nn.Module):
         stem: the features are at this much less than the image's size.
         width: channels of the layers that decide.
         blocks: those layers, of `width` channels.
-        keep_clear: added to the restored image's score, times how much of a pixel was left as it is, where there is
-            texture that the network's own image hardly changes.
+        keep_unfilled: added to the restored image's score, times how much of a pixel was left as it is, where there
+            is texture that the network's own image hardly changes.
         fill_thick: added to the fill's score where the network's own image changes more than an even haze would.
     """
 
@@ -105,11 +105,11 @@ class Filling(nn.Module):
         width: int,
         blocks: nn.Sequential,
         *,
-        keep_clear: float = 0.0,
+        keep_unfilled: float = 0.0,
         fill_thick: float = 0.0,
     ) -> None:
         super().__init__()
-        self.keep_clear = keep_clear
+        self.keep_unfilled = keep_unfilled
         self.fill_thick = fill_thick
         if REDUCTION % stem:
             raise ValueError(f"a stem of {stem} is no part of {REDUCTION}, at which the filling works")
@@ -145,7 +145,7 @@ class Filling(nn.Module):
             cloudy: (B, bands, H, W) in [-1, 1]; H and W are multiples of `REDUCTION`.
             restored: (B, bands, H, W), about [-1, 1]: what the network has made of it so far.
             own: (B, bands, H, W), its own image, before any fit.
-            as_it_is: (B, 1, H, W) in [0, 1], how much of a pixel was left as it is, for `keep_clear`.
+            as_it_is: (B, 1, H, W) in [0, 1], how much of a pixel was left as it is, for `keep_unfilled`.
         """
         small_cloudy, small_restored, small_own = (_reduced(image) for image in (cloudy, restored, own))
         coarse = F.avg_pool2d(features, self.step)
@@ -161,9 +161,9 @@ class Filling(nn.Module):
             texture = restored.float() - _enlarged(_smooth(small_restored, DETAIL_SIDE))
             own_texture, log_clear, log_textured = self._texture_of_clear_ground(cloudy, restored, own)
             scores[:, -1:] += _enlarged(log_clear, FINE) + _enlarged(log_textured)
-            if self.keep_clear and as_it_is is not None:
+            if self.keep_unfilled and as_it_is is not None:
                 surely = slightly_changed(small_cloudy, small_own) * log_textured.exp()
-                scores[:, :1] += self.keep_clear * as_it_is.float() * _enlarged(surely)
+                scores[:, :1] += self.keep_unfilled * as_it_is.float() * _enlarged(surely)
             if self.fill_thick:
                 hidden = (magnitude(small_own - small_cloudy) - HIDDEN) / (SURELY_HIDDEN - HIDDEN)
                 scores[:, 1:2] += self.fill_thick * _enlarged(box_mean(hidden.clamp(0, 1), HIDDEN_SIDE))

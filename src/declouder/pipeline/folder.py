@@ -15,10 +15,10 @@ from diffusers.utils import logging as diffusers_logging
 from torch import nn
 
 from declouder.errors import ModelError
+from declouder.model_folder import COMPONENTS, INDEX, RECORD
 from declouder.networks import REFERENCES, Denoiser, WeightNet
 
 SHIPPED_MODEL = Path(__file__).parents[1] / "weights" / "compact"
-COMPONENTS = ("reference", "denoiser", "weight_net", "scheduler")
 DAMAGED = (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError)
 """What diffusers and the networks raise of fields that make no sense."""
 
@@ -41,9 +41,9 @@ def check_folder(folder: Path, *, kind: str) -> None:
     if not folder.is_dir():
         found = "is no folder" if folder.exists() else "does not exist"
         raise ModelError(f"model folder {folder} {found}; give a folder that `declouder train` wrote")
-    if not (folder / "model_index.json").exists() and (folder / "model" / "model_index.json").exists():
+    if not (folder / INDEX).exists() and (folder / "model" / INDEX).exists():
         raise ModelError(f"{folder} is the folder of a training; give its model, {folder / 'model'}")
-    index = _read_json(folder / "model_index.json", folder)
+    index = _read_json(folder / INDEX, folder)
     if index.get("_class_name") != kind:
         raise ModelError(
             f"{folder} holds a {index.get('_class_name')}, not a {kind}; give a folder"
@@ -86,7 +86,7 @@ def _read_json(path: Path, folder: Path) -> Mapping[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         mend = "copy the whole model folder"
-        if path.parent == folder and (folder / "training.json").exists():
+        if path.parent == folder and (folder / RECORD).exists():
             mend = "not all of its networks have been trained yet: run the other stages"
         elif path.parent == folder and (folder / "config.yaml").exists():
             mend = "it is the folder of a training that has not finished a stage yet: continue it with --resume"

@@ -29,6 +29,7 @@ from declouder.config import STAGE_NAMES, StageName, TrainConfig
 from declouder.data.training import TrainingData
 from declouder.errors import ConfigError
 from declouder.training.callbacks import AtomicCheckpointIO, OnStep, RunTimer, ScoreLog, StepKeeper, StepReport
+from declouder.training.layout import FINISHED, checkpoint_of, is_finished
 from declouder.training.module import StageModule
 from declouder.training.networks import (
     begin_with,
@@ -145,7 +146,7 @@ def _checked(
     if is_first_process():
         check_run(out, config, stages, resume=resume)
     data = TrainingData(config.data, band_names=config.model.bands, seed=config.seed)
-    left = [name for name in stages if not (resume and (out / name / "finished").exists())]
+    left = [name for name in stages if not (resume and is_finished(out, name))]
     for name in left:
         StageModule(name, config, data)  # what a later stage lacks is found now, not after days
     if left:
@@ -198,7 +199,7 @@ def _run_stage(run: _Run, name: StageName, *, max_time_s: float | None) -> Train
         begin_stage(folder, run.data)
     scores = ScoreLog(folder)
     started = time.monotonic()
-    last = folder / "last.ckpt"
+    last = checkpoint_of(run.out, name)
     with quiet_lightning():
         trainer = _trainer(run, name, scores, max_time_s=max_time_s)
         goes_on = run.resume and last.exists()
@@ -222,7 +223,7 @@ def _run_stage(run: _Run, name: StageName, *, max_time_s: float | None) -> Train
         about = {"steps": trainer.global_step, "seconds": round(scores.seconds, 1), "scores": scores.best}
         about |= {"precision": trainer.precision, "devices": run.devices, "nodes": run.nodes}
         write_record(config, run.data, run.out / "model", name, about)
-        write_text(folder / "finished", f"{trainer.global_step} steps\n", mend=MAKE_ROOM)
+        write_text(folder / FINISHED, f"{trainer.global_step} steps\n", mend=MAKE_ROOM)
     trainer.strategy.barrier()
     return TrainingReport(name, trainer.global_step, finished, scores.best, seconds, bool(run.data.held_pairs))
 

@@ -20,9 +20,10 @@ from declouder.errors import ConfigError, DataError
 from declouder.fusion import add_noise, eps_from_x0, x0_from_eps
 from declouder.losses import CHOICE_PX, noise_loss, ssim
 from declouder.metrics import GAUSSIAN, LPIPS_SMALLEST_PX
+from declouder.model_folder import NETWORKS
 from declouder.perceptual import PerceptualLoss, log_perceptual
 from declouder.pipeline import CloudRemovalPipeline, make_scheduler
-from declouder.training.networks import NETWORKS, build_networks, make_pipeline
+from declouder.training.networks import build_networks, make_pipeline
 from declouder.training.stages import STAGES, Batch
 
 PICTURED = 6

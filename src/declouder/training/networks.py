@@ -18,15 +18,16 @@ from torch import Tensor, nn
 
 from declouder.config import STAGE_NAMES, StageName, TrainConfig
 from declouder.errors import ConfigError, ModelError, reason_of
+from declouder.model_folder import INDEX, NETWORKS, trained_range
 from declouder.networks import REFERENCES, Denoiser, WeightNet
 from declouder.pipeline import SHIPPED_MODEL, CloudRemovalPipeline, make_scheduler
+from declouder.training.layout import is_finished
 from declouder.training.stages import STAGES
 from declouder.training.surroundings import MAKE_ROOM
 from declouder.whole_files import whole_files_of, whole_folder
 
 log = logging.getLogger(__name__)
 
-NETWORKS = ("reference", "denoiser", "weight_net")
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 MIDDLE_ATTENTION = ".mid_block.attentions."
@@ -106,13 +107,12 @@ def _tell_other_data(config: TrainConfig, folder: Path) -> None:
     """Warn where the networks begin with what was learnt of other bands or numbers: no tensor's shape tells."""
     bands, ends = list(config.model.bands), config.data.range
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a folder need not say
-        learnt = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["bands"]
+        learnt = json.loads((folder / INDEX).read_text(encoding="utf-8"))["bands"]
         if learnt != bands:
             log.warning("model.start_from learnt %s; model.bands are %s", ", ".join(learnt), ", ".join(bands))
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-        range_of = record["recipe"]["data"].get("range")
-        if (range_of and tuple(range_of)) != (ends and tuple(ends)):
+    with contextlib.suppress(LookupError):
+        range_of = trained_range(folder)
+        if range_of != (ends and tuple(ends)):
             words = ["none" if one is None else "{:g} to {:g}".format(*one) for one in (range_of, ends)]
             log.warning("model.start_from learnt with data.range %s; here it is %s", *words)
 
@@ -170,7 +170,7 @@ def earlier_folder(config: TrainConfig, out: Path, part: str, *, stage: StageNam
     own = out / "model" / part
     earlier = STAGE_NAMES if stage is None else STAGE_NAMES[: STAGE_NAMES.index(stage)]
     for name in reversed(earlier):
-        if part in STAGES[name].learns and (out / name / "finished").exists():
+        if part in STAGES[name].learns and is_finished(out, name):
             kept = kept_folder(out, name) / part
             return kept if kept.is_dir() else own
     if config.model.start_from is not None:

@@ -10,12 +10,11 @@ from typing import Any
 
 from declouder.config import StageName, TrainConfig
 from declouder.data.training import TrainingData
+from declouder.model_folder import RECORD
 from declouder.packages import package_versions
+from declouder.training.layout import is_finished
 from declouder.training.surroundings import MAKE_ROOM
 from declouder.whole_files import write_text
-
-RECORD = "training.json"
-"""The file in a model's folder that says how it was trained."""
 
 RECORDED_PACKAGES = ("declouder", "torch", "lightning", "diffusers", "numpy", "scipy", "pillow", "rasterio")
 
@@ -45,9 +44,9 @@ def write_record(
     write_text(path, json.dumps(record, indent=1) + "\n", mend=MAKE_ROOM)
 
 
-def _still_there(stages: dict[str, Any], run: Path) -> dict[str, Any]:
+def _still_there(stages: dict[StageName, Any], run: Path) -> dict[StageName, Any]:
     """Return those of the earlier stages whose folders are there: to repeat one, later ones are removed."""
-    return {name: about for name, about in stages.items() if (run / name / "finished").exists()}
+    return {name: about for name, about in stages.items() if is_finished(run, name)}
 
 
 @functools.cache

@@ -16,6 +16,7 @@ import torch
 from declouder.config import STAGE_NAMES, StageName, TrainConfig, dump_config, load_config
 from declouder.data.training import TrainingData
 from declouder.errors import ConfigError, DataError, ModelError, OutputError, reason_of
+from declouder.training.layout import CHECKPOINT, FINISHED, checkpoint_of, is_finished
 from declouder.training.networks import earlier_folder
 from declouder.training.stages import STAGES
 from declouder.training.surroundings import MAKE_ROOM
@@ -100,7 +101,7 @@ def check_order(config: TrainConfig, out: Path, stages: Sequence[StageName]) -> 
 def check_later(out: Path, stages: Sequence[StageName]) -> None:
     """Raise ModelError if one of the stages that begin anew would change what a later one has learnt from."""
     for name in stages:
-        if (out / name / "last.ckpt").exists():
+        if checkpoint_of(out, name).exists():
             continue
         for later in STAGE_NAMES[STAGE_NAMES.index(name) + 1 :]:
             if (out / later).exists() and set(STAGES[later].needs) & set(STAGES[name].learns):
@@ -130,7 +131,7 @@ def check_kept(out: Path, stages: Sequence[StageName], left: Sequence[StageName]
     for name in stages:
         for part in STAGES[name].learns if name not in left else ():
             if not (out / "model" / part).is_dir():
-                files = [str(out / other / "finished") for other in stages if part in STAGES[other].learns]
+                files = [str(out / other / FINISHED) for other in stages if part in STAGES[other].learns]
                 raise ModelError(
                     f"stage {name!r} has finished, but {out / 'model' / part} is gone; put it back, or remove"
                     f" {' and '.join(files)} to make it of the last checkpoints"
@@ -170,14 +171,14 @@ def check_begun(out: Path, data: TrainingData, stages: Sequence[StageName]) -> N
                 f" put them back, or choose another --out"
             )
     for name in stages:
-        if (out / name / "last.ckpt").exists():
-            _check_checkpoint(out / name / "last.ckpt")
+        if (path := checkpoint_of(out, name)).exists():
+            _check_checkpoint(path)
 
 
 def begin_stage(folder: Path, data: TrainingData) -> None:
     """Note what a stage learns from, for `check_begun`; OutputError if that cannot be written."""
     folder.mkdir(exist_ok=True)
-    if not (folder / "last.ckpt").exists():
+    if not (folder / CHECKPOINT).exists():
         write_text(folder / _DATA, json.dumps(_noted(data)) + "\n", mend=MAKE_ROOM)
 
 
@@ -216,7 +217,7 @@ def _check_recipe(out: Path, config: TrainConfig, begun: Sequence[StageName]) ->
         ) from None
     now = config.model_dump(mode="json")
     fixed: list[tuple[str, ...]] = [("seed",), ("model",), ("data",)]
-    fixed += [("stages", name) for name in begun if (out / name / "finished").exists()]
+    fixed += [("stages", name) for name in begun if is_finished(out, name)]
     # What learns, and the frozen network that a checkpoint holds besides.
     fixed += [("stages", name, field) for name in begun for field in ("only", "keep_to")]
     for place in fixed:
