@@ -17,10 +17,11 @@ from declouder.data.images import check_band_order, check_numbers, scaling_of
 from declouder.data.pairs import Pair
 from declouder.errors import DataError, OptionError
 from declouder.evaluation.doubts import DOUBTS, doubts_of
-from declouder.evaluation.methods import Method
+from declouder.evaluation.methods import Method, Restored
 from declouder.evaluation.selection import Selection, described
 from declouder.kept import keep_images
 from declouder.rgb import USUAL_BANDS
+from declouder.scaling import Scaling
 
 DEFAULT_BANDS: Mapping[int, tuple[str, ...]] = {
     1: ("grey",),
@@ -73,37 +74,25 @@ class Scorer:
             parts = breakdown.regions(cloudy, clear, span, mask, graded=self._masks_are_graded)
         except DataError as misfit:
             raise DataError(f"{self.mask_of.get(pair.name, pair.name)}: {misfit}") from None
-        restored = self.method.restore(pair, cloudy, scaling)
-        image = restored.image
-        for what, found_image in (("image", image), ("reference", restored.reference)):
-            if found_image is not None and (found_image.shape, found_image.dtype) != (cloudy.shape, cloudy.dtype):
-                raise DataError(
-                    f"{type(self.method).__name__} gave for {pair.cloudy_path} a restored {what} of"
-                    f" {described(found_image)}, the cloudy one has {described(cloudy)}; a method returns images in"
-                    " the size, type and numbers of the cloudy one"
-                )
-        if scaling.low:  # scores are of numbers from black on
-            cloudy, clear, image = (x.astype(np.float64) - scaling.low for x in (cloudy, clear, image))
-        names = self._names(pair, clear.shape[2])
-        check_band_order(pair.cloudy_path, names, pair.cloudy_nir_path)
-        check_band_order(pair.clear_path, names, pair.clear_nir_path)
-        if restored.path is not None:
-            check_band_order(restored.path, names)
+        restored = self._restored(pair, cloudy, scaling)
+        names = self._checked_names(pair, clear.shape[2], restored.path)
+        # Scores are of numbers from black on.
+        seen, wanted, image = (_from_black(x, scaling) for x in (cloudy, clear, restored.image))
         try:
             scores = metrics.score(
-                image, clear, lpips=self.lpips, band_lpips=self.band_lpips, band_names=names, data_range=span
+                image, wanted, lpips=self.lpips, band_lpips=self.band_lpips, band_names=names, data_range=span
             )
         except DataError as reason:
             raise DataError(f"{pair.clear_path}: {reason}") from None
-        error = np.abs(image.astype(np.float64) - clear) / span
-        change = np.abs(image.astype(np.float64) - cloudy) / span
+        error = np.abs(image.astype(np.float64) - wanted) / span
+        change = np.abs(image.astype(np.float64) - seen) / span
         spread = restored.spread
         found: dict[str, Any] = {
             "name": pair.name,
             **_finite(scores.overall),
             "cover": float(parts["inside"].mean()),
             "thick_cover": float(parts["thick"].mean()),
-            "flat": bool(clear.mean(2).std() < breakdown.FLAT_BELOW * span),
+            "flat": bool(wanted.mean(2).std() < breakdown.FLAT_BELOW * span),
             "bands": {name: _finite(band) for name, band in zip(names, scores.bands, strict=True)},
             "regions": breakdown.region_scores(parts, error, scores.ssim_map, metrics.SSIM_BORDER_PX),
             "changed": breakdown.change_scores(parts["outside"], change),
@@ -113,13 +102,34 @@ class Scorer:
             DOUBTS: doubts,
         }
         if self.keep is not None:
-            reference = None if restored.reference is None else restored.reference - scaling.low
-            pictures = {"cloudy": cloudy, "reference": reference, "restored": image, "clear": clear}
+            reference = None if restored.reference is None else _from_black(restored.reference, scaling)
+            pictures = {"cloudy": seen, "reference": reference, "restored": image, "clear": wanted}
             maps = {"error": error.mean(2), "w": restored.w, "spread": spread}
             found["kept"] = keep_images(
                 self.keep, pair.name, _there(pictures), _there(maps), names, owner=self.owner
             )
         return found
+
+    def _restored(self, pair: Pair, cloudy: NDArray[Any], scaling: Scaling) -> Restored:
+        """Return what the method makes of a cloudy image; DataError if it is none of its size and type."""
+        restored = self.method.restore(pair, cloudy, scaling)
+        for what, image in (("image", restored.image), ("reference", restored.reference)):
+            if image is not None and (image.shape, image.dtype) != (cloudy.shape, cloudy.dtype):
+                raise DataError(
+                    f"{type(self.method).__name__} gave for {pair.cloudy_path} a restored {what} of"
+                    f" {described(image)}, the cloudy one has {described(cloudy)}; a method returns images in the"
+                    " size, type and numbers of the cloudy one"
+                )
+        return restored
+
+    def _checked_names(self, pair: Pair, bands: int, restored: Path | None) -> Sequence[str]:
+        """Return the names of the bands; DataError if one of the files, `restored` among them, has others."""
+        names = self._names(pair, bands)
+        check_band_order(pair.cloudy_path, names, pair.cloudy_nir_path)
+        check_band_order(pair.clear_path, names, pair.clear_nir_path)
+        if restored is not None:
+            check_band_order(restored, names)
+        return names
 
     @cached_property
     def _masks_are_graded(self) -> bool:
@@ -135,6 +145,11 @@ class Scorer:
         if len(set(names)) < len(names):
             raise OptionError(f"band names are {', '.join(names)}; give each once")
         return names
+
+
+def _from_black(image: NDArray[Any], scaling: Scaling) -> NDArray[Any]:
+    """Return an image in numbers from black on, as it is where black is 0."""
+    return image.astype(np.float64) - scaling.low if scaling.low else image
 
 
 def _finite(scores: Mapping[str, float | None]) -> dict[str, float | None]:

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,43 +70,27 @@ def create_raster(
     _tell_what_is_lost(output, like, driver)
     place = output.resolve()
     part = place.with_name(f"{hidden_beginning(place)}{os.getpid()}.part")
-    image = part.with_name(part.name + output.suffix.lower())
-    profile = _profile(like, final=driver == "GTiff")
-
-    def finish() -> None:
-        dataset.close()
-        check_whole(part)
-        if driver != "GTiff":
-            options = _copy_options(driver, profile, like)
-            rasterio.shutil.copy(part, image, driver=driver, **options)
-            check_whole(image)
-        if driver in {"GTiff", "COG"} and like.crs:
-            # GDAL does not say so when GeoTIFF has no words for a CRS, such as one with a rotated pole.
-            with rasterio.open(part if driver == "GTiff" else image, driver="GTiff") as written:
-                if not written.crs:
-                    log.warning("%s cannot hold the CRS of %s and is without one", output, like.path)
-
-    def check_whole(path: Path) -> None:
-        # GDAL does not raise when the disk is full as it closes a file.
-        if not is_whole(path):
-            raise OutputError(f"{output} could not be written in full; is the disk full?")
-
+    image = part if driver == "GTiff" else part.with_name(part.name + output.suffix.lower())
     try:
         # Without PAM GDAL writes no .aux.xml beside the output.
         with gdal_settings(GDAL_PAM_ENABLED=False), not_georeferenced_is_fine():
+            profile = _profile(like, final=driver == "GTiff")
             with _writing(output):
                 dataset = rasterio.open(part, "w", **profile)
             try:
                 with _writing(output):
                     _describe(dataset, like)
-                writer = RasterWriter(output, dataset, finish)
+                copied = None
+                if image != part:
+                    copied = partial(rasterio.shutil.copy, driver=driver, **_copy_options(driver, profile, like))
+                writer = RasterWriter(output, dataset, like, part=part, image=image, copied=copied)
                 yield writer
                 writer.finish()
             finally:
                 with _writing(output):
                     dataset.close()
         with _writing(output):
-            _publish(part if driver == "GTiff" else image, output, place, overwrite=overwrite)
+            _publish(image, output, place, overwrite=overwrite)
     finally:
         for path in (part, image, *_overviews_in_the_making(image), *_imagery_metadata([part, image])):
             with contextlib.suppress(OSError):  # a name too long for the file system was never given
@@ -187,12 +172,31 @@ def _has_namespaces(info: RasterInfo) -> bool:
 
 
 class RasterWriter:
-    """Takes the pixels of a new raster; made by `create_raster`."""
+    """Takes the pixels of a new raster; made by `create_raster`.
 
-    def __init__(self, output: Path, dataset: Any, finish: Callable[[], None]) -> None:
+    Args:
+        output: what messages call it.
+        dataset: the GeoTIFF that is written piece by piece.
+        like: what its properties are those of.
+        part: where it lies.
+        image: the whole file, before it gets its name: that GeoTIFF, or another that is made of it in the end.
+        copied: makes `image` of `part` where they are two.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        dataset: Any,
+        like: RasterInfo,
+        *,
+        part: Path,
+        image: Path,
+        copied: Callable[[Path, Path], object] | None,
+    ) -> None:
         self._output = output
         self._dataset = dataset
-        self._finish = finish
+        self._like = like
+        self._part, self._image, self._copied = part, image, copied
         self._is_finished = False
 
     def write(self, dn: NDArray[Any], rows: slice, cols: slice) -> None:
@@ -210,10 +214,29 @@ class RasterWriter:
 
         Of two files that belong together, both are finished before one appears.
         """
-        if not self._is_finished:
-            with _writing(self._output):
-                self._finish()
-            self._is_finished = True
+        if self._is_finished:
+            return
+        with _writing(self._output):
+            self._dataset.close()
+            self._check_whole(self._part)
+            if self._copied is not None:
+                self._copied(self._part, self._image)
+                self._check_whole(self._image)
+            self._tell_lost_crs()
+        self._is_finished = True
+
+    def _check_whole(self, path: Path) -> None:
+        # GDAL does not raise when the disk is full as it closes a file.
+        if not is_whole(path):
+            raise OutputError(f"{self._output} could not be written in full; is the disk full?")
+
+    def _tell_lost_crs(self) -> None:
+        """Warn where GeoTIFF has no words for a CRS, such as one with a rotated pole: GDAL does not."""
+        if driver_of(self._image) != "GTiff" or not self._like.crs:
+            return
+        with rasterio.open(self._image, driver="GTiff") as written:
+            if not written.crs:
+                log.warning("%s cannot hold the CRS of %s and is without one", self._output, self._like.path)
 
 
 def check_output(output: Path, *, sources: Sequence[Path], overwrite: bool) -> None:
