@@ -308,6 +308,14 @@ def test_the_help_begins_with_what_people_come_for_and_names_all_samplers(capfd)
     assert all(name in told for name in SAMPLERS)
 
 
+def test_the_help_of_ablate_names_all_that_it_can_do(capfd):
+    from declouder.ablation import GROUP_NAMES
+
+    run("ablate", "--help")
+    told = "".join(capfd.readouterr().out.split())
+    assert ",".join(GROUP_NAMES) in told
+
+
 @pytest.mark.parametrize("group", [(), ("data",)], ids=["all", "data"])
 def test_what_commands_do_is_told_in_whole_sentences(group, capfd):
     run(*group, "--help")

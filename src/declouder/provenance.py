@@ -62,7 +62,7 @@ def is_provenance(path: Path, like: RasterInfo) -> bool:
     return info.descriptions[:1] == ("changed",) and "DECLOUDER_NOTE" in info.tags.get(None, {})
 
 
-def earlier_tags(info: RasterInfo) -> dict[str, str]:
+def own_tags(info: RasterInfo) -> dict[str, str]:
     """Return the tags that the last run left on a raster; none if it is no output of ours."""
     tags = info.tags.get(None, {})
     return {name: tags[name] for name in tags if name.startswith(_OURS) and not name.startswith(_BEFORE)}
@@ -76,7 +76,7 @@ def tagged(info: RasterInfo, key: Mapping[str, Any], *, masked: bool) -> RasterI
         key: all that the result depends on, as the journal has it.
         masked: whether only pixels under a mask were changed.
     """
-    before = {_BEFORE + name.removeprefix(_OURS): said for name, said in earlier_tags(info).items()}
+    before = {_BEFORE + name.removeprefix(_OURS): said for name, said in own_tags(info).items()}
     others = {name: said for name, said in info.tags.get(None, {}).items() if not name.startswith(_OURS)}
     return replace(info, tags={**info.tags, None: others | before | _output_tags(key, masked=masked)})
 

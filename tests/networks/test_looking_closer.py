@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from declouder.networks.compact import CompactNet
-from declouder.networks.looking_closer import AROUND_PX, MARGIN_PX, TILE_PX, looked_closer
+from declouder.networks.looking_closer import AROUND_PX, GREY, MARGIN_PX, SPOT, TILE_PX, looked_closer
+from declouder.small_clouds import GREY_TO, SPOT_FROM
 
 SIDE = 128
 GROUND, CLOUD = -0.6, 0.8
@@ -145,3 +146,8 @@ def test_a_network_looks_closer_only_if_it_is_told_to(closer):
     found = network(cloudy)
     assert torch.equal(found, restored) == (closer == 0)
     assert (found[..., STAYED[0], STAYED[1]] > 0).all() == (closer == 0)
+
+
+def test_a_spot_is_surely_one_where_the_count_of_small_clouds_takes_it_for_one():
+    """They are told in [-1, 1] here and in [0, 1] there."""
+    assert (SPOT[1], GREY[0]) == (2 * SPOT_FROM, 2 * GREY_TO)

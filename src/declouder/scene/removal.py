@@ -15,9 +15,9 @@ from declouder.journal import Layer, journal_path, open_journal, reserved
 from declouder.masks import NONE, SceneMask, open_mask
 from declouder.mosaic import Mosaic
 from declouder.provenance import (
-    earlier_tags,
     is_provenance,
     model_digest,
+    own_tags,
     precision_of,
     provenance_info,
     sampler_of,
@@ -166,7 +166,7 @@ def _tell_oddities(source: Path, info: RasterInfo) -> None:
     """Warn of what a user may not expect of a scene's file."""
     if info.images > 1:
         log.warning("%s holds %d images; the others than the first are left out", source, info.images)
-    if earlier_tags(info):
+    if own_tags(info):
         log.warning(
             "%s was made by declouder before; what was made up then counts as observed now, and the tags "
             "DECLOUDER_BEFORE_* keep how",

@@ -13,7 +13,9 @@ from typing import Any
 import pystac
 
 from declouder.errors import OutputError
+from declouder.provenance import own_tags
 from declouder.raster import RasterInfo, open_raster
+from declouder.rgb import RGBN
 from declouder.stac.reading import SourceItem
 from declouder.version import __version__
 from declouder.whole_files import write_text
@@ -49,7 +51,7 @@ def write_derived(item: SourceItem, output: Path, *, max_pixels: int, overwrite:
     with open_raster(output, max_pixels=max_pixels) as reader:
         info = reader.info
     source = item.fields
-    said = {key: value for key, value in info.tags.get(None, {}).items() if key.startswith("DECLOUDER_")}
+    said = own_tags(info)
     # WebP holds no tags.
     said.setdefault("DECLOUDER_NOTE", SYNTHESISED)
     fields: dict[str, Any] = {
@@ -99,7 +101,7 @@ def _asset(info: RasterInfo, output: Path, names: Sequence[str]) -> dict[str, An
     for number, described in enumerate(info.descriptions, start=1):
         name = described or (names[number - 1] if number <= len(names) else str(number))
         band: dict[str, Any] = {"name": name, "data_type": info.dtype}
-        if name in {"red", "green", "blue", "nir"}:
+        if name in RGBN:
             band["eo:common_name"] = name
         if info.nodata is not None:
             # JSON has no such numbers: STAC's words are nan, inf and -inf.
