@@ -62,12 +62,7 @@ class Scaling:
 
     def to_dn(self, x: NDArray[np.floating[Any]], dtype: DTypeLike) -> NDArray[Any]:
         """Map [-1, 1] of any shape back to DN of `dtype`; integers are rounded to the nearest and clipped."""
-        kind = np.dtype(dtype)
-        dn = self.low + (x.astype(np.float64) + 1) * ((self.high - self.low) / 2)
-        if np.issubdtype(kind, np.integer):
-            limits = np.iinfo(kind)
-            dn = np.clip(np.rint(dn), limits.min, limits.max)
-        return dn.astype(kind)
+        return stored_as(self.low + (x.astype(np.float64) + 1) * ((self.high - self.low) / 2), dtype)
 
     def to_unit(self, dn: NDArray[Any]) -> NDArray[np.float32]:
         """Map DN as `to_model` does, but to [0, 1], in which images are simulated, compared and given to users."""
@@ -102,3 +97,15 @@ def _next_to(value: float, kind: np.dtype[Any], nodata: Sequence[float]) -> floa
         return None
     near = (value + step for distance in itertools.count(1) for step in (distance, -distance))
     return next(other for other in near if limits.min <= other <= limits.max and other not in nodata)
+
+
+def stored_as(values: NDArray[np.float64], dtype: DTypeLike) -> NDArray[Any]:
+    """Return numbers in the data type of a file; integers are rounded to the nearest and clipped to what they hold.
+
+    They come in float64: float32 would round the largest numbers of 32 bits up, beyond what these hold.
+    """
+    kind = np.dtype(dtype)
+    if kind.kind in "iu":
+        limits = np.iinfo(kind)
+        values = np.clip(np.rint(values), limits.min, limits.max)
+    return values.astype(kind)

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from declouder.scaling import stored_as
+
 KERNEL_RADIUS = 2
 """Of the bicubic kernel, in pixels of the smaller image."""
 
@@ -52,11 +54,7 @@ def resize_stored(image: NDArray[Any], width_px: int) -> NDArray[Any]:
         return np.ascontiguousarray(image)
     planes = np.asarray(image.transpose(2, 0, 1), np.float32)
     resized = resize_bicubic(planes, *size, rows=_rows_shown(image, size)).transpose(1, 2, 0)
-    if image.dtype.kind == "f":
-        return np.ascontiguousarray(resized, image.dtype)
-    limits = np.iinfo(image.dtype)
-    # In float64: float32 would round the largest numbers of 32 bits up, beyond what they hold.
-    return np.ascontiguousarray(np.clip(np.rint(resized.astype(np.float64)), limits.min, limits.max), image.dtype)
+    return np.ascontiguousarray(stored_as(resized.astype(np.float64), image.dtype))
 
 
 def resize_nearest(mask: NDArray[Any], width_px: int) -> NDArray[Any]:

@@ -29,7 +29,7 @@ from declouder.data.lists import SPLITS
 from declouder.data.pairs import images_by_name, number_first, number_in
 from declouder.errors import DataError, OptionError, OutputError
 from declouder.rgb import USUAL_BANDS
-from declouder.scaling import Scaling, beside_nodata
+from declouder.scaling import Scaling, beside_nodata, stored_as
 from declouder.whole_files import whole_file, whole_folder
 
 log = logging.getLogger(__name__)
@@ -137,10 +137,7 @@ def _cloudy_dn(dn: NDArray[Any], made: SimulatedClouds, scaling: Scaling) -> NDA
     excess = wide - np.clip(wide, scaling.low, scaling.high)
     passes = made.transmission.transpose(1, 2, 0) * made.shadow.transpose(1, 2, 0)
     cloudy = scaling.unit_to_dn(made.cloudy, np.float64).transpose(1, 2, 0) + passes * excess
-    if dn.dtype.kind in "iu":
-        limits = np.iinfo(dn.dtype)
-        cloudy = np.clip(np.rint(cloudy), limits.min, limits.max)
-    return np.where(passes == 1, dn, cloudy.astype(dn.dtype))
+    return np.where(passes == 1, dn, stored_as(cloudy, dn.dtype))
 
 
 @contextlib.contextmanager

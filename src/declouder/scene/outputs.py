@@ -16,7 +16,7 @@ from declouder.journal import Journal
 from declouder.masks import SceneMask
 from declouder.mosaic import Mosaic, Window, areas
 from declouder.raster import BLOCK_PX, RasterReader, RasterWriter
-from declouder.scaling import Scaling, beside_nodata
+from declouder.scaling import Scaling, beside_nodata, stored_as
 from declouder.scene.inference import unpacked
 
 
@@ -137,7 +137,6 @@ def restored_dn(
     Returns:
         (C, H, W) in the dtype of `dn`; where that is NaN or infinite, whatever comes of it.
     """
-    kind = dn.dtype
     wide = dn.astype(np.float64)
     with np.errstate(invalid="ignore"):
         excess = wide - np.clip(wide, scale.low, scale.high)
@@ -147,7 +146,4 @@ def restored_dn(
     if share is not None:
         with np.errstate(invalid="ignore"):
             values = np.where(share < 1, wide + share * (values - wide), values)
-    if kind.kind in "iu":
-        limits = np.iinfo(kind)
-        values = np.clip(np.rint(values), limits.min, limits.max)
-    return beside_nodata(values.astype(kind), nodata)
+    return beside_nodata(stored_as(values, dn.dtype), nodata)
