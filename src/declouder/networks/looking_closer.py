@@ -8,8 +8,9 @@ such remains, and only they are taken from it:
     twice = shrink(restore(enlarge(cloudy)))
     taken = lerp(restored, twice, gone * left * darker)
 
-    spot     grey, and brighter than what is left of it by an opening of `SPOT_PX` (a white top-hat)
-    gone     of the square of `AROUND_PX`, some are spots that the network has removed: where there are none, bright
+    spot     grey, and brighter than what is left of it by an opening of `SPOT_PX` by reconstruction (a white
+             top-hat): what hangs together with something wider, as the arms of a large cloud do, is none
+    gone     around, by means over `AROUND_PX`, are spots that the network has removed: where there are none, bright
              roofs, boats and surf stay
     left     a spot of the restored image that is one of the cloudy image too
     darker   so much darker it is at twice the size, in all bands
@@ -32,15 +33,20 @@ HALF = 2
 """Spots are looked for at this much less than the image's size."""
 SPOT_PX = 26
 """What holds a square of this side is no spot, in pixels of the image."""
-AROUND_PX = 66
+REBUILT_STEPS, REBUILT_BY = 10, 5
+"""What hangs together with the opening is followed for so many steps of half a square of this side: for 40 pixels
+of the image."""
+AROUND_PX = (66, 66, 34)
+"""Sides of the squares over which the mean is taken, one after the other, that says what lies around: so a removed
+spot counts as a hill without edges. With one square its edges were to be seen."""
 GROWN_PX = 10
 """What is taken around a spot: its rim is no spot."""
 SPOT = (0.12, 0.24)
 """By how much a spot is brighter than around in its darkest band, in [-1, 1]: 15 to 31 of 255."""
 GREY = (0.24, 0.36)
 """By how much its bands differ at most: 31 to 46 of 255."""
-GONE = (0.005, 0.01)
-"""Share of the square that must be spots that went."""
+GONE = (0.002, 0.012)
+"""Share of what lies around that must be spots that went."""
 DARKER = (0.1, 0.2)
 SURELY = 0.5
 """A part of an image is looked at closer where gone * left comes to this somewhere: it takes much time."""
@@ -61,7 +67,7 @@ def looked_closer(restore: Callable[[Tensor], Tensor], cloudy: Tensor, restored:
         (B, C, H, W) in [-1, 1]; images without such remains are those of `restored`.
     """
     height, width = cloudy.shape[-2:]
-    if min(height, width) < AROUND_PX:
+    if min(height, width) < max(AROUND_PX):
         return restored
     remains = _remains(cloudy, restored)
     result = restored
@@ -113,16 +119,27 @@ def _remains(cloudy: Tensor, restored: Tensor) -> Tensor:
     change = before.amin(dim=1, keepdim=True) - after.amin(dim=1, keepdim=True)
     went = (height_before > SPOT[1]) & (is_grey == 1)
     went &= (height_after < height_before / 2) & (change > height_before / 2)
-    gone = ramp(box_mean(went.float(), AROUND_PX // HALF), GONE)
+    gone = ramp(_around(went.float()), GONE)
     left = ramp(height_after, SPOT) * _is_grey(after) * ramp(height_before, SPOT)
     left = F.max_pool2d(left, GROWN_PX // HALF, stride=1, padding=GROWN_PX // HALF // 2)
     return smoothly_enlarged(gone * left, HALF)[..., :height, :width]
 
 
+def _around(x: Tensor) -> Tensor:
+    """Return the mean of what lies around each pixel, the less of it the further it is."""
+    for side in AROUND_PX:
+        x = box_mean(x, side // HALF)
+    return x
+
+
 def _top_hat(x: Tensor) -> Tensor:
-    """Return by how much the darkest band is brighter than its opening: (B, 1, h, w)."""
+    """Return by how much the darkest band is brighter than its opening by reconstruction: (B, 1, h, w)."""
     darkest = x.amin(dim=1, keepdim=True)
-    return darkest - _largest(-_largest(-darkest))
+    opened = torch.minimum(_largest(-_largest(-darkest)), darkest)
+    for _ in range(REBUILT_STEPS):
+        grown = F.max_pool2d(opened, REBUILT_BY, stride=1, padding=REBUILT_BY // 2)
+        opened = torch.minimum(grown, darkest)
+    return darkest - opened
 
 
 def _largest(x: Tensor) -> Tensor:
