@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 
 from declouder import metrics
-from declouder.ablation import GROUP_NAMES, Row, ablate, answer, rows
-from declouder.ablation.settings import slug
-from declouder.ablation.verdict import best_that_loses_nothing
+from declouder.ablation import GROUP_NAMES, Row, ablate, answer, rows, to_markdown
+from declouder.ablation.settings import AS_SAVED, slug
+from declouder.ablation.tables import plot
+from declouder.ablation.verdict import best_that_loses_nothing, plus
 from declouder.breakdown import REGIONS
 from declouder.errors import OptionError, OutputError
 from declouder.evaluation import SCORES, Selection
@@ -84,7 +85,10 @@ def test_every_row_is_sampled_and_written_as_table_and_plot(
     assert pipeline.scheduler is scheduler
     assert json.loads((out / "ablation.json").read_text()) == found
     with (out / "ablation.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == len(found["rows"])
+        lines = list(csv.DictReader(file))
+    assert len(lines) == len(found["rows"])
+    (bounded,) = (line for line in lines if line["label"] == "learned w in [0, 0.7]")
+    assert (float(bounded["w_low"]), float(bounded["w_high"])) == (0, 0.7)
     assert found["answer"]["sentence"] in (out / "ablation.md").read_text()
     for suffix in ("png", "svg"):
         assert (out / f"ablation.{suffix}").stat().st_size > 1000
@@ -94,9 +98,10 @@ def test_every_row_is_sampled_and_written_as_table_and_plot(
     for row in found["rows"]:
         method = json.loads((out / row["scores"]).read_text())["method"]
         sampled = {
-            name: method[name] for name in ("strength", "seed", "samples", "w_bounds", "num_inference_steps")
+            name: method[name]
+            for name in ("strength", "seed", "samples", "w_bounds", "consistency", "num_inference_steps")
         }
-        wanted = {name: row[name] for name in ("strength", "seed", "samples", "w_bounds")}
+        wanted = {name: row[name] for name in ("strength", "seed", "samples", "w_bounds", "consistency")}
         assert sampled == {**wanted, "num_inference_steps": row["steps"]}, row["label"]
         assert method["averaged"] == (row["samples"] > 1)
         chosen = make_scheduler(row["label"]) if row["group"] == "sampler" else scheduler
@@ -108,6 +113,8 @@ def test_every_row_is_sampled_and_written_as_table_and_plot(
     assert own["scores"] == by_label["steps", "2 steps"]["scores"], "equal settings are sampled once"
     assert own["mean"] == by_label["sampler", "ddim"]["mean"]
     assert own["mean"] != by_label["diffusion", "diffusion alone (w = 0)"]["mean"]
+    gain = own["mean"]["psnr"] - by_label["reference", "reference alone"]["mean"]["psnr"]
+    assert gain != 0 and found["answer"]["psnr"]["mean"] == pytest.approx(gain)
 
 
 def test_the_sampler_is_put_back_however_an_ablation_ends(
@@ -136,7 +143,10 @@ def test_the_best_setting_has_the_lowest_lpips_of_those_that_keep_the_psnr() -> 
     for name, lpips in (("loses", 0.3), ("keeps", 0.48), ("gains", 0.45)):
         results[name]["mean"]["lpips"] = lpips
     reference["mean"]["lpips"] = 0.5
-    scored = [({"group": "steps", "label": name, "mean": found["mean"]}, found) for name, found in results.items()]
+    scored = [
+        ({"group": "steps", "label": name, "scores": name, "mean": found["mean"]}, found)
+        for name, found in results.items()
+    ]
     best = best_that_loses_nothing(scored, reference)
     assert best is not None and best["label"] == "steps: gains"
 
@@ -150,7 +160,9 @@ def test_a_setting_loses_psnr_only_where_the_images_tell_it() -> None:
     found["told"] = _file([0.2] * 12, (psnr - 0.5).tolist())
     for name, lpips in (("untold", 0.3), ("told", 0.2)):
         found[name]["mean"]["lpips"] = lpips
-    scored = [({"group": "g", "label": name, "mean": each["mean"]}, each) for name, each in found.items()]
+    scored = [
+        ({"group": "g", "label": name, "scores": name, "mean": each["mean"]}, each) for name, each in found.items()
+    ]
     best = best_that_loses_nothing(scored, reference)
     assert best is not None and best["label"] == "g: untold"
     assert (
@@ -165,9 +177,12 @@ def test_the_lowest_lpips_of_many_settings_is_told_with_more_doubt(settings: int
     gain = np.abs(generator.normal(0.02, 0.02, 10)) * np.where(np.arange(10) < 1, -1, 1)  # p is about 0.01
     reference, better = _file([0.5] * 10, [30.0] * 10), _file((0.5 - gain).tolist(), [30.0] * 10)
     others = [_file([0.5] * 10, [30.0] * 10) for _ in range(settings - 1)]
-    scored = [({"group": "g", "label": str(i), "mean": {"lpips": 0.5}}, each) for i, each in enumerate(others, 1)]
+    scored = [
+        ({"group": "g", "label": str(i), "scores": str(i), "mean": {"lpips": 0.5}}, each)
+        for i, each in enumerate(others, 1)
+    ]
     best = best_that_loses_nothing(
-        [({"group": "g", "label": "0", "mean": {"lpips": 0.48}}, better), *scored], reference
+        [({"group": "g", "label": "0", "scores": "0", "mean": {"lpips": 0.48}}, better), *scored], reference
     )
     assert best is not None and best["label"] == "g: 0"
     assert ("do not tell the two LPIPS apart, as it is the lowest of 40" in best["sentence"]) == (not told)
@@ -207,7 +222,7 @@ def test_a_stopped_ablation_goes_on_and_refuses_another_model(
         parameter -= 1
 
 
-def _file(lpips: list[float], psnr: Sequence[float | None]) -> dict[str, Any]:
+def _file(lpips: Sequence[float | None], psnr: Sequence[float | None]) -> dict[str, Any]:
     rest = {**dict.fromkeys(SCORES, 0.0), "regions": dict.fromkeys(REGIONS)}
     images = [
         {**rest, "name": str(i), "lpips": a, "psnr": b, "flat": i < 3, "cover": 0.5, "thick_cover": 0.0}
@@ -271,7 +286,9 @@ def test_places_are_compared_on_images_that_have_a_psnr_there_with_both() -> Non
 def test_a_single_image_does_not_tell_two_settings_apart() -> None:
     reference, better = _file([0.5], [30.0]), _file([0.4], [30.1])
     reference["mean"]["lpips"] = 0.5
-    best = best_that_loses_nothing([({"group": "g", "label": "l", "mean": {"lpips": 0.4}}, better)], reference)
+    best = best_that_loses_nothing(
+        [({"group": "g", "label": "l", "scores": "l", "mean": {"lpips": 0.4}}, better)], reference
+    )
     assert best is not None and "do not tell the two LPIPS apart" in best["sentence"]
     assert best_that_loses_nothing([], reference) is None
 
@@ -363,3 +380,165 @@ def test_the_same_table_gives_the_same_figures(selection, pipeline, tmp_path, mo
         ablate(selection, pipeline, out=tmp_path / name, only=["steps"])
     for figure in ("ablation.png", "ablation.svg"):
         assert (tmp_path / "a" / figure).read_bytes() == (tmp_path / "b" / figure).read_bytes()
+
+
+def test_every_row_is_sampled_as_its_label_says() -> None:
+    saved = {"steps": 3, "strength": 0.6, "w_bounds": [0.1, 0.9], "consistency": 0.7}
+    own = {"num_inference_steps": saved["steps"], **saved}
+    found = {row.label: row.settings(own) for row in rows()}
+    for label, differs in (
+        (AS_SAVED, {}),
+        ("diffusion alone (w = 0)", {"w_bounds": [0, 0]}),
+        ("w fixed at 0.25", {"w_bounds": [0.25, 0.25]}),
+        ("learned w in [0, 0.7]", {"w_bounds": [0, 0.7]}),
+        ("data consistency 0", {"consistency": 0}),
+        ("data consistency 0.5", {"consistency": 0.5}),
+        ("w fixed at 1: the reference, held as saved", {"w_bounds": [1, 1]}),
+        ("10 steps", {"steps": 10}),
+        ("unipc", {"sampler": "unipc"}),
+        ("from noise", {"strength": 1}),
+        ("from the reference, strength 0.25", {"strength": 0.25}),
+        ("seed 2", {"seed": 2}),
+        ("mean of 4 draws", {"samples": 4}),
+    ):
+        assert found[label] == {**saved, "sampler": None, "seed": 0, "samples": 1, **differs}, label
+
+
+@pytest.mark.parametrize("shift", [-0.01, 0.01])
+@pytest.mark.parametrize(
+    ("psnr", "verdict"),
+    [
+        (0.0, "is not borne out: the fused image does not beat the reference in LPIPS ("),
+        (-0.5, "does not hold: the fused image loses PSNR and does not beat the reference's LPIPS ("),
+    ],
+)
+def test_a_difference_in_lpips_that_the_images_do_not_tell_is_neither_gain_nor_loss(shift, psnr, verdict) -> None:
+    lpips = [0.5 + shift + 0.1 * (-1) ** number for number in range(12)]
+    found = answer(_file(lpips, [30.0 + psnr] * 12), _file([0.5] * 12, [30.0] * 12))
+    assert f"The paper's claim {verdict}LPIPS {shift:+.4f} (-" in found["sentence"]
+    low, high = found["lpips"]["interval"]
+    assert low < 0 < high and f"({low:+.4f} to {high:+.4f})" in found["sentence"]
+
+
+def test_images_are_held_against_those_of_their_name() -> None:
+    reference, fused = ([0.1 * i + shift for i in range(1, 13)] for shift in (0, -0.05))
+    ours = _file(fused, [30.0] * 12)
+    ours["images"].reverse()
+    found = answer(ours, _file(reference, [30.0] * 12))
+    assert found["lpips"]["interval"] == pytest.approx([-0.05, -0.05])
+
+
+def test_no_setting_is_the_best_where_all_lose_psnr_and_none_is_sought_without_lpips() -> None:
+    row = {"group": "steps", "label": "1 step", "scores": "1 step", "mean": {"lpips": 0.4}}
+    reference, worse = _file([0.5] * 12, [30.0] * 12), _file([0.4] * 12, [29.0] * 12)
+    reference["mean"]["lpips"] = 0.5
+    best = best_that_loses_nothing([(row, worse)], reference)
+    assert best == {"label": None, "sentence": "All settings lose PSNR against the reference."}
+    lacking = _file([None] * 12, [31.0] * 12)
+    assert best_that_loses_nothing([(row | {"mean": {"lpips": None}}, lacking)], reference) is None
+    reference["mean"]["lpips"] = None
+    assert best_that_loses_nothing([(row, worse)], reference) is None
+
+
+def test_one_setting_under_several_labels_is_one_among_those_that_are_chosen_from() -> None:
+    generator = np.random.default_rng(1)
+    gain = np.abs(generator.normal(0.02, 0.02, 10)) * np.where(np.arange(10) < 1, -1, 1)  # p is about 0.01
+    reference, better = _file([0.5] * 10, [30.0] * 10), _file((0.5 - gain).tolist(), [30.0] * 10)
+    reference["mean"]["lpips"] = 0.5
+    rows_of_one = [
+        ({"group": "g", "label": str(i), "scores": "scores/same.json", "mean": {"lpips": 0.48}}, better)
+        for i in range(40)
+    ]
+    best = best_that_loses_nothing(rows_of_one, reference)
+    assert best is not None and best["label"] == "g: 0" and "do not tell" not in best["sentence"]
+
+
+def test_what_is_drawn_in_some_panel_is_in_the_legend(tmp_path: Path) -> None:
+    def row(group: str, lpips: float | None) -> dict[str, Any]:
+        return {"group": group, "evaluations": 1, "mean": {"psnr": 30.0, "ssim": 0.9, "lpips": lpips}}
+
+    plot({"rows": [row("reference", 0.5), row("steps", None), row("sampler", 0.4)]}, tmp_path)
+    drawn = (tmp_path / "ablation.svg").read_text()
+    assert all(f"<!-- {name} -->" in drawn for name in ("reference alone", "steps", "sampler"))
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.006, "+0.01"), (-0.006, "-0.01"), (-0.004, "0.00"), (0.0, "0.00")])
+def test_what_rounds_to_nothing_has_no_sign(value: float, text: str) -> None:
+    assert plus(value, 2) == text
+
+
+def test_an_ablation_in_a_range_goes_on_and_all_its_scores_are_in_it(selection, pipeline, tmp_path) -> None:
+    seen: list[int] = []
+    for calls in (1, 2):
+        found = ablate(
+            selection,
+            pipeline,
+            out=tmp_path / "out",
+            only=["diffusion"],
+            data_range=(0.0, 510.0) if calls == 1 else 510,  # which is the same
+            on_image=lambda done, total, running: seen.append(done),
+        )
+        if calls == 1:
+            scored = len(seen)
+    assert len(seen) == scored >= 4, "two rows of two images, once"
+    for row in found["rows"]:
+        assert len(row["interval"]["mae"]) == 2
+        scores = json.loads((tmp_path / "out" / row["scores"]).read_text())
+        assert scores["data"]["data_range"] == 510
+
+
+def test_an_ablation_refuses_other_data_and_another_device(selection, pipeline, tmp_path, monkeypatch) -> None:
+    ablate(selection, pipeline, out=tmp_path / "out", only=["reference"])
+    with monkeypatch.context() as patch:
+        patch.setattr(CloudRemovalPipeline, "computing_device", torch.device("cuda"))
+        with pytest.raises(OutputError, match="another device; choose another -o"):
+            ablate(selection, pipeline, out=tmp_path / "out", only=["reference"])
+    Image.new("RGB", (32, 32)).save(selection.data / "test" / "cloud" / "1.png")
+    with pytest.raises(OutputError, match="another data; choose another -o"):
+        ablate(selection, pipeline, out=tmp_path / "out", only=["reference"])
+
+
+def test_a_folder_in_which_nothing_was_scored_yet_takes_another_ablation(selection, pipeline, tmp_path) -> None:
+    def stop(place: int, total: int, row: Row) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ablate(selection, pipeline, out=tmp_path / "out", data_range=510, on_row=stop)
+    assert not any((tmp_path / "out" / "scores").iterdir())
+    ablate(selection, pipeline, out=tmp_path / "out", only=["reference"])
+    with pytest.raises(OutputError, match="another data_range"):
+        ablate(selection, pipeline, out=tmp_path / "out", only=["reference"], data_range=510)
+
+
+def test_each_row_is_scored_by_the_network_for_lpips_that_is_asked_for(
+    selection, pipeline, tmp_path, monkeypatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def evaluate(*given: Any, **options: Any) -> None:
+        asked.append(options)
+        raise KeyboardInterrupt
+
+    def load_lpips(backbone: Path | None, *, download: bool) -> tuple[None, str]:
+        asked.append({"lpips_backbone": backbone, "download_backbone": download})
+        return None, "none here"
+
+    monkeypatch.setattr("declouder.ablation.evaluate", evaluate)
+    monkeypatch.setattr("declouder.ablation.load_lpips", load_lpips)
+    wanted = {"lpips_backbone": tmp_path / "a.pth", "download_backbone": True}
+    with pytest.raises(KeyboardInterrupt):
+        ablate(selection, pipeline, out=tmp_path / "out", **wanted)
+    assert [{name: each[name] for name in wanted} for each in asked] == [wanted, wanted]
+
+
+def test_the_tables_below_say_by_how_much_kinds_of_image_and_places_differ() -> None:
+    reference, fused = _file([0.5] * 12, [30.0] * 12), _file([0.4] * 12, [30.5] * 12)
+    for file, psnr in ((reference, 25.0), (fused, 26.0)):
+        for row in file["images"]:
+            row["regions"] = {**row["regions"], "outside": {"psnr": psnr}}
+    data = {"name": "FAKE", "split": "test", "images": 12}
+    text = to_markdown({"data": data, "answer": answer(fused, reference), "best": None, "rows": []})
+    assert text.startswith("FAKE/test, 12 images, seed 0 where no other is named.\n")
+    assert "| images with | images | lpips | psnr |" in text
+    assert "| flat label | 3 | -0.1000 (-0.1000 to -0.1000) | +0.50 (+0.50 to +0.50) |" in text
+    assert text.endswith("PSNR in dB:\n\n| outside |\n|---|\n| +1.00 |\n")

@@ -166,3 +166,20 @@ def test_a_spread_that_is_the_same_everywhere_is_correlated_with_nothing():
     flat = spread_scores(np.full((9, 9), 0.1), np.random.default_rng(0).random((9, 9)))
     pooled = pooled_spread([flat], 2, False)
     assert flat["correlation"] is None and pooled["correlation"] is None and pooled["rank_correlation"] is None
+
+
+def test_a_mask_that_lies_across_its_image_is_refused():
+    with pytest.raises(DataError, match="the mask is 60 x 40 px, its image 40 x 60"):
+        regions(*np.zeros((2, 40, 60, 3), np.uint8), 255, np.ones((60, 40), np.uint8))
+
+
+def test_the_spread_of_several_images_is_the_mean_of_theirs():
+    scores = [spread_scores(np.full((9, 9), spread), np.full((9, 9), 0.1)) for spread in (0.1, 0.2, 0.6)]
+    assert pooled_spread(scores, 2, False)["mean"] == pytest.approx(0.3)
+
+
+def test_an_exact_image_has_no_error_that_a_spread_could_foretell():
+    exact = spread_scores(np.random.default_rng(0).random((9, 9)), np.zeros((9, 9)))
+    pooled = pooled_spread([exact], 2, False)
+    assert exact["correlation"] is None and pooled["correlation"] is None
+    assert [row["error"] for row in pooled["reliability"]] == [0.0] * len(pooled["reliability"])

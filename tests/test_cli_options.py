@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +29,7 @@ from declouder.cli.options import FAST_LEAST_PAINTED, FAST_STEPS
 from declouder.devices import has_bfloat16
 from declouder.errors import OptionError
 from declouder.evaluation import Selection
+from declouder.pipeline import SAMPLERS, make_scheduler
 from declouder.scene import SceneOptions, remove_from_scene
 from declouder.training import TrainingReport
 from toy import TOY
@@ -476,3 +479,70 @@ def test_threads_that_wait_give_their_core_away_soon_unless_the_user_says_otherw
     env = {name: value for name, value in os.environ.items() if name not in names} | given
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == f"{spins} False", done.stderr
+
+
+@pytest.mark.parametrize("learnt", [None, [7000, 9600], [0, 1_234_567.5]])
+def test_ablate_tells_of_another_range_that_a_model_learnt(
+    learnt: list[int] | None, monkeypatch, tmp_path: Path, model_folder: Path, caplog
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(model_folder, model)
+    (model / "training.json").write_text(json.dumps({"recipe": {"data": {"range": learnt}}}))
+    recorder = Recorder()
+    monkeypatch.setattr("declouder.ablation.ablate", recorder)
+    with pytest.raises(SystemExit):
+        main(["ablate", str(tmp_path), "-o", str(tmp_path / "out"), "--model", str(model)])
+    assert recorder.given
+    told = "give --data-range {},{}".format(*learnt) if learnt else "give --data-range"
+    assert (told in caplog.text) == (learnt is not None)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--only", "steps,speed"), "there is no ablation 'speed'; choose among reference, diffusion, "),
+        (("--device", "tpu"), "--device is 'tpu'; give one of auto, cpu, cuda, mps"),
+        (("--data-range", "1,2,3"), "--data-range is '1,2,3'; give LOW,HIGH"),
+    ],
+)
+def test_a_mistake_in_ablate_is_told_before_the_model_is_loaded(words, told, tmp_path: Path, capfd) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["ablate", str(tmp_path), "-o", str(tmp_path / "out"), "--model", str(tmp_path / "none"), *words])
+    assert ended.value.code == 2 and capfd.readouterr().err.startswith(f"error: {told}")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "ablate"])
+def test_bands_that_there_are_none_of_are_refused(command, tmp_path: Path, model_folder: Path, capfd) -> None:
+    words = ("-o", str(tmp_path / "out.json"), "--model", str(model_folder), "--bands", "bgr")
+    with pytest.raises(SystemExit) as ended:
+        main([command, str(tmp_path), *words])
+    assert (ended.value.code, capfd.readouterr().err) == (2, "error: --bands is 'bgr'; give rgb or rgbn\n")
+
+
+@pytest.mark.parametrize("words", [(), ("--quiet",)])
+@pytest.mark.parametrize("available", [True, False])
+def test_ablate_says_why_there_is_no_lpips_and_where_its_table_is(
+    words, available, monkeypatch, tmp_path: Path, model_folder: Path, capfd
+) -> None:
+    lpips = {"available": available, "reason": "no weights here"}
+    monkeypatch.setattr("declouder.ablation.ablate", lambda *given, **options: {"lpips": lpips})
+    monkeypatch.setattr("declouder.ablation.to_markdown", lambda found: "the table")
+    with pytest.raises(SystemExit) as ended:
+        main(["ablate", str(tmp_path), "-o", str(tmp_path / "out"), "--model", str(model_folder), *words])
+    told = capfd.readouterr()
+    assert ended.value.code in (None, 0)
+    assert told.out == ("" if words else f"the table\nwrote {tmp_path / 'out' / 'ablation.md'}\n")
+    assert told.err == ("" if words or available else "no LPIPS: no weights here\n")
+
+
+def test_a_pipeline_has_the_sampler_and_the_device_that_are_asked_for(monkeypatch, model_folder: Path) -> None:
+    saved = type(loaded_pipeline(str(model_folder), None, "cpu").scheduler)
+    monkeypatch.setattr(sys.modules["declouder.cli.loading"], "resolved_device", lambda device: "meta")
+    for name in SAMPLERS:
+        pipeline = loaded_pipeline(str(model_folder), name, "cuda")
+        wanted = make_scheduler(name)
+        assert type(pipeline.scheduler) is type(wanted)
+        assert pipeline.scheduler.config.timestep_spacing == wanted.config.timestep_spacing
+        assert pipeline.device.type == "meta"
+    assert type(loaded_pipeline(str(model_folder), None, "cuda").scheduler) is saved

@@ -174,6 +174,7 @@ MISTAKES = [
     (["scene.tif", "-o", "b.tif", "--scale", "nan,1"], "scale nan,1 is not of numbers up to 1e+37"),
     (["scene.tif", "-o", "b.tif", "--steps", "-1"], "steps is -1"),
     (["scene.tif", "-o", "b.tif", "--steps", "2", "--fast"], "give one of them"),
+    (["scene.tif", "-o", "b.tif", "--steps", "0", "--fast"], "--fast and --steps exclude each other"),
     (["scene.tif", "-o", "b.tif", "--fast", "--best"], "--fast and --best exclude each other"),
     (["scene.tif", "-o", "b.tif", "--steps", "0", "--best"], "--steps 0 draws none"),
     (["scene.tif", "-o", "b.tif", "--samples", "0", "--best"], "samples is 0"),

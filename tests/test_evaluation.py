@@ -716,7 +716,8 @@ def test_a_model_that_learnt_another_range_says_so(data, tmp_path, model_folder,
     record = {"recipe": {"data": {"range": [7000, 9600]}}}
     (tmp_path / "model" / "training.json").write_text(json.dumps(record))
     words = ["evaluate", str(data), "--model", str(tmp_path / "model"), "--steps", "0", "-q", "-o"]
-    for number, (options, told) in enumerate((([], True), (["--data-range", "7000,9600"], False))):
+    ranges = (([], True), (["--data-range", "7000,9600"], False), (["--data-range", "0,9600"], True))
+    for number, (options, told) in enumerate(ranges):
         caplog.clear()
         with contextlib.suppress(SystemExit):
             main([*words, str(tmp_path / f"{number}.json"), *options])

@@ -21,8 +21,8 @@ from declouder import metrics
 from declouder.breakdown import pooled_spread, spread_scores
 from declouder.data.pairs import Pair
 from declouder.errors import DataError, OptionError, OutputError
-from declouder.evaluation import CloudyMethod, OutputsMethod, Restored, Selection, evaluate
-from declouder.report import BUDGET_BYTES, write_report
+from declouder.evaluation import SCORES, CloudyMethod, OutputsMethod, Restored, Selection, evaluate
+from declouder.report import BUDGET_BYTES, DIGITS, write_report
 from declouder.report.plots import LEFT, WIDTH, distribution, reliability
 from declouder.scaling import Scaling
 
@@ -162,8 +162,10 @@ def test_any_two_layers_can_be_compared_and_all_are_decoded(page: Any) -> None:
 def test_the_worst_ten_come_first_and_the_rest_on_demand(page: Any) -> None:
     names = [heading.text for heading in _find(page, ".card h3")]
     assert len(names) == 10
+    hidden = "return document.getElementById('more').hidden"
+    assert not page.execute_script(hidden)
     page.execute_script("document.getElementById('more').click()")
-    assert len(_find(page, ".card")) == IMAGES
+    assert len(_find(page, ".card")) == IMAGES and page.execute_script(hidden)
     psnr = "return [...document.querySelectorAll('.card')].map(c => Number(c.querySelector('dd').textContent))"
     assert page.execute_script(psnr) == sorted(page.execute_script(psnr))
     page.execute_script(
@@ -386,6 +388,7 @@ def test_two_sets_of_one_name_are_told_apart(plain, tmp_path):
     write_report([tmp_path / "a.json", tmp_path / "b.json"], tmp_path / "a.html")
     methods = _payload(tmp_path / "a.html")["methods"]
     assert methods == ["m, FAKE/test", f"m, FAKE/test ({second['data']['sha256'][:8]})"]
+    assert len(_payload(tmp_path / "a.html")["cards"]) == 6, "of two sets no image is the same"
     write_report([tmp_path / "a.json"], tmp_path / "b.html")
     heads = [(tmp_path / name).read_text().split("</thead>")[0] for name in ("a.html", "b.html")]
     assert ["<th>data</th>" in head for head in heads] == [True, False]
@@ -537,3 +540,103 @@ def test_a_long_name_fits_into_a_plot_by_its_ends_and_is_whole_in_its_title() ->
         and shown[0][0].startswith("declouder 0.1, compact")
         and shown[0][0].endswith("(seed 0)")
     )
+
+
+def test_what_has_no_number_comes_last_both_ways(page: Any) -> None:
+    head = next(h for h in _find(page, "#all-images th button") if h.text.startswith("psnr"))
+    rows = "document.querySelectorAll('#all-images tbody tr')"
+    page.execute_script(f"{rows}[3].cells[4].dataset.v = ''")
+    for _ in range(2):
+        page.execute_script("arguments[0].click()", head)
+        found = _column(page, "#all-images", 4)
+        assert found[-1] == "" and "" not in found[:-1]
+
+
+def test_a_card_shows_the_cloudy_image_on_the_left_and_the_restored_one_on_the_right(page: Any) -> None:
+    shown = page.execute_script(
+        "const payload = JSON.parse(document.getElementById('payload').textContent);"
+        "const card = document.querySelector('.card');"
+        "const title = card.querySelector('h3').textContent;"
+        "const layers = payload.cards.find(c => title.startsWith(c.name + ' ')).layers;"
+        "const kind = image => layers.find(layer => payload.images[layer.image] === image.src).kind;"
+        "return [kind(card.querySelector('img.over')), kind(card.querySelector('.slider img:not(.over)'))]"
+    )
+    assert shown == ["cloudy", "restored"]
+    facts = page.execute_script("return [...document.querySelectorAll('.card dt')].map(dt => dt.textContent)")
+    assert {"psnr", "ssim", "mae"} <= {*facts} and not any(name.startswith("paper_") for name in facts)
+
+
+def test_images_without_a_score_come_last_whichever_way_they_are_ordered(browser, report, tmp_path) -> None:
+    evaluate(Selection(report.parent / "FAKE", limit=4), CloudyMethod(), out=tmp_path / "few.json")
+    scores = json.loads((tmp_path / "few.json").read_text())
+    whole = json.loads((report.parent / "cloudy.json").read_text())
+    scores["data"] = whole["data"]  # as of a set of which only some images were scored
+    (tmp_path / "few.json").write_text(json.dumps(scores))
+    write_report([report.parent / "model.json", tmp_path / "few.json"], tmp_path / "a.html")
+    browser.get((tmp_path / "a.html").as_uri())
+    names = {row["name"] for row in scores["images"]}
+    for way in ("worst", "best"):
+        assert {*_arranged(browser, method="1", way=way)[:4]} == names
+
+
+def _cell_of(value: float | None, score: str) -> str:
+    return "–" if value is None else f"{value:.{DIGITS[score]}f}"
+
+
+def test_each_score_of_a_part_stands_in_its_own_column(plain, tmp_path):
+    found = evaluate(plain, _Changed(), out=tmp_path / "a.json")
+    write_report([tmp_path / "a.json"], tmp_path / "a.html")
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    for number, (name, part) in enumerate(found["regions"].items()):
+        wanted = [_cell_of(part[score], score) for score in ("psnr", "ssim", "mae")]
+        assert _cells(page, "<h3>By place in the image", number) == [name, str(part["images"]), *wanted]
+    groups = {name: group for name, group in found["groups"].items() if group["images"]}
+    assert len(groups) < len(found["groups"])
+    for number, (name, group) in enumerate(groups.items()):
+        cells = _cells(page, "<h3>By kind of image", number)
+        assert cells[2:] == [_cell_of(group["mean"][score], score) for score in SCORES]
+        assert (cells[0].replace("&lt;", "<"), cells[1]) == (name, str(group["images"]))
+    for number, (name, band) in enumerate(found["bands"].items()):
+        known = [score for score in ("psnr", "ssim", "mae") if band.get(score) is not None]
+        cells = _cells(page, "<h3>By band", number)
+        assert cells[0] == name and {_cell_of(band[score], score) for score in known} <= {*cells[1:]}
+
+
+def test_a_mean_says_its_interval_and_of_how_many_images_it_is(plain, tmp_path):
+    shutil.copy(plain / "test" / "label" / "3.png", plain / "test" / "cloud" / "3.png")
+    found = evaluate(plain, CloudyMethod(), out=tmp_path / "a.json", data_range=1000)
+    write_report([tmp_path / "a.json"], tmp_path / "a.html")
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    first = page.split("</table>")[0]
+    low, high = found["interval"]["mae"]
+    assert low < high and f"<small>{low:.4f} to {high:.4f}</small>" in first
+    assert "<small>of 2 images</small>" in first and "of 3 images" not in first, "an exact image has no psnr"
+    assert ("no LPIPS (" in page.split("<h2>Breakdown")[0]) == (not found["lpips"]["available"])
+    assert "bands red, green, blue; as large as they are; range 0 to 1000; cloud by difference" in page
+
+
+def test_a_band_that_one_of_two_files_lacks_has_one_row(plain, tmp_path):
+    scores = evaluate(plain, CloudyMethod(name="three"), out=tmp_path / "a.json")
+    scores["bands"]["nir"] = scores["bands"]["red"]
+    scores["method"]["name"] = "four"
+    (tmp_path / "b.json").write_text(json.dumps(scores))
+    write_report([tmp_path / "a.json", tmp_path / "b.json"], tmp_path / "c.html")
+    bands = (tmp_path / "c.html").read_text(encoding="utf-8").split("<h3>By band")[1].split("</table>")[0]
+    assert re.findall(r"<tr><td>(.*?)</td><td>(.*?)</td>", bands)[-2:] == [("blue", "four"), ("nir", "four")]
+
+
+def test_pictures_that_methods_share_are_there_once_and_a_single_method_is_not_named(report, tmp_path):
+    for card in _payload(report)["cards"]:
+        kinds = [layer["kind"] for layer in card["layers"]]
+        assert kinds.count("cloudy") == kinds.count("clear") == 1 and kinds.count("restored") == 2
+    write_report([report.parent / "model.json"], tmp_path / "a.html")
+    for card in _payload(tmp_path / "a.html")["cards"]:
+        assert all(layer["label"] == layer["kind"] for layer in card["layers"])
+
+
+def test_a_larger_spread_lies_further_right_and_a_larger_error_higher_up():
+    spread = np.repeat([0.01, 0.05, 0.1], 20)[None]
+    svg = reliability(pooled_spread([spread_scores(spread, 2 * spread)], samples=3, averaged=False))
+    places = [(dot["cx"], -dot["cy"]) for dot in _numbers(svg, "circle")]
+    assert [x for x, _ in places] == sorted({x for x, _ in places})
+    assert [y for _, y in places] == sorted({y for _, y in places})

@@ -51,7 +51,7 @@ def test_floats_come_back_within_float32():
     np.testing.assert_allclose(scale.to_dn(scale.to_model(dn), "float32"), dn, atol=1e-6)
 
 
-@pytest.mark.parametrize(("low", "high"), [(1, 1), (2, 1), (float("nan"), 1), (0, float("inf"))])
+@pytest.mark.parametrize(("low", "high"), [(1, 1), (2, 1), (math.nan, 1), (0, math.inf), (-math.inf, 1)])
 def test_a_scale_that_is_none_is_refused(low, high):
     with pytest.raises(OptionError, match="scale"):
         Scaling(low, high)
@@ -89,4 +89,12 @@ def test_numbers_that_no_result_can_be_leave_all_as_it_is(nodata):
 def test_ends_of_a_scale_are_plain_numbers_and_no_number_beside_nodata_is_another_nodata():
     assert type(Scaling(np.float32(1), np.int64(3)).low) is float
     near = float(np.nextafter(np.float32(1), np.float32(0)))
-    assert beside_nodata(np.array([1], np.float32), [1.0, near])[0] not in (1.0, near)
+    for nodata in ([1.0, near], [near, 1.0]):
+        assert beside_nodata(np.array([1], np.float32), nodata)[0] not in (1.0, near)
+
+
+def test_the_unit_range_is_that_of_the_model_from_zero_to_one():
+    scale, dn = Scaling(100, 300), np.array([0, 100, 150, 300, 999], np.uint16)
+    unit = scale.to_unit(dn)
+    assert unit.dtype == np.float32 and unit.tolist() == [0, 0, 0.25, 1, 1]
+    assert scale.unit_to_dn(unit, "uint16").tolist() == [100, 100, 150, 300, 300]

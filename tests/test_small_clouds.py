@@ -60,6 +60,30 @@ HAZE = (0.5 * image(white=dots()) + 0.3).astype(np.float32)
             False,
             id="wide-clouds",
         ),
+        pytest.param(
+            image(white=dots(every=32, side_px=20)),
+            image(white=dots(every=64, side_px=20)),
+            False,
+            id="clouds-wider-than-spots",
+        ),
+        pytest.param(
+            image(white=dots(), cloud=(0.95, 0.5, 0.5)),
+            image(white=ONE_IN_FOUR, cloud=(0.95, 0.5, 0.5)),
+            False,
+            id="bright-red-roofs",
+        ),
+        pytest.param(
+            image(white=dots(), cloud=(0.35, 0.35, 0.35)),
+            image(white=ONE_IN_FOUR, cloud=(0.35, 0.35, 0.35)),
+            True,
+            id="grey-clouds",
+        ),
+        pytest.param(
+            image(white=dots(), cloud=(0.28, 0.28, 0.28)),
+            image(white=ONE_IN_FOUR, cloud=(0.28, 0.28, 0.28)),
+            False,
+            id="faint-texture",
+        ),
     ],
 )
 def test_small_clouds_are_left_where_some_are_gone_and_many_are_not(cloudy, restored, expected):
@@ -101,3 +125,17 @@ def test_spots_that_vanish_since_all_around_became_bright_are_not_gone():
     cell[:20, :20] = False
     around = np.tile(np.roll(cell, (-6, -6), (0, 1)), (8, 8)) | ONE_IN_FOUR
     assert not left(image(white=dots()), image(white=around))
+
+
+def test_without_a_square_that_was_looked_at_nothing_is_said_to_be_left():
+    found = SmallClouds()
+    assert not found.are_left
+    found.add(image(white=dots())[:, :63], image(white=ONE_IN_FOUR)[:, :63])
+    assert found.squares == 0 and not found.are_left
+
+
+@pytest.mark.parametrize(("height", "width", "squares"), [(64, 64, 1), (65, 127, 1), (255, 129, 3 * 2)])
+def test_windows_of_any_size_are_looked_at_as_far_as_they_fill_squares(height, width, squares):
+    found = SmallClouds()
+    found.add(image(white=dots())[:, :height, :width], image(white=ONE_IN_FOUR)[:, :height, :width])
+    assert (found.squares, found.broken, found.are_left) == (squares, squares, True)

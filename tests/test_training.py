@@ -6,7 +6,9 @@ import csv
 import json
 import math
 import shutil
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning
 import numpy as np
@@ -25,6 +27,7 @@ from declouder.training import STAGES, StageModule
 from declouder.training import callbacks as callbacks_module
 from declouder.training.module import COLUMNS, _lr_factor
 from declouder.training.networks import build_networks, export
+from declouder.training.record import commit_of_source, write_record
 from declouder.training.surroundings import lightning_precision
 from toy import TOY, stage_module, toy, train_quietly, weights_of, write_four_pairs
 
@@ -433,3 +436,44 @@ def test_a_row_of_pictures_is_from_black_to_white():
     images = {name: torch.full((1, 3, 4, 4), level) for name, level in zip(module.columns, (-1, 0, 1), strict=True)}
     row = module._row(images)
     assert row.shape == (3, 4, 12) and [float(row[0, 0, 4 * column]) for column in range(3)] == [0, 0.5, 1]
+
+
+def test_the_record_of_a_training_counts_its_images_and_names_no_place_on_this_machine(tmp_path):
+    counts = {"pairs": 5, "held_pairs": 2, "cloudless": 3, "terrain": 4}
+    data = SimpleNamespace(fingerprint=lambda: "f", **{name: [None] * count for name, count in counts.items()})
+    write_record(toy(), data, tmp_path, "reference", {"steps": 6})
+    record = json.loads((tmp_path / "training.json").read_text())
+    assert record["data"] == {
+        "sha256": "f",
+        "pairs": 5,
+        "held_out_pairs": 2,
+        "clear_images": 3,
+        "procedural_images": 4,
+    }
+    assert record["stages"]["reference"]["steps"] == 6
+    assert "base" not in record["recipe"]["data"] and str(TOY.parent) not in json.dumps(record)
+
+
+def test_the_commit_is_that_of_declouders_own_source_and_says_if_it_was_edited(tmp_path, monkeypatch):
+    package = tmp_path / "declouder"
+    (package / "training").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    monkeypatch.setattr("declouder.training.record.__file__", str(package / "training" / "record.py"))
+    asked = commit_of_source.__wrapped__  # once in a process it is kept
+    assert asked() is None, "no repository"
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    git("init")
+    git("commit", "--allow-empty", "-m", "of something else")
+    assert asked() is None, "a folder in some other repository"
+    git("add", ".")
+    git("commit", "-m", "declouder")
+    (tmp_path / "beside.txt").touch()
+    assert asked() == git("rev-parse", "HEAD")
+    (package / "__init__.py").write_text("changed = True")
+    assert asked() == git("rev-parse", "HEAD") + "+changes"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert asked() is None, "no git"

@@ -103,7 +103,7 @@ def test_overviews_are_not_asked_beside_nan_once_another_number_was_found(tmp_pa
 
 
 def test_bright_saturated_cloud_and_a_highest_integer_are_data(tmp_path, rng):
-    for dtype, high in (("uint16", 65535), ("float32", 1.6)):
+    for dtype, high in (("uint16", 65535), ("float32", 1.6), ("float32", 6)):
         dn = ground(rng, dtype)
         dn[:, 10:30, 20:50] = high
         with open_raster(write_tif(tmp_path / f"{dtype}.tif", dn)) as reader:
@@ -303,3 +303,37 @@ def test_one_pixel_far_below_all_others_is_an_outlier_and_ground(tmp_path, rng):
     with open_raster(write_tif(tmp_path / "a.tif", dn)) as reader:
         reader.look_for_undeclared((1, 2, 3))
         assert reader.undeclared is None
+
+
+def test_a_bright_cloud_over_even_sea_is_data(tmp_path, rng):
+    dn = rng.uniform(0.25, 0.26, (3, 60, 100)).astype(np.float32)
+    dn[:, 20:30, 20:50] = 1  # saturated: a hundred spans above the sea
+    with open_raster(write_tif(tmp_path / "a.tif", dn)) as reader:
+        reader.look_for_undeclared((1, 2, 3))
+        assert reader.undeclared is None
+
+
+def test_a_lowest_number_is_found_under_ground_of_wide_range_and_beside_outliers(tmp_path, rng):
+    dn = rng.integers(200, 10_000, (3, 60, 100)).astype(np.int16)  # as of Sentinel-2
+    dn[:, 20:30, 20:50] = -9999
+    dn[:, 40, 60] = 32767
+    with open_raster(write_tif(tmp_path / "a.tif", dn)) as reader:
+        reader.look_for_undeclared((1, 2, 3))
+        assert reader.undeclared is not None and reader.undeclared.value == -9999
+
+
+def test_a_highest_float_is_no_data_in_each_band_where_it_has_it(tmp_path, rng):
+    dn = ground(rng, "float32")
+    dn[0, :, :6], dn[1, :, 3:9], dn[2, :, :8] = 1e20, 1e20, 1e20
+    with open_raster(write_tif(tmp_path / "a.tif", dn)) as reader:
+        reader.look_for_undeclared((1, 2, 3))
+        valid = reader.read_valid(slice(0, 60), slice(0, 100), (1, 2, 3))
+    np.testing.assert_array_equal(valid, dn < 1)
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_a_scene_of_one_number_below_zero_alone_holds_no_data(dtype, tmp_path):
+    with open_raster(write_tif(tmp_path / "a.tif", np.full((3, 60, 100), -9999, dtype))) as reader:
+        reader.look_for_undeclared((1, 2, 3))
+        assert reader.undeclared is not None and reader.undeclared.value == -9999
+        assert not reader.read_valid(slice(0, 60), slice(0, 100), (1, 2, 3)).any()

@@ -66,3 +66,8 @@ def check_enlarge(factor: int) -> None:
     """Raise OptionError if images cannot be seen so many times as large."""
     if not hasattr(factor, "__index__") or not 1 <= factor <= MOST_ENLARGED:
         raise OptionError(f"enlarge is {factor}; give a whole number from 1 to {MOST_ENLARGED}")
+
+
+def digits(number: float) -> str:
+    """Return a number in as few digits as tell it from all others."""
+    return f"{number:g}" if float(f"{number:g}") == number else repr(float(number))

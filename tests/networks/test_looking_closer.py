@@ -180,3 +180,12 @@ def test_the_arms_of_a_large_cloud_stay_with_it():
     result = looked_closer(twice, cloudy, restored)
     assert len(twice.shapes) == 1 and (result[..., STAYED[0], STAYED[1]] < 0).all()
     assert torch.equal(result[..., 70:150, 90:150], restored[..., 70:150, 90:150])
+
+
+@pytest.mark.filterwarnings("error")
+def test_gradients_go_through_in_silence():
+    cloudy, restored = scene()
+    restored.requires_grad_()
+    result = looked_closer(Stand(), cloudy, restored)
+    result.sum().backward()
+    assert restored.grad is not None and (restored.grad >= 0).all()

@@ -193,7 +193,8 @@ def _check_same(
         "precision": precision_of(pipeline),
     }
     if data_range is not None:
-        now["data_range"] = list(data_range) if isinstance(data_range, tuple) else data_range
+        low, high = data_range if isinstance(data_range, tuple) else (0, data_range)
+        now["data_range"] = [low, high] if low else high
     if not any((path.parent / "scores").glob("*.json")):  # nothing was scored of what it may name
         write_text(path, json.dumps(now, indent=1, allow_nan=False) + "\n")
         return

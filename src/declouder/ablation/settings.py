@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from declouder.arguments import digits
 from declouder.errors import OptionError
 from declouder.pipeline import SAMPLERS
 
@@ -97,12 +98,7 @@ def slug(settings: Mapping[str, Any]) -> str:
         return "reference"
     low, high = settings["w_bounds"]
     return (
-        f"{settings['sampler'] or 'own'}-{settings['steps']}steps-w{_digits(low)}_{_digits(high)}"
-        f"-start{_digits(settings['strength'])}-held{_digits(settings['consistency'])}"
+        f"{settings['sampler'] or 'own'}-{settings['steps']}steps-w{digits(low)}_{digits(high)}"
+        f"-start{digits(settings['strength'])}-held{digits(settings['consistency'])}"
         f"-seed{settings['seed']}-of{settings['samples']}"
     )
-
-
-def _digits(number: float) -> str:
-    """Return a number in as few digits as tell it from all others."""
-    return f"{number:g}" if float(f"{number:g}") == number else repr(float(number))

@@ -78,7 +78,8 @@ def plot(found: Mapping[str, Any], out: Path) -> None:
 
     names = [name for name in ("psnr", "ssim", "lpips") if found["rows"][0]["mean"][name] is not None]
     figure = Figure(figsize=(4.2 * len(names), 3.9), layout="constrained")
-    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+    panels = np.atleast_1d(figure.subplots(1, len(names)))
+    for axes, name in zip(panels, names, strict=True):
         base = found["rows"][0]["mean"][name]
         axes.axhline(base, color="0.5", linestyle="--", linewidth=1, label="reference alone")
         for group, marker in zip(GROUP_NAMES[1:], "ox*^sDv", strict=True):
@@ -93,7 +94,10 @@ def plot(found: Mapping[str, Any], out: Path) -> None:
         axes.set_xlabel("denoiser evaluations an image")
         axes.set_ylabel({"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS (lower is better)"}[name])
         axes.set_xticks([1, 2, 4, 10, 25, 50], ["1", "2", "4", "10", "25", "50"])
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=8)
+    drawn = {  # in some panel: rows may lack a score
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend([*drawn.values()], [*drawn], loc="outside lower center", ncols=7, fontsize=8)
     for suffix in ("png", "svg"):
         target = out / f"ablation.{suffix}"
         # Without a date, and with names that follow from what they name, the same table gives the same file.

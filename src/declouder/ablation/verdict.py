@@ -60,19 +60,24 @@ def best_that_loses_nothing(
         reference: what `evaluate` gave for the reference.
 
     Returns:
-        "label" of the row, None if there is no such row, and "sentence"; None if there is no LPIPS or no row.
+        "label" of the row, None if there is no such row, and "sentence"; None if no row can be held against the
+        reference in PSNR and LPIPS.
     """
-    if reference["mean"]["lpips"] is None or not scored:
+    if reference["mean"]["lpips"] is None:
         return None
-    candidates = []
+    candidates: dict[str, tuple[float, Mapping[str, Any], Rows, dict[str, Any]]] = {}
+    any_judged = False
     for row, result in scored:
         found = _differences(result["images"], reference["images"])
         # Scored on another machine a row may lack LPIPS where the reference has it.
-        if found["psnr"] and found["lpips"] and not _loses(found["psnr"]):
-            candidates.append((row["mean"]["lpips"], row, result["images"], found))
+        if found["psnr"] and found["lpips"]:
+            any_judged = True
+            if not _loses(found["psnr"]):  # of rows of one setting, which share a file, the first
+                candidates.setdefault(row["scores"], (row["mean"]["lpips"], row, result["images"], found))
     if not candidates:
-        return {"label": None, "sentence": "All settings lose PSNR against the reference."}
-    _, row, images, found = min(candidates, key=lambda each: each[0])
+        sentence = "All settings lose PSNR against the reference."
+        return {"label": None, "sentence": sentence} if any_judged else None
+    _, row, images, found = min(candidates.values(), key=lambda each: each[0])
     gain = f"LPIPS {signed(found['lpips'], 4)}, PSNR {signed(found['psnr'], 2)} dB"
     # The lowest of many is low by chance too: the error is shared out among those that it was chosen from.
     if _by_chance(_paired(images, reference["images"], "lpips")) > ERROR / len(candidates):

@@ -74,7 +74,7 @@ def looked_closer(restore: Callable[[Tensor], Tensor], cloudy: Tensor, restored:
     for index in range(len(cloudy)):
         for inner, outer in _tiles(height, width):
             there = remains[index : index + 1, :, inner[0], inner[1]]
-            if float(there.amax()) < SURELY:
+            if float(there.detach().amax()) < SURELY:
                 continue
             result = restored.clone() if result is restored else result
             twice = _at_twice_the_size(restore, cloudy[index : index + 1, :, outer[0], outer[1]])

@@ -66,6 +66,8 @@ def find_extreme(dn: NDArray[Any], *, height: int, width: int) -> Undeclared | N
         at_end = dn == end
         share = float(at_end.all(axis=0).mean())
         rest = dn[finite & ~at_end].astype(np.float64)
+        if not rest.size and end < 0:  # a tile beside the swath
+            return Undeclared(float(end), 1.0, height, width, None)
         if share < _LEAST_LOW or not rest.size:
             continue
         dark, bright = (float(v) for v in np.percentile(rest, [0.5, 99.5]))
