@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from types import SimpleNamespace
 
@@ -78,8 +79,10 @@ def test_a_network_grows_without_forgetting(tmp_path, toy_run):
 def test_parts_alone_can_learn(tmp_path, toy_run):
     begun = ("stages.reference.steps=2", f"model.start_from={toy_run / 'model'}")
     train_quietly(toy(*begun, "stages.reference.only=[head, decoder.0.norm1]"), tmp_path, stages=["reference"])
-    old, new = (load_file(next((run / "model" / "reference").glob("*.safetensors"))) for run in (toy_run, tmp_path))
-    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    old = load_file(next((toy_run / "model" / "reference").glob("*.safetensors")))
+    # Of the last step: what is kept may be what it began with.
+    new = torch.load(tmp_path / "reference" / "last.ckpt", weights_only=False)["state_dict"]
+    changed = {name for name in old if not torch.equal(old[name], new[f"learning.reference.{name}"])}
     assert {"head.weight", "head.bias", "decoder.0.norm1.weight"} <= changed
     assert all(name.startswith(("head.", "decoder.0.norm1.")) for name in changed)
 
@@ -184,3 +187,21 @@ def test_samples_are_loaded_by_as_many_processes_as_the_recipe_says(workers, mon
     monkeypatch.setattr(type(module), "global_rank", 0)
     loader = module.train_dataloader()
     assert loader.num_workers == workers and not loader.persistent_workers
+
+
+@pytest.mark.parametrize(("lr", "spoilt_by", "is_worse"), [("1.0", 0.0, True), ("1e-2", 0.5, False)])
+def test_a_stage_that_makes_what_it_began_with_worse_keeps_it(lr, spoilt_by, is_worse, tmp_path, toy_run, caplog):
+    start = CompactNet.from_pretrained(toy_run / "model" / "reference")
+    start.state_dict()["head.bias"].add_(spoilt_by)
+    start.save_pretrained(tmp_path / "start" / "reference")
+    begun = (f"model.start_from={tmp_path / 'start'}", f"stages.reference.lr={lr}", "stages.reference.ema=0")
+    run = tmp_path / "run"
+    (report,) = train_quietly(toy(*begun, "stages.reference.validate_every=3"), run, stages=["reference"])
+    with (run / "reference" / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["0", "3", "6"]
+    best = max(rows, key=lambda row: float(row["score"]))
+    assert report.scores["step"] == int(best["step"]) and (best["step"] == "0") == is_worse
+    assert ("no score was better than that of the weights it began with" in caplog.text) == is_worse
+    new = CompactNet.from_pretrained(run / "model" / "reference").state_dict()
+    assert all(torch.equal(weight, new[name]) for name, weight in start.state_dict().items()) == is_worse

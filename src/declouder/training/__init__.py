@@ -197,7 +197,7 @@ def _run_stage(run: _Run, name: StageName, *, max_time_s: float | None) -> Train
     module = _prepared_module(run, name)
     if is_first_process():
         begin_stage(folder, run.data)
-    scores = ScoreLog(folder)
+    scores = ScoreLog(folder, begins_learnt=module.begins_learnt)
     started = time.monotonic()
     last = checkpoint_of(run.out, name)
     with quiet_lightning():
@@ -251,7 +251,8 @@ def _trainer(run: _Run, name: StageName, scores: ScoreLog, *, max_time_s: float 
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.clip_norm,
         use_distributed_sampler=False,
-        callbacks=[timer, keeper, scores, *([] if run.on_step is None else [StepReport(name, run.on_step)])],
+        # The step is told before it is scored, which can take minutes.
+        callbacks=[timer, keeper, *([] if run.on_step is None else [StepReport(name, run.on_step)]), scores],
         plugins=[AtomicCheckpointIO()],
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -274,6 +275,7 @@ def _prepared_module(run: _Run, name: StageName) -> StageModule:
         for part in module.stage.learns:
             if (folder / part).is_dir():
                 begin_with(module.network(part), folder / part)
+                module.begins_learnt = True
     if (keep_to := config.stages[name].keep_to) is not None:
         field = f"stages.{name}.keep_to"
         folder = start_folder(keep_to, field=field) / "reference"

@@ -34,10 +34,17 @@ OnStep = Callable[[str, int, int, "float | None"], None]
 
 
 class ScoreLog(Callback):  # type: ignore[misc]
-    """Scores and pictures on held-out pairs: a row of scores.csv and a PNG each time; remembers the best."""
+    """Scores and pictures on held-out pairs: a row of scores.csv and a PNG each time; remembers the best.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: the stage's.
+        begins_learnt: whether the stage begins with weights that have learnt: they are scored too, as step 0, so
+            that a stage that makes them worse keeps them.
+    """
+
+    def __init__(self, folder: Path, *, begins_learnt: bool = False) -> None:
         self.folder = folder
+        self._begins_learnt = begins_learnt
         self.best: dict[str, float] = {}
         self.stopped = False
         """Whether the stage's patience has run out."""
@@ -80,11 +87,14 @@ class ScoreLog(Callback):  # type: ignore[misc]
         self._earlier_s = state_dict.get("seconds", 0.0)
 
     def on_train_start(self, trainer: L.Trainer, module: StageModule) -> None:
-        """A run that was killed after its patience had run out has nothing left to do."""
+        """Score what the stage begins with; where patience had run out in a killed run, nothing is left to do."""
         if self._measured_by not in (None, module.measured_by):
             log.warning("scores are by other fields now (%s): the next is the best", ", ".join(module.measured_by))
             self._to_beat, self._without_better = None, 0
         self._measured_by = module.measured_by
+        # Where all pairs are learnt from the last weights are kept, whatever their scores.
+        if self._begins_learnt and trainer.global_step == 0 and not module.learns_all_pairs:
+            self._score_at(trainer, module, 0)
         trainer.should_stop = trainer.should_stop or self.stopped
 
     def on_train_batch_end(self, trainer: L.Trainer, module: StageModule, *_: Any) -> None:
@@ -93,12 +103,16 @@ class ScoreLog(Callback):  # type: ignore[misc]
         # Batches that are summed end before the first step.
         due = step > 0 and (step % settings.validate_every == 0 or step == settings.steps)
         if due and step != self._scored_step:
-            self._scored_step = step
-            if trainer.is_global_zero:
-                self._score(trainer, module)
-                self.stopped = settings.patience is not None and self._without_better >= settings.patience
-            self.stopped = trainer.strategy.broadcast(self.stopped)
+            self._score_at(trainer, module, step)
             trainer.should_stop = trainer.should_stop or self.stopped
+
+    def _score_at(self, trainer: L.Trainer, module: StageModule, step: int) -> None:
+        patience = module.settings.patience
+        self._scored_step = step
+        if trainer.is_global_zero:
+            self._score(trainer, module)
+            self.stopped = patience is not None and self._without_better >= patience
+        self.stopped = trainer.strategy.broadcast(self.stopped)
 
     def finish(self, module: StageModule) -> dict[str, nn.Module]:
         """Return the learnt networks with the weights that scored best; the last, where nothing is held out.
@@ -113,6 +127,10 @@ class ScoreLog(Callback):  # type: ignore[misc]
             raise DataError(
                 f"no score of this stage was a number, so there is nothing to keep; lower its lr or set clip_norm,"
                 f" and remove {self.folder} to begin it anew"
+            )
+        if self.best.get("step") == 0:
+            log.warning(
+                "%s: no score was better than that of the weights it began with, so these are kept", self.folder
             )
         for name, weights in self._best_weights.items():
             networks[name].load_state_dict(weights)
@@ -136,7 +154,7 @@ class ScoreLog(Callback):  # type: ignore[misc]
             told = {f"held_out/{name}": value for name, value in scores.items() if name != "score"}
             trainer.logger.log_metrics(told, step=trainer.global_step)
         _append_row(self.folder / "scores.csv", {"step": trainer.global_step, **scores})
-        if rows:
+        if rows and math.isfinite(score):
             sheet = _sheet_of(rows, columns=len(module.columns), names=module.config.model.bands)
             path = self.folder / "pictures" / f"{trainer.global_step:07d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)

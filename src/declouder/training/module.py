@@ -27,7 +27,7 @@ from declouder.training.networks import build_networks, make_pipeline
 from declouder.training.stages import STAGES, Batch
 
 PICTURED = 6
-"""Held-out pairs that are shown in the pictures of a run."""
+"""Held-out pairs, evenly spread over all, that are shown in the pictures of a run."""
 
 PICTURED_T = 200
 """The step whose x0 from the diffusion alone is shown: of the reference image, noised to this step."""
@@ -41,6 +41,7 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
 
     Attributes:
         teacher: with `keep_to`, the reference network that it names, frozen; else None.
+        begins_learnt: whether some of what learns begins with weights that an earlier training has left.
     """
 
     def __init__(self, name: StageName, config: TrainConfig, data: TrainingData) -> None:
@@ -52,6 +53,7 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         self.frozen.requires_grad_(False)
         _freeze_all_but(self.learning, self.settings.only, stage=name)
         self.teacher: nn.Module | None = None
+        self.begins_learnt = self.stage.goes_on
         self.averaged = AveragedModel(self.learning, multi_avg_fn=_ramped_average(self.settings.ema))
         self.averaged.requires_grad_(False)
         self.samples = StageSamples(data, self.settings, seed=_stage_seed(config.seed, name))
@@ -162,14 +164,15 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         rows: list[Tensor] = []
         found: list[dict[str, float]] = []
         restores = self._restorer()
-        for sample in self.held_out:
+        shown = set(np.linspace(0, len(self.held_out) - 1, PICTURED).round().astype(int).tolist())
+        for place, sample in enumerate(self.held_out):
             cloudy, clear = (torch.from_numpy(sample[key])[None].to(self.device) for key in ("cloudy", "clear"))
             if restores is None:
                 found.append({"noise_loss": self._held_out_noise_loss(cloudy, clear, sample["seed"])})
                 continue
             images = restores(cloudy, sample["seed"])
             found.append(self._scores_of(images, clear))
-            if len(rows) < PICTURED:
+            if place in shown:
                 if "restored" in images:
                     images["x0_diffusion"] = self._x0_diffusion(cloudy, images["reference"], sample["seed"])
                 rows.append(self._row({"cloudy": cloudy, **images, "clear": clear}))
