@@ -397,6 +397,10 @@ def test_simulate_tells_a_scale_of_which_the_images_use_hardly_anything(capsys, 
     assert "the images use" not in run(capsys, *words, "-o", tmp_path / "a")[2]
     code, _, err = run(capsys, *words, "-o", tmp_path / "b", "--data-range", "0,65535")
     assert code == 0 and "of --data-range, so clouds are far brighter than they" in err
+    dn = np.full((3, 40, 40), 200, np.uint16)
+    write_tif(clear / "b.tif", dn)
+    err = run(capsys, *words, "-o", tmp_path / "c")[2]
+    assert "the images of uint16 use 0.0031 of its range" in err and "of uint8" not in err
 
 
 @pytest.mark.parametrize(

@@ -320,6 +320,7 @@ def test_a_field_beyond_its_range_is_named(override):
         ("compile=7", "compile is 7; give true or false"),
         ("model.reference=compact", "model.reference is 'compact'; give fields with their values"),
         ("stages.foo.lr=1", "stages.foo is not a field; known here: 'reference', 'denoiser', 'weights' or 'joint'"),
+        ("stages.jont.lr=1", "stages.jont is not a field; did you mean 'joint'?"),
         ("seed=1e30", "seed is 1e+30; give a smaller number"),
         ("name=", "name is None; give text"),
     ],

@@ -554,6 +554,19 @@ def test_a_mask_of_several_bands_says_that_the_first_is_taken(darker, tmp_path, 
     np.testing.assert_array_equal(read_tif(tmp_path / "b.tif")[0] != 100, np.eye(20, dtype=bool))
 
 
+@pytest.mark.parametrize("values", [None, (0,)])
+def test_a_mask_of_clear_ground_as_planets_is_told_until_its_value_is_given(values, darker, tmp_path, caplog):
+    source = write_tif(tmp_path / "a.tif", np.full((3, 20, 20), 100, np.uint8))
+    mask = write_tif(tmp_path / "udm2.tif", np.stack([1 - np.eye(20), np.zeros((20, 20))]).astype(np.uint8))
+    with rasterio.open(mask, "r+") as dataset:
+        dataset.descriptions = ("clear", "snow")
+    remove_from_scene(
+        source, tmp_path / "b.tif", darker, SceneOptions(mask=MaskChoice(mask, values=values, feather_px=0))
+    )
+    assert ("cloud is where it is 0: give --mask-values 0" in caplog.text) == (values is None)
+    np.testing.assert_array_equal(read_tif(tmp_path / "b.tif")[0] != 100, np.eye(20) == int(values is not None))
+
+
 def scale_of(path: Path, bands: tuple[int, ...] = (1, 2, 3)) -> Scaling:
     with open_raster(path) as reader:
         return auto_scale(reader, bands)

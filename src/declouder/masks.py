@@ -53,6 +53,9 @@ _NEARLY_ALL = 0.9  # of a mask: where so much is cloud, and in several numbers, 
 _SMOOTH_PX = 2.0
 _SMOOTH_REACH_PX = 6
 
+_OF_NO_CLOUD = ("clear", "cloud free", "cloudfree", "valid")
+"""Names of bands that are 1 where there is no cloud, as the first one of Planet's UDM2."""
+
 Decoder = Callable[[NDArray[np.generic]], NDArray[np.bool_]]
 
 
@@ -175,6 +178,12 @@ def open_mask(
             further = aligned.info.count - 1 - (aligned.info.alpha is not None)
             if further > 0:
                 log.warning("mask %s has %d bands; the first one is taken", choice.source, aligned.info.count)
+            called = aligned.info.descriptions[0] or ""
+            if choice.kind == "values" and choice.values is None and called.lower() in _OF_NO_CLOUD:
+                log.warning(
+                    "mask %s calls its first band %r, so cloud is where it is 0: give --mask-values 0",
+                    *(choice.source, called),
+                )
             if not aligned.says_anything():
                 log.warning(
                     "mask %s holds no data over the scene, so nothing there is cloud; is it of another place?",

@@ -1,3 +1,4 @@
+import re
 import shutil
 from pathlib import Path
 
@@ -582,6 +583,16 @@ def test_images_that_use_little_of_their_range_are_told_until_it_is_given(tmp_pa
     assert "of the pairs are held out" in caplog.text and "of their data type" not in caplog.text
     data_of(tmp_path, range=(0, 50000))
     assert "the images use 0.004 of data.range, so all are dark" in caplog.text
+
+
+def test_pairs_of_which_none_is_learnt_from_are_told(tmp_path, caplog):
+    caplog.set_level("INFO")
+    data_of(write_tifs(tmp_path, "uint8"))
+    assert re.search(r"[1-9]\d* pairs to learn from", caplog.text) and "no pair is learnt from" not in caplog.text
+    caplog.clear()
+    data_of(tmp_path, synthetic_share=1, procedural=2)
+    assert " 0 pairs to learn from" in caplog.text
+    assert "data.synthetic_share is 1, so no pair is learnt from" in caplog.text
 
 
 def test_each_set_whose_images_are_dark_is_told(tmp_path, caplog):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -112,7 +113,9 @@ def _parsed_recipe(words: list[str]) -> tuple[Path, list[StageName]]:
         return Path(config), []
     known = next((name for name in STAGE_NAMES if name == stage), None)
     if known is None:
-        raise OptionError(f"there is no stage {stage!r}; choose one of all, {', '.join(STAGE_NAMES)}")
+        near = difflib.get_close_matches(stage, STAGE_NAMES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of all, {', '.join(STAGE_NAMES)}"
+        raise OptionError(f"there is no stage {stage!r}; {hint}")
     return Path(config), [known]
 
 

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from declouder.config.recipe import TrainConfig
-from declouder.config.sections import DataConfig, StageConfig
+from declouder.config.sections import STAGE_NAMES, DataConfig, StageConfig
 from declouder.errors import ConfigError, reason_of
 
 _NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
@@ -190,7 +190,9 @@ def _explain(error: ValidationError) -> str:
             return f"{where.rpartition('.')[0]} is {_short(first['input'])}, which is too short; give one more"
         return f"{where} is missing; every recipe gives it"
     if "[key]" in first["loc"]:
-        return f"{where} is not a field; known here: {first['ctx']['expected']}"
+        near = difflib.get_close_matches(where.rpartition(".")[2], STAGE_NAMES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {first['ctx']['expected']}"
+        return f"{where} is not a field; {hint}"
     if wanted := _wanted(first):
         return f"{where} is {_short(first['input'])}; give {wanted}"
     # What the whole recipe was found to be says nothing.

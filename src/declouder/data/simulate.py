@@ -80,14 +80,15 @@ def simulate_set(
     ordered = sorted(images, key=number_first)
     if per_image > 1:
         _check_names_of_repeats(ordered)
-    written, most_used, wanted = 0, 0.0, 0.0
+    written = 0
+    most_used: dict[np.dtype[Any], float] = {}
     with _new_set(target) as unfinished:
         for place, name in enumerate(ordered):
             path = images[name]
             dn = _clear_image(path, band_names)
             scaling = scaling_of(dn, path, dn_range, mend="--data-range LOW,HIGH")
             unit = scaling.to_unit(dn.transpose(2, 0, 1))
-            most_used, wanted = max(most_used, float(unit.max())), max(wanted, least_used(dn_range, dn.dtype))
+            most_used[dn.dtype] = max(most_used.get(dn.dtype, 0.0), float(unit.max()))
             for repeat in range(per_image):
                 generator = np.random.default_rng([seed, place, repeat])
                 made = simulate_clouds(unit, generator, kind=kind, band_names=band_names, cover=cover)
@@ -100,13 +101,13 @@ def simulate_set(
                 written += 1
             if on_image is not None:
                 on_image(place + 1, len(images))
-    if most_used < wanted:
-        log.warning(
-            "the images use %.2g of %s, so clouds are far brighter than they; give the range that counts:"
-            " --data-range LOW,HIGH",
-            most_used,
-            "their data type's range" if dn_range is None else "--data-range",
-        )
+    for dtype, used in most_used.items():
+        if used < least_used(dn_range, dtype):
+            log.warning(
+                "the images of %s use %.2g of %s, so clouds are far brighter than they; give the range that counts:"
+                " --data-range LOW,HIGH",
+                *(dtype, used, "its range" if dn_range is None else "--data-range"),
+            )
     return written
 
 

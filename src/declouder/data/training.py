@@ -84,7 +84,10 @@ class TrainingData:
         self.cloudless = self._pool(_clear_images(data, withheld))
         self._tell_dark_sets()
         if self.pairs:
-            log.info("%d pairs to learn from, %d held out", len(self.pairs), len(self.held_pairs))
+            learnt = len(self.pairs) if self.synthetic_share < 1 else 0
+            log.info("%d pairs to learn from, %d held out", learnt, len(self.held_pairs))
+            if not learnt:
+                log.warning("data.synthetic_share is 1, so no pair is learnt from; set it lower to learn from them")
             share = len(self.held_pairs) / (len(self.pairs) + len(self.held_pairs))
             if share > _FAR_BEYOND * data.hold_out:
                 mend = "the sets are too small for a smaller share"
