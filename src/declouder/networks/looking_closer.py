@@ -121,7 +121,7 @@ def _remains(cloudy: Tensor, restored: Tensor) -> Tensor:
     went &= (height_after < height_before / 2) & (change > height_before / 2)
     gone = ramp(_around(went.float()), GONE)
     left = ramp(height_after, SPOT) * _is_grey(after) * ramp(height_before, SPOT)
-    left = F.max_pool2d(left, GROWN_PX // HALF, stride=1, padding=GROWN_PX // HALF // 2)
+    left = _largest(left, GROWN_PX // HALF)
     return smoothly_enlarged(gone * left, HALF)[..., :height, :width]
 
 
@@ -135,18 +135,26 @@ def _around(x: Tensor) -> Tensor:
 def _top_hat(x: Tensor) -> Tensor:
     """Return by how much the darkest band is brighter than its opening by reconstruction: (B, 1, h, w)."""
     darkest = x.amin(dim=1, keepdim=True)
-    opened = torch.minimum(_largest(-_largest(-darkest)), darkest)
+    side = SPOT_PX // HALF
+    opened = _largest(-_largest(-darkest, side), side)
     for _ in range(REBUILT_STEPS):
-        grown = F.max_pool2d(opened, REBUILT_BY, stride=1, padding=REBUILT_BY // 2)
-        opened = torch.minimum(grown, darkest)
+        opened = torch.minimum(_largest(opened, REBUILT_BY), darkest)
     return darkest - opened
 
 
-def _largest(x: Tensor) -> Tensor:
-    """Return the largest value of the square of a spot around each pixel."""
-    side = SPOT_PX // HALF
-    x = F.max_pool2d(x, (side, 1), stride=1, padding=(side // 2, 0))
-    return F.max_pool2d(x, (1, side), stride=1, padding=(0, side // 2))
+def _largest(x: Tensor, side: int) -> Tensor:
+    """Return the largest value of the square of an odd side around each pixel.
+
+    Of 2 pixels, of 4, and so on: on a CPU that is quicker than pooling.
+    """
+    for dim in (-2, -1):
+        pad = (0, 0, side // 2, side // 2) if dim == -2 else (side // 2, side // 2)
+        x, reach = F.pad(x, pad, value=-torch.inf), 1
+        while reach < side:
+            step = min(reach, side - reach)
+            length = x.shape[dim] - step
+            x, reach = torch.maximum(x.narrow(dim, 0, length), x.narrow(dim, step, length)), reach + step
+    return x
 
 
 def _is_grey(x: Tensor) -> Tensor:
