@@ -292,6 +292,26 @@ def test_a_run_with_other_settings_does_not_go_on_from_a_partial_one(data: Path,
     assert found["method"]["name"] == "another" and not (tmp_path / "a.json.partial").exists()
 
 
+@pytest.mark.parametrize("replaced", ["label", "output"])
+def test_a_run_begins_anew_where_nothing_but_images_has_changed(
+    replaced: str, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when one could not be read, and was replaced."""
+    made = shutil.copytree(data / "test" / "cloud", tmp_path / "made")
+    last = Selection(data).pairs()[-1]
+    damaged = last.clear_path if replaced == "label" else made / last.cloudy_path.name
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:60])
+    with pytest.raises(DataError, match=rf"{damaged.name} cannot be read"):
+        evaluate(data, OutputsMethod(made, name="made"), out=tmp_path / "a.json")
+    assert (tmp_path / "a.json.partial").exists()
+    damaged.write_bytes(whole)
+    found = evaluate(data, OutputsMethod(made, name="made"), out=tmp_path / "a.json")
+    assert "begun anew" in caplog.text and found == evaluate(
+        data, OutputsMethod(made, name="made"), out=tmp_path / "b.json"
+    )
+
+
 def test_neither_another_noise_schedule_nor_other_band_names_go_on_from_a_partial_run(
     data: Path, tmp_path: Path, pipeline: CloudRemovalPipeline
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from PIL import Image
 
 from conftest import write_tif
 from declouder.config import DataConfig, StageConfig
-from declouder.data.catalog import CATALOG, GENERIC, all_pairs, locate, set_pairs
+from declouder.data.catalog import CATALOG, GENERIC, all_pairs, has_near_infrared, locate, set_pairs
+from declouder.data.check import check_set
 from declouder.data.images import read_image
 from declouder.data.lists import SPLITS, read_exclude_list, read_split_list, write_exclude_list, write_split_list
 from declouder.data.pairs import Pair, fingerprint
@@ -48,6 +50,19 @@ LAYOUTS = [
     (None, "RICE2/{split}/{kind}", "RICE2"),
     (GENERIC, "mine/{split}/{kind}", "mine"),
 ]
+
+
+def test_a_folder_of_sets_names_those_that_it_holds(tmp_path):
+    for tree in ("CUHK-CR1/{split}/{kind}", "nir/CUHK-CR1/{split}/{kind}", "RICE1/{split}/{kind}"):
+        write_tree(tmp_path, tree)
+    (tmp_path / "T-Cloud").mkdir()
+    told = rf"laid out as wanted itself, but RICE1, CUHK-CR1; give {re.escape(str(tmp_path / 'RICE1'))}$"
+    with pytest.raises(DataError, match=told):
+        locate(tmp_path)
+    assert has_near_infrared(locate(tmp_path / "CUHK-CR1"))
+    assert not has_near_infrared(locate(tmp_path / "RICE1"))
+    assert any("--bands rgbn joins it" in note for note in check_set(tmp_path / "CUHK-CR1").notes)
+    assert not any("rgbn" in note for note in check_set(tmp_path / "CUHK-CR1", bands="rgbn").notes)
 
 
 @pytest.mark.parametrize(("name", "tree", "root"), LAYOUTS)

@@ -14,7 +14,7 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -198,6 +198,12 @@ def locate(root: Path, name: str | None = None, *, bands: BandSet | None = None)
     )
 
 
+def has_near_infrared(found: Located) -> bool:
+    """Return whether a set's near infrared lies there too, in a tree of its own."""
+    others = [replace(found, layout=layout) for layout in found.row.layouts if layout.nir is not None]
+    return any(each.folder(split, "cloud", nir=True).is_dir() for each in others for split in SPLITS)
+
+
 def set_pairs(
     root: Path,
     split: str,
@@ -340,5 +346,15 @@ def _how_to_lay_out(row: DataSet, root: Path) -> str:
         for layout in row.layouts
     )
     wanted = " or ".join(f"{root}/{pattern}/NAME.png" for pattern in patterns)
+    inside = [other.name for other in _ROWS if other is not row and (root / other.name).is_dir()]
+    inside = [name for name in inside if any(_has_images(each, "cloud") for each in _places(root / name))]
+    if inside:
+        return f"{root} {seen} itself, but {', '.join(inside)}; give {root / inside[0]}"
     published = "" if row.name == GENERIC else f"; {row.name} is published: {row.source}"
     return f"{root} {seen}; wanted {wanted}{published}"
+
+
+def _places(root: Path) -> list[Located]:
+    """Return where the set that a folder is named after may lie in it."""
+    row = _recognised(root)
+    return [Located(row, root, layout) for layout in row.layouts]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from declouder.breakdown import THIN_FROM, cloud_distance
-from declouder.data.catalog import BandSet, Located, locate
+from declouder.data.catalog import BandSet, Located, has_near_infrared, locate
 from declouder.data.duplicates import Duplicate, Look, find_duplicates, look_of
 from declouder.data.images import check_numbers, is_tiff, least_used, read_mask, scaling_of
 from declouder.data.lists import SPLITS, read_split_list
@@ -112,6 +112,8 @@ def check_set(
         DataError: if no layout of the set fits the folder.
     """
     report = SetReport(locate(root, name, bands=bands))
+    if bands is None and has_near_infrared(report.found):
+        report.notes.append("its near infrared is there too, and was not looked at: --bands rgbn joins it")
     by_part = {part: _twins(report, part, bands) for part in _parts(report.found)}
     by_part = _split_by_list(report, by_part)
     total, done = sum(map(len, by_part.values())), 0

@@ -61,7 +61,8 @@ def begin_journal(
     Args:
         partial: the journal.
         head: all that the rows depend on.
-        anew_if_other: begin a new one in place of that of another run.
+        anew_if_other: begin a new one in place of that of another run. So it is without that too where nothing but
+            images has changed, as when one that could not be read was replaced.
 
     Raises:
         OutputError: if the journal is of another run, or damaged.
@@ -78,7 +79,7 @@ def begin_journal(
         rows = {row["name"]: row for row in found[1:]}
     except (ValueError, TypeError, KeyError) as error:
         raise OutputError(f"{partial} is damaged ({error}); remove it to begin anew") from None
-    if found and found[0] != head and anew_if_other:
+    if found and found[0] != head and (anew_if_other or _but_for_images(found[0]) == _but_for_images(head)):
         log.warning("%s was of a run with other data, model or settings; begun anew", partial)
         found = []
     if found and found[0] != head:
@@ -94,6 +95,19 @@ def begin_journal(
     if whole != text:
         write_text(partial, whole)
     return rows
+
+
+def _but_for_images(head: Any) -> Any:
+    """Return the first line of a journal without what says which bytes images, masks and finished outputs have."""
+    if not isinstance(head, dict):
+        return head
+    data, method = head.get("data"), head.get("method")
+    bare = dict(head)
+    if isinstance(data, dict):
+        bare["data"] = {key: value for key, value in data.items() if key not in ("sha256", "masks")}
+    if isinstance(method, dict) and method.get("kind") == "outputs":
+        bare["method"] = {key: value for key, value in method.items() if key != "sha256"}
+    return bare
 
 
 def files_fingerprint(files: Iterable[tuple[str, Path]]) -> str:
