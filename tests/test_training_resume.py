@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -155,6 +156,53 @@ def test_time_that_runs_out_leaves_a_checkpoint_to_go_on_from(tmp_path):
         toy(f"stages.reference.steps={report.steps + 2}"), tmp_path, stages=["reference"], resume=True
     )
     assert finished[0].steps == report.steps + 2
+
+
+@pytest.mark.parametrize("stage", ["reference", "joint"])
+def test_a_run_that_is_stopped_while_it_scores_goes_on_with_the_score(stage, tmp_path, toy_run, monkeypatch):
+    run = tmp_path / "run"
+    before = STAGE_NAMES[: STAGE_NAMES.index(stage)]
+    if before:
+        train_quietly(toy(), run, stages=before)
+    score = StageModule.score
+
+    def stopped(module: StageModule) -> Any:
+        if module.trainer.global_step == 3:
+            raise KeyboardInterrupt
+        return score(module)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StageModule, "score", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train_quietly(toy(), run, stages=[stage])
+    assert torch.load(run / stage / "last.ckpt", weights_only=False)["global_step"] == 3
+    train_quietly(toy(), run, stages=[stage], resume=True)
+    assert (run / stage / "scores.csv").read_text() == (toy_run / stage / "scores.csv").read_text()
+    part = STAGES[stage].learns[0]
+    ours, theirs = (torch.load(each / stage / "last.ckpt", weights_only=False) for each in (run, toy_run))
+    assert all(
+        torch.equal(weight, theirs["state_dict"][key])
+        for key, weight in ours["state_dict"].items()
+        if key.startswith(f"averaged.module.{part}.")
+    )
+
+
+def test_scoring_is_not_begun_where_it_would_take_longer_than_is_left(tmp_path, toy_run, monkeypatch):
+    score, took = StageModule.score, []
+
+    def slow(module: StageModule) -> Any:
+        took.append(module.trainer.global_step)
+        time.sleep(3)
+        return score(module)
+
+    steps = ("stages.reference.steps=100000", "stages.reference.validate_every=2")
+    with monkeypatch.context() as patch:
+        patch.setattr(StageModule, "score", slow)
+        began = time.monotonic()
+        (report,) = train_quietly(toy(*steps), tmp_path, stages=["reference"], max_time_s=5)
+        assert took == [2] and report.steps == 4 and not report.finished and time.monotonic() - began < 6
+        train_quietly(toy(*steps), tmp_path, stages=["reference"], max_time_s=5, resume=True)
+        assert took[:2] == [2, 4], "a resumed run begins with the score that is due"
 
 
 def test_however_short_the_time_a_step_is_taken_and_kept(tmp_path):

@@ -197,8 +197,9 @@ def _run_stage(run: _Run, name: StageName, *, max_time_s: float | None) -> Train
     module = _prepared_module(run, name)
     if is_first_process():
         begin_stage(folder, run.data)
-    scores = ScoreLog(folder, begins_learnt=module.begins_learnt)
     started = time.monotonic()
+    deadline = None if max_time_s is None else started + max_time_s
+    scores = ScoreLog(folder, begins_learnt=module.begins_learnt, deadline=deadline)
     last = checkpoint_of(run.out, name)
     with quiet_lightning():
         trainer = _trainer(run, name, scores, max_time_s=max_time_s)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from declouder.errors import DataError, reason_of
 from declouder.rgb import rgb_places
 from declouder.scaling import Scaling
+from declouder.training.layout import CHECKPOINT
 from declouder.training.module import StageModule
 from declouder.training.surroundings import MAKE_ROOM
 from declouder.whole_files import remove_stale_parts, whole_file
@@ -40,11 +41,16 @@ class ScoreLog(Callback):  # type: ignore[misc]
         folder: the stage's.
         begins_learnt: whether the stage begins with weights that have learnt: they are scored too, as step 0, so
             that a stage that makes them worse keeps them.
+        deadline: when the call's time is up, on the clock of `time.monotonic`; None for never. Where scoring would
+            take longer than is left, by how long it took in this call, the run stops before it: scoring is what it
+            then goes on with.
     """
 
-    def __init__(self, folder: Path, *, begins_learnt: bool = False) -> None:
+    def __init__(self, folder: Path, *, begins_learnt: bool = False, deadline: float | None = None) -> None:
         self.folder = folder
         self._begins_learnt = begins_learnt
+        self._deadline = deadline
+        self._took_s: float | None = None
         self.best: dict[str, float] = {}
         self.stopped = False
         """Whether the stage's patience has run out."""
@@ -93,26 +99,46 @@ class ScoreLog(Callback):  # type: ignore[misc]
             self._to_beat, self._without_better = None, 0
         self._measured_by = module.measured_by
         # Where all pairs are learnt from the last weights are kept, whatever their scores.
-        if self._begins_learnt and trainer.global_step == 0 and not module.learns_all_pairs:
+        step = trainer.global_step
+        if self._begins_learnt and step == 0 and not module.learns_all_pairs:
             self._score_at(trainer, module, 0)
+        if self._is_due(step, module):  # it was stopped before, or while it scored
+            self._score_at(trainer, module, step)
         trainer.should_stop = trainer.should_stop or self.stopped
 
     def on_train_batch_end(self, trainer: L.Trainer, module: StageModule, *_: Any) -> None:
         """Score every `validate_every` steps, and at the last one."""
-        step, settings = trainer.global_step, module.settings
+        step = trainer.global_step
+        if not self._is_due(step, module):
+            return
+        if step < module.settings.steps:  # after the last one a run that goes on would not come by here again
+            # Scoring can take minutes, and Lightning saves after it.
+            trainer.save_checkpoint(self.folder / CHECKPOINT)
+            if trainer.strategy.broadcast(self._has_no_time()):
+                trainer.should_stop = True
+                return
+        self._score_at(trainer, module, step)
+        trainer.should_stop = trainer.should_stop or self.stopped
+
+    def _is_due(self, step: int, module: StageModule) -> bool:
+        """Return whether a step, the last one taken, is to be scored and was not yet."""
         # Batches that are summed end before the first step.
-        due = step > 0 and (step % settings.validate_every == 0 or step == settings.steps)
-        if due and step != self._scored_step:
-            self._score_at(trainer, module, step)
-            trainer.should_stop = trainer.should_stop or self.stopped
+        due = step > 0 and (step % module.settings.validate_every == 0 or step == module.settings.steps)
+        return due and step != self._scored_step
+
+    def _has_no_time(self) -> bool:
+        if self._deadline is None or self._took_s is None:
+            return False
+        return time.monotonic() + self._took_s > self._deadline
 
     def _score_at(self, trainer: L.Trainer, module: StageModule, step: int) -> None:
-        patience = module.settings.patience
+        began, patience = time.monotonic(), module.settings.patience
         self._scored_step = step
         if trainer.is_global_zero:
             self._score(trainer, module)
             self.stopped = patience is not None and self._without_better >= patience
         self.stopped = trainer.strategy.broadcast(self.stopped)
+        self._took_s = time.monotonic() - began
 
     def finish(self, module: StageModule) -> dict[str, nn.Module]:
         """Return the learnt networks with the weights that scored best; the last, where nothing is held out.
