@@ -8,7 +8,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from declouder.arguments import digits
 from declouder.cli.process import keep_freed_memory
 from declouder.devices import has_bfloat16, resolved_device
 from declouder.errors import OptionError
@@ -51,6 +50,8 @@ def tell_trained_range(model: str | None, given: tuple[float, float] | None, *, 
         with contextlib.suppress(LookupError):  # it need not say
             learnt = trained_range(Path(model))
     if learnt is not None and given != learnt:
+        from declouder.arguments import digits
+
         ends = [digits(end) for end in learnt]
         logging.getLogger(__name__).warning(
             "%s learnt numbers from %s to %s (data.range); give %s %s,%s", model, *ends, option, *ends
