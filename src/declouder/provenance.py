@@ -24,8 +24,7 @@ from typing import Any
 
 from declouder.errors import DeclouderError, ModelError
 from declouder.raster import RasterInfo, open_raster
-
-_OURS, _BEFORE = "DECLOUDER_", "DECLOUDER_BEFORE_"
+from declouder.tags import BEFORE, OURS, own_tags
 
 
 def provenance_info(like: RasterInfo, *, samples: int) -> RasterInfo:
@@ -62,12 +61,6 @@ def is_provenance(path: Path, like: RasterInfo) -> bool:
     return info.descriptions[:1] == ("changed",) and "DECLOUDER_NOTE" in info.tags.get(None, {})
 
 
-def own_tags(info: RasterInfo) -> dict[str, str]:
-    """Return the tags that the last run left on a raster; none if it is no output of ours."""
-    tags = info.tags.get(None, {})
-    return {name: tags[name] for name in tags if name.startswith(_OURS) and not name.startswith(_BEFORE)}
-
-
 def tagged(info: RasterInfo, key: Mapping[str, Any], *, masked: bool) -> RasterInfo:
     """Return `info` with the tags that say how a scene was made, and those of the last run before as such.
 
@@ -76,8 +69,8 @@ def tagged(info: RasterInfo, key: Mapping[str, Any], *, masked: bool) -> RasterI
         key: all that the result depends on, as the journal has it.
         masked: whether only pixels under a mask were changed.
     """
-    before = {_BEFORE + name.removeprefix(_OURS): said for name, said in own_tags(info).items()}
-    others = {name: said for name, said in info.tags.get(None, {}).items() if not name.startswith(_OURS)}
+    before = {BEFORE + name.removeprefix(OURS): said for name, said in own_tags(info).items()}
+    others = {name: said for name, said in info.tags.get(None, {}).items() if not name.startswith(OURS)}
     return replace(info, tags={**info.tags, None: others | before | _output_tags(key, masked=masked)})
 
 

@@ -17,7 +17,6 @@ from declouder.mosaic import Mosaic
 from declouder.provenance import (
     is_provenance,
     model_digest,
-    own_tags,
     precision_of,
     provenance_info,
     sampler_of,
@@ -42,6 +41,7 @@ from declouder.scene.inputs import auto_scale, grid_origin, open_scene, tell_mis
 from declouder.scene.options import Progress, SceneOptions, SceneReport
 from declouder.scene.outputs import Restoration, write_scene
 from declouder.scene.windows import restore_windows
+from declouder.tags import own_tags
 from declouder.version import __version__
 
 log = logging.getLogger(__name__)

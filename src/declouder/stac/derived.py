@@ -13,10 +13,10 @@ from typing import Any
 import pystac
 
 from declouder.errors import OutputError
-from declouder.provenance import own_tags
 from declouder.raster import RasterInfo, open_raster
 from declouder.rgb import RGBN
 from declouder.stac.reading import SourceItem
+from declouder.tags import own_tags
 from declouder.version import __version__
 from declouder.whole_files import write_text
 
