@@ -251,9 +251,30 @@ def test_a_mask_of_another_place_is_told(scene, tmp_path, caplog, nodata):
         assert any("is it of another place?" in text for text in caplog.messages) == is_told
 
 
+@pytest.mark.parametrize(
+    ("pixel_m", "east", "told"),
+    [(20, 5e5, "60 %"), (20, 5e5 + 600, "30 %"), (27.5, 5e5 - 50, None), (10, 5e5, None), (20, 7e5, None)],
+)
+def test_a_mask_on_a_part_of_the_scene_is_told(pixel_m, east, told, scene, tmp_path, caplog):
+    place = Affine(pixel_m, 0, east, 0, -pixel_m, 4e6)
+    values = np.zeros((30, 40) if pixel_m > 10 else (80, 100), np.uint8)
+    share_of(scene, MaskChoice(mask_file(tmp_path, values, transform=place)))
+    lies_on = [text for text in caplog.messages if "what is beyond it stays as it is" in text]
+    assert len(lies_on) == (told is not None) and all(f"lies on {told} of the scene" in text for text in lies_on)
+
+
+def test_ground_without_data_need_not_be_covered_by_a_mask(tmp_path, caplog):
+    pixels = np.full((3, 80, 100), 90, np.uint8)
+    pixels[:, 60:], pixels[:, :, 80:] = 0, 0
+    scene = write_tif(tmp_path / "scene.tif", pixels, nodata=0)
+    place = Affine(20, 0, 5e5, 0, -20, 4e6)
+    share_of(scene, MaskChoice(mask_file(tmp_path, np.zeros((30, 40), np.uint8), transform=place)))
+    assert "of the scene" not in caplog.text
+
+
 @pytest.mark.parametrize("west", [179.0, -181.0, 0.0, -180.0])
 @pytest.mark.parametrize("kind", ["nodata", "mask", "plain"])
-def test_a_mask_covers_a_scene_across_the_antimeridian(west, kind, tmp_path):
+def test_a_mask_covers_a_scene_across_the_antimeridian(west, kind, tmp_path, caplog):
     (x,), (y,) = warp.transform("EPSG:4326", "EPSG:32660", [180.0], [0.5])
     across = Affine(100, 0, x - 5000, 0, -100, y + 4000)
     scene = write_tif(
@@ -270,6 +291,7 @@ def test_a_mask_covers_a_scene_across_the_antimeridian(west, kind, tmp_path):
     share = share_of(scene, MaskChoice(path, values=(1,), feather_px=0))
     assert (share[:37] == 1).all() and (share[43:] == 0).all()
     assert share_of(scene, MaskChoice(path, feather_px=0)).min() == 1
+    assert "of the scene" not in caplog.text
 
 
 def test_the_share_is_one_on_cloud_zero_beyond_the_feather_and_falls_between(scene, tmp_path):
@@ -311,6 +333,29 @@ def test_a_landsat_quality_band_is_read_by_its_generation(sensor, scene, tmp_pat
     np.testing.assert_array_equal(share[0, : len(numbers)], cloudy)
     assert (share[:, len(numbers) :] == 0).all()
     assert generation in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers", "refused"),
+    [
+        ("landsat-qa", [0, 1], "no number above 0, a quality band of Landsat"),
+        ("landsat-qa", [4, 9, 11], "no number above 11, a quality band of Landsat"),
+        ("landsat-qa", [1], None),
+        ("landsat-qa", [0, 672], None),
+        ("sentinel2-scl", [0, 255], "up to 255, a scene classification of Sentinel-2 has 0 to 11"),
+        ("sentinel2-scl", [1, 21824, 22280], "up to 22280, a scene classification"),
+        ("sentinel2-scl", [0], None),
+        ("sentinel2-scl", [4, 9, 11, 255], None),
+    ],
+)
+def test_a_mask_of_another_kind_is_refused(kind, numbers, refused, scene, tmp_path):
+    values = np.resize(np.array(numbers, np.uint16), (80, 100))
+    choice = MaskChoice(mask_file(tmp_path, values), kind=kind)
+    if refused is None:
+        assert not np.isnan(share_of(scene, choice)).any()
+        return
+    with pytest.raises(OptionError, match=refused):
+        share_of(scene, choice)
 
 
 def test_a_landsat_quality_band_is_known_by_smaller_copies_that_hold_means(scene, tmp_path, caplog):

@@ -381,7 +381,7 @@ def test_the_estimates_threshold_is_part_of_what_a_run_goes_on_with(source, tmp_
     options = replace(SMALL, mask=MaskChoice("auto"))
     with pytest.raises(Killed):
         remove_from_scene(source, tmp_path / "b.tif", killed_at(3), options)
-    monkeypatch.setattr("declouder.masks._SHARE_ABOVE_DARK", 0.4)
+    monkeypatch.setattr("declouder.masks.cloudiness._SHARE_ABOVE_DARK", 0.4)
     remove_from_scene(source, tmp_path / "b.tif", FakePipeline(draws), options)
     assert "continued" not in caplog.text
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rasterio
 from numpy.typing import NDArray
+from rasterio import warp
 from rasterio.enums import Resampling
 from rasterio.transform import Affine
 from rasterio.vrt import WarpedVRT
@@ -22,7 +24,7 @@ from declouder.raster.gdal import GDAL_ERRORS, NUMBER_DTYPES, one_line
 from declouder.raster.info import RasterInfo
 from declouder.raster.places import lie_alike, same_corners
 from declouder.raster.reading import opened
-from declouder.raster.reduced import reduced_shape
+from declouder.raster.reduced import looked_at, reduced_shape
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +92,19 @@ class AlignedReader:
         first = self._aligned[0]
         shape = reduced_shape(first.height, first.width, _LOOKED_AT_PX)
         return any(self._read(aligned, self._alpha, out_shape=shape)[1].any() for aligned in self._aligned)
+
+    def reach(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """Return where the raster lies at all, with data or without, on the other's grid at a smaller `shape`."""
+        first = self._aligned[0]
+        if first is self._dataset:
+            return np.ones(shape, np.bool_)
+        rows, cols = (grid.ravel() for grid in np.meshgrid(*looked_at(shape, first), indexing="ij"))
+        own = warp.transform(first.crs, self.info.crs, *rasterio.transform.xy(first.transform, rows, cols))
+        inside = np.zeros(rows.size, np.bool_)
+        for turn in _turns(self.info, self._dataset.bounds):
+            x, y = ~turn @ (np.asarray(own[0]), np.asarray(own[1]))
+            inside |= (x >= 0) & (x <= self.info.width) & (y >= 0) & (y <= self.info.height)
+        return inside.reshape(shape)
 
     def read_reduced(self, *, max_px: int = 1024) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return the raster itself, on its own grid, at a size of at most `max_px`, by leaving out pixels."""
