@@ -94,7 +94,7 @@ def test_a_file_system_without_locks_is_told_and_trained_on(number, tmp_path, mo
     monkeypatch.setattr(fcntl, "lockf", _failing(number))
     with one_run_in(tmp_path / "run"):
         assert (tmp_path / "run").is_dir()
-    assert f"{tmp_path / 'run'}: this file system has no locks" in caplog.text
+    assert f"{tmp_path / 'run' / '.lock'}: this file system has no locks; see that no other" in caplog.text
 
 
 def _failing(number: int):

@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 
 from declouder.errors import BusyError, OutputError
 from declouder.interrupts import interrupts_wait
+from declouder.locks import locked
 
 log = logging.getLogger(__name__)
 
@@ -312,43 +313,20 @@ class Journal:
         os.ftruncate(self._file, self._end)
 
 
-def _lock(file: int, path: Path) -> None:
-    """Lock an open file for this process, where its file system knows locks: some of clusters do not."""
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-            raise
-        log.warning("%s: this file system has no locks; see that no other run writes the same output", path)
-
-
 def _locked(path: Path) -> int:
-    """Open and lock a file; return its descriptor.
+    """Open and lock a journal; return its descriptor.
 
     Raises:
-        OutputError: if another process has it locked.
+        BusyError: if another process has it locked.
     """
-    while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
-        try:
-            _lock(file, path)
-            # The run that had it may have deleted it between our two calls; then we hold a file without name.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file), path.stat(follow_symlinks=False)):
-                    return file
-        except BlockingIOError:
-            os.close(file)
-            output = path.name.removeprefix(".").removesuffix(".journal")
-            raise BusyError(
-                f"another run is writing {path.with_name(output)} at this moment (it holds {path.name}); "
-                "wait for it, or give another output"
-            ) from None
-        except BaseException:
-            os.close(file)
-            raise
-        os.close(file)
+    try:
+        return locked(path, doubt="see that no other run writes the same output")
+    except BlockingIOError:
+        output = path.name.removeprefix(".").removesuffix(".journal")
+        raise BusyError(
+            f"another run is writing {path.with_name(output)} at this moment (it holds {path.name}); "
+            "wait for it, or give another output"
+        ) from None
 
 
 def _difference(found: bytes | None, header: Mapping[str, Any]) -> str:

@@ -126,6 +126,12 @@ def whole_files_of(folder: Path, *, mend: str = ELSEWHERE) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def check_new(path: Path, *, overwrite: bool) -> None:
+    """Raise OutputError if something is at `path` already and is not to be replaced."""
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists; give --overwrite or another name")
+
+
 def remove_stale_parts(path: Path) -> None:
     """Delete what killed processes left of an unfinished `path`; the caller knows that no other writes it."""
     place = path.resolve()

@@ -13,6 +13,7 @@ from declouder.cli.app import app
 from declouder.cli.bars import counting_bar
 from declouder.cli.options import OUTPUT_NAMES, DataRangeOption, DebugOption, QuietOption, SetOption, parsed_range
 from declouder.errors import DataError, OptionError, OutputError
+from declouder.whole_files import check_new
 
 if TYPE_CHECKING:
     from declouder.data.check import PartReport, SetReport
@@ -54,8 +55,8 @@ def check(
         raise OptionError(f"--bands is {bands!r}; give rgb or rgbn")
     if of not in ("test", "train", "all"):
         raise OptionError(f"--of is {of!r}; give test, train, or all for a set without a split")
-    if write is not None and write.exists() and not overwrite:
-        raise OutputError(f"{write} exists; give --overwrite or another name")
+    if write is not None:
+        check_new(write, overwrite=overwrite)
     if write is not None and not write.absolute().parent.is_dir():
         raise OutputError(f"the folder of {write} does not exist; make it first")
 
@@ -108,8 +109,7 @@ def split(
     if seed < 0:
         raise OptionError(f"--seed is {seed}; give 0 or more")
     target = folder / "split.txt" if out is None else out
-    if target.exists() and not overwrite:
-        raise OutputError(f"{target} exists; give --overwrite or another name")
+    check_new(target, overwrite=overwrite)
 
     from declouder.data.catalog import all_pairs
     from declouder.data.lists import write_split_list

@@ -16,7 +16,7 @@ from declouder.cli.app import app
 from declouder.cli.options import OUTPUT_NAMES, DebugOption, OverwriteOption
 from declouder.errors import ModelError, OutputError
 from declouder.model_folder import INDEX, NETWORKS, RECORD
-from declouder.whole_files import whole_folder
+from declouder.whole_files import check_new, whole_folder
 
 
 @app.command()
@@ -35,8 +35,7 @@ def convert(
 
     Bands, size of the network and kind of reference are recognised from the tensors.
     """
-    if output.exists() and not overwrite:
-        raise OutputError(f"{output} exists; give --overwrite or another name")
+    check_new(output, overwrite=overwrite)
     if output.exists() and not (output / INDEX).exists():
         raise OutputError(f"{output} is no model folder, so it is not replaced; give another name")
     if not output.absolute().parent.is_dir():

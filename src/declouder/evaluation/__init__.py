@@ -64,7 +64,7 @@ from declouder.evaluation.summary import (
 )
 from declouder.kept import LEGEND, check_owner, owner_of
 from declouder.packages import package_versions
-from declouder.whole_files import write_text
+from declouder.whole_files import check_new, write_text
 
 __all__ = [
     "BAND_SCORES",
@@ -213,8 +213,8 @@ def _check_places(out: Path, beside: Sequence[Path], partial: Path, *, overwrite
         raise OptionError(f"{out} does not end in .json; the table and the list go beside it as .md and .csv")
     for path in (out, *beside):
         # Beside an unfinished run they are its own: it was stopped while it wrote the last of them.
-        if path.exists() and not overwrite and (path == out or not partial.exists()):
-            raise OutputError(f"{path} exists; give --overwrite or another name")
+        if path == out or not partial.exists():
+            check_new(path, overwrite=overwrite)
 
 
 def _rows(

@@ -26,7 +26,7 @@ from declouder.evaluation import BAND_SCORES, SCORES, read_scores
 from declouder.kept import MAPS, owner_of, read_kept
 from declouder.report.plots import distribution, reliability
 from declouder.version import __version__
-from declouder.whole_files import write_text
+from declouder.whole_files import check_new, write_text
 
 BUDGET_BYTES = 28_000_000
 """What the images may take; finer steps of `QUALITIES` are tried first."""
@@ -58,8 +58,7 @@ def write_report(scores: Sequence[Path], out: Path, *, overwrite: bool = False, 
         raise OptionError("no file of scores is given; `declouder evaluate` makes one")
     if out.suffix.lower() not in (".html", ".htm"):
         raise OptionError(f"{out} does not end in .html; the report is a page for a browser")
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out} exists; give --overwrite or another name")
+    check_new(out, overwrite=overwrite)
     results = [read_scores(path) for path in scores]
     page = render([(path, result) for path, result in zip(scores, results, strict=True)], title=title)
     try:

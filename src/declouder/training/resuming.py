@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ import torch
 from declouder.config import STAGE_NAMES, StageName, TrainConfig, dump_config, load_config
 from declouder.data.training import TrainingData
 from declouder.errors import ConfigError, DataError, ModelError, OutputError, reason_of
+from declouder.locks import locked
 from declouder.training.layout import CHECKPOINT, FINISHED, checkpoint_of, is_finished
 from declouder.training.networks import earlier_folder
 from declouder.training.stages import STAGES
@@ -42,7 +42,11 @@ def one_run_in(out: Path) -> Iterator[None]:
     is_new = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        file = _locked(out / _LOCK)
+        file = locked(out / _LOCK, doubt="see that no other run trains there", with_children=False)
+    except BlockingIOError:
+        raise OutputError(
+            f"another run is training in {out} at this moment; wait for it, or choose another --out"
+        ) from None
     except OSError as error:
         _remove_empty(out, is_new)
         raise OutputError(f"{out} cannot be made or written ({error}); choose another --out") from None
@@ -59,28 +63,6 @@ def _remove_empty(folder: Path, is_new: bool) -> None:
     if is_new:
         with contextlib.suppress(OSError):  # it holds the run
             folder.rmdir()
-
-
-def _locked(path: Path) -> int:
-    """Open and lock a file; return its descriptor."""
-    import fcntl
-
-    while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                os.close(file)
-                raise OutputError(
-                    f"another run is training in {path.parent} at this moment; wait for it, or choose another --out"
-                ) from None
-            log.warning("%s: this file system has no locks; see that no other run trains there", path.parent)
-        # The run that had it may have deleted it in between; then this is a file without a name.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file), path.stat()):
-                return file
-        os.close(file)
 
 
 def check_order(config: TrainConfig, out: Path, stages: Sequence[StageName]) -> None:
