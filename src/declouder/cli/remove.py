@@ -39,6 +39,7 @@ from declouder.cli.running import Outcome, Run, failure, hint, summary
 from declouder.errors import OptionError, OutputError
 
 if TYPE_CHECKING:
+    from declouder.cli.jobs import Jobs
     from declouder.scaling import Scaling
     from declouder.scene import SceneOptions
     from declouder.stac import SourceItem
@@ -155,7 +156,6 @@ def remove(
     """
     from declouder.cli.jobs import jobs_folder, planned_jobs
     from declouder.masks import MaskChoice
-    from declouder.provenance import weights_stay
     from declouder.raster import MOST_PIXELS
     from declouder.scene import SceneOptions
 
@@ -206,21 +206,17 @@ def remove(
             for error in jobs.unusable.values():
                 typer.echo(f"passed over: {error}", err=True)
         stack.enter_context(jobs_folder(jobs))
-        outcome = Outcome(failed=dict(jobs.unusable))
-        if jobs.todo:
-            pipeline = (
-                loaded_pipeline(model, sampler, device, precision)
-                if cluster is None
-                else _pipeline_for_workers(model, sampler, precision)
-            )
-            given = None if options.scale is None else (options.scale.low, options.scale.high)
-            tell_trained_range(model, given, option="--scale")
-            with weights_stay(pipeline), shown_progress(quiet=quiet, scenes=len(jobs.todo)) as bars:
-                run = Run(jobs, pipeline, options, bars, skip_existing=skip_existing, outcome=outcome)
-                if cluster is None:
-                    run.here()
-                else:
-                    run.on_cluster(cluster, device)
+        outcome = _finished(
+            jobs,
+            options,
+            model=model,
+            sampler=sampler,
+            device=device,
+            precision=precision,
+            cluster=cluster,
+            quiet=quiet,
+            skip_existing=skip_existing,
+        )
         if item is not None and output.is_file() and (outcome.reports or not output.with_suffix(".json").exists()):
             extra_package("stac", "--stac", "pystac").write_derived(
                 item, output, max_pixels=options.max_pixels, overwrite=options.overwrite
@@ -231,6 +227,39 @@ def remove(
                 typer.echo(advice)
         if outcome.failed:
             raise failure(outcome)
+
+
+def _finished(
+    jobs: Jobs,
+    options: SceneOptions,
+    *,
+    model: str | None,
+    sampler: str | None,
+    device: str,
+    precision: str,
+    cluster: str | None,
+    quiet: bool,
+    skip_existing: bool,
+) -> Outcome:
+    """Load the model and finish all scenes that are to be done, here or on a cluster; return what came of them."""
+    from declouder.provenance import weights_stay
+
+    outcome = Outcome(failed=dict(jobs.unusable))
+    if not jobs.todo:
+        return outcome
+    if cluster is None:
+        pipeline = loaded_pipeline(model, sampler, device, precision)
+    else:
+        pipeline = _pipeline_for_workers(model, sampler, precision)
+    given = None if options.scale is None else (options.scale.low, options.scale.high)
+    tell_trained_range(model, given, option="--scale")
+    with weights_stay(pipeline), shown_progress(quiet=quiet, scenes=len(jobs.todo)) as bars:
+        run = Run(jobs, pipeline, options, bars, skip_existing=skip_existing, outcome=outcome)
+        if cluster is None:
+            run.here()
+        else:
+            run.on_cluster(cluster, device)
+    return outcome
 
 
 def _pipeline_for_workers(model: str | None, sampler: str | None, precision: str) -> Any:
