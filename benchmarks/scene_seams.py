@@ -38,6 +38,7 @@ from declouder.raster import open_raster
 from declouder.scaling import Scaling
 from declouder.scene import SceneOptions, inference, remove_from_scene
 from declouder.scene.inputs import grid_origin
+from declouder.scene.options import WINDOW_PX
 
 
 def main() -> int:
@@ -45,7 +46,7 @@ def main() -> int:
     parser.add_argument("scene", help="a file, smooth or terrain")
     parser.add_argument("--model", help="a pipeline folder; without it the shipped model")
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--window", type=int, default=SceneOptions.window_px, metavar="PX")
+    parser.add_argument("--window", type=int, default=WINDOW_PX, metavar="PX")
     parser.add_argument("--mirrored", action="store_true", help="set mirror images of a file around it")
     parser.add_argument("--overlap", type=int, metavar="PX")
     parser.add_argument("--enlarge", type=int, default=1, metavar="N")
@@ -109,7 +110,7 @@ def seam_score(image: np.ndarray, options: SceneOptions, origin: Origin) -> floa
         length = image.shape[axis]
         steps = np.abs(np.diff(image, axis=axis)).mean(axis=(0, 3 - axis))  # one value a line
         windows = plan_windows(
-            length, 1, options.window_px, options.overlap, (first, 0), least_cut_px=options.least_cut_px
+            length, 1, options.window, options.overlap, (first, 0), least_cut_px=options.least_cut_px
         )
         is_seam = np.zeros(length - 1, bool)
         for window, following in itertools.pairwise(windows):
@@ -192,7 +193,7 @@ def crop_difference(
         dataset.write(dn)
     assert isinstance(options.scale, Scaling)
     remove_from_scene(folder / "crop.tif", folder / "crop_clear.tif", pipeline, options)
-    margin = options.window_px
+    margin = options.window
     if min(dn.shape[1:]) <= 2 * margin:
         return {}
     apart = np.abs(read(folder / "crop_clear.tif")[bands] - whole[:, top:, left:])[

@@ -29,6 +29,7 @@ from rasterio.transform import Affine
 from declouder.masks import MaskChoice
 from declouder.pipeline import CloudRemovalPipeline
 from declouder.scene import SceneOptions, SceneReport, remove_from_scene
+from declouder.scene.options import WINDOW_PX
 
 CLOUDY_SHARE = 0.05
 
@@ -38,7 +39,7 @@ def main() -> int:
     parser.add_argument("--model", help="a pipeline folder; without it the shipped model")
     parser.add_argument("--px", type=int, default=2048)
     parser.add_argument("--steps", type=int, help="of the diffusion; without it the model's own")
-    parser.add_argument("--window", type=int, default=SceneOptions.window_px, metavar="PX")
+    parser.add_argument("--window", type=int, default=WINDOW_PX, metavar="PX")
     arguments = parser.parse_args()
     pipeline = CloudRemovalPipeline.from_pretrained(arguments.model)
     pipeline.set_progress_bar_config(disable=True)

@@ -450,9 +450,9 @@ def test_times_are_read_as_people_write_them(text, seconds, noted) -> None:
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        ((), {"window_px": 1024, "enlarge": 1, "steps": None, "least_painted": 0}),
-        (("--enlarge", 4), {"window_px": 256, "enlarge": 4}),
-        (("--enlarge", 2, "--window", 96, "--overlap", 8), {"window_px": 96, "enlarge": 2, "overlap_px": 8}),
+        ((), {"window": 1024, "enlarge": 1, "steps": None, "least_painted": 0}),
+        (("--enlarge", 4), {"window": 256, "enlarge": 4}),
+        (("--enlarge", 2, "--window", 96, "--overlap", 8), {"window": 96, "enlarge": 2, "overlap": 8}),
         (("--batch", 3, "--nodata", 7, "--max-pixels", 99), {"batch": 3, "nodata": 7, "max_pixels": 99}),
     ],
 )

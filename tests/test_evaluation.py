@@ -508,6 +508,20 @@ def test_a_limit_spreads_over_the_images_and_is_written_down(data: Path, tmp_pat
         Selection(data, limit=0).pairs()
 
 
+def test_numbers_of_numpy_are_written_as_others_and_words_are_refused(data, pipeline, tmp_path):
+    chosen = Selection(data, limit=np.int64(1), size_px=np.int32(32))
+    method = ModelMethod(
+        pipeline, strength=np.float32(0.5), consistency=np.float64(0), least_painted=np.float32(0.5)
+    )
+    found = evaluate(chosen, method, out=tmp_path / "a.json", data_range=np.float32(255))
+    assert json.loads((tmp_path / "a.json").read_text())["method"] == found["method"]
+    assert found["method"]["strength"] == found["method"]["least_painted"] == 0.5
+    with pytest.raises(OptionError, match="size is 'large'; give a whole number"):
+        Selection(data, size_px="large")
+    with pytest.raises(OptionError, match="strength is 'strong'; give a number"):
+        ModelMethod(pipeline, strength="strong")
+
+
 def test_a_size_resizes_images_and_masks_before_anything_is_scored(
     data: Path, tmp_path: Path, pipeline: CloudRemovalPipeline
 ) -> None:

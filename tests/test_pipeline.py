@@ -482,6 +482,13 @@ def test_a_pil_image_that_is_transparent_in_part_is_refused(pipeline):
         pipeline(image)
 
 
+def test_a_pipeline_made_with_numbers_of_numpy_can_be_saved(tmp_path):
+    made = make_tiny(num_inference_steps=np.int64(3), strength=np.float32(0.5), consistency=np.float64(0.25))
+    made.save_pretrained(tmp_path)
+    config = CloudRemovalPipeline.from_pretrained(tmp_path).config
+    assert (config.num_inference_steps, config.strength, config.consistency) == (3, 0.5, 0.25)
+
+
 def test_a_share_may_be_of_numpy():
     pipeline, cloudy = make_tiny(), cloudy_images()
     ours = [pipeline(cloudy, generator=seeded(), least_painted=share).images for share in (0.5, np.float32(0.5))]

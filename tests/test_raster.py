@@ -220,6 +220,12 @@ def test_strips_of_a_wide_scene_are_read_once_for_all_parts_of_their_rows(tmp_pa
             assert bool(times) == (not kept)
             np.testing.assert_array_equal(reader.read(slice(9, 12), slice(0, 9)), dn[:, 9:12, :9])
             np.testing.assert_array_equal(reader.read(slice(39, 41), slice(0, 9)), dn[:, 39:41, :9])
+            reader.keep_rows(slice(10, 40), [3, 2])
+            times.clear()
+            np.testing.assert_array_equal(reader.read(slice(12, 40), slice(5, 90), [3]), dn[[2], 12:40, 5:90])
+            assert bool(times) == (not kept)
+            np.testing.assert_array_equal(reader.read(slice(12, 40), slice(5, 90)), dn[:, 12:40, 5:90])
+            assert times, "all bands are not kept"
 
 
 def test_a_world_file_that_would_place_an_output_is_told(tmp_path, rng, darker, caplog):

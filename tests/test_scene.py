@@ -441,7 +441,6 @@ def test_a_grey_image_is_refused_by_a_model_of_three_bands(identity, tmp_path):
         ("enlarge", 5),
         ("seed", -1),
         ("window_px", 0),
-        ("window_px", None),
         ("overlap_px", -1),
         ("overlap_px", 600),
         ("batch", 0),
@@ -454,6 +453,12 @@ def test_a_grey_image_is_refused_by_a_model_of_three_bands(identity, tmp_path):
 def test_options_outside_their_meaning_are_refused(field, value):
     with pytest.raises(OptionError, match=field.removesuffix("_px").replace("_", ".")):
         SceneOptions(**{field: value})
+
+
+def test_windows_are_as_large_to_the_networks_however_much_a_scene_is_enlarged():
+    assert [SceneOptions(enlarge=times).window for times in (1, 2, 3, 4)] == [1024, 512, 341, 256]
+    assert [SceneOptions(enlarge=times).overlap for times in (1, 2, 3, 4)] == [128, 64, 42, 32]
+    assert SceneOptions(enlarge=4, window_px=500).window == 500
 
 
 def test_numbers_of_numpy_are_numbers_and_others_are_told(identity, tmp_path, rng):

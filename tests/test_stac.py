@@ -99,7 +99,16 @@ def test_the_item_of_a_picture_says_its_colours_and_names_the_extensions_it_uses
     bands = found["assets"]["clear"]["bands"]
     assert [band["eo:common_name"] for band in bands] == ["red", "green", "blue"]
     assert not any("raster/" in extension for extension in found["stac_extensions"])
-    assert "synthesised" in found["properties"]["processing:lineage"]
+    properties = found["properties"]
+    assert properties["processing:lineage"].startswith("Pixels of the bands in DECLOUDER_BANDS are synthesised")
+    assert properties["processing:expression"]["expression"]["DECLOUDER_STEPS"] == "0"
+    # Of a run that was stopped before it wrote the item, the file's own word is all there is.
+    (tmp_path / "clear.json").unlink()
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([*(str(word) for word in words), "--skip-existing"])
+    again = json.loads((tmp_path / "clear.json").read_text())["properties"]
+    where = "all or those under a mask" if suffix == ".webp" else "of the bands in DECLOUDER_BANDS"
+    assert where in again["processing:lineage"]
 
 
 @pytest.mark.parametrize(("nodata", "word"), [(np.nan, "nan"), (-np.inf, "-inf"), (np.inf, "inf"), (-1.5, -1.5)])

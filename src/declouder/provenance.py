@@ -24,7 +24,7 @@ from typing import Any
 
 from declouder.errors import DeclouderError, ModelError
 from declouder.raster import RasterInfo, open_raster
-from declouder.tags import BEFORE, OURS, own_tags
+from declouder.tags import BEFORE, NOTE, OURS, own_tags
 
 
 def provenance_info(like: RasterInfo, *, samples: int) -> RasterInfo:
@@ -58,7 +58,7 @@ def is_provenance(path: Path, like: RasterInfo) -> bool:
         return False
     if (info.height, info.width, info.crs, info.transform) != (like.height, like.width, like.crs, like.transform):
         return False
-    return info.descriptions[:1] == ("changed",) and "DECLOUDER_NOTE" in info.tags.get(None, {})
+    return info.descriptions[:1] == ("changed",) and NOTE in info.tags.get(None, {})
 
 
 def tagged(info: RasterInfo, key: Mapping[str, Any], *, masked: bool) -> RasterInfo:
@@ -75,24 +75,25 @@ def tagged(info: RasterInfo, key: Mapping[str, Any], *, masked: bool) -> RasterI
 
 
 def _output_tags(key: Mapping[str, Any], *, masked: bool) -> dict[str, str]:
-    where = "under the cloud mask" if masked else "of the bands in DECLOUDER_BANDS"
-    return {
-        "DECLOUDER_NOTE": f"Pixels {where} are synthesised by a generative model; they were not observed.",
-        "DECLOUDER_VERSION": str(key["version"]),
-        "DECLOUDER_MODEL": f"sha256:{key['model']}",
-        "DECLOUDER_SAMPLER": _called(key["sampler"]),
-        "DECLOUDER_STEPS": str(key["steps"]),
-        "DECLOUDER_PRECISION": key["precision"] or "none",
-        "DECLOUDER_SAMPLES": str(key["samples"]),
-        "DECLOUDER_AVERAGED": "yes" if key["averaged"] else "no",
-        "DECLOUDER_LEAST_PAINTED": f"{key['least painted']:g}",
-        "DECLOUDER_ENLARGE": str(key["enlarge"]),
-        "DECLOUDER_SEED": str(key["seed"]),
-        "DECLOUDER_BANDS": ",".join(map(str, key["bands"])),
-        "DECLOUDER_SCALE": ",".join(f"{value:.17g}" for value in key["scale"]),
-        "DECLOUDER_MASK": key["mask"] if isinstance(key["mask"], str) else key["mask kind"][0],
-        "DECLOUDER_FEATHER_PX": str(key["feather"]),
+    where = "under the cloud mask" if masked else f"of the bands in {OURS}BANDS"
+    said = {
+        "VERSION": str(key["version"]),
+        "MODEL": f"sha256:{key['model']}",
+        "SAMPLER": _called(key["sampler"]),
+        "STEPS": str(key["steps"]),
+        "PRECISION": key["precision"] or "none",
+        "SAMPLES": str(key["samples"]),
+        "AVERAGED": "yes" if key["averaged"] else "no",
+        "LEAST_PAINTED": f"{key['least painted']:g}",
+        "ENLARGE": str(key["enlarge"]),
+        "SEED": str(key["seed"]),
+        "BANDS": ",".join(map(str, key["bands"])),
+        "SCALE": ",".join(f"{value:.17g}" for value in key["scale"]),
+        "MASK": key["mask"] if isinstance(key["mask"], str) else key["mask kind"][0],
+        "FEATHER_PX": str(key["feather"]),
     }
+    note = {NOTE: f"Pixels {where} are synthesised by a generative model; they were not observed."}
+    return note | {OURS + name: text for name, text in said.items()}
 
 
 _FIXED: dict[int, tuple[str, int]] = {}

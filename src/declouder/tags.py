@@ -6,6 +6,8 @@ from declouder.raster import RasterInfo
 
 OURS, BEFORE = "DECLOUDER_", "DECLOUDER_BEFORE_"
 """What the names of tags begin with: of the last run, and of the one before it."""
+NOTE = OURS + "NOTE"
+"""Says in a sentence which pixels were not observed."""
 
 
 def own_tags(info: RasterInfo) -> dict[str, str]:

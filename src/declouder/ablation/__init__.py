@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from declouder.ablation.settings import AS_SAVED, GROUP_NAMES, Row, rows, slug
 from declouder.ablation.tables import plot, to_csv, to_markdown
 from declouder.ablation.verdict import answer, best_that_loses_nothing
+from declouder.arguments import real_number
 from declouder.errors import OutputError
 from declouder.evaluation import ModelMethod, OnImage, Selection, evaluate, read_scores
 from declouder.evaluation.files import SCORING_PACKAGES, files_fingerprint, make_folder
@@ -193,7 +194,8 @@ def _check_same(
         "precision": precision_of(pipeline),
     }
     if data_range is not None:
-        low, high = data_range if isinstance(data_range, tuple) else (0, data_range)
+        ends = data_range if isinstance(data_range, tuple) else (0, data_range)
+        low, high = (real_number(end, "data_range") for end in ends)
         now["data_range"] = [low, high] if low else high
     if not any((path.parent / "scores").glob("*.json")):  # nothing was scored of what it may name
         write_text(path, json.dumps(now, indent=1, allow_nan=False) + "\n")

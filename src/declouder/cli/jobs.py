@@ -160,7 +160,7 @@ def is_done(job: Job, *, skip_existing: bool) -> bool:
 def window_count(job: Job, options: SceneOptions) -> int:
     """Return about how many windows a scene has: a few more where its corner lies within the grid."""
     least = options.least_cut_px
-    return len(plan_windows(job.height, job.width, options.window_px, options.overlap, least_cut_px=least))
+    return len(plan_windows(job.height, job.width, options.window, options.overlap, least_cut_px=least))
 
 
 def listed_in(path: Path) -> list[Path]:

@@ -170,7 +170,7 @@ def remove(
         bands=None if bands is None else tuple(bands.split(",")),
         scale=_parsed_scale(scale),
         nodata=nodata,
-        window_px=SceneOptions.window_px // max(enlarge, 1) if window is None else window,
+        window_px=window,
         overlap_px=overlap,
         batch=batch,
         threads=threads,
@@ -219,7 +219,11 @@ def remove(
         )
         if item is not None and output.is_file() and (outcome.reports or not output.with_suffix(".json").exists()):
             extra_package("stac", "--stac", "pystac").write_derived(
-                item, output, max_pixels=options.max_pixels, overwrite=options.overwrite
+                item,
+                output,
+                max_pixels=options.max_pixels,
+                tags=outcome.reports[0].tags if outcome.reports else None,
+                overwrite=options.overwrite,
             )
         if not quiet:
             typer.echo(summary(jobs, outcome))

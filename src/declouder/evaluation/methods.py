@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from declouder.arguments import check_enlarge, seed_number, whole_number
+from declouder.arguments import check_enlarge, real_number, seed_number, whole_number
 from declouder.data.images import check_no_alpha, read_image
 from declouder.data.pairs import Pair, images_by_name
 from declouder.devices import is_out_of_memory
@@ -92,6 +92,10 @@ class ModelMethod:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, whole_number(value, name))
+        for name in ("strength", "consistency", "least_painted"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, real_number(value, name))
         object.__setattr__(self, "seed", seed_number(self.seed))
         if self.samples < 1:
             raise OptionError(f"{self.samples} samples asked for; give 1 or more")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from declouder.arguments import whole_number
 from declouder.data.catalog import GENERIC, BandSet, set_pairs
 from declouder.data.images import read_mask
 from declouder.data.pairs import Pair, fingerprint, images_by_name
@@ -44,6 +45,12 @@ class Selection:
     limit: int | None = None
     size_px: int | None = None
     split_list: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "size_px"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, whole_number(value, name.removesuffix("_px")))
 
     def pairs(self) -> list[Pair]:
         """Return the pairs to score.

@@ -132,11 +132,10 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         self.register_to_config(
             bands=list(bands),
             w_bounds=list(_checked_bounds(w_bounds)),
-            num_inference_steps=num_inference_steps,
-            strength=strength,
+            num_inference_steps=_checked_steps(num_inference_steps, strength),
+            strength=float(strength),  # as JSON knows it, too
             consistency=_checked_share(consistency, "consistency"),
         )
-        _checked_steps(num_inference_steps, strength)
         self._prepared: dict[str, Prepared] = {}
 
     @classmethod

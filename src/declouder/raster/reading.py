@@ -107,7 +107,7 @@ class RasterReader:
         # What a file does not declare, its overviews have mixed with the ground.
         self._trusts_overviews = info.nodata is not None or info.has_mask or info.alpha is not None
         self._alpha = info.alpha
-        self._kept: tuple[slice, NDArray[Any]] | None = None  # rows of all bands, see `keep_rows`
+        self._kept: tuple[slice, list[int], NDArray[Any]] | None = None  # rows, bands, DN; see `keep_rows`
         self._reduced: dict[tuple[Any, ...], tuple[NDArray[Any], list[NDArray[np.bool_]]]] = {}
 
     def declare_nodata(self, value: float) -> None:
@@ -171,26 +171,35 @@ class RasterReader:
 
     def read(self, rows: slice, cols: slice, bands: Sequence[int] | None = None) -> NDArray[Any]:
         """Return DN of the 1-based `bands` (all by default): (C, rows, cols) in the raster's dtype."""
-        if self._kept is not None and self._kept[0].start <= rows.start and rows.stop <= self._kept[0].stop:
-            of_kept, kept = self._kept
-            inside = kept[:, rows.start - of_kept.start : rows.stop - of_kept.start, cols]
-            return inside.copy() if bands is None else inside[[band - 1 for band in bands]]
+        if self._kept is not None:
+            kept_rows, kept_bands, kept = self._kept
+            wanted = self._numbers(bands)
+            if kept_rows.start <= rows.start and rows.stop <= kept_rows.stop and set(wanted) <= set(kept_bands):
+                inside = kept[:, rows.start - kept_rows.start : rows.stop - kept_rows.start, cols]
+                return np.asarray(inside[[kept_bands.index(band) for band in wanted]])
         with self._reading(rows, cols):
             window = GdalWindow.from_slices(rows, cols)
             values: NDArray[Any] = self.dataset.read(None if bands is None else list(bands), window=window)
         return values
 
-    def keep_rows(self, rows: slice) -> None:
+    def keep_rows(self, rows: slice, bands: Sequence[int] | None = None) -> None:
         """Have these rows at hand for reads that take parts of them, in place of those that were kept before.
+
+        They are kept of `bands` (all by default) and of an alpha band.
 
         Only where blocks are so wide that every part would decode more of them than GDAL's cache holds: strips of
         a wide scene.
         """
         info = self.info
-        if (self._kept and self._kept[0] == rows) or not takes_all_columns(self.dataset, rows.stop - rows.start):
+        kept = sorted({*self._numbers(bands), *([self._alpha] if self._alpha is not None else [])})
+        same = self._kept is not None and self._kept[:2] == (rows, kept)
+        if same or not takes_all_columns(self.dataset, rows.stop - rows.start):
             return
-        self._kept = None
-        self._kept = rows, self.read(rows, slice(0, info.width))
+        self._kept = None  # before its successor is read: there is room for one
+        self._kept = rows, kept, self.read(rows, slice(0, info.width), kept)
+
+    def _numbers(self, bands: Sequence[int] | None) -> list[int]:
+        return list(range(1, self.info.count + 1) if bands is None else bands)
 
     def read_valid(
         self, rows: slice, cols: slice, bands: Sequence[int] | None = None, *, heed_alpha: bool = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,11 +14,13 @@ from declouder.mosaic import LEAST_CUT_PX
 from declouder.raster import MOST_PIXELS
 from declouder.scaling import Scaling
 
+WINDOW_PX = 1024
+"""Size of a window as the networks see it, where none is given."""
 LEAST_WINDOW_PX = 32
 """Below, windows overlap and surround each other so much that a scene takes hours for minutes."""
 
 _WHOLE = ("steps", "enlarge", "window_px", "overlap_px", "batch", "threads", "samples", "max_pixels")
-_MAY_BE_NONE = ("steps", "overlap_px", "threads")
+_MAY_BE_NONE = ("steps", "window_px", "overlap_px", "threads")
 
 Progress = Callable[[int, int], None]
 """Called with the numbers of finished windows and of all windows."""
@@ -41,8 +43,9 @@ class SceneOptions:
         scale: the DN that are 0 and 1 to the model; None finds them.
         nodata: a DN that holds no data, besides what the file says; None takes the file's word, and where it says
             nothing, looks for a frame of 0 and for a lowest number such as -9999.
-        window_px: size of a window, at least 32. With the default overlap 30 % of the pixels are computed twice,
-            whatever the size; the larger, the less do neighbours differ in what they take for haze.
+        window_px: size of a window, at least 32; None is `WINDOW_PX / enlarge`, for the networks' memory. With the
+            default overlap 30 % of the pixels are computed twice, whatever the size; the larger, the less do
+            neighbours differ in what they take for haze.
         overlap_px: of neighbouring windows; None is an eighth of the window.
         batch: windows that go through the model at once.
         threads: of the CPU that compute a window; None is as many as PyTorch takes. Sums are rounded differently
@@ -65,7 +68,7 @@ class SceneOptions:
     bands: tuple[int | str, ...] | None = None
     scale: Scaling | None = None
     nodata: float | None = None
-    window_px: int = 1024
+    window_px: int | None = None
     overlap_px: int | None = None
     batch: int = 1
     threads: int | None = None
@@ -113,12 +116,12 @@ class SceneOptions:
         if not 0 <= self.least_painted <= 1:
             raise OptionError(f"least_painted is {self.least_painted:g}; give a share, from 0 to 1")
         check_enlarge(self.enlarge)
-        if self.window_px < LEAST_WINDOW_PX:
-            raise OptionError(f"window is {self.window_px} px; give at least {LEAST_WINDOW_PX}, such as 1024")
-        if not 0 <= self.overlap <= self.window_px // 2:
+        if self.window < LEAST_WINDOW_PX:
+            raise OptionError(f"window is {self.window} px; give at least {LEAST_WINDOW_PX}, such as {WINDOW_PX}")
+        if not 0 <= self.overlap <= self.window // 2:
             raise OptionError(
-                f"overlap is {self.overlap} px; give 0 to {self.window_px // 2}, "
-                f"half of the window of {self.window_px} px"
+                f"overlap is {self.overlap} px; give 0 to {self.window // 2}, "
+                f"half of the window of {self.window} px"
             )
         if self.batch < 1:
             raise OptionError(f"batch is {self.batch}; give 1 window or more")
@@ -136,9 +139,14 @@ class SceneOptions:
             raise OptionError(f"max-pixels is {self.max_pixels}; give at least 1")
 
     @property
+    def window(self) -> int:
+        """The size of a window in pixels, with its default filled in."""
+        return WINDOW_PX // self.enlarge if self.window_px is None else self.window_px
+
+    @property
     def overlap(self) -> int:
         """The overlap in pixels, with its default filled in."""
-        return self.window_px // 8 if self.overlap_px is None else self.overlap_px
+        return self.window // 8 if self.overlap_px is None else self.overlap_px
 
     @property
     def least_cut_px(self) -> int:
@@ -153,7 +161,8 @@ class SceneReport:
 
     `seconds` is the time it took, `ended` when that was on the clock of `time.perf_counter`. `small_clouds_left`:
     many clouds of a few pixels seem to be left (`declouder.small_clouds`), so that `enlarge` may help; windows that
-    an earlier run had finished do not count.
+    an earlier run had finished do not count. `tags`: what the output says of how it was made, by `declouder.tags`;
+    a WebP holds none.
     """
 
     source: Path
@@ -167,6 +176,7 @@ class SceneReport:
     seconds: float
     ended: float
     small_clouds_left: bool
+    tags: Mapping[str, str]
     continued: int = 0
 
     @property

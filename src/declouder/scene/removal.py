@@ -41,7 +41,7 @@ from declouder.scene.inputs import auto_scale, grid_origin, open_scene, tell_mis
 from declouder.scene.options import Progress, SceneOptions, SceneReport
 from declouder.scene.outputs import Restoration, write_scene
 from declouder.scene.windows import restore_windows
-from declouder.tags import own_tags
+from declouder.tags import BEFORE, own_tags
 from declouder.version import __version__
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def remove_from_scene(
         mosaic = Mosaic(
             info.height,
             info.width,
-            window_px=options.window_px,
+            window_px=options.window,
             overlap_px=options.overlap,
             origin=grid_origin(info),
             least_cut_px=options.least_cut_px,
@@ -128,6 +128,7 @@ def remove_from_scene(
         seconds=ended - started,
         ended=ended,
         small_clouds_left=small_clouds.are_left,
+        tags=own_tags(tagged(info, key, masked=mask is not None)),
         continued=continued,
     )
 
@@ -168,9 +169,9 @@ def _tell_oddities(source: Path, info: RasterInfo) -> None:
         log.warning("%s holds %d images; the others than the first are left out", source, info.images)
     if own_tags(info):
         log.warning(
-            "%s was made by declouder before; what was made up then counts as observed now, and the tags "
-            "DECLOUDER_BEFORE_* keep how",
-            source,
+            "%s was made by declouder before; what was made up then counts as observed now, and the tags %s* keep "
+            "how",
+            *(source, BEFORE),
         )
 
 
@@ -290,7 +291,7 @@ def _key(
         "bands": list(bands.numbers),
         "scale": [scale.low, scale.high],
         "nodata": [*map(str, reader.no_data), undeclared and [undeclared.value, undeclared.share]],
-        "window": options.window_px,
+        "window": options.window,
         "overlap": options.overlap,
         "mask": files_identity(mask.files) if mask is not None and mask.files else str(choice.source),
         "cloudiness": None if mask is None else mask.threshold,

@@ -82,7 +82,7 @@ def _model_input(scene: Restoration, plan: Plan, index: int) -> Part | None:
     cloudy = scene.share(window) > 0
     if not cloudy[plan.core(index)].any():
         return None  # without a look at the scene
-    scene.reader.keep_rows(window.rows)
+    scene.reader.keep_rows(window.rows, scene.bands)
     valid = scene.reader.read_valid(window.rows, window.cols, scene.bands)
     ground = np.asarray(valid.any(axis=0))
     place = plan.part(index, ground & cloudy, ground=ground, cut=scene.mask is not None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from declouder.errors import OutputError
 from declouder.raster import RasterInfo, open_raster
 from declouder.rgb import RGBN
 from declouder.stac.reading import SourceItem
-from declouder.tags import own_tags
+from declouder.tags import NOTE, own_tags
 from declouder.version import __version__
 from declouder.whole_files import write_text
 
@@ -24,7 +24,7 @@ _PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
 _PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
 _EO = "https://stac-extensions.github.io/eo/v2.0.0/schema.json"
 _RASTER = "https://stac-extensions.github.io/raster/v2.0.0/schema.json"
-SYNTHESISED = "Pixels under cloud are synthesised by a generative model; they were not observed."
+_UNTOLD = "Pixels, all or those under a mask, are synthesised by a generative model; they were not observed."
 # Of the whole source, they are wrong of the result or about its files.
 _DROPPED = ("eo:cloud_cover", "eo:bands", "bands", "created", "updated", "proj:", "processing:", "raster:", "file:")
 
@@ -41,8 +41,22 @@ def derived_path(output: Path, *, overwrite: bool) -> Path:
     return path
 
 
-def write_derived(item: SourceItem, output: Path, *, max_pixels: int, overwrite: bool = False) -> Path:
+def write_derived(
+    item: SourceItem,
+    output: Path,
+    *,
+    max_pixels: int,
+    tags: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+) -> Path:
     """Write the STAC item of `output`, which was made of `item`; return where it lies.
+
+    Args:
+        item: what was restored.
+        output: the restored image.
+        max_pixels: a larger image is not opened.
+        tags: how it was made, as `SceneReport.tags` says; None takes its own word, and WebP has none.
+        overwrite: replace an item that exists.
 
     Raises:
         OutputError: if it cannot be written.
@@ -51,9 +65,7 @@ def write_derived(item: SourceItem, output: Path, *, max_pixels: int, overwrite:
     with open_raster(output, max_pixels=max_pixels) as reader:
         info = reader.info
     source = item.fields
-    said = own_tags(info)
-    # WebP holds no tags.
-    said.setdefault("DECLOUDER_NOTE", SYNTHESISED)
+    said = {NOTE: _UNTOLD} | (own_tags(info) if tags is None else dict(tags))
     fields: dict[str, Any] = {
         "type": "Feature",
         "stac_version": pystac.get_stac_version(),
@@ -89,7 +101,7 @@ def _properties(source: dict[str, Any], info: RasterInfo, said: dict[str, str]) 
         "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "processing:software": {"declouder": __version__},
         "processing:level": "L4",  # output of a model
-        "processing:lineage": said["DECLOUDER_NOTE"],
+        "processing:lineage": said[NOTE],
         "processing:expression": {"format": "declouder remove", "expression": said},
         **place,
     }
