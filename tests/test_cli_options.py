@@ -23,7 +23,7 @@ from PIL import Image
 from conftest import FakePipeline, write_tif
 from declouder.cli import main
 from declouder.cli.app import _interrupt
-from declouder.cli.bars import counting_bar
+from declouder.cli.bars import counting_bar, image_bar, shown_progress, stage_bars
 from declouder.cli.loading import _in_bfloat16, loaded_pipeline
 from declouder.cli.options import FAST_LEAST_PAINTED, FAST_STEPS
 from declouder.devices import has_bfloat16
@@ -250,8 +250,9 @@ def test_what_is_asked_of_train_reaches_it(noted, tmp_path: Path) -> None:
         "device": "cpu",
         "devices": 2,
         "nodes": 3,
-        "on_step": None,
+        "on_step": found.options["on_step"],
     }
+    found.options["on_step"]("reference", 1, 2, None)  # a bar that nobody sees
 
 
 def test_a_second_interrupt_does_not_break_off_what_the_first_began(monkeypatch):
@@ -264,6 +265,25 @@ def test_a_second_interrupt_does_not_break_off_what_the_first_began(monkeypatch)
     _interrupt(15, None)
     with pytest.raises(KeyboardInterrupt):  # long after, something hangs
         _interrupt(2, None)
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+@pytest.mark.parametrize(
+    ("bar", "moved"),
+    [
+        (shown_progress, lambda bars: bars.scene(Path("a.tif")).__enter__()(1, 2)),
+        (counting_bar, lambda show: show(1, 2)),
+        (image_bar, lambda show: show(1, 2, {})),
+        (stage_bars, lambda show: show("reference", 1, 2, None)),
+    ],
+)
+def test_an_interrupt_that_was_lost_where_it_struck_ends_the_work_at_its_next_step(bar, moved, quiet, monkeypatch):
+    more = {shown_progress: {"scenes": 1}, stage_bars: {"first": True}}.get(bar, {})
+    with bar(quiet=quiet, **more) as shown:
+        moved(shown)
+        monkeypatch.setitem(_interrupt.__globals__, "_interrupts", [1.0])
+        with pytest.raises(KeyboardInterrupt):
+            moved(shown)
 
 
 def test_a_program_that_ends_heeds_no_signals():

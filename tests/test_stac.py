@@ -248,6 +248,13 @@ def test_an_item_goes_to_a_file_that_is_named(folder, tmp_path, capfd):
     assert "is a folder; give a file name in it, such as" in capfd.readouterr().err
 
 
+def test_what_is_wrong_of_an_items_scene_is_said_of_the_item(folder, tmp_path, model_folder, capfd):
+    path = write(folder, item(ALL))
+    words = ("--model", model_folder, "--steps", 0, "-q", "--bands", "nope,green,blue")
+    assert run("remove", "--stac", path, "-o", tmp_path / "clear.tif", *words) == 2
+    assert f"error: {path} has no band" in " ".join(capfd.readouterr().err.split())
+
+
 @pytest.mark.parametrize("version", ["1.0.0", "1.1.0"])
 def test_the_command_writes_the_scene_and_its_item(version, folder, model_folder, tmp_path):
     fields = item(named_so("common name", version), version, **{"eo:cloud_cover": 80, "proj:epsg": 4326})

@@ -96,19 +96,19 @@ def choice_loss(
     return -spread * evidence.logsumexp(dim=1).mean()
 
 
-def charbonnier(y: Tensor, target: Tensor, *, smoothing: float = 1e-3) -> Tensor:
-    """Return mean sqrt((y - target)^2 + smoothing^2): an L1 that is smooth at zero."""
-    return ((y - target).square() + smoothing**2).sqrt().mean()
+def charbonnier(y: Tensor, target: Tensor) -> Tensor:
+    """Return mean sqrt((y - target)^2 + 0.001^2): an L1 that is smooth at zero."""
+    return ((y - target).square() + 1e-3**2).sqrt().mean()
 
 
-def log_mse(y: Tensor, target: Tensor, *, floor: float = 1e-5) -> Tensor:
-    """Return the mean over images of ln(MSE + floor), a scalar: the mean PSNR in [-1, 1] but for sign and scale.
+def log_mse(y: Tensor, target: Tensor) -> Tensor:
+    """Return the mean over images of ln(MSE + 1e-5), a scalar: the mean PSNR in [-1, 1] but for sign and scale.
 
     Every image weighs the same however large its error is: flat sea, nearly right already, goes on improving beside
-    thick cloud. `floor` is about the error of rounding to 8 bits, beyond which nothing is to be gained.
+    thick cloud. 1e-5 is about the error of rounding to 8 bits, beyond which nothing is to be gained.
     """
     mse = (y.float() - target.float()).square().mean(dim=(1, 2, 3))
-    return (mse + floor).log().mean()
+    return (mse + 1e-5).log().mean()
 
 
 def edge_loss(y: Tensor, target: Tensor) -> Tensor:
@@ -133,10 +133,10 @@ def ssim(y: Tensor, target: Tensor) -> Tensor:
     return (luminance * structure).mean()
 
 
-def _gaussian_blur(x: Tensor, *, size: int = 11, sigma: float = 1.5) -> Tensor:
-    """Blur each band without padding: (B, C, H, W) -> (B, C, H-size+1, W-size+1)."""
-    offsets = torch.arange(size, device=x.device, dtype=x.dtype) - (size - 1) / 2
-    kernel = torch.exp(-offsets.square() / (2 * sigma**2))
+def _gaussian_blur(x: Tensor) -> Tensor:
+    """Blur each band by an 11 x 11 window of sigma 1.5, without padding: (B, C, H, W) -> (B, C, H-10, W-10)."""
+    offsets = torch.arange(11, device=x.device, dtype=x.dtype) - 5
+    kernel = torch.exp(-offsets.square() / (2 * 1.5**2))
     kernel = kernel / kernel.sum()
     return _separable_filter(x, kernel)
 

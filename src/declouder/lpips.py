@@ -42,9 +42,9 @@ DEVIATION = np.array([0.458, 0.448, 0.450], np.float32)
 def load_lpips(backbone: Path | None = None, *, download: bool = False) -> tuple[Lpips | None, str]:
     """Return LPIPS and where its backbone came from, or None and the reason why there is none.
 
-    The backbone is torchvision's AlexNet (all of it or its `features`), looked for at `backbone`, else where
-    the environment variable DECLOUDER_LPIPS_BACKBONE points, else in torch hub's cache. Nothing is downloaded
-    unless `download` is set; the download's hash is checked.
+    The backbone is the state of torchvision's AlexNet (of which the keys `features.*` are used), looked for at
+    `backbone`, else where the environment variable DECLOUDER_LPIPS_BACKBONE points, else in torch hub's cache.
+    Nothing is downloaded unless `download` is set; the download's hash is checked.
 
     Raises:
         OptionError: if the path or variable is given and no AlexNet lies there.

@@ -11,6 +11,8 @@ INDEX = "model_index.json"
 """The file by which diffusers knows a pipeline's folder."""
 RECORD = "training.json"
 """The file that says how the model was trained."""
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+"""The file of a network's weights in its folder, as diffusers names it."""
 NETWORKS = ("reference", "denoiser", "weight_net")
 COMPONENTS = (*NETWORKS, "scheduler")
 """The parts of a pipeline, a folder each."""

@@ -75,6 +75,7 @@ def counting_bar(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
         task = bar.add_task("", total=None)
 
         def show(done: int, total: int) -> None:
+            stop_if_interrupted()
             bar.start()
             bar.update(task, completed=done, total=total)
 
@@ -96,6 +97,7 @@ class ImageBar:
 
     def __call__(self, done: int, total: int, means: Mapping[str, float | None]) -> None:
         """Show how many images are done and their means so far."""
+        stop_if_interrupted()
         self._bar.start()
         shown = [f"{name} {means[name]:.4g}" for name in SHOWN if means.get(name) is not None]
         self._bar.update(self._task, completed=done, total=total, means=self._title + " ".join(shown))
@@ -119,6 +121,7 @@ def stage_bars(*, quiet: bool, first: bool) -> Iterator[Callable[[str, int, int,
     with _shown(bar, level=logging.INFO if first else logging.WARNING):
 
         def show(stage: str, done: int, total: int, loss: float | None) -> None:
+            stop_if_interrupted()
             bar.start()
             if stage not in tasks:
                 # Done steps of an earlier run must not count as fast ones.

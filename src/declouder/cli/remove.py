@@ -36,7 +36,7 @@ from declouder.cli.options import (
     samples_of,
 )
 from declouder.cli.running import Outcome, Run, failure, hint, summary
-from declouder.errors import OptionError, OutputError
+from declouder.errors import DeclouderError, OptionError, OutputError
 
 if TYPE_CHECKING:
     from declouder.cli.jobs import Jobs
@@ -295,7 +295,10 @@ def _scene_of(item: SourceItem, output: Path, options: SceneOptions, *, skip_exi
         raster.check_folder(output.parent)
         stac.derived_path(output, overwrite=options.overwrite)
     with stac.scene_of(item) as scene:
-        yield scene
+        try:
+            yield scene
+        except DeclouderError as error:  # the scene is a file of ours, and gone when this is read
+            raise type(error)(str(error).replace(str(scene), str(item.path))) from error
 
 
 def _parsed_numbers(option: str, text: str | None) -> tuple[int, ...] | None:

@@ -81,7 +81,7 @@ def train(
             device=device,
             devices=devices,
             nodes=nodes,
-            on_step=None if quiet else show,
+            on_step=show,
         )
     if quiet:
         return

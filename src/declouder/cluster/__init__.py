@@ -9,8 +9,8 @@ the model travels as well, once to each worker. Groups, threads and noise are th
 pixels are too. A bounded number of groups is out at a time; the groups of a worker that dies go to others.
 """
 
-from declouder.cluster.engine import GROUPS_PER_WORKER, Cluster
+from declouder.cluster.engine import Cluster
 from declouder.cluster.opening import check_cluster_name, open_cluster, with_model
 from declouder.cluster.scenes import finish_scenes
 
-__all__ = ["GROUPS_PER_WORKER", "Cluster", "check_cluster_name", "finish_scenes", "open_cluster", "with_model"]
+__all__ = ["Cluster", "check_cluster_name", "finish_scenes", "open_cluster", "with_model"]

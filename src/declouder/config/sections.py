@@ -332,7 +332,7 @@ class StageConfig(Section):
     keep_to: str | None = Field(
         None,
         description="a model folder, or `shipped`: where haze and bright ground look alike (an even haze over"
-        " its own ground, relit ground without cloud) the network learns what that model makes of"
+        " ground that is not relit, relit ground without cloud) the network learns what that model makes of"
         " the sample, not the clear image; needs augment.even_haze",
     )
     augment: AugmentConfig = AugmentConfig()

@@ -41,7 +41,7 @@ ARID_LEVEL, ARID_CONTRAST, ARID_TINT = (-0.1, 0.45), (0.6, 1.6), 0.03
 def crop_patch(
     images: list[NDArray[Any]], patch_px: int | None, generator: np.random.Generator
 ) -> list[NDArray[Any]]:
-    """Cut the same random square of `patch_px` out of all images; None, or a smaller image, keeps it whole."""
+    """Cut the same random square of `patch_px` out of all images; None, or a shorter side, stays whole."""
     height, width = images[0].shape[-2:]
     if patch_px is None:
         return images

@@ -49,6 +49,9 @@ from torch import Tensor, nn
 from declouder.networks.guided import GRAIN_PX, REDUCTION, Choice, magnitude, slightly_changed
 from declouder.networks.squares import box_mean, smoothly_enlarged
 
+RESTORED, FILL, TEXTURE_KEPT = slice(0, 1), slice(1, 2), slice(3, 4)
+"""Places of three of the four images of the last choice: the second and third are the fill, without and with the
+restored texture."""
 SIDES = (3, 7, 15, 31, 63)
 """Of the squares, in pixels of a `REDUCTION`-th of the image's size; each mean is taken twice, so it fades out."""
 REACH_PX = 2 * (SIDES[-1] // 2) * REDUCTION
@@ -160,13 +163,13 @@ class Filling(nn.Module):
             fill = _enlarged(self.flow(small_restored, seen))
             texture = restored.float() - _enlarged(_smooth(small_restored, DETAIL_SIDE))
             own_texture, log_clear, log_textured = self._texture_of_clear_ground(cloudy, restored, own)
-            scores[:, -1:] += _enlarged(log_clear, FINE) + _enlarged(log_textured)
+            scores[:, TEXTURE_KEPT] += _enlarged(log_clear, FINE) + _enlarged(log_textured)
             if self.keep_unfilled and as_it_is is not None:
                 surely = slightly_changed(small_cloudy, small_own) * log_textured.exp()
-                scores[:, :1] += self.keep_unfilled * as_it_is.float() * _enlarged(surely)
+                scores[:, RESTORED] += self.keep_unfilled * as_it_is.float() * _enlarged(surely)
             if self.fill_thick:
                 hidden = (magnitude(small_own - small_cloudy) - HIDDEN) / (SURELY_HIDDEN - HIDDEN)
-                scores[:, 1:2] += self.fill_thick * _enlarged(box_mean(hidden.clamp(0, 1), HIDDEN_SIDE))
+                scores[:, FILL] += self.fill_thick * _enlarged(box_mean(hidden.clamp(0, 1), HIDDEN_SIDE))
             return Choice([restored, fill, fill + texture, own_texture], scores.softmax(dim=1))
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from diffusers.utils import logging as diffusers_logging
 from torch import nn
 
 from declouder.errors import ModelError
-from declouder.model_folder import COMPONENTS, INDEX, RECORD
+from declouder.model_folder import COMPONENTS, INDEX, RECORD, WEIGHTS
 from declouder.networks import REFERENCES, Denoiser, WeightNet
 
 SHIPPED_MODEL = Path(__file__).parents[1] / "weights" / "compact"
@@ -53,7 +53,7 @@ def check_folder(folder: Path, *, kind: str) -> None:
     for name in COMPONENTS:
         said = index.get(name)
         if not isinstance(said, list) or len(said) != 2:
-            raise ModelError(f"{folder / 'model_index.json'} names no {name}; save the model anew")
+            raise ModelError(f"{folder / INDEX} names no {name}; save the model anew")
         module, called = (str(word) for word in said)
         # Only our own classes, those that the caller has put among them, and diffusers' schedulers are loaded: a
         # folder cannot name other code to run.
@@ -70,8 +70,8 @@ def check_folder(folder: Path, *, kind: str) -> None:
         _read_json(folder / name / "config.json", folder)
         if not list((folder / name).glob("*.safetensors")):
             raise ModelError(
-                f"{folder / name} lacks its weights (diffusion_pytorch_model.safetensors); copy the whole folder,"
-                " or save it with safe_serialization=True"
+                f"{folder / name} lacks its weights ({WEIGHTS}); copy the whole folder, or save it with"
+                " safe_serialization=True"
             )
 
 

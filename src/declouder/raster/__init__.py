@@ -12,7 +12,6 @@ from declouder.raster.aligned import AlignedReader, open_aligned, read_numbers
 from declouder.raster.checks import MOST_PIXELS, MOST_PIXELS_IN_MEMORY
 from declouder.raster.gdal import (
     DTYPES,
-    INPUT_DRIVERS,
     INPUT_SUFFIXES,
     OUTPUT_DRIVERS,
     check_name,
@@ -25,7 +24,7 @@ from declouder.raster.reading import RasterReader, open_raster
 from declouder.raster.sentinel2 import is_safe
 from declouder.raster.sources import check_source
 from declouder.raster.stack import BandFile, grid_of, vrt_of_bands
-from declouder.raster.undeclared import Undeclared, find_undeclared
+from declouder.raster.undeclared import find_undeclared
 from declouder.raster.writing import (
     BLOCK_PX,
     RasterWriter,
@@ -40,7 +39,6 @@ from declouder.raster.writing import (
 __all__ = [
     "BLOCK_PX",
     "DTYPES",
-    "INPUT_DRIVERS",
     "INPUT_SUFFIXES",
     "MOST_PIXELS",
     "MOST_PIXELS_IN_MEMORY",
@@ -50,7 +48,6 @@ __all__ = [
     "RasterInfo",
     "RasterReader",
     "RasterWriter",
-    "Undeclared",
     "check_fits",
     "check_folder",
     "check_name",

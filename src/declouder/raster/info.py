@@ -155,7 +155,8 @@ def files_identity(files: Sequence[Path]) -> list[dict[str, Any]]:
 
 def file_stamps(files: Sequence[Path]) -> dict[Path, tuple[int, int, int]]:
     """Return by path which file each is, how large, and when it was changed; for `written_over`."""
-    return {path: (found.st_ino, found.st_size, found.st_mtime_ns) for path in files if (found := path.stat())}
+    stats = {path: path.stat() for path in files}
+    return {path: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}
 
 
 def written_over(before: Mapping[Path, tuple[int, int, int]]) -> Path | None:

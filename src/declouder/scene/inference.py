@@ -3,7 +3,8 @@
 What comes back of a window are layers, as the journal keeps them:
 
     image    (C, h, w)  restored, [-1, 1]; of integers with a scale of up to 65535 kept as uint16 over that range
-    w        (1, h, w)  uint8, the share of the reference, 0..255, mean over the bands      (for a provenance)
+    w        (1, h, w)  uint8, the share of the reference, 0..255, mean over the bands, cut to [0, 1] where a
+                        model's bounds of w go beyond                                       (for a provenance)
     spread   (1, h, w)  float16, standard deviation over the draws, root mean square over the bands, of [-1, 1]
 """
 

@@ -158,8 +158,8 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
 
         A row shows `columns` from left to right.
 
-        `score` is what the best checkpoint is chosen by; larger is better: PSNR, or the stage's own loss turned
-        round where that is not one of pixels alone.
+        `score` is what the best checkpoint is chosen by; larger is better: PSNR, or where LPIPS is in the loss, the
+        parts of L1 and LPIPS of that loss, or where only noise is learnt, that loss, each with its sign turned.
         """
         rows: list[Tensor] = []
         found: list[dict[str, float]] = []

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from declouder.config import STAGE_NAMES, StageName, TrainConfig
 from declouder.errors import ConfigError, ModelError, reason_of
-from declouder.model_folder import INDEX, NETWORKS, trained_range
+from declouder.model_folder import INDEX, NETWORKS, WEIGHTS, trained_range
 from declouder.networks import REFERENCES, Denoiser, WeightNet
 from declouder.pipeline import SHIPPED_MODEL, CloudRemovalPipeline, make_scheduler
 from declouder.training.layout import is_finished
@@ -29,7 +29,6 @@ from declouder.whole_files import whole_files_of, whole_folder
 log = logging.getLogger(__name__)
 
 
-WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 MIDDLE_ATTENTION = ".mid_block.attentions."
 _UNSUITED = (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError, AssertionError)
 """What PyTorch and diffusers raise for arguments that no network can be made of."""
@@ -201,7 +200,7 @@ def start_folder(name: str, *, field: str = "model.start_from") -> Path:
     return folder
 
 
-def begin_with(network: nn.Module, folder: Path, *, field: str = "model.start_from") -> None:
+def begin_with(network: nn.Module, folder: Path) -> None:
     """Give `network` the weights of a trained one, as far as that goes; layers that it lacks stay as they are.
 
     Layers that are added later can begin at zero, so a network grows without forgetting. A U-Net's attention in the
@@ -210,7 +209,7 @@ def begin_with(network: nn.Module, folder: Path, *, field: str = "model.start_fr
     Raises:
         ModelError: if `folder` holds no weights, or those of another network.
     """
-    trained = _fitting_weights(network, folder, field=field)
+    trained = _fitting_weights(network, folder, field="model.start_from")
     own = network.state_dict()
     with contextlib.suppress(OSError, ValueError):  # the weights alone will do
         _tell_other_settings(network, json.loads((folder / "config.json").read_text(encoding="utf-8")), folder)
@@ -239,7 +238,7 @@ def frozen_network(like: nn.Module, folder: Path, *, field: str) -> nn.Module:
 
 def _fitting_weights(network: nn.Module, folder: Path, *, field: str) -> dict[str, Tensor]:
     """Return the weights in a network's folder, all of which `network` has; ModelError if it has not."""
-    path = folder / WEIGHTS_FILE
+    path = folder / WEIGHTS
     try:
         trained = {key: value.float() for key, value in load_file(path).items()}
     except (OSError, SafetensorError) as error:

@@ -144,7 +144,8 @@ def _square_of(batch: Batch, reference: Tensor, side: int | None) -> tuple[Batch
     height, width = reference.shape[-2:]
     if side is None or (side >= height and side >= width):
         return batch, reference
-    # On a grid of 8 px, as whole patches begin on the grids of the networks' levels.
+    # On a grid of 8 px, as whole patches begin on the grids of the networks' levels. By other digits of the seed
+    # than LPIPS's corner has (`_perceptual_loss`), so that no place goes with one corner.
     places = [max(length - side, 0) // 8 + 1 for length in (height, width)]
     seeds = [seed // LPIPS_STRIDE**2 for seed in batch["seed"].tolist()]
     corners = [(seed % places[0] * 8, seed // places[0] % places[1] * 8) for seed in seeds]
