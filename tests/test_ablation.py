@@ -17,7 +17,7 @@ from declouder import metrics
 from declouder.ablation import GROUP_NAMES, Row, ablate, answer, rows, to_markdown
 from declouder.ablation.settings import AS_SAVED, slug
 from declouder.ablation.tables import plot
-from declouder.ablation.verdict import best_that_loses_nothing, plus
+from declouder.ablation.verdict import _verdicts, best_that_loses_nothing, plus
 from declouder.breakdown import REGIONS
 from declouder.errors import OptionError, OutputError
 from declouder.evaluation import SCORES, Selection
@@ -258,6 +258,16 @@ def test_the_answer_to_the_papers_claim_follows_from_the_paired_differences(
     else:
         worse = lpips > 0 or psnr < 0
         assert ("is worse, in LPIPS or PSNR, for images with: thin cloud" in found["sentence"]) == worse
+
+
+@pytest.mark.parametrize(("against", "verdict"), [(1, "holds"), (2, "")])
+def test_the_error_of_a_group_is_shared_out_among_its_two_scores(against: int, verdict: str) -> None:
+    # By chance as far from 0: 0.005 and 0.037, of which half the error, 0.025, lies between.
+    reference = _file([0.5] * 12, [30.0] * 12)
+    fused = _file([0.6] * against + [0.4] * (12 - against), [30.0] * 12)
+    found = answer(fused, reference)
+    groups = {"all": (fused["images"], reference["images"])}
+    assert _verdicts(groups, {"all": {**found, "images": 12}}) == {"all": verdict}
 
 
 def test_few_images_are_no_ground_for_a_verdict() -> None:

@@ -59,6 +59,12 @@ def test_pixels_without_cloud_and_shadow_are_unchanged() -> None:
     assert untouched > 1000
 
 
+def test_there_is_no_cloud_so_thin_that_nobody_sees_it() -> None:
+    for seed in range(6):
+        made = simulate_clouds(ground(), np.random.default_rng(seed), kind="broken")
+        assert not ((made.transmission < 1) & (made.transmission > 0.995)).any()
+
+
 def test_shadow_darkens_the_ground_outside_cloud() -> None:
     clear = ground()
     shaded = 0

@@ -51,6 +51,13 @@ def test_different_ground_is_no_duplicate_even_where_hashes_are_alike():
     assert find_duplicates(look_of(seed, ground(seed)) for seed in range(40)) == []
 
 
+def test_ground_that_is_only_like_another_is_no_duplicate():
+    image = ground(4)
+    noise = np.random.default_rng(0).normal(0, 16, (16, 16, 3)).repeat(8, 0).repeat(8, 1)  # a correlation of 0.87
+    other = np.clip(image + noise, 0, 255).astype(np.uint8)
+    assert find_duplicates([look_of(0, image), look_of(1, other)]) == []
+
+
 def test_ground_that_overlaps_in_part_is_not_found():
     wide = ground(0, 160)
     assert find_duplicates([look_of("left", wide[:128, :128]), look_of("right", wide[:128, 32:])]) == []

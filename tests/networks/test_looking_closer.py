@@ -49,6 +49,18 @@ def test_a_small_cloud_that_is_left_beside_one_that_went_is_taken_from_twice_the
     assert torch.equal(restored, scene()[1])
 
 
+def test_a_spots_dim_rim_goes_with_it():
+    cloudy, restored = scene()
+    rows, columns = STAYED
+    rim = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+    rim[rows.start - 1 : rows.stop + 1, columns.start - 1 : columns.stop + 1] = True
+    rim[rows, columns] = False
+    for image in (cloudy, restored):
+        image[..., rim] = GROUND + 0.1
+    result = looked_closer(Stand(), cloudy, restored)
+    assert (result[..., rim] < GROUND + 0.05).float().mean() > 0.8
+
+
 def test_bright_spots_stay_where_no_cloud_went():
     cloudy, _ = scene()
     twice = Stand()
