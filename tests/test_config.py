@@ -7,7 +7,10 @@ import pytest
 import yaml
 
 from declouder.config import dump_config, load_config, parse_config, reading, told_fields
+from declouder.config.recipe import LPIPS_LOSS_PX, SSIM_LOSS_PX
 from declouder.errors import ConfigError
+from declouder.metrics import GAUSSIAN, LPIPS_SMALLEST_PX
+from declouder.training.stages import LPIPS_STRIDE
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("**/*.yaml"))
 TOY = Path(__file__).parent.parent / "configs" / "toy.yaml"
@@ -289,6 +292,9 @@ def test_a_recipe_without_what_it_asks_for_is_named(overrides, message):
 
 
 def test_sizes_that_are_just_large_enough_are_taken():
+    # By the numbers of modules that a recipe, which loads no torch, cannot ask.
+    assert len(GAUSSIAN) == SSIM_LOSS_PX
+    assert LPIPS_SMALLEST_PX + LPIPS_STRIDE - 1 == LPIPS_LOSS_PX
     load_config(TOY, ["stages.reference.patch_px=11", "stages.reference.ssim_weight=0.1"])
     load_config(TOY, ["stages.reference.patch_px=34", "stages.reference.perceptual_weight=1"])
     load_config(TOY, ["stages.joint.patch_px=32", "stages.joint.fused_px=32"])

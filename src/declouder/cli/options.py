@@ -35,7 +35,11 @@ ModelOption = Annotated[
 ]
 SetOption = Annotated[
     str | None,
-    typer.Option("--set", help="The set's name in the catalog; without it found by folder name.", metavar="NAME"),
+    typer.Option(
+        "--set",
+        help="The data set's name in the catalog (in `train` it sets fields); without it found by folder name.",
+        metavar="NAME",
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", metavar="NAME")]
 SeedOption = Annotated[
@@ -99,7 +103,10 @@ ExcludeOption = Annotated[Path | None, typer.Option(help="File of names to leave
 LimitOption = Annotated[int | None, typer.Option(help="So many images only, spread over the list.", metavar="N")]
 SizeOption = Annotated[
     int | None,
-    typer.Option(help="Resize whole images to this side first; the paper scores at 256.", metavar="PX"),
+    typer.Option(
+        help="Resize whole images to this width first, heights in proportion; the paper scores at 256.",
+        metavar="PX",
+    ),
 ]
 DataRangeOption = Annotated[
     str | None,

@@ -23,7 +23,7 @@ class ImagePool:
         paths: the images.
         bands: how many each must have.
         nir_paths: the near infrared of each where it is a file of its own.
-        size_px: side that whole images are resized to; None leaves them as they are.
+        size_px: width that whole images are resized to; None leaves them as they are.
         dn_range: DN that are black and white; None takes the dtype's range.
         keep_bytes: images beyond this much memory are read anew each time.
         band_names: of their bands, in order; images that have another are refused.
