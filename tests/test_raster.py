@@ -29,7 +29,7 @@ from declouder.raster import (
     files_identity,
     open_raster,
     output_name,
-    remove_stale_parts,
+    remove_unfinished_rasters,
 )
 from declouder.raster import reduced as reduced_module
 from declouder.raster import writing as writing_module
@@ -322,7 +322,7 @@ def test_an_output_that_is_a_link_stays_one_and_its_target_is_written(suffix, tm
     link.symlink_to(target)
     for overwrite in (False, True):  # the first time it points nowhere
         (tmp_path / "disk" / f".real{suffix}.123.part").touch()
-        remove_stale_parts(link)
+        remove_unfinished_rasters(link)
         copied(source, link, overwrite=overwrite)
         assert link.is_symlink() and (read_tif(target) == 1).all()
         assert names_in(target.parent) == [target.name] and names_in(tmp_path) == ["a.tif", link.name, "disk"]
@@ -880,7 +880,7 @@ def test_what_a_killed_run_left_of_a_cloud_optimised_geotiff_is_removed(tmp_path
     }
     for name in kept:
         (tmp_path / name).touch()
-    remove_stale_parts(tmp_path / "b.tif")
+    remove_unfinished_rasters(tmp_path / "b.tif")
     assert set(names_in(tmp_path)) == kept
 
 
@@ -888,9 +888,9 @@ def test_of_an_output_that_another_run_may_be_writing_what_lives_is_spared(tmp_p
     dead, living = (tmp_path / f".b.tif.{number}.part" for number in (2**22 + 1, os.getpid()))
     for path in (dead, living):
         path.touch()
-    remove_stale_parts(tmp_path / "b.tif", spare_living=True)
+    remove_unfinished_rasters(tmp_path / "b.tif", spare_living=True)
     assert names_in(tmp_path) == [living.name]
-    remove_stale_parts(tmp_path / "b.tif")
+    remove_unfinished_rasters(tmp_path / "b.tif")
     assert names_in(tmp_path) == []
 
 

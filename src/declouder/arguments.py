@@ -16,6 +16,9 @@ MOST_ENLARGED = 4
 MOST_STEPS = 1000
 """Of the diffusion: as many as the noise schedule has."""
 
+PAPER_W_BOUNDS = (0.3, 1.0)
+"""Between which the authors' code keeps w when it samples."""
+
 MOST_DN = 1e37
 """Beyond, a number is no ground, and a scale does not reach: float32 is to hold ten times a scale's span."""
 

@@ -63,3 +63,18 @@ def test_one_dark_pixel_is_told_as_far_as_the_neighbourhood_reaches(side):
 def test_extremes_need_coarse_features():
     with pytest.raises(ValueError, match="more levels"):
         CompactNet(widths=(8, 16), blocks=(1, 1), stem=1, extremes=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "needed"),
+    [
+        ({"third_choice": True}, "guided"),
+        ({"keep_clear": 1.0}, "guided"),
+        ({"keep_near_cloud": 1.0, "filling": 4}, "guided"),
+        ({"keep_unfilled": 1.0, "guided": (9,)}, "filling"),
+        ({"fill_thick": 1.0}, "filling"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(options, needed):
+    with pytest.raises(ValueError, match=f"does nothing without {needed}; give {needed}, or leave"):
+        CompactNet(widths=(8, 16), blocks=(1, 1), **options)

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from declouder.arguments import digits
+from declouder.arguments import PAPER_W_BOUNDS, digits
 from declouder.errors import OptionError
 from declouder.pipeline import SAMPLERS
 
 GROUP_NAMES = ("reference", "diffusion", "weight", "consistency", "steps", "sampler", "start", "seed")
 STEPS = (1, 2, 4, 10, 25, 50)
 FIXED_W = (0.25, 0.5, 0.75)
-W_BOUNDS = ((-1e3, 1e3), (0.0, 1.0), (0.3, 1.0), (0.0, 0.7))
+W_BOUNDS = ((-1e3, 1e3), (0.0, 1.0), PAPER_W_BOUNDS, (0.0, 0.7))
 """The first is the learned w as it is; (0.3, 1) are the authors'."""
 CONSISTENCIES = (0.0, 0.5, 1.0)
 STRENGTHS = (1.0, 0.75, 0.5, 0.25)

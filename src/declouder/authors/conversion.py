@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from declouder.arguments import PAPER_W_BOUNDS
 from declouder.authors.files import read_state_dict, some
 from declouder.authors.links import fill, links_between
 from declouder.authors.modules import memorynet_links, msda_pairs, unet_pairs
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 # The authors' U-Nets, told apart by how many blocks lead down: the "64" and the "256" network.
 DENOISER_WIDTHS = {15: (96, 96, 192, 192, 288), 18: (96, 96, 192, 192, 384, 384)}
-# What the authors' sampler bounds w to.
-W_BOUNDS = (0.3, 1.0)
 
 # Kind of network -> how names of its tensors begin.
 KINDS = {
@@ -72,7 +71,7 @@ def convert_checkpoints(denoiser_path: Path, reference_path: Path) -> CloudRemov
         weight_net=weight_net,
         scheduler=make_scheduler("ddim"),
         bands=band_names(bands),
-        w_bounds=W_BOUNDS,
+        w_bounds=PAPER_W_BOUNDS,
     )
 
 

@@ -108,11 +108,12 @@ def split(
         raise OptionError(f"--block is {block}; give 1 or more")
     if seed < 0:
         raise OptionError(f"--seed is {seed}; give 0 or more")
-    target = folder / "split.txt" if out is None else out
+    from declouder.data.lists import split_list_of, write_split_list
+
+    target = split_list_of(folder) if out is None else out
     check_new(target, overwrite=overwrite)
 
     from declouder.data.catalog import all_pairs
-    from declouder.data.lists import write_split_list
     from declouder.data.split import split_by_blocks
 
     pairs = all_pairs(folder, name=set_name)

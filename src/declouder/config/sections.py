@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from declouder.arguments import PAPER_W_BOUNDS
+
 StageName = Literal["reference", "denoiser", "weights", "joint"]
 STAGE_NAMES: tuple[StageName, ...] = ("reference", "denoiser", "weights", "joint")
 
@@ -68,7 +70,7 @@ class ModelConfig(Section):
         description="where sampling starts: 1 from pure noise, s < 1 from the reference noised to t near 1000 s",
     )
     w_bounds: tuple[float, float] = Field(
-        (0.3, 1.0), description="bounds of w when sampling; the authors': [0.3, 1]"
+        PAPER_W_BOUNDS, description="bounds of w when sampling; the authors': [0.3, 1]"
     )
     consistency: float = Field(
         0.0,

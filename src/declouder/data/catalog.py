@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from declouder.data.lists import SPLITS, read_exclude_list, read_split_list
+from declouder.data.lists import SPLITS, read_exclude_list, read_split_list, split_list_of
 from declouder.data.pairs import Pair, holds_images, images_by_name, named_images, pair_up
 from declouder.errors import DataError
 
@@ -267,7 +267,7 @@ def _pairs_of(found: Located, split: str, bands: BandSet | None, *, may_lack: Co
 def _listed_pairs(
     found: Located, split: str, bands: BandSet | None, split_list: Path | None, *, may_lack: Container[str]
 ) -> list[Pair]:
-    path = split_list or found.root / "split.txt"
+    path = split_list or split_list_of(found.root)
     if split_list is None and not path.exists() and _called(found.root) in SPLITS:
         whole = found.root.parent if found.root.name else found.root.resolve().parent
         raise DataError(f"{found.root} is one part of a set; give {whole}")

@@ -16,7 +16,7 @@ from declouder.breakdown import THIN_FROM, cloud_distance
 from declouder.data.catalog import BandSet, Located, has_near_infrared, locate
 from declouder.data.duplicates import Duplicate, Look, find_duplicates, look_of
 from declouder.data.images import check_numbers, is_tiff, least_used, read_mask, scaling_of
-from declouder.data.lists import SPLITS, read_split_list
+from declouder.data.lists import SPLITS, read_split_list, split_list_of
 from declouder.data.pairs import Pair, holds_images, images_by_name, named_images, number_first
 from declouder.errors import DataError
 from declouder.scaling import Scaling
@@ -151,7 +151,7 @@ def _parts(found: Located) -> tuple[str, ...]:
 
 
 def _split_list(found: Located) -> Path:
-    return found.root / "split.txt"
+    return split_list_of(found.root)
 
 
 def _twins(report: SetReport, part: str, bands: BandSet | None) -> list[Pair]:

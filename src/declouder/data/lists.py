@@ -22,6 +22,11 @@ from declouder.whole_files import write_text
 SPLITS = ("train", "test")
 
 
+def split_list_of(root: Path) -> Path:
+    """Return where a set's split list is looked for if nobody says."""
+    return root / "split.txt"
+
+
 def read_exclude_list(path: Path) -> set[str]:
     """Return the names that an exclude list holds.
 

@@ -95,6 +95,12 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         super().__init__()
         if len(widths) != len(blocks):
             raise ValueError(f"{len(widths)} widths for {len(blocks)} numbers of blocks; give one of each a level")
+        of_choices = {"third_choice": third_choice, "keep_clear": keep_clear, "keep_near_cloud": keep_near_cloud}
+        of_filling = {"keep_unfilled": keep_unfilled, "fill_thick": fill_thick}
+        for needed, given, options in (("guided", guided, of_choices), ("filling", filling, of_filling)):
+            idle = [name for name, value in options.items() if value and not given]
+            if idle:
+                raise ValueError(f"{idle[0]} does nothing without {needed}; give {needed}, or leave {idle[0]} out")
         makers = {"naf": NAFBlock, "residual": ResidualBlock}
         if block not in makers:
             raise ValueError(f"block is {block!r}; give one of {', '.join(makers)}")

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from declouder.arguments import check_enlarge, seed_number, whole_number
+from declouder.arguments import PAPER_W_BOUNDS, check_enlarge, seed_number, whole_number
 from declouder.consistency import held_to_haze
 from declouder.enlarging import enlarged, shrunk
 from declouder.errors import ModelError, OptionError, reason_of
@@ -114,7 +114,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         weight_net: WeightNet,
         scheduler: Any,
         bands: Sequence[str] = RGB,
-        w_bounds: Sequence[float] = (0.3, 1.0),
+        w_bounds: Sequence[float] = PAPER_W_BOUNDS,
         num_inference_steps: int = 10,
         strength: float = 1.0,
         consistency: float = 0.0,

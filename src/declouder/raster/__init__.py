@@ -33,7 +33,7 @@ from declouder.raster.writing import (
     check_output,
     create_raster,
     output_name,
-    remove_stale_parts,
+    remove_unfinished_rasters,
 )
 
 __all__ = [
@@ -66,7 +66,7 @@ __all__ = [
     "open_raster",
     "output_name",
     "read_numbers",
-    "remove_stale_parts",
+    "remove_unfinished_rasters",
     "vrt_of_bands",
     "written_over",
 ]

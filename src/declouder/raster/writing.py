@@ -112,7 +112,7 @@ def _tell_what_is_lost(output: Path, like: RasterInfo, driver: str) -> None:
         log.warning("%s cannot have the tags %s of bands; write it without --cog", output, ", ".join(sorted(lost)))
 
 
-def remove_stale_parts(output: Path, *, spare_living: bool = False) -> None:
+def remove_unfinished_rasters(output: Path, *, spare_living: bool = False) -> None:
     """Delete what killed runs left of an unfinished `output`.
 
     Args:

@@ -31,7 +31,7 @@ from declouder.raster import (
     create_raster,
     file_stamps,
     files_identity,
-    remove_stale_parts,
+    remove_unfinished_rasters,
     written_over,
 )
 from declouder.scaling import Scaling
@@ -237,9 +237,9 @@ def _write(
         if path is not None:
             check_folder(path.resolve().parent)  # again: hours may have passed
     # The journal's lock says that no other run writes this output: what looks so was left by a killed one.
-    remove_stale_parts(output)
+    remove_unfinished_rasters(output)
     if options.provenance is not None:  # which another output's run may be writing
-        remove_stale_parts(options.provenance, spare_living=True)
+        remove_unfinished_rasters(options.provenance, spare_living=True)
     like = scene.reader.info
     masked = scene.mask is not None
     restored = tagged(like, key, masked=masked)

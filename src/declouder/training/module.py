@@ -326,7 +326,10 @@ def _shrunk(images: Tensor, factor: int) -> Tensor:
 
 
 def _ramped_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
-    """Return an exponential moving average whose decay ramps up, so that short runs forget their start."""
+    """Return an exponential moving average whose decay ramps up, so that short runs forget their start.
+
+    By the ramp of diffusers' `EMAModel`: (1 + n) / (10 + n) after n steps, until it reaches `decay`.
+    """
 
     @torch.no_grad()
     def update(averaged: Any, current: Any, count: Tensor | int) -> None:
