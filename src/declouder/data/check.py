@@ -17,7 +17,7 @@ from declouder.data.catalog import BandSet, Located, has_near_infrared, locate
 from declouder.data.duplicates import Duplicate, Look, find_duplicates, look_of
 from declouder.data.images import check_numbers, is_tiff, least_used, read_mask, scaling_of
 from declouder.data.lists import SPLITS, read_split_list, split_list_of
-from declouder.data.pairs import Pair, holds_images, images_by_name, named_images, number_first
+from declouder.data.pairs import Pair, complete_pairs, holds_images, images_by_name, named_images, number_first
 from declouder.errors import DataError
 from declouder.scaling import Scaling
 
@@ -169,7 +169,6 @@ def _twins(report: SetReport, part: str, bands: BandSet | None) -> list[Pair]:
             report.problems.append(str(error))
             files[key] = {}
     names = sorted(set().union(*files.values()), key=number_first)
-    complete = [name for name in names if all(name in by_name for by_name in files.values())]
     for key, (kind, nir) in kinds.items():
         missing = [name for name in names if name not in files[key]]
         if missing and files[key]:
@@ -183,17 +182,8 @@ def _twins(report: SetReport, part: str, bands: BandSet | None) -> list[Pair]:
     except DataError as error:
         report.problems.append(str(error))
         masks = {}
-    return [
-        Pair(
-            name,
-            files["cloudy"][name],
-            files["clear"][name],
-            files["cloudy_nir"][name] if bands == "rgbn" else None,
-            files["clear_nir"][name] if bands == "rgbn" else None,
-            masks.get(name),
-        )
-        for name in complete
-    ]
+    infrared = [files["cloudy_nir"], files["clear_nir"]] if bands == "rgbn" else None
+    return complete_pairs(files["cloudy"], files["clear"], nir=infrared, masks=masks)
 
 
 def _split_by_list(report: SetReport, by_part: dict[str, list[Pair]]) -> dict[str, list[Pair]]:

@@ -50,7 +50,7 @@ def pair_up(
     cloudy_folder: Path,
     clear_folder: Path,
     *,
-    nir: tuple[Mapping[str, Path], ...] | None = None,
+    nir: Sequence[Mapping[str, Path]] | None = None,
     masks: Mapping[str, Path] | None = None,
     may_lack: Container[str] = (),
 ) -> list[Pair]:
@@ -80,6 +80,17 @@ def pair_up(
                 f"{images[lonely[0]]} has no near infrared ({len(lonely)} of {len(images)} images lack it); give"
                 f" it the same name in the tree of the near infrared"
             )
+    return complete_pairs(cloudy, clear, nir=nir, masks=masks)
+
+
+def complete_pairs(
+    cloudy: Mapping[str, Path],
+    clear: Mapping[str, Path],
+    *,
+    nir: Sequence[Mapping[str, Path]] | None = None,
+    masks: Mapping[str, Path] | None = None,
+) -> list[Pair]:
+    """Return the pairs of which every image is there, sorted by number; arguments by name, as for `pair_up`."""
     return [
         Pair(
             name,
