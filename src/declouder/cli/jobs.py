@@ -74,11 +74,7 @@ def planned_jobs(
     if skip_existing and options.overwrite:
         raise OptionError("--skip-existing and --overwrite exclude each other; give one of them")
     given = [*inputs, *(listed_in(input_list) if input_list is not None else [])]
-    if not given:
-        raise OptionError("no INPUT is given; name images, a folder of them, or a list with --list FILE")
-    named = [source for path in given for source in (_images_in(path) if _is_folder(path) else [path])]
-    # Each once, also under another spelling; a link is a scene of its own.
-    sources = list({source.parent.resolve() / source.name: source for source in named}.values())
+    sources = _sources_in(given)
     many = len(given) > 1 or input_list is not None or _is_folder(given[0]) or output.is_dir()
     is_new = many and not output.exists()
     if many:
@@ -111,6 +107,15 @@ def planned_jobs(
                 raise
             unusable[source] = error
     return Jobs(tuple(jobs), len(pairs) - len(todo), unusable, output if many else None, is_new)
+
+
+def _sources_in(given: Sequence[Path]) -> list[Path]:
+    """Return the images that are given, and those in folders that are; each once."""
+    if not given:
+        raise OptionError("no INPUT is given; name images, a folder of them, or a list with --list FILE")
+    named = [source for path in given for source in (_images_in(path) if _is_folder(path) else [path])]
+    # Also under another spelling; a link is a scene of its own.
+    return list({source.parent.resolve() / source.name: source for source in named}.values())
 
 
 def _check_folder(output: Path, *, is_new: bool, images: int) -> None:

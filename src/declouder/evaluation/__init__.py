@@ -177,13 +177,7 @@ def evaluate(
         "definitions": _DEFINITIONS,
         "versions": package_versions(SCORING_PACKAGES),
     }
-    if keep is not None:
-        check_owner(keep, owner, overwrite=overwrite)
-    done = begin_journal(partial, head, anew_if_other=overwrite)
-    if done and keep is not None and owner_of(keep) != owner:
-        # Another evaluation has written over the images of these; and the next run shall not take them for ours.
-        partial.unlink()
-        done = begin_journal(partial, head)
+    done = _begun(partial, head, keep, owner, overwrite=overwrite)
     scorer = Scorer(
         selection=selection,
         method=method,
@@ -205,6 +199,23 @@ def evaluate(
     write_text(out, json.dumps(result, indent=1, allow_nan=False) + "\n")
     partial.unlink(missing_ok=True)
     return result
+
+
+def _begun(
+    partial: Path, head: Mapping[str, Any], keep: Path | None, owner: str, *, overwrite: bool
+) -> dict[str, dict[str, Any]]:
+    """Begin the journal, or go on with it; return the rows that a stopped run has left, by name.
+
+    None count if another evaluation has written over their kept images since.
+    """
+    if keep is None:
+        return begin_journal(partial, head, anew_if_other=overwrite)
+    check_owner(keep, owner, overwrite=overwrite)
+    done = begin_journal(partial, head, anew_if_other=overwrite)
+    if done and owner_of(keep) != owner:
+        partial.unlink()  # or the next run would take them for ours
+        done = begin_journal(partial, head)
+    return done
 
 
 def _check_places(out: Path, beside: Sequence[Path], partial: Path, *, overwrite: bool) -> None:
