@@ -80,16 +80,27 @@ def test_pixels_of_every_dtype_come_back_unchanged(dtype, tmp_path, rng):
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-def test_ground_control_points_and_rpcs_are_kept(tmp_path):
+@pytest.mark.parametrize("cog", [False, True])
+@pytest.mark.parametrize("pixels_are", ["Area", "Point"])
+def test_ground_control_points_are_kept_whatever_pixels_are(pixels_are, cog, tmp_path):
     path = tmp_path / "a.tif"
     points = [GroundControlPoint(r, c, 10 + c, 50 - r) for r, c in ((0, 0), (0, 9), (9, 0), (9, 9))]
     with rasterio.open(path, "w", "GTiff", 10, 10, 1, dtype="uint8") as dataset:
         dataset.write(np.ones((1, 10, 10), np.uint8))
         dataset.gcps = points, rasterio.CRS.from_epsg(4326)
-    with rasterio.open(copied(path, tmp_path / "b.tif")) as new:
+        dataset.update_tags(AREA_OR_POINT=pixels_are)
+    with rasterio.open(path) as dataset:  # where GDAL says that they are
+        points = dataset.gcps[0]
+    with open_raster(path) as reader, create_raster(tmp_path / "b.tif", reader.info, cog=cog) as writer:
+        writer.write(reader.read(slice(0, 10), slice(0, 10)), slice(0, 10), slice(0, 10))
+    with rasterio.open(tmp_path / "b.tif") as new:
         assert [(p.row, p.col, p.x, p.y) for p in new.gcps[0]] == [(p.row, p.col, p.x, p.y) for p in points]
         assert new.gcps[1] == rasterio.CRS.from_epsg(4326)
+        assert new.tags()["AREA_OR_POINT"] == pixels_are
 
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_rpcs_are_kept(tmp_path):
     path = tmp_path / "rpc.tif"
     ones = [1.0] + [0.0] * 19
     rpcs = RPC(

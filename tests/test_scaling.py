@@ -98,3 +98,10 @@ def test_the_unit_range_is_that_of_the_model_from_zero_to_one():
     unit = scale.to_unit(dn)
     assert unit.dtype == np.float32 and unit.tolist() == [0, 0, 0.25, 1, 1]
     assert scale.unit_to_dn(unit, "uint16").tolist() == [100, 100, 150, 300, 300]
+
+
+def test_a_scale_that_float32_cannot_hold_is_refused():
+    for low, high in ((0.0, 1e-38), (1e-40, 2e-40)):
+        with pytest.raises(OptionError, match="spans less than 1e-37, which float32 cannot tell apart"):
+            Scaling(low, high)
+    assert Scaling(0, 1e-36).to_model(np.array([5e-37])) == pytest.approx(0, abs=1e-5)

@@ -365,3 +365,9 @@ def test_where_the_areas_that_are_written_meet_windows_that_were_passed_by_leave
     np.testing.assert_allclose(result[:3, hit], dn[:3, hit] / 2, atol=1)
     np.testing.assert_array_equal(result[:, ~hit], dn[:, ~hit])
     np.testing.assert_array_equal(result[3:], dn[3:])
+
+
+def test_w_is_one_to_the_bit_where_the_reference_is_all(tmp_path, rng, darker):
+    source = write_tif(tmp_path / "a.tif", rng.integers(1, 256, (3, 150, 170), dtype=np.uint8))
+    remove_from_scene(source, tmp_path / "b.tif", darker, replace(SMALL, provenance=tmp_path / "said.tif"))
+    assert (read_tif(tmp_path / "said.tif")[1] == 1).all()

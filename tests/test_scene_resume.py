@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -222,6 +224,50 @@ def test_a_provenance_does_not_appear_without_its_output(source, tmp_path, monke
     with pytest.raises(OutputError, match="no space left"):
         remove_from_scene(source, tmp_path / "b.tif", pipeline, options)
     assert names_in(tmp_path) == [".b.tif.journal", "a.tif"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_disk_that_is_full_at_the_last_moment_leaves_both_files_as_they_were(
+    failing, overwrite, source, tmp_path, monkeypatch
+):
+    synced = []
+
+    def fsync(file: int, *, real: Any = os.fsync) -> None:
+        if Path(f"/proc/self/fd/{file}").resolve().suffix == ".part":
+            synced.append(file)
+            if len(synced) == failing:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    output, made_up = tmp_path / "b.tif", tmp_path / "made_up.tif"
+    if overwrite:
+        output.write_bytes(b"old")
+        made_up.write_bytes(b"old too")
+    options = replace(SMALL, provenance=made_up, overwrite=overwrite)
+    before = names_in(tmp_path)
+    with pytest.raises(OutputError, match="No space left on device"):
+        remove_from_scene(source, output, FakePipeline(draws), options)
+    assert [name for name in names_in(tmp_path) if not name.endswith(".journal")] == before
+    assert not overwrite or (output.read_bytes(), made_up.read_bytes()) == (b"old", b"old too")
+    assert len(synced) == failing
+
+
+def test_a_provenance_goes_again_if_its_output_cannot_get_its_name(source, tmp_path, monkeypatch):
+    real = Path.replace
+
+    def replaced(self: Path, target: Path) -> Path:
+        if target.name == "b.tif":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replaced)
+    with pytest.raises(OutputError, match=r"b\.tif cannot be written"):
+        remove_from_scene(
+            source, tmp_path / "b.tif", FakePipeline(draws), replace(SMALL, provenance=tmp_path / "made_up.tif")
+        )
+    assert [name for name in names_in(tmp_path) if not name.endswith(".journal")] == ["a.tif"]
 
 
 def test_a_failing_window_fails_the_scene_and_names_its_place(source, tmp_path):

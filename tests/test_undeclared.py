@@ -337,3 +337,15 @@ def test_a_scene_of_one_number_below_zero_alone_holds_no_data(dtype, tmp_path):
         reader.look_for_undeclared((1, 2, 3))
         assert reader.undeclared is not None and reader.undeclared.value == -9999
         assert not reader.read_valid(slice(0, 60), slice(0, 100), (1, 2, 3)).any()
+
+
+@pytest.mark.parametrize("is_wide", [True, False])
+def test_a_frame_of_a_few_rows_along_a_long_strip_is_found(is_wide, tmp_path, rng, darker):
+    pixels = rng.integers(1, 256, (3, 40, 5000), dtype=np.uint8)
+    pixels[:, :1] = 0
+    pixels = pixels if is_wide else pixels.transpose(0, 2, 1).copy()
+    source = write_tif(tmp_path / "a.tif", pixels)
+    remove_from_scene(source, tmp_path / "b.tif", darker)
+    frame = (pixels == 0).all(axis=0)
+    result = read_tif(tmp_path / "b.tif")
+    assert (result[:, frame] == 0).all() and (result[:, ~frame] < pixels[:, ~frame]).mean() > 0.9

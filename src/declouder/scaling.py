@@ -20,13 +20,17 @@ from numpy.typing import DTypeLike, NDArray
 from declouder.arguments import MOST_DN, largest_of
 from declouder.errors import OptionError
 
+LEAST_SPAN = 1e-37
+"""Between white and black: of less, the factor is beyond what float32 holds."""
+
 
 @dataclass(frozen=True)
 class Scaling:
     """A linear map between `[low, high]` in DN and `[-1, 1]`.
 
     Raises:
-        OptionError: if `low` is not below `high`, or one of them is not finite, or beyond 1e37.
+        OptionError: if `low` is not below `high`, or by less than 1e-37, or one of them is not finite, or beyond
+            1e37.
     """
 
     low: float
@@ -39,6 +43,11 @@ class Scaling:
             raise OptionError(
                 f"scale {self.low:g},{self.high:g} is not of numbers up to {MOST_DN:g}; give LOW,HIGH in the"
                 " image's own"
+            )
+        if 0 < self.high - self.low < LEAST_SPAN:
+            raise OptionError(
+                f"scale {self.low:g},{self.high:g} spans less than {LEAST_SPAN:g}, which float32 cannot tell apart;"
+                " multiply the numbers, and give LOW,HIGH of those"
             )
         if not self.low < self.high:
             raise OptionError(

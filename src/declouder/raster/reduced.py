@@ -16,9 +16,11 @@ _LEAST_VRT_BLOCK_PX = 512
 
 
 def reduced_shape(height: int, width: int, max_px: int) -> tuple[int, int]:
-    """Return height and width of an image of at most `max_px` a side that shows a larger one."""
-    step = max(1.0, max(height, width) / max_px)
-    return max(1, round(height / step)), max(1, round(width / step))
+    """Return height and width of an image of at most `max_px` a side that shows a larger one.
+
+    Each side by itself: of a long strip every row is looked at, and a frame of a few rows is seen.
+    """
+    return min(height, max_px), min(width, max_px)
 
 
 def skimmed(dataset: Any, bands: Sequence[int], shape: tuple[int, int], *, by_blocks: bool = False) -> NDArray[Any]:

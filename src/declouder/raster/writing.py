@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,14 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
+from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
+from rasterio.io import MemoryFile
 from rasterio.windows import Window as GdalWindow
 
 from declouder.errors import MisfitError, OutputError, RasterError
+from declouder.interrupts import interrupts_wait
 from declouder.raster.checks import is_whole
 from declouder.raster.company import check_company, plain_name
 from declouder.raster.gdal import (
@@ -58,7 +63,8 @@ def create_raster(
     """Create a raster with the size and properties of `like`; it appears when the block ends well.
 
     All is written to a GeoTIFF first. PNG, WebP and, with `cog`, cloud-optimised GeoTIFF with its overviews cannot
-    be written in pieces; they are made of that in the end, by `RasterWriter.finish` or when the block ends.
+    be written in pieces; they are made of that in the end, by `RasterWriter.finish` or when the block ends. It gets
+    its name by `RasterWriter.publish` or when the block ends.
     Where `output` is a link, the file that it points to is written, and the link stays.
 
     Raises:
@@ -83,18 +89,19 @@ def create_raster(
                 copied = None
                 if image != part:
                     copied = partial(rasterio.shutil.copy, driver=driver, **_copy_options(driver, profile, like))
-                writer = RasterWriter(output, dataset, like, part=part, image=image, copied=copied)
+                files = Files(output, place, part=part, image=image, copied=copied, overwrite=overwrite)
+                writer = RasterWriter(files, dataset, like)
                 yield writer
                 writer.finish()
             finally:
                 with _writing(output):
                     dataset.close()
-        with _writing(output):
-            _publish(image, output, place, overwrite=overwrite)
+        writer.publish()
     finally:
-        for path in (part, image, *_overviews_in_the_making(image), *_imagery_metadata([part, image])):
-            with contextlib.suppress(OSError):  # a name too long for the file system was never given
-                path.unlink(missing_ok=True)
+        with interrupts_wait():
+            for path in (part, image, *_overviews_in_the_making(image), *_imagery_metadata([part, image])):
+                with contextlib.suppress(OSError):  # a name too long for the file system was never given
+                    path.unlink(missing_ok=True)
 
 
 def _tell_what_is_lost(output: Path, like: RasterInfo, driver: str) -> None:
@@ -171,42 +178,50 @@ def _has_namespaces(info: RasterInfo) -> bool:
     return any(namespace is not None for tags in (info.tags, *info.band_tags) for namespace in tags)
 
 
+@dataclass(frozen=True)
+class Files:
+    """Where a new raster is made.
+
+    Attributes:
+        output: its name, and what messages call it.
+        place: where that is, which may be a link.
+        part: the GeoTIFF that is written piece by piece.
+        image: the whole file, before it gets its name: that GeoTIFF, or another that is made of it in the end.
+        copied: makes `image` of `part` where they are two.
+        overwrite: whether it may take the place of another.
+    """
+
+    output: Path
+    place: Path
+    part: Path
+    image: Path
+    copied: Callable[[Path, Path], object] | None
+    overwrite: bool
+
+
 class RasterWriter:
     """Takes the pixels of a new raster; made by `create_raster`.
 
     Args:
-        output: what messages call it.
-        dataset: the GeoTIFF that is written piece by piece.
+        files: where it is made.
+        dataset: `files.part`, open.
         like: what its properties are those of.
-        part: where it lies.
-        image: the whole file, before it gets its name: that GeoTIFF, or another that is made of it in the end.
-        copied: makes `image` of `part` where they are two.
     """
 
-    def __init__(
-        self,
-        output: Path,
-        dataset: Any,
-        like: RasterInfo,
-        *,
-        part: Path,
-        image: Path,
-        copied: Callable[[Path, Path], object] | None,
-    ) -> None:
-        self._output = output
+    def __init__(self, files: Files, dataset: Any, like: RasterInfo) -> None:
+        self._files = files
         self._dataset = dataset
         self._like = like
-        self._part, self._image, self._copied = part, image, copied
-        self._is_finished = False
+        self._is_finished = self._is_published = False
 
     def write(self, dn: NDArray[Any], rows: slice, cols: slice) -> None:
         """Write all bands, (C, rows, cols), in the raster's dtype."""
-        with _writing(self._output):
+        with _writing(self._files.output):
             self._dataset.write(dn, window=GdalWindow.from_slices(rows, cols))
 
     def write_mask(self, mask: NDArray[np.uint8], rows: slice, cols: slice) -> None:
         """Write the raster's own mask, (rows, cols), 0 or 255."""
-        with _writing(self._output):
+        with _writing(self._files.output):
             self._dataset.write_mask(mask, window=GdalWindow.from_slices(rows, cols))
 
     def finish(self) -> None:
@@ -216,27 +231,39 @@ class RasterWriter:
         """
         if self._is_finished:
             return
-        with _writing(self._output):
+        files = self._files
+        with _writing(files.output):
             self._dataset.close()
-            self._check_whole(self._part)
-            if self._copied is not None:
-                self._copied(self._part, self._image)
-                self._check_whole(self._image)
+            self._check_whole(files.part)
+            if files.copied is not None:
+                files.copied(files.part, files.image)
+                self._check_whole(files.image)
             self._tell_lost_crs()
+            with files.image.open("rb") as file:  # where disks are full, or far away, this is where they say so
+                os.fsync(file.fileno())
         self._is_finished = True
+
+    def publish(self) -> None:
+        """Finish the file and give it its name: a matter of a moment, if `finish` was called before."""
+        if self._is_published:
+            return
+        self.finish()
+        with _writing(self._files.output):
+            _publish(self._files)
+        self._is_published = True
 
     def _check_whole(self, path: Path) -> None:
         # GDAL does not raise when the disk is full as it closes a file.
         if not is_whole(path):
-            raise OutputError(f"{self._output} could not be written in full; is the disk full?")
+            raise OutputError(f"{self._files.output} could not be written in full; is the disk full?")
 
     def _tell_lost_crs(self) -> None:
         """Warn where GeoTIFF has no words for a CRS, such as one with a rotated pole: GDAL does not."""
-        if driver_of(self._image) != "GTiff" or not self._like.crs:
+        if driver_of(self._files.image) != "GTiff" or not self._like.crs:
             return
-        with rasterio.open(self._image, driver="GTiff") as written:
+        with rasterio.open(self._files.image, driver="GTiff") as written:
             if not written.crs:
-                log.warning("%s cannot hold the CRS of %s and is without one", self._output, self._like.path)
+                log.warning("%s cannot hold the CRS of %s and is without one", self._files.output, self._like.path)
 
 
 def check_output(output: Path, *, sources: Sequence[Path], overwrite: bool) -> None:
@@ -385,7 +412,7 @@ def _describe(dataset: Any, like: RasterInfo) -> None:
     """Give a new dataset all that its profile could not say."""
     points, points_crs = like.gcps
     if points:
-        dataset.gcps = (points, points_crs or CRS())
+        dataset.gcps = ([_before_writing(point, like) for point in points], points_crs or CRS())
     if like.rpcs:
         dataset.rpcs = like.rpcs
     dataset.colorinterp = [ColorInterp[name] for name in like.colors]
@@ -404,6 +431,26 @@ def _describe(dataset: Any, like: RasterInfo) -> None:
             dataset.update_tags(band, ns=namespace, **tags)
 
 
+def _before_writing(point: GroundControlPoint, like: RasterInfo) -> GroundControlPoint:
+    """Return a control point such that GDAL writes it to where it is."""
+    if like.tags.get(None, {}).get("AREA_OR_POINT") != "Point":
+        return point
+    shift = _shift_of_points()
+    row, col = point.row - shift, point.col - shift
+    return GroundControlPoint(row, col, point.x, point.y, point.z, point.id, point.info)
+
+
+@functools.cache
+def _shift_of_points() -> float:
+    """Return by how many pixels this GDAL moves control points in a GeoTIFF whose pixels are points: by 1, or 0."""
+    with MemoryFile() as memory:
+        with memory.open(driver="GTiff", width=1, height=1, count=1, dtype="uint8") as made:
+            made.gcps = ([GroundControlPoint(0, 0, 0, 0)], CRS())
+            made.update_tags(AREA_OR_POINT="Point")
+        with memory.open() as written:
+            return float(written.gcps[0][0].row)
+
+
 def _side_files(image: Path) -> list[Path]:
     """Return where GDAL looks for statistics, overviews and a mask of an image besides in it."""
     found = [image.with_name(image.name + suffix) for suffix in (".aux.xml", ".ovr", ".msk")]
@@ -416,15 +463,14 @@ def _metadata_beside(image: Path) -> list[Path]:
     return [place for end in endings if lies_there(place := image.with_name(image.stem + end))]
 
 
-def _publish(part: Path, output: Path, place: Path, *, overwrite: bool) -> None:
-    """Give the complete file its name; `place` is where `output` points to."""
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
+def _publish(files: Files) -> None:
+    """Give the complete file its name."""
+    output, place = files.output, files.place
     # Looked at again: hours may have passed.
-    check_output(output, sources=[], overwrite=overwrite)
+    check_output(output, sources=[], overwrite=files.overwrite)
     with contextlib.suppress(OSError):  # of a file that is replaced the permissions stay
-        shutil.copymode(place, part)
-    part.replace(place)
+        shutil.copymode(place, files.image)
+    files.image.replace(place)
     with contextlib.suppress(OSError):  # some file systems have no folders to sync
         folder = os.open(place.parent, os.O_RDONLY)
         try:

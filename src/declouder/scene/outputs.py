@@ -108,6 +108,8 @@ def _provenance_of(
     said = [changed]
     for layer in layers:
         values = scene.blended(layer, area, 1) if changed.any() else np.zeros_like(changed)
+        if layer == "w":  # kept in steps of 1/255; means of 1 are 1 but for rounding
+            values = np.asarray(np.rint(values * 255) / 255, np.float32)
         if layer == "spread":
             values = values * np.float32((scene.scale.high - scene.scale.low) / 2)
         said.append(np.where(changed > 0, values, np.float32(0)))

@@ -11,6 +11,7 @@ from typing import Any
 
 from declouder.bands import BandChoice, choose_bands, listed
 from declouder.errors import OptionError, OutputError, RasterError
+from declouder.interrupts import interrupts_wait
 from declouder.journal import Layer, journal_path, open_journal, reserved
 from declouder.masks import NONE, SceneMask, open_mask
 from declouder.mosaic import Mosaic
@@ -25,6 +26,7 @@ from declouder.provenance import (
 from declouder.raster import (
     RasterInfo,
     RasterReader,
+    RasterWriter,
     check_fits,
     check_folder,
     check_output,
@@ -252,9 +254,25 @@ def _write(
         with create_raster(options.provenance, said, overwrite=may_replace) as provenance:
             changed_px = write_scene(scene, writer, provenance, [name for name in layers if name != "image"])
             _check_unchanged(stamps)
-            writer.finish()  # a cloud-optimised one takes its time: neither shall appear without the other
-            check_output(output, sources=[], overwrite=options.overwrite)  # something may have come there since
+            _publish_both(writer, provenance, output, options)
     return changed_px
+
+
+def _publish_both(writer: RasterWriter, provenance: RasterWriter, output: Path, options: SceneOptions) -> None:
+    """Give output and provenance their names: neither shall appear without the other."""
+    assert options.provenance is not None
+    for each in (writer, provenance):
+        each.finish()  # a cloud-optimised one takes its time, and so does a far disk
+    check_output(output, sources=[], overwrite=options.overwrite)  # something may have come there since
+    is_new = not options.provenance.exists()
+    with interrupts_wait():
+        provenance.publish()
+        try:
+            writer.publish()
+        except OutputError:
+            if is_new:
+                options.provenance.unlink(missing_ok=True)
+            raise
 
 
 def _check_unchanged(stamps: Mapping[Path, tuple[int, int, int]]) -> None:
