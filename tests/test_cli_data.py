@@ -648,3 +648,30 @@ def test_a_band_is_simulated_once(capsys, leaky, tmp_path):
     )
     code, _, err = run(capsys, *words)
     assert code == 2 and "bands are red, red, blue; name each once" in err and not (tmp_path / "made").exists()
+
+
+def test_no_list_is_written_of_parts_that_a_damaged_split_list_hides(tmp_path, capsys):
+    for number in range(2):
+        write_pair(tmp_path / "set", str(number), number)
+    (tmp_path / "set" / "split.txt").write_text("train/0\nelsewhere\n")
+    wanted = tmp_path / "out.txt"
+    code, _, told = run(capsys, "data", "check", tmp_path / "set", "--write", wanted, "--of", "train", "-q")
+    assert code == 2 and "problems, told above" in told and not wanted.exists()
+
+
+@pytest.mark.parametrize("text", ["inf", "0,inf", "nan", "1e-40", "-1e308,1e308", "much"])
+@pytest.mark.parametrize("command", ["evaluate", "ablate"])
+def test_a_range_that_is_none_is_refused_in_one_line(command, text, leaky, tmp_path, capsys):
+    more = ("--cloudy", "-o", tmp_path / "a.json") if command == "evaluate" else ("-o", tmp_path / "a")
+    code, _, told = run(capsys, command, leaky, *more, "--data-range", text)
+    assert code == 2 and told.count("\n") == 1 and f"--data-range is {text!r}; give" in told
+    assert not (tmp_path / "a").exists() and not (tmp_path / "a.json").exists()
+
+
+def test_a_folder_for_scores_is_no_file(leaky, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for where in (".", "scores", "new/scores"):
+        code, _, told = run(capsys, "evaluate", leaky, "--cloudy", "-o", where)
+        assert code == 2 and f"{where} does not end in .json" in told
+    code, _, told = run(capsys, "evaluate", tmp_path / "nowhere", "--cloudy", "-o", "new/a.json")
+    assert code == 2 and not (tmp_path / "new").exists()

@@ -335,3 +335,28 @@ def test_a_value_that_does_not_fit_is_told_with_what_is_wanted(override, told):
     with pytest.raises(ConfigError) as caught:
         load_config(TOY, [override])
     assert str(caught.value).endswith(f"toy.yaml: {told}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.clear=[clear]"], r"data\.clear does nothing where data\.synthetic_share is left at 0 and no stage"),
+        (
+            ["data.procedural=3"],
+            r"data\.procedural does nothing where data\.synthetic_share is left at 0; set",
+        ),
+        (["model.denoiser={1: 2}"], r"model\.denoiser: give texts, numbers, yes or no, and lists"),
+        (["model.reference.options.keep_clear=2026-01-01"], r"model\.reference\.options: give texts, numbers"),
+        (["model.weight_net.heads=.inf"], r"model\.weight_net: give texts, numbers"),
+        (["stages.reference.augment.zoom=[16, 8]"], r"zoom is \[16, 8\][^,]*, not \[least, most\]"),
+    ],
+)
+def test_what_would_do_nothing_or_not_come_back_from_a_file_is_refused(overrides, message, tmp_path):
+    recipe = tmp_path / "a.yaml"
+    recipe.write_text("name: a\ndata: {pairs: [P]}\nstages: {reference: {steps: 1}}\n")
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(recipe, overrides)
+    assert "found {" not in str(caught.value)
+    load_config(recipe, ["data.clear=[clear]", "stages.reference.augment.transplant=0.5"])
+    load_config(recipe, ["data.clear=[clear]", "data.procedural=3", "data.synthetic_share=0"])
+    assert parse_config({**yaml.safe_load(dump_config(load_config(recipe)))}, source="dump") == load_config(recipe)

@@ -12,7 +12,7 @@ from declouder.data.training import TrainingData
 from declouder.errors import ConfigError, ModelError
 from declouder.fusion import predict_x0
 from declouder.losses import fidelity_loss
-from declouder.networks import CompactNet, Denoiser
+from declouder.networks import CompactNet, Denoiser, MemoryNet
 from declouder.perceptual import LEAST_DISTANCE
 from declouder.training import StageModule
 from declouder.training import stages as stages_module
@@ -220,15 +220,21 @@ def test_of_ambiguous_samples_a_network_can_keep_to_an_earlier_one(tmp_path, toy
 
 def test_the_network_to_keep_to_is_what_it_was_with_its_own_settings(tmp_path):
     small = {"widths": (8, 16), "blocks": (1, 1)}
-    CompactNet(**small, guided=(3,), third_choice=True, keep_clear=12.0).save_pretrained(tmp_path / "earlier")
-    kept = frozen_network(CompactNet(**small, filling=8), tmp_path / "earlier", field="keep_to")
-    earlier, x = CompactNet.from_pretrained(tmp_path / "earlier"), torch.rand(1, 3, 32, 32)
+    CompactNet(**small, guided=(3,), third_choice=True, keep_clear=12.0).save_pretrained(
+        tmp_path / "earlier" / "reference"
+    )
+    kept = frozen_network(CompactNet(**small, filling=8), str(tmp_path / "earlier"), stage="reference")
+    earlier, x = CompactNet.from_pretrained(tmp_path / "earlier" / "reference"), torch.rand(1, 3, 32, 32)
     assert kept.config["keep_clear"] == 12 and torch.equal(kept(x), earlier(x))
     assert not any(parameter.requires_grad for parameter in kept.parameters())
     with pytest.raises(ModelError, match=r"keep_to: .* is no CompactNet to keep to: it has 3 bands, here are 4"):
-        frozen_network(CompactNet(**small, bands=4), tmp_path / "earlier", field="keep_to")
-    with pytest.raises(ModelError, match=r"keep_to: .* is no CompactNet to keep to"):
-        frozen_network(CompactNet(**small), tmp_path, field="keep_to")
+        frozen_network(CompactNet(**small, bands=4), str(tmp_path / "earlier"), stage="reference")
+    with pytest.raises(ModelError, match=r"keep_to: .* holds no reference"):
+        frozen_network(CompactNet(**small), str(tmp_path / "earlier" / "reference"), stage="reference")
+    with pytest.raises(
+        ModelError, match=r"keep_to: .* is a CompactNet, the recipe's reference network a MemoryNet"
+    ):
+        frozen_network(MemoryNet(), str(tmp_path / "earlier"), stage="reference")
 
 
 @pytest.mark.parametrize(

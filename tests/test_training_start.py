@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from declouder import CloudRemovalPipeline
 from declouder.data.training import TrainingData
@@ -24,6 +26,64 @@ def test_a_start_that_does_not_fit_is_told_before_anything_is_learnt(toy_run, tm
     with pytest.raises(ModelError, match=r"model\.start_from: .*weight_net.* is of another network"):
         train_quietly(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def widened(model):
+    config = json.loads((model / "weight_net" / "config.json").read_text())
+    (model / "weight_net" / "config.json").write_text(json.dumps({**config, "widths": [8, 24]}))
+
+
+def spoilt(model):
+    path = next((model / "denoiser").glob("*.safetensors"))
+    weights = load_file(path)
+    weights[min(weights)].view(-1)[0] = torch.nan
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (widened, r"weight_net is not the network of this recipe \("),
+        (spoilt, r"denoiser holds NaN or infinity in .*; its weights are damaged, copy it anew"),
+        (lambda model: (model / "denoiser" / "config.json").write_text('"x"'), "config.json holds no fields; copy"),
+        (lambda model: (model / "denoiser" / "config.json").write_text("{"), "config.json cannot be read"),
+        (lambda model: next((model / "weight_net").glob("*.safetensors")).unlink(), "weight_net lacks its weights"),
+        (lambda model: next((model / "weight_net").glob("*.safetensors")).write_bytes(b"cut"), "weight_net is not"),
+        (
+            lambda model: shutil.rmtree(model / "denoiser"),
+            r"which does not exist; the recipe has no stage denoiser, and model\.start_from \(.*\) has no denoiser",
+        ),
+    ],
+)
+def test_what_later_stages_begin_with_is_looked_at_before_anything_is_learnt(damage, told, toy_run, tmp_path):
+    shutil.copytree(toy_run / "model", tmp_path / "start")
+    damage(tmp_path / "start")
+    config = toy(f"model.start_from={tmp_path / 'start'}", "stages.reference.steps=1")
+    stages = {name: stage for name, stage in config.stages.items() if name in ("reference", "joint")}
+    with pytest.raises(ModelError, match=told):
+        train_quietly(config.model_copy(update={"stages": stages}), tmp_path / "run", stages=list(stages))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("keep_to", ["shipped", "nowhere"])
+def test_what_a_stage_keeps_to_is_looked_at_before_anything_is_learnt(keep_to, tmp_path):
+    config = toy(
+        f"stages.reference.keep_to={keep_to}",
+        "stages.reference.augment.even_haze=true",
+        "model.reference.network=memorynet",
+        "model.reference.options={}",
+    )
+    with pytest.raises(ModelError, match=r"stages\.reference\.keep_to: "):
+        train_quietly(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_record_that_cannot_be_read_is_begun_anew(tmp_path, caplog):
+    train_quietly(toy("stages.reference.steps=1", "stages.denoiser.steps=1"), tmp_path, stages=["reference"])
+    (tmp_path / "model" / "training.json").write_text("{")
+    train_quietly(toy("stages.reference.steps=1", "stages.denoiser.steps=1"), tmp_path, stages=["denoiser"])
+    assert "is no record of a training" in caplog.text
+    assert list(json.loads((tmp_path / "model" / "training.json").read_text())["stages"]) == ["denoiser"]
 
 
 def test_a_run_can_begin_with_the_weights_of_another(tmp_path, toy_run):
@@ -113,7 +173,7 @@ def test_a_network_that_does_not_learn_on_keeps_its_attention_in_the_middle(tmp_
     config = toy(
         f"model.start_from={toy_run / 'model'}", "model.denoiser.middle_attention=false", "stages.weights.steps=1"
     )
-    with pytest.raises(ModelError, match=r"is not the network of this recipe: it has .*mid_block\.attentions"):
+    with pytest.raises(ModelError, match=r"is not the network of this recipe \(it has .*mid_block\.attentions"):
         train_quietly(config, tmp_path / "a", stages=["weights"])
     train_quietly(config, tmp_path / "b", stages=["reference"])
     assert [path.name for path in (tmp_path / "b" / "model").iterdir() if path.is_dir()] == ["reference"]
@@ -175,7 +235,7 @@ def test_what_an_earlier_stage_left_is_read_from_safetensors_alone(tmp_path):
     network = build_networks(toy())["reference"]
     network.save_pretrained(tmp_path / "reference", safe_serialization=False)
     assert [path.suffix for path in sorted((tmp_path / "reference").iterdir())] == [".json", ".bin"]
-    with pytest.raises(ModelError, match="is not the network of this recipe"):
+    with pytest.raises(ModelError, match=r"reference lacks its weights .*save it with safe_serialization=True"):
         take_over(network, tmp_path / "reference", stage="joint")
 
 

@@ -22,6 +22,9 @@ PAPER_W_BOUNDS = (0.3, 1.0)
 MOST_DN = 1e37
 """Beyond, a number is no ground, and a scale does not reach: float32 is to hold ten times a scale's span."""
 
+LEAST_SPAN = 1e-37
+"""Between black and white: of less, the factor to the model's range is beyond what float32 holds."""
+
 
 def largest_of(dtype: DTypeLike) -> float:
     """Return the number that is white where nobody says which is: the largest of an integer dtype, of floats 1."""

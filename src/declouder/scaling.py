@@ -17,11 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from declouder.arguments import MOST_DN, largest_of
+from declouder.arguments import LEAST_SPAN, MOST_DN, largest_of
 from declouder.errors import OptionError
-
-LEAST_SPAN = 1e-37
-"""Between white and black: of less, the factor is beyond what float32 holds."""
 
 
 @dataclass(frozen=True)

@@ -230,6 +230,9 @@ def _counts_by_part(report: SetReport) -> str:
 
 
 def _write_list(report: SetReport, path: Path, part: str) -> None:
+    """Write which pairs of a part to leave out; nothing if a split list that cannot be read leaves no such part."""
+    if part not in report.parts:
+        return
     from declouder.data.lists import write_exclude_list
 
     names = report.to_leave_out(part)

@@ -14,7 +14,7 @@ import yaml
 
 from declouder.cli.app import app
 from declouder.cli.options import OUTPUT_NAMES, DebugOption, OverwriteOption
-from declouder.errors import ModelError, OutputError
+from declouder.errors import ModelError, OutputError, reason_of
 from declouder.model_folder import INDEX, NETWORKS, RECORD
 from declouder.whole_files import check_new, whole_folder
 
@@ -166,4 +166,6 @@ def _reading_record(path: Path) -> Iterator[None]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, OSError) and error.filename is None:
             raise  # stdout: a full device, or a reader that has gone
-        raise ModelError(f"{path} is no record of a training ({error!r}); remove it, or train again") from None
+        raise ModelError(
+            f"{path} is no record of a training ({reason_of(error)}); remove it, or train again"
+        ) from None

@@ -5,6 +5,7 @@ Nothing heavy is imported here: `--help` shows them all.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -178,9 +179,12 @@ def parsed_range(text: str | None) -> tuple[float, float] | None:
     """Return the numbers that are black and white of a --data-range option; black is 0 where it is one number."""
     if text is None:
         return None
-    if "," in text:
-        return parsed_ends("--data-range", text)
+    from declouder.arguments import LEAST_SPAN
+
     try:
-        return 0.0, float(text)
+        low, high = parsed_ends("--data-range", text) if "," in text else (0.0, float(text))
+        if not math.isfinite(high - low) or 0 < high - low < LEAST_SPAN:
+            raise ValueError
     except ValueError:
         raise OptionError(f"--data-range is {text!r}; give SPAN or LOW,HIGH such as 0,10000") from None
+    return low, high

@@ -189,7 +189,7 @@ def _explain(error: ValidationError) -> str:
         if isinstance(first["loc"][-1], int):  # a place in a list of a given length
             return f"{where.rpartition('.')[0]} is {_short(first['input'])}, which is too short; give one more"
         return f"{where} is missing; every recipe gives it"
-    if "[key]" in first["loc"]:
+    if "[key]" in first["loc"] and first["loc"][0] == "stages":
         near = difflib.get_close_matches(where.rpartition(".")[2], STAGE_NAMES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {first['ctx']['expected']}"
         return f"{where} is not a field; {hint}"
@@ -197,6 +197,8 @@ def _explain(error: ValidationError) -> str:
         return f"{where} is {_short(first['input'])}; give {wanted}"
     # What the whole recipe was found to be says nothing.
     message = first["msg"].removeprefix("Value error, ")
+    if isinstance(first["input"], dict):  # of a whole section the sentence says what it is about
+        return f"{where}: {message}" if where else message
     return f"{where}: {message}, found {_short(first['input'])}" if where else message
 
 

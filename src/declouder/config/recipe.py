@@ -60,6 +60,14 @@ class TrainConfig(Section):
             raise ValueError("data.synthetic_share is below 1 but data.pairs is empty; set it to 1")
         if self.data.synthetic_share > 0 and not (self.data.clear or self.data.procedural):
             raise ValueError("data.synthetic_share is above 0 but data names no clear images")
+        if "synthetic_share" not in self.data.model_fields_set:  # whoever sets 0 knows what that switches off
+            idle = "does nothing where data.synthetic_share is left at 0"
+            if self.data.procedural:
+                raise ValueError(f"data.procedural {idle}; set that to a share, or to 0")
+            if self.data.clear and not any(stage.augment.transplant for stage in self.stages.values()):
+                raise ValueError(
+                    f"data.clear {idle} and no stage has augment.transplant; set that to a share, or to 0"
+                )
         return self
 
     @model_validator(mode="after")

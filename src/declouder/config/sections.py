@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -29,6 +30,28 @@ class Section(BaseModel):
         return value
 
 
+def _as_json(options: Any) -> Any:
+    """Refuse what would not come back from the file beside a network's weights as it was."""
+    try:
+        same = json.loads(json.dumps(options, allow_nan=False)) == _with_lists(options)
+    except (TypeError, ValueError, RecursionError):
+        same = False
+    if not same:
+        raise ValueError("give texts, numbers, yes or no, and lists or fields of these")
+    return options
+
+
+def _with_lists(value: Any) -> Any:
+    """Return a value with lists for its tuples, which JSON does not tell apart."""
+    if isinstance(value, dict):
+        return {key: _with_lists(entry) for key, entry in value.items()}
+    return [_with_lists(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+Options = Annotated[dict[str, Any], BeforeValidator(_as_json)]
+"""Arguments of a network."""
+
+
 def _wants_number(annotation: Any) -> bool:
     parts = get_args(annotation)
     return annotation in (int, float) or (bool not in parts and any(map(_wants_number, parts)))
@@ -40,7 +63,7 @@ class ReferenceConfig(Section):
     network: str = Field(
         "compact", description="compact, msda or memorynet; the table declouder.networks.REFERENCES"
     )
-    options: dict[str, Any] = Field(
+    options: Options = Field(
         default_factory=dict, description="arguments of that network, such as widths; bands are set by model.bands"
     )
 
@@ -55,12 +78,8 @@ class ModelConfig(Section):
         " what no stage has learnt yet",
     )
     reference: ReferenceConfig = ReferenceConfig()
-    denoiser: dict[str, Any] = Field(
-        default_factory=dict, description="arguments of networks.Denoiser, without bands"
-    )
-    weight_net: dict[str, Any] = Field(
-        default_factory=dict, description="arguments of networks.WeightNet, without bands"
-    )
+    denoiser: Options = Field(default_factory=dict, description="arguments of networks.Denoiser, without bands")
+    weight_net: Options = Field(default_factory=dict, description="arguments of networks.WeightNet, without bands")
     sampler: str = Field("ddim", description="ddim, ddim-trailing, dpmsolver++, unipc or euler")
     num_inference_steps: int = Field(10, ge=0, le=1000, description="steps when sampling; 0: the reference alone")
     strength: float = Field(

@@ -145,10 +145,11 @@ def evaluate(
         OptionError: if an option has no meaning here.
         OutputError: if one of the files exists or cannot be written, or OUT.partial belongs to another run.
     """
+    if out.suffix != ".json":
+        raise OptionError(f"{out} does not end in .json; the table and the list go beside it as .md and .csv")
     csv, markdown, partial = out.with_suffix(".csv"), out.with_suffix(".md"), out.with_name(f"{out.name}.partial")
     _check_places(out, (csv, markdown), partial, overwrite=overwrite)
     ends = _ends(data_range)
-    make_folder(out.parent)
     selection = data if isinstance(data, Selection) else Selection(data)
     pairs = selection.pairs()
     mask_of = masks_of(pairs, masks)
@@ -177,6 +178,7 @@ def evaluate(
         "definitions": _DEFINITIONS,
         "versions": package_versions(SCORING_PACKAGES),
     }
+    make_folder(out.parent)
     done = _begun(partial, head, keep, owner, overwrite=overwrite)
     scorer = Scorer(
         selection=selection,
@@ -220,8 +222,6 @@ def _begun(
 
 def _check_places(out: Path, beside: Sequence[Path], partial: Path, *, overwrite: bool) -> None:
     """Raise before hours of work what would be raised after them: that the files cannot have these names."""
-    if out.suffix != ".json":
-        raise OptionError(f"{out} does not end in .json; the table and the list go beside it as .md and .csv")
     for path in (out, *beside):
         # Beside an unfinished run they are its own: it was stopped while it wrote the last of them.
         if path == out or not partial.exists():

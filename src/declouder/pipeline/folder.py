@@ -67,12 +67,23 @@ def check_folder(folder: Path, *, kind: str) -> None:
                 f"{folder}: the {name} is a {module}.{called}, which this version of declouder does not know; a"
                 " network of your own is put into declouder.networks.REFERENCES first"
             )
-        _read_json(folder / name / "config.json", folder)
-        if not list((folder / name).glob("*.safetensors")):
-            raise ModelError(
-                f"{folder / name} lacks its weights ({WEIGHTS}); copy the whole folder, or save it with"
-                " safe_serialization=True"
-            )
+        check_network_folder(folder / name)
+
+
+def check_network_folder(folder: Path) -> None:
+    """Say what is wrong with the folder of one network of a model before anything of it is loaded.
+
+    diffusers takes what it cannot read for the name of a model elsewhere, and asks for it there.
+
+    Raises:
+        ModelError: if its settings or its weights are missing or are none.
+    """
+    _read_json(folder / "config.json", folder.parent)
+    if not list(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{folder} lacks its weights ({WEIGHTS}); copy the whole folder, or save it with"
+            " safe_serialization=True"
+        )
 
 
 def _holds(module: str, cls: Any) -> bool:

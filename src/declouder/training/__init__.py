@@ -150,7 +150,7 @@ def _checked(
     for name in left:
         StageModule(name, config, data)  # what a later stage lacks is found now, not after days
     if left:
-        check_networks(config, left)
+        check_networks(config, out, left)
     check_kept(out, stages, left)
     if is_first_process():
         check_later(out, left)
@@ -278,9 +278,7 @@ def _prepared_module(run: _Run, name: StageName) -> StageModule:
                 begin_with(module.network(part), folder / part)
                 module.begins_learnt = True
     if (keep_to := config.stages[name].keep_to) is not None:
-        field = f"stages.{name}.keep_to"
-        folder = start_folder(keep_to, field=field) / "reference"
-        module.teacher = frozen_network(module.network("reference"), folder, field=field)
+        module.teacher = frozen_network(module.network("reference"), keep_to, stage=name)
     module.averaged.module.load_state_dict(module.learning.state_dict())
     # Convolutions run faster this way on GPUs and CPUs alike.
     module.to(memory_format=torch.channels_last)

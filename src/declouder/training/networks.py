@@ -21,6 +21,7 @@ from declouder.errors import ConfigError, ModelError, reason_of
 from declouder.model_folder import INDEX, NETWORKS, WEIGHTS, trained_range
 from declouder.networks import REFERENCES, Denoiser, WeightNet
 from declouder.pipeline import SHIPPED_MODEL, CloudRemovalPipeline, make_scheduler
+from declouder.pipeline.folder import check_network_folder
 from declouder.training.layout import is_finished
 from declouder.training.stages import STAGES
 from declouder.training.surroundings import MAKE_ROOM
@@ -76,14 +77,14 @@ def _check_names(name: str, maker: Callable[..., Any], options: Mapping[str, Any
             raise ConfigError(f"model.{name} cannot be built: {word} is no option of it; {hint}")
 
 
-def check_networks(config: TrainConfig, stages: Sequence[StageName]) -> None:
+def check_networks(config: TrainConfig, out: Path, stages: Sequence[StageName]) -> None:
     """See, before anything is learnt, that the networks compute an image and can begin as the recipe says.
 
     PyTorch finds some fields out only when a network runs, such as heads that do not divide a width.
 
     Raises:
         ConfigError: if one does not run.
-        ModelError: if what one of `stages` begins with is of another network.
+        ModelError: if what one of `stages` begins with, takes over or keeps to is damaged or of another network.
     """
     networks = build_networks(config)
     x, t = torch.zeros(1, len(config.model.bands), 32, 32), torch.zeros(1, dtype=torch.long)
@@ -100,6 +101,15 @@ def check_networks(config: TrainConfig, stages: Sequence[StageName]) -> None:
         for part in {part for stage in stages if not STAGES[stage].goes_on for part in STAGES[stage].learns}:
             if (folder / part).is_dir():
                 _fitting_weights(networks[part], folder / part, field="model.start_from")
+    learnt: set[str] = set()
+    for name in stages:
+        stage = STAGES[name]
+        for part in set(stage.needs) - learnt:
+            folder = earlier_folder(config, out, part, stage=name)
+            _weights_left(networks[part], folder, learns=part in stage.learns)
+        learnt.update(stage.learns)
+        if (keep_to := config.stages[name].keep_to) is not None:
+            frozen_network(networks["reference"], keep_to, stage=name)
 
 
 def _tell_other_data(config: TrainConfig, folder: Path) -> None:
@@ -140,19 +150,45 @@ def take_over(network: nn.Module, folder: Path, *, stage: str, learns: bool = Fa
     """
     if not folder.is_dir():
         raise ModelError(f"stage {stage!r} takes over {folder}, which does not exist; run the earlier stages first")
+    weights = _weights_left(network, folder, learns=learns)
+    _tell_other_settings(network, json.loads((folder / "config.json").read_text(encoding="utf-8")), folder)
+    network.load_state_dict(weights)
+
+
+def _weights_left(network: nn.Module, folder: Path, *, learns: bool) -> dict[str, Tensor]:
+    """Return the weights in a network's folder, which are those of `network`; ModelError if they are not.
+
+    One that `learns` on may leave its attention in the middle behind.
+    """
+    check_network_folder(folder)
     try:
         earlier = type(network).from_pretrained(folder, use_safetensors=True)  # type: ignore[attr-defined]
-        _tell_other_settings(network, earlier.config, folder)
-        weights = earlier.state_dict()
+        weights: dict[str, Tensor] = earlier.state_dict()
         if learns:
             weights = _without_left_behind(weights, network)
+        own = network.state_dict()
         # PyTorch does not miss a module that is None, as a middle without attention has one.
-        strange = sorted(set(weights) - set(network.state_dict()))
-        if strange:
-            raise ValueError(f"it has {strange[0]}")
-        network.load_state_dict(weights)
-    except (RuntimeError, OSError, ValueError) as error:
-        raise ModelError(f"{folder} is not the network of this recipe: {reason_of(error)}") from None
+        for verb, keys in (("has", set(weights) - set(own)), ("lacks", set(own) - set(weights))):
+            if keys:
+                raise ValueError(f"it {verb} {min(keys)}")
+        other = [key for key, value in weights.items() if value.shape != own[key].shape]
+        if other:
+            shapes = [tuple(x[other[0]].shape) for x in (weights, own)]
+            raise ValueError(f"{other[0]} is {shapes[0]} there, {shapes[1]} here")
+    except (OSError, *_UNSUITED) as error:
+        raise ModelError(
+            f"{folder} is not the network of this recipe ({reason_of(error)}); give it the recipe's model section,"
+            " or another folder"
+        ) from None
+    _check_finite(weights, folder)
+    return weights
+
+
+def _check_finite(weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Raise ModelError if weights are no numbers: the loss would be none, and images would be blamed for it."""
+    damaged = [key for key, value in weights.items() if not bool(torch.isfinite(value).all())]
+    if damaged:
+        raise ModelError(f"{folder} holds NaN or infinity in {damaged[0]}; its weights are damaged, copy it anew")
 
 
 def earlier_folder(config: TrainConfig, out: Path, part: str, *, stage: StageName | None = None) -> Path:
@@ -218,20 +254,31 @@ def begin_with(network: nn.Module, folder: Path) -> None:
     network.load_state_dict({**own, **trained})
 
 
-def frozen_network(like: nn.Module, folder: Path, *, field: str) -> nn.Module:
-    """Return the trained network in `folder` as it is, with its own settings: one of the class of `like`.
+def frozen_network(like: nn.Module, keep_to: str, *, stage: StageName) -> nn.Module:
+    """Return the trained reference network that a stage keeps to, as it is: one of the class of `like`.
+
+    Args:
+        like: the recipe's, whose settings may be others.
+        keep_to: its model's folder, or "shipped".
+        stage: which keeps to it.
 
     Raises:
         ModelError: if there is none, or one of another class or for other bands.
     """
-    kind = cast(Any, type(like))
+    kind, field = cast(Any, type(like)), f"stages.{stage}.keep_to"
+    folder = start_folder(keep_to, field=field) / "reference"
+    check_network_folder(folder)
+    called = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name", kind.__name__)
+    if called != kind.__name__:
+        raise ModelError(f"{field}: {folder} is a {called}, the recipe's reference network a {kind.__name__}")
     try:
         found = kind.from_pretrained(folder, use_safetensors=True)
         bands = [network.config["bands"] for network in (found, cast(Any, like))]
         if bands[0] != bands[1]:
             raise ValueError(f"it has {bands[0]} bands, here are {bands[1]}")
-    except (RuntimeError, OSError, ValueError, TypeError) as error:
+    except (OSError, *_UNSUITED) as error:
         raise ModelError(f"{field}: {folder} is no {kind.__name__} to keep to: {reason_of(error)}") from None
+    _check_finite(found.state_dict(), folder)
     found.requires_grad_(False)
     return cast(nn.Module, found)
 
@@ -248,6 +295,7 @@ def _fitting_weights(network: nn.Module, folder: Path, *, field: str) -> dict[st
     strange = [key for key in trained if key not in own or own[key].shape != trained[key].shape]
     if strange:
         raise ModelError(f"{field}: {path} is of another network: {strange[0]} does not fit this recipe's")
+    _check_finite(trained, folder)
     return trained
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from declouder.config import StageName, TrainConfig
 from declouder.data.training import TrainingData
+from declouder.errors import reason_of
 from declouder.model_folder import RECORD
 from declouder.packages import package_versions
 from declouder.training.layout import is_finished
 from declouder.training.surroundings import MAKE_ROOM
 from declouder.whole_files import write_text
+
+log = logging.getLogger(__name__)
 
 RECORDED_PACKAGES = ("declouder", "torch", "lightning", "diffusers", "numpy", "scipy", "pillow", "rasterio")
 
@@ -24,7 +28,7 @@ def write_record(
 ) -> None:
     """Write beside the weights how they came to be: recipe, data, versions, commit, and each stage's scores."""
     path = folder / RECORD
-    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    earlier = _stages_recorded(path)
     # Of each stage too: one that goes on another day may be of another commit.
     made_by = {"versions": package_versions(RECORDED_PACKAGES), "commit": commit_of_source()}
     recipe = config.model_dump(mode="json")
@@ -39,9 +43,20 @@ def write_record(
             "procedural_images": len(data.terrain),
         },
         **made_by,
-        "stages": {**_still_there(earlier.get("stages", {}), folder.parent), stage: about | made_by},
+        "stages": {**_still_there(earlier, folder.parent), stage: about | made_by},
     }
     write_text(path, json.dumps(record, indent=1) + "\n", mend=MAKE_ROOM)
+
+
+def _stages_recorded(path: Path) -> dict[StageName, Any]:
+    """Return what is written of earlier stages; none if there is nothing, or nothing that can be read."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["stages"])
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("%s is no record of a training (%s), and begun anew", path, reason_of(error))
+        return {}
 
 
 def _still_there(stages: dict[StageName, Any], run: Path) -> dict[StageName, Any]:

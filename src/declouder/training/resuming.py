@@ -76,6 +76,8 @@ def check_order(config: TrainConfig, out: Path, stages: Sequence[StageName]) -> 
                 continue
             by = next(other for other in STAGE_NAMES if part in STAGES[other].learns)
             mend = "run the earlier stages first" if by in config.stages else f"the recipe has no stage {by}"
+            if config.model.start_from is not None:
+                mend += f", and model.start_from ({config.model.start_from}) has no {part}"
             raise ModelError(f"stage {name!r} takes over {folder}, which does not exist; {mend}")
         learnt.update(stage.learns)
 
