@@ -673,5 +673,6 @@ def test_a_folder_for_scores_is_no_file(leaky, tmp_path, capsys, monkeypatch):
     for where in (".", "scores", "new/scores"):
         code, _, told = run(capsys, "evaluate", leaky, "--cloudy", "-o", where)
         assert code == 2 and f"{where} does not end in .json" in told
-    code, _, told = run(capsys, "evaluate", tmp_path / "nowhere", "--cloudy", "-o", "new/a.json")
-    assert code == 2 and not (tmp_path / "new").exists()
+    for words in (("evaluate", "nowhere", "--cloudy", "-o", "new/a.json"), ("ablate", "nowhere", "-o", "new")):
+        code, _, told = run(capsys, *words)
+        assert code == 2 and not (tmp_path / "new").exists()

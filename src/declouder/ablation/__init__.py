@@ -80,7 +80,6 @@ def ablate(
     """
     wanted = rows(only)
     own = dict(pipeline.config)
-    make_folder(out / "scores")
     lpips = load_lpips(lpips_backbone, download=download_backbone)[0]
     backbone = None if lpips is None else lpips.backbone_sha256
     _check_same(out / "ablation-of.json", selection, pipeline, data_range)
@@ -197,6 +196,7 @@ def _check_same(
         ends = data_range if isinstance(data_range, tuple) else (0, data_range)
         low, high = (real_number(end, "data_range") for end in ends)
         now["data_range"] = [low, high] if low else high
+    make_folder(path.parent / "scores")
     if not any((path.parent / "scores").glob("*.json")):  # nothing was scored of what it may name
         write_text(path, json.dumps(now, indent=1, allow_nan=False) + "\n")
         return

@@ -181,9 +181,9 @@ def locate(root: Path, name: str | None = None, *, bands: BandSet | None = None)
     if bands is not None and bands not in row.bands:
         raise DataError(f"{row.name} has no {bands} images, only {' and '.join(row.bands)}; leave bands out")
     fitting = [Located(row, root, layout) for layout in row.layouts]
-    fitting = [found for found in fitting if _has_images(found, "cloud")]
+    fitting = [found for found in fitting if _has_folder(found, "cloud")]
     # Layouts may differ in the name of the clear folder alone.
-    fitting.sort(key=lambda found: not _has_images(found, "label"))
+    fitting.sort(key=lambda found: not _has_folder(found, "label"))
     if not fitting:
         raise DataError(_how_to_lay_out(row, root))
     if wanted == "rgb":
@@ -334,7 +334,7 @@ def _recognised(root: Path) -> DataSet:
     return by_name.get(_called(root).lower(), CATALOG[GENERIC])
 
 
-def _has_images(found: Located, kind: str) -> bool:
+def _has_folder(found: Located, kind: str) -> bool:
     return any(found.folder(split, kind).is_dir() for split in SPLITS)
 
 
@@ -347,7 +347,7 @@ def _how_to_lay_out(row: DataSet, root: Path) -> str:
     )
     wanted = " or ".join(f"{root}/{pattern}/NAME.png" for pattern in patterns)
     inside = [other.name for other in _ROWS if other is not row and (root / other.name).is_dir()]
-    inside = [name for name in inside if any(_has_images(each, "cloud") for each in _places(root / name))]
+    inside = [name for name in inside if any(_has_folder(each, "cloud") for each in _places(root / name))]
     if inside:
         return f"{root} {seen} itself, but {', '.join(inside)}; give {root / inside[0]}"
     published = "" if row.name == GENERIC else f"; {row.name} is published: {row.source}"
