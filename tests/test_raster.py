@@ -33,7 +33,7 @@ from declouder.raster import (
 )
 from declouder.raster import reduced as reduced_module
 from declouder.raster import writing as writing_module
-from declouder.raster.writing import check_fits
+from declouder.raster.outputs import check_fits
 from declouder.scaling import Scaling
 from declouder.scene import SceneOptions, remove_from_scene
 

@@ -19,22 +19,14 @@ from declouder.raster.gdal import (
     not_georeferenced_is_fine,
 )
 from declouder.raster.info import RasterInfo, file_stamps, files_identity, written_over
+from declouder.raster.outputs import check_fits, check_folder, check_output, output_name
 from declouder.raster.places import lie_alike
 from declouder.raster.reading import RasterReader, open_raster
 from declouder.raster.sentinel2 import is_safe
 from declouder.raster.sources import check_source
 from declouder.raster.stack import BandFile, grid_of, vrt_of_bands
 from declouder.raster.undeclared import find_undeclared
-from declouder.raster.writing import (
-    BLOCK_PX,
-    RasterWriter,
-    check_fits,
-    check_folder,
-    check_output,
-    create_raster,
-    output_name,
-    remove_unfinished_rasters,
-)
+from declouder.raster.writing import BLOCK_PX, RasterWriter, create_raster, remove_unfinished_rasters
 
 __all__ = [
     "BLOCK_PX",
