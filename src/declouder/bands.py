@@ -178,7 +178,7 @@ def _found(names: Sequence[str], said: Sequence[str], wholly: Sequence[str]) -> 
 
 # Band numbers with a leading zero are Sentinel-2's and HLS's, which agree on these. "B4" says nothing: it is
 # red to Landsat 8 and near infrared to Landsat 5; neither does "B05": red edge or near infrared.
-_NUMBERS = {"b02": "blue", "b03": "green", "b04": "red", "b08": "nir"}
+_NUMBERS = {word: color for word, color in COLOR_OF.items() if re.fullmatch(r"b0\d", word)}
 # "red edge", "coastal blue", "short wave infrared": neighbours of our bands, not they.
 _NEIGHBOUR_WORDS = {"edge", "rededge", "coastal", "deep", "short", "shortwave", "mid", "thermal", "swir", "i"}
 # Words of which the names of other bands are made: "SWIR2", "QA_PIXEL", "coastal aerosol", "panchromatic".
