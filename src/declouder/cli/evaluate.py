@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -106,19 +107,19 @@ def evaluate(
     if steps is not None and steps < 0:
         raise OptionError(f"--steps is {steps}; give 0 or more")
     check_sampling(steps=steps, fast=fast, best=best)
-    sampling = {
-        "--steps": steps,
-        "--sampler": sampler,
-        "--fast": fast or None,
-        "--best": best or None,
-        "--precision": precision,
-        "--samples": None if samples == 1 else samples,
-        "--seed": seed or None,
-        "--enlarge": None if enlarge == 1 else enlarge,
-    }
-    given = [option for option, value in sampling.items() if value is not None]
-    if given and (outputs is not None or cloudy):
-        raise OptionError(f"{given[0]} is of a model, and none is scored; leave it out")
+    if outputs is not None or cloudy:
+        _refuse_sampling(
+            {
+                "--steps": steps is not None,
+                "--sampler": sampler is not None,
+                "--fast": fast,
+                "--best": best,
+                "--precision": precision is not None,
+                "--samples": samples != 1,
+                "--seed": seed != 0,
+                "--enlarge": enlarge != 1,
+            }
+        )
     check_device_name(device)
     precision = chosen_precision(precision, fast=fast)
     ends = parsed_range(data_range)
@@ -174,6 +175,13 @@ def evaluate(
         if not result["lpips"]["available"]:
             typer.echo(f"no LPIPS: {result['lpips']['reason']}", err=True)
         typer.echo(f"wrote {out}")
+
+
+def _refuse_sampling(given: Mapping[str, bool]) -> None:
+    """Raise OptionError if one of the options is given that say how a model samples."""
+    for option, is_given in given.items():
+        if is_given:
+            raise OptionError(f"{option} is of a model, and none is scored; leave it out")
 
 
 def model_name(model: str | None) -> str:
