@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from declouder.errors import DataError, RasterError
 from declouder.rgb import RGB, spoken_colors
-from declouder.scaling import Scaling
+from declouder.scaling import LEAST_USED, Scaling
 
 _FAR_BEYOND_UNIT = 5.0
 """Floats below are clipped to 0 and 1: reflectance of cloud and glint goes beyond. Above they are other numbers."""
@@ -37,7 +37,7 @@ def least_used(dn_range: tuple[float, float] | None, dtype: DTypeLike) -> float:
     end: in them reflectance goes from 0 to 10000, of 32767.
     """
     if dn_range is not None:
-        return 0.03
+        return LEAST_USED
     return 0.6 if np.dtype(dtype).kind == "i" else 0.25
 
 

@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 
 from declouder.mosaic import Origin
 from declouder.raster import RasterInfo, RasterReader, open_raster
-from declouder.scaling import Scaling
+from declouder.scaling import LEAST_USED, Scaling
 from declouder.scene.options import SceneOptions
 
 log = logging.getLogger(__name__)
 
-# A scale that was given is doubted where so much of a scene lies beyond one end, or it spans so little of it: bytes
-# are 0.026 of 0 to 10000, calm sea is 0.04 of it.
-_MOST_BEYOND, _LEAST_USED = 0.5, 0.03
+# A scale that was given is doubted where so much of a scene lies beyond one end.
+_MOST_BEYOND = 0.5
 # One that was found, where it is so many times as wide as what nine in ten numbers span. Bright cloud over an even
 # sea stretches it too, so the number is large.
 _WIDEST = 1000
@@ -105,7 +104,7 @@ def tell_misfit(reader: RasterReader, bands: Sequence[int], scale: Scaling) -> N
     if max(whiter, blacker) > _MOST_BEYOND:
         end = "white" if whiter > blacker else "black"
         found = f"{100 * max(whiter, blacker):.0f} % of its numbers are plain {end} to the model"
-    elif high - low < _LEAST_USED * (scale.high - scale.low):
+    elif high - low < LEAST_USED * (scale.high - scale.low):
         found = "the model sees hardly any contrast"
     else:
         return
