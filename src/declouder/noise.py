@@ -7,6 +7,9 @@ numpy only, no state: a place has the same noise however the scene is cut, batch
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,3 +47,20 @@ def scene_noise(seed: int, window: Window, bands: int, *, sample: int = 0) -> ND
             field[:, i * size : (i + 1) * size, j * size : (j + 1) * size] = tile
     top, left = window.row - first_row * size, window.col - first_col * size
     return field[:, top : top + window.height, left : left + window.width]
+
+
+def draws(draw: Callable[[int, Any], Any], samples: int, *, enlarge: int) -> Iterator[Any]:
+    """Yield several draws of one image or batch, which lean on one reference image.
+
+    Args:
+        draw: makes one of its number, from 0, and the reference image to lean on, None for the network's; what it
+            returns has a `reference`.
+        samples: how many.
+        enlarge: how many times as large the networks see the image.
+    """
+    first = draw(0, None)
+    yield first
+    # Of an enlarged image the reference comes back smaller than the steps saw it: each draw makes its own.
+    reference = first.reference if enlarge == 1 else None
+    for sample in range(1, samples):
+        yield draw(sample, reference)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,7 +20,7 @@ from declouder.errors import DataError, ModelError, OptionError
 from declouder.evaluation.files import files_fingerprint
 from declouder.evaluation.selection import described
 from declouder.mosaic import Window, enlarged_window
-from declouder.noise import scene_noise
+from declouder.noise import draws, scene_noise
 from declouder.provenance import model_digest, precision_of, sampler_of
 from declouder.scaling import Scaling
 
@@ -142,10 +142,7 @@ class ModelMethod:
                 + (", or --bands rgbn" if bands == 4 else "")
             )
         try:
-            results = [self._once(cloudy, scaling, 0)]
-            # Of an enlarged image the reference comes back smaller than the steps saw it.
-            reference = results[0].reference if self.enlarge == 1 else None
-            results += [self._once(cloudy, scaling, sample, reference) for sample in range(1, self.samples)]
+            results = list(draws(partial(self._once, cloudy, scaling), self.samples, enlarge=self.enlarge))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -153,14 +150,14 @@ class ModelMethod:
                 f"the device's memory does not hold {pair.cloudy_path}, {described(cloudy)}; restore it with"
                 " declouder remove, which goes window by window, and score that file with --outputs"
             ) from error
-        draws = np.stack([np.asarray(result.images[0], np.float64) for result in results])
-        if not np.isfinite(draws).all():
+        drawn = np.stack([np.asarray(result.images[0], np.float64) for result in results])
+        if not np.isfinite(drawn).all():
             raise ModelError(
                 f"the model gave NaN or infinity for {pair.cloudy_path}; its weights are damaged, or do not fit the"
                 " device's precision or the sampler"
             )
-        chosen = draws.mean(0) if self.average else draws[0]
-        spread = np.sqrt(draws.var(0, ddof=1).mean(2)) if self.samples > 1 else None
+        chosen = drawn.mean(0) if self.average else drawn[0]
+        spread = np.sqrt(drawn.var(0, ddof=1).mean(2)) if self.samples > 1 else None
         restored = scaling.unit_to_dn(chosen, cloudy.dtype)
         if self._steps == 0:
             return Restored(restored, spread=spread)  # this is the reference; nothing was weighted
@@ -175,7 +172,7 @@ class ModelMethod:
         return int(self.pipeline.config.num_inference_steps) if steps is None else steps
 
     def _once(
-        self, cloudy: NDArray[Any], scaling: Scaling, sample: int, reference: NDArray[np.float32] | None = None
+        self, cloudy: NDArray[Any], scaling: Scaling, sample: int, reference: NDArray[np.float32] | None
     ) -> Any:
         """Return one draw; with the reference of an earlier one it is not made again."""
         import torch

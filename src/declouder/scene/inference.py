@@ -14,6 +14,7 @@ import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -24,7 +25,7 @@ from declouder.devices import is_out_of_memory
 from declouder.errors import ModelError, OptionError, reason_of
 from declouder.journal import Layer
 from declouder.mosaic import Window, enlarged_window
-from declouder.noise import scene_noise
+from declouder.noise import draws, scene_noise
 from declouder.scaling import Scaling
 from declouder.scene.options import SceneOptions
 
@@ -190,38 +191,18 @@ class WindowModel:
 
     def _restored(self, parts: Sequence[Part]) -> list[Layers]:
         """Send some parts through the model at once, as often as there are samples."""
-        drawn = self._draw(parts, sample=0)
-        found: dict[str, NDArray[np.float32]] = {"image": drawn.image, "w": drawn.w}
+        drawn = draws(partial(self._draw, parts), self._options.samples, enlarge=self._options.enlarge)
+        first: _Draw = next(drawn)
+        found: dict[str, NDArray[np.float32]] = {"image": first.image, "w": first.w}
         if self._options.samples > 1:
-            image, w, found["spread"] = self._drawn_again(parts, drawn)
+            image, w, found["spread"] = _over_all(first, drawn)
             if self._options.average:
                 found["image"], found["w"] = image, w
         return [
             {name: packed(found[name][k], layer) for name, layer in self._layers.items()} for k in range(len(parts))
         ]
 
-    def _drawn_again(self, parts: Sequence[Part], first: _Draw) -> tuple[NDArray[np.float32], ...]:
-        """Return means and spread over all draws.
-
-        Returns:
-            The image, (B, C, h, w), w, (B, 1, h, w), and the image's standard deviation, root mean square over the
-            bands, (B, 1, h, w).
-        """
-        # Welford's sums, so that memory does not grow with the number of draws.
-        mean, squares = first.image.astype(np.float64), np.zeros(first.image.shape)
-        w = first.w.astype(np.float64)
-        # Of an enlarged image the reference comes back smaller than the steps saw it.
-        reference = first.reference if self._options.enlarge == 1 else None
-        for sample in range(1, self._options.samples):
-            drawn = self._draw(parts, sample=sample, reference=reference)
-            change = drawn.image - mean
-            mean += change / (sample + 1)
-            squares += change * (drawn.image - mean)
-            w += (drawn.w - w) / (sample + 1)
-        variance = squares.mean(axis=1, keepdims=True) / (self._options.samples - 1)
-        return mean.astype(np.float32), w.astype(np.float32), np.sqrt(variance).astype(np.float32)
-
-    def _draw(self, parts: Sequence[Part], *, sample: int, reference: Any = None) -> _Draw:
+    def _draw(self, parts: Sequence[Part], sample: int, reference: Any) -> _Draw:
         """Return one draw; with the reference of an earlier one it is not made again."""
         import torch
 
@@ -253,6 +234,26 @@ class WindowModel:
                     "its weights are damaged, or do not fit the device's precision or the sampler"
                 )
         return _Draw(restored.numpy(), weights.numpy(), result.reference)
+
+
+def _over_all(first: _Draw, others: Iterator[_Draw]) -> tuple[NDArray[np.float32], ...]:
+    """Return means and spread over all draws.
+
+    Returns:
+        The image, (B, C, h, w), w, (B, 1, h, w), and the image's standard deviation, root mean square over the
+        bands, (B, 1, h, w).
+    """
+    # Welford's sums, so that memory does not grow with the number of draws.
+    mean, squares, count = first.image.astype(np.float64), np.zeros(first.image.shape), 1
+    w = first.w.astype(np.float64)
+    for drawn in others:
+        count += 1
+        change = drawn.image - mean
+        mean += change / count
+        squares += change * (drawn.image - mean)
+        w += (drawn.w - w) / count
+    variance = squares.mean(axis=1, keepdims=True) / (count - 1)
+    return mean.astype(np.float32), w.astype(np.float32), np.sqrt(variance).astype(np.float32)
 
 
 def _place(window: Window) -> str:
