@@ -29,6 +29,10 @@ RGB = ("red", "green", "blue")
 PLACE = Affine(10, 0, 5e5, 0, -10, 4e6)
 
 
+GEOS = "+proj=geos +h=35785831 +lon_0=140.7"
+"""What a weather satellite sees: beside the disk there is nothing."""
+
+
 def share_of(scene: Path, choice: MaskChoice) -> np.ndarray:
     """Return the mask's share over a whole scene, read in parts that fit nothing."""
     with open_raster(scene) as reader:
@@ -261,6 +265,28 @@ def test_a_mask_on_a_part_of_the_scene_is_told(pixel_m, east, told, scene, tmp_p
     share_of(scene, MaskChoice(mask_file(tmp_path, values, transform=place)))
     lies_on = [text for text in caplog.messages if "what is beyond it stays as it is" in text]
     assert len(lies_on) == (told is not None) and all(f"lies on {told} of the scene" in text for text in lies_on)
+
+
+@pytest.mark.parametrize(
+    ("scene_crs", "scene_place", "mask_crs", "mask_place", "told"),
+    [
+        (GEOS, (-5.5e6, -5.5e6, 5.5e6, 5.5e6), "EPSG:4326", (-180, -90, 180, 90), None),
+        (GEOS, (-5.5e6, -5.5e6, 5.5e6, 5.5e6), "EPSG:4326", (140, -90, 180, 90), "lies on "),
+        ("EPSG:4326", (-180, -90, 180, 90), GEOS, (-5.5e6, -5.5e6, 5.5e6, 5.5e6), None),
+        ("EPSG:4326", (-180, -90, 180, 90), "EPSG:32633", (3e5, 5e6, 7e5, 6e6), "lies on 0 % of the scene"),
+    ],
+)
+def test_places_that_the_other_grid_does_not_know_do_not_end_a_run(
+    scene_crs, scene_place, mask_crs, mask_place, told, tmp_path, caplog
+):
+    pixels = np.full((3, 80, 100), 90, np.uint8)
+    scene = write_tif(tmp_path / "scene.tif", pixels, crs=scene_crs, transform=from_bounds(*scene_place, 100, 80))
+    mask = mask_file(
+        tmp_path, np.ones((50, 90), np.uint8), crs=mask_crs, transform=from_bounds(*mask_place, 90, 50)
+    )
+    share_of(scene, MaskChoice(mask))
+    lies_on = [text for text in caplog.messages if "what is beyond it stays as it is" in text]
+    assert len(lies_on) == (told is not None) and all(told in text for text in lies_on)
 
 
 def test_ground_without_data_need_not_be_covered_by_a_mask(tmp_path, caplog):

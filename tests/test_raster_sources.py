@@ -320,6 +320,14 @@ def test_sentinel2_numbers_mean_the_reflectance_that_the_metadata_say(name, text
     assert (found.low, found.high) == pytest.approx((low, high))
 
 
+def test_what_macos_leaves_beside_the_bands_of_a_sentinel2_folder_is_none_of_them(safe):
+    (safe / "MTD_MSIL2A.xml").write_text(L2A.replace("OFFSETS", OFFSETS))
+    images = next(safe.glob("GRANULE/*/IMG_DATA/R10m"))
+    (images / "._T33_20230101_B04_10m.jp2").write_bytes(b"Mac OS X")
+    with open_raster(safe) as reader:
+        assert reader.info.count == 4
+
+
 def test_a_sentinel2_output_keeps_the_meaning_of_its_numbers_and_the_collar_of_no_data(safe, darker, tmp_path):
     (safe / "MTD_MSIL2A.xml").write_text(L2A.replace("OFFSETS", OFFSETS))
     before = whole(safe)

@@ -470,6 +470,9 @@ def test_numbers_of_numpy_are_numbers_and_others_are_told(identity, tmp_path, rn
     assert read_tif(tmp_path / "b.tif").shape == (3, 70, 70)
     with pytest.raises(OptionError, match=r"window is 64\.0; give a whole number"):
         SceneOptions(window_px=64.0)
+    assert SceneOptions(samples=2, average=np.True_).average is True
+    with pytest.raises(OptionError, match="scale is array"):
+        SceneOptions(scale=np.array([0, 10000]))
 
 
 def test_a_file_of_several_images_says_that_the_first_alone_is_taken(identity, tmp_path, caplog):

@@ -27,7 +27,7 @@ from declouder.masks import MaskChoice
 from declouder.mosaic import plan_windows
 from declouder.raster import writing
 from declouder.scaling import Scaling
-from declouder.scene import SceneOptions, remove_from_scene
+from declouder.scene import SceneOptions, removal, remove_from_scene
 
 SMALL = SceneOptions(window_px=64, overlap_px=16)
 
@@ -565,3 +565,87 @@ def test_a_scene_that_is_written_over_while_it_is_read_is_told(way, tmp_path, rn
     else:  # who has a file open goes on with it
         remove_from_scene(source, tmp_path / "b.tif", FakePipeline(meanwhile), options)
         np.testing.assert_array_equal(read_tif(tmp_path / "b.tif"), dn)
+
+
+@pytest.mark.parametrize("way", ["over", "replaced"])
+def test_a_file_that_a_vrt_names_and_that_changes_while_it_is_read_is_told(way, source, tmp_path):
+    rasterio.shutil.copy(source, tmp_path / "a.vrt", driver="VRT")
+    other = write_tif(tmp_path / "other.tif", read_tif(source)[:, ::-1])
+
+    def meanwhile(cloudy: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        if other.exists():
+            source.write_bytes(other.read_bytes())
+            (other.unlink if way == "over" else lambda: other.replace(source))()
+        return cloudy
+
+    with pytest.raises(RasterError, match=r"a\.tif was changed while it was read; run again when it is whole"):
+        remove_from_scene(tmp_path / "a.vrt", tmp_path / "b.tif", FakePipeline(meanwhile), SMALL)
+    assert not (tmp_path / "b.tif").exists()
+
+
+def test_a_scene_that_is_written_over_while_its_scale_is_found_is_told(source, tmp_path, monkeypatch):
+    def scale(*arguments: object, real: Any = removal.auto_scale) -> Scaling:
+        found: Scaling = real(*arguments)
+        write_tif(tmp_path / "other.tif", read_tif(source) // 2 + 10_000)
+        source.write_bytes((tmp_path / "other.tif").read_bytes())
+        return found
+
+    monkeypatch.setattr(removal, "auto_scale", scale)
+    with pytest.raises(RasterError, match=r"a\.tif was changed while it was read"):
+        remove_from_scene(source, tmp_path / "b.tif", FakePipeline(draws), SMALL)
+    assert not (tmp_path / "b.tif").exists()
+
+
+@pytest.mark.parametrize("which", ["b.tif", "made_up.tif"])
+def test_an_output_that_another_run_finishes_while_this_one_looks_at_the_scene_is_told_at_once(
+    which, source, tmp_path, monkeypatch
+):
+    def scale(*arguments: object, real: Any = removal.auto_scale) -> Scaling:
+        (tmp_path / which).write_bytes(b"theirs")
+        return real(*arguments)
+
+    monkeypatch.setattr(removal, "auto_scale", scale)
+    pipeline = FakePipeline(draws)
+    options = replace(SMALL, provenance=tmp_path / "made_up.tif")
+    with pytest.raises(OutputError, match="exists already"):
+        remove_from_scene(source, tmp_path / "b.tif", pipeline, options)
+    assert not pipeline.seen and sorted(names_in(tmp_path)) == sorted(["a.tif", which])
+
+
+def test_an_output_folder_that_becomes_a_file_is_told(source, tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+
+    def meanwhile(cloudy: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        if folder.is_dir():
+            shutil.rmtree(folder)
+            folder.write_bytes(b"")
+        return cloudy
+
+    with pytest.raises(OutputError):
+        remove_from_scene(source, folder / "b.tif", FakePipeline(meanwhile), SMALL)
+    assert folder.read_bytes() == b""
+
+
+def test_a_provenance_by_a_link_that_led_nowhere_leaves_the_link_if_its_output_fails(source, tmp_path, monkeypatch):
+    real = Path.replace
+
+    def replaced(self: Path, target: Path) -> Path:
+        if target.name == "b.tif":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replaced)
+    (tmp_path / "link.tif").symlink_to("made_up.tif")
+    with pytest.raises(OutputError, match=r"b\.tif cannot be written"):
+        remove_from_scene(
+            source, tmp_path / "b.tif", FakePipeline(draws), replace(SMALL, provenance=tmp_path / "link.tif")
+        )
+    assert (tmp_path / "link.tif").is_symlink() and not (tmp_path / "made_up.tif").exists()
+
+
+def test_a_folder_that_is_called_as_a_mask_beside_the_output_does_not_undo_it(source, tmp_path):
+    (tmp_path / "b.tif.msk").mkdir()
+    options = replace(SMALL, provenance=tmp_path / "made_up.tif")
+    remove_from_scene(source, tmp_path / "b.tif", FakePipeline(draws), options)
+    assert {"b.tif", "made_up.tif", "b.tif.msk"} <= set(names_in(tmp_path))

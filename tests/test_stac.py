@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from declouder import cli
 from declouder.errors import OutputError, RasterError
 from declouder.raster import open_raster
 from declouder.raster.gdal import DTYPES
-from declouder.scene import SceneOptions, auto_scale
+from declouder.scene import auto_scale
 
 pystac = pytest.importorskip("pystac")
 
@@ -209,6 +210,7 @@ REFUSED = [
     (item({"red": ALL["red"], "blue": ALL["blue"]}), "no band green"),
     (item({**ALL, "red": asset("https://example.org/B04.tif")}), "download it first"),
     (item({**ALL, "red": asset("s3://bucket/B04.tif")}), "download it first"),
+    (item({**ALL, "red": asset("\ud800.tif")}), "has no href"),
     (item({**ALL, "red": asset("/vsicurl/http://example.org/B04.tif")}), "download it first"),
     (item({**ALL, "red": asset("../secret.tif")}), "--allow-outside"),
     (item({**ALL, "red": asset("file:///etc/passwd")}), "--allow-outside"),
@@ -359,9 +361,9 @@ def test_a_stopped_run_on_an_item_knows_its_input_again(folder):
 def test_the_item_of_a_result_is_not_written_over_another(folder, tmp_path):
     found = read_item(write(folder, item(ALL)))
     write_tif(tmp_path / "clear.tif", np.ones((3, 4, 4), np.uint8))
-    write_derived(found, tmp_path / "clear.tif", max_pixels=SceneOptions().max_pixels)
+    write_derived(found, tmp_path / "clear.tif", max_pixels=10**9, tags={})
     with pytest.raises(OutputError, match="exists already"):
-        write_derived(found, tmp_path / "clear.tif", max_pixels=SceneOptions().max_pixels)
+        write_derived(found, tmp_path / "clear.tif", max_pixels=10**9, tags={})
 
 
 def test_without_pystac_the_error_names_the_command_that_installs_it(folder, tmp_path, monkeypatch, capfd):
@@ -424,6 +426,42 @@ def test_an_item_that_a_stopped_run_has_not_written_is_made_alone(folder, tmp_pa
     assert run("--skip-existing") == 0
     assert json.loads((tmp_path / "clear.json").read_text())["assets"] == json.loads(made)["assets"]
     assert output.stat().st_mtime_ns == stamp
+
+
+def test_fields_of_other_extensions_keep_their_extension_and_numbers_that_json_has_not_are_null(
+    folder, tmp_path, model_folder
+):
+    view, sci, unused = (
+        f"https://stac-extensions.github.io/{name}/v1.0.0/schema.json" for name in ("view", "scientific", "sat")
+    )
+    gone = "https://stac-extensions.github.io/processing/v1.0.0/schema.json"
+    fields = item(
+        ALL, **{"view:off_nadir": 3.5, "sci:doi": "10.1/x", "view:azimuth": math.nan, "processing:level": "L1"}
+    )
+    path = write(folder, {**fields, "stac_extensions": [view, sci, unused, gone]})
+    words = ("-o", tmp_path / "clear.tif", "--model", model_folder, "--steps", 0, "-q")
+    assert run("remove", "--stac", path, *words) == 0
+    found = json.loads((tmp_path / "clear.json").read_text(), parse_constant=pytest.fail)
+    assert {view, sci} <= set(found["stac_extensions"]) and not {unused, gone} & set(found["stac_extensions"])
+    assert found["properties"]["view:azimuth"] is None
+    assert pystac.Item.from_file(str(tmp_path / "clear.json")).ext.view.off_nadir == 3.5
+
+
+def test_no_item_is_written_for_an_image_of_others(folder, tmp_path, model_folder, capfd):
+    write_tif(tmp_path / "clear.tif", np.ones((3, 40, 50), np.uint16))
+    words = ("-o", tmp_path / "clear.tif", "--model", model_folder, "--steps", 0, "-q", "--skip-existing")
+    assert run("remove", "--stac", write(folder, item(ALL)), *words) == 2
+    assert "clear.tif was not made by declouder" in capfd.readouterr().err
+    assert not (tmp_path / "clear.json").exists()
+
+
+def test_an_item_that_cannot_be_replaced_is_told_before_the_work(folder, tmp_path, model_folder, capfd):
+    write_tif(tmp_path / "clear.tif", np.ones((3, 40, 50), np.uint16))
+    before = (tmp_path / "clear.tif").read_bytes()
+    (tmp_path / "clear.json").mkdir()
+    words = ("-o", tmp_path / "clear.tif", "--model", model_folder, "--steps", 0, "-q", "--overwrite")
+    assert run("remove", "--stac", write(folder, item(ALL)), *words) == 2
+    assert (tmp_path / "clear.tif").read_bytes() == before
 
 
 def test_nir_of_another_nodata_is_left_out(folder):

@@ -78,8 +78,7 @@ def remove_finished_journal(output: Path) -> None:
         file = _locked(path)
     except (OSError, BusyError):
         return
-    with contextlib.suppress(OSError):
-        path.unlink()
+    _unlink(path)
     os.close(file)
 
 
@@ -128,7 +127,7 @@ def open_journal(
     finally:
         if journal is not None:
             if not keep:
-                path.unlink(missing_ok=True)
+                _unlink(path)
             journal.close()
 
 
@@ -148,7 +147,7 @@ def reserved(output: Path) -> Iterator[None]:
     finally:
         if file is not None:
             if os.fstat(file).st_size == 0:  # else a stopped run on that output left it
-                path.unlink(missing_ok=True)
+                _unlink(path)
             os.close(file)
 
 
@@ -311,6 +310,12 @@ class Journal:
                 self._offsets |= group
                 self._end, group, wanted = position, {}, None
         os.ftruncate(self._file, self._end)
+
+
+def _unlink(path: Path) -> None:
+    """Delete a file if that can be done: its folder may be gone, and an error of that would hide why."""
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _locked(path: Path) -> int:

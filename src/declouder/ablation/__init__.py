@@ -28,9 +28,8 @@ from typing import TYPE_CHECKING, Any
 from declouder.ablation.settings import AS_SAVED, GROUP_NAMES, Row, rows, slug
 from declouder.ablation.tables import plot, to_csv, to_markdown
 from declouder.ablation.verdict import answer, best_that_loses_nothing
-from declouder.arguments import real_number
 from declouder.errors import OutputError
-from declouder.evaluation import ModelMethod, OnImage, Selection, evaluate, read_scores
+from declouder.evaluation import ModelMethod, OnImage, Selection, ends_of, evaluate, read_scores
 from declouder.evaluation.files import SCORING_PACKAGES, files_fingerprint, make_folder
 from declouder.metrics import load_lpips
 from declouder.packages import package_versions
@@ -50,7 +49,7 @@ def ablate(
     *,
     out: Path,
     only: Sequence[str] = (),
-    data_range: float | tuple[float, float] | None = None,
+    data_range: float | Sequence[float] | None = None,
     lpips_backbone: Path | None = None,
     download_backbone: bool = False,
     on_row: Callable[[int, int, Row], None] | None = None,
@@ -180,7 +179,7 @@ def _check_same(
     path: Path,
     selection: Selection,
     pipeline: CloudRemovalPipeline,
-    data_range: float | tuple[float, float] | None,
+    data_range: float | Sequence[float] | None,
 ) -> None:
     """Write what is ablated, or check that it is what was ablated before."""
     pairs = selection.pairs()
@@ -192,9 +191,8 @@ def _check_same(
         "device": pipeline.computing_device.type,
         "precision": precision_of(pipeline),
     }
-    if data_range is not None:
-        ends = data_range if isinstance(data_range, tuple) else (0, data_range)
-        low, high = (real_number(end, "data_range") for end in ends)
+    if (ends := ends_of(data_range)) is not None:
+        low, high = ends
         now["data_range"] = [low, high] if low else high
     make_folder(path.parent / "scores")
     if not any((path.parent / "scores").glob("*.json")):  # nothing was scored of what it may name

@@ -291,7 +291,7 @@ def _scene_of(item: SourceItem, output: Path, options: SceneOptions, *, skip_exi
             f"{output} exists already, and its item does not, as a run leaves it that was stopped between the two;"
             " give --skip-existing to have the item alone, or --overwrite"
         )
-    if not output.exists():
+    if options.overwrite or not output.exists():
         raster.check_folder(output.parent)
         stac.derived_path(output, overwrite=options.overwrite)
     with stac.scene_of(item) as scene:

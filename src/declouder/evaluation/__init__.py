@@ -29,6 +29,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from declouder import breakdown, metrics
 from declouder.data.pairs import Pair
 from declouder.errors import DataError, OptionError, OutputError
@@ -79,6 +82,7 @@ __all__ = [
     "Selection",
     "bootstrap_interval",
     "breakdown_markdown",
+    "ends_of",
     "evaluate",
     "read_scores",
     "summary",
@@ -149,7 +153,7 @@ def evaluate(
         raise OptionError(f"{out} does not end in .json; the table and the list go beside it as .md and .csv")
     csv, markdown, partial = out.with_suffix(".csv"), out.with_suffix(".md"), out.with_name(f"{out.name}.partial")
     _check_places(out, (csv, markdown), partial, overwrite=overwrite)
-    ends = _ends(data_range)
+    ends = ends_of(data_range)
     selection = data if isinstance(data, Selection) else Selection(data)
     pairs = selection.pairs()
     mask_of = masks_of(pairs, masks)
@@ -280,10 +284,12 @@ def _note(journal: io.FileIO, partial: Path, row: Mapping[str, Any]) -> None:
     raise OutputError(f"{partial} cannot be written ({reason}); make room, and go on with the same command")
 
 
-def _ends(data_range: float | Sequence[float] | None) -> tuple[float, float] | None:
+def ends_of(data_range: float | Sequence[float] | NDArray[Any] | None) -> tuple[float, float] | None:
     """Return the numbers that are black and white; a single one is the second, and black is 0."""
     if data_range is None:
         return None
+    if isinstance(data_range, np.ndarray):
+        data_range = list(data_range.ravel())
     if isinstance(data_range, Sequence) and len(data_range) != 2:
         raise OptionError(f"data_range is {list(data_range)}; give one number, or the two that are black and white")
     low, high = data_range if isinstance(data_range, Sequence) else (0.0, data_range)

@@ -97,6 +97,7 @@ class ModelMethod:
             if value is not None:
                 object.__setattr__(self, name, real_number(value, name))
         object.__setattr__(self, "seed", seed_number(self.seed))
+        object.__setattr__(self, "average", bool(self.average))
         if self.samples < 1:
             raise OptionError(f"{self.samples} samples asked for; give 1 or more")
         check_enlarge(self.enlarge)

@@ -69,7 +69,7 @@ def _tell_reach(aligned: AlignedReader, ground: NDArray[np.bool_]) -> None:
             "mask %s holds no data over the scene, so nothing there is cloud; is it of another place?", path
         )
         return
-    share = float(aligned.reach(ground.shape)[ground].mean()) if ground.any() else 1.0
+    share = aligned.share_of(ground)
     if share < _NEARLY_ALL_GROUND:
         log.warning("mask %s lies on %.0f %% of the scene; what is beyond it stays as it is", path, 100 * share)
 

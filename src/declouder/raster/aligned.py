@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 _LOOKED_AT_PX = 256
 """Side up to which it is looked whether a raster says anything over another."""
+_PLACED_PX = 64
+"""Side up to which it is looked where a raster lies on another."""
 
 
 @contextmanager
@@ -93,18 +95,34 @@ class AlignedReader:
         shape = reduced_shape(first.height, first.width, _LOOKED_AT_PX)
         return any(self._read(aligned, self._alpha, out_shape=shape)[1].any() for aligned in self._aligned)
 
-    def reach(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
-        """Return where the raster lies at all, with data or without, on the other's grid at a smaller `shape`."""
+    def share_of(self, ground: NDArray[np.bool_]) -> float:
+        """Return on which share of the other's ground this raster lies at all, with data or without.
+
+        Places without a counterpart here, as beside the disk that a satellite sees, count neither way.
+
+        Args:
+            ground: where the other holds data, (h, w), the whole of it at a smaller size.
+        """
         first = self._aligned[0]
         if first is self._dataset:
-            return np.ones(shape, np.bool_)
-        rows, cols = (grid.ravel() for grid in np.meshgrid(*looked_at(shape, first), indexing="ij"))
-        own = warp.transform(first.crs, self.info.crs, *rasterio.transform.xy(first.transform, rows, cols))
-        inside = np.zeros(rows.size, np.bool_)
+            return 1.0
+        shape = reduced_shape(ground.shape[0], ground.shape[1], _PLACED_PX)
+        lines = (
+            np.floor((np.arange(n) + 0.5) * whole / n).astype(int)
+            for n, whole in zip(shape, ground.shape, strict=True)
+        )
+        seen = ground[np.ix_(*lines)].ravel()
+        rows, cols = (grid.ravel()[seen] for grid in np.meshgrid(*looked_at(shape, first), indexing="ij"))
+        places = np.array(rasterio.transform.xy(first.transform, rows, cols), np.float64).reshape(2, -1)
+        own = _transformed(places, first.crs, self.info.crs)
+        own = own[:, np.isfinite(own).all(axis=0)]
+        if not own.size:
+            return 1.0
+        inside = np.zeros(own.shape[1], np.bool_)
         for turn in _turns(self.info, self._dataset.bounds):
-            x, y = ~turn @ (np.asarray(own[0]), np.asarray(own[1]))
+            x, y = ~turn @ (own[0], own[1])
             inside |= (x >= 0) & (x <= self.info.width) & (y >= 0) & (y <= self.info.height)
-        return inside.reshape(shape)
+        return float(inside.mean())
 
     def read_reduced(self, *, max_px: int = 1024) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return the raster itself, on its own grid, at a size of at most `max_px`, by leaving out pixels."""
@@ -170,6 +188,18 @@ def _warped(info: RasterInfo, dataset: Any, like: RasterInfo) -> Iterator[Aligne
                 f"mask {info.path} cannot be laid over {like.path} ({one_line(error)}); give both the same grid"
             ) from error
         yield AlignedReader(info, dataset, *warped, alpha=info.alpha if says_so else warped[0].count)
+
+
+def _transformed(places: NDArray[np.float64], source: Any, target: Any) -> NDArray[np.float64]:
+    """Return places (2, N) in another CRS, NaN where one has none there: for GDAL then none of the N has any."""
+    try:
+        return np.asarray(warp.transform(source, target, *places), np.float64)
+    except GDAL_ERRORS:
+        count = places.shape[1]
+        if count < 2:
+            return np.full_like(places, np.nan)
+        halves = (places[:, : count // 2], places[:, count // 2 :])
+        return np.concatenate([_transformed(half, source, target) for half in halves], axis=1)
 
 
 def _turns(info: RasterInfo, bounds: Any) -> list[Any]:

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,15 +159,19 @@ def file_stamps(files: Sequence[Path]) -> dict[Path, tuple[int, int, int]]:
     return {path: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}
 
 
-def written_over(before: Mapping[Path, tuple[int, int, int]]) -> Path | None:
+def written_over(before: Mapping[Path, tuple[int, int, int]], *, opened_late: Collection[Path] = ()) -> Path | None:
     """Return one of the files that was changed in its place since `file_stamps`, or None.
 
     One that was deleted, or replaced by another of its name, is still read as it was by whoever has it open.
+
+    Args:
+        before: what `file_stamps` said.
+        opened_late: files that nobody may have had open: replaced, they count as changed.
     """
     for path, stamp in before.items():
         with contextlib.suppress(OSError):
             now = file_stamps([path])[path]
-            if now != stamp and now[0] == stamp[0]:
+            if now != stamp and (now[0] == stamp[0] or path in opened_late):
                 return path
     return None
 

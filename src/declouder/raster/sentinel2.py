@@ -47,7 +47,10 @@ def files_of_safe(folder: Path) -> dict[str, BandFile]:
             path
             for pattern in (f"GRANULE/*/IMG_DATA/R10m/*_{band}_10m.jp2", f"GRANULE/*/IMG_DATA/*_{band}.jp2")
             for path in folder.glob(pattern)
-            if path.resolve().is_relative_to(folder.resolve()) and path.is_file()
+            if path.resolve().is_relative_to(folder.resolve())
+            and path.is_file()
+            # ._T32TQM_B04_10m.jp2 is what macOS leaves on other file systems.
+            and not path.name.startswith(".")
         )
         if len(found) != 1:
             raise RasterError(

@@ -352,7 +352,8 @@ def _publish(files: Files) -> None:
             os.close(folder)
     # Statistics, overviews and masks beside a file that was replaced are about its old pixels.
     for beside in {*side_files(output), *side_files(place)}:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder is none
+            beside.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -84,7 +84,7 @@ class SceneOptions:
     def __post_init__(self) -> None:
         for name, kind in (("mask", MaskChoice), ("scale", Scaling)):
             value = getattr(self, name)
-            if not isinstance(value, kind) and (name, value) != ("scale", None):
+            if not isinstance(value, kind) and not (name == "scale" and value is None):
                 raise OptionError(f"{name} is {value!r}; give a {kind.__name__}")
         for name, value in self._plain().items():
             object.__setattr__(self, name, value)
@@ -95,6 +95,7 @@ class SceneOptions:
         plain: dict[str, object] = {
             "seed": seed_number(self.seed),
             "least_painted": real_number(self.least_painted, "least_painted"),
+            **{name: bool(getattr(self, name)) for name in ("overwrite", "average", "cog", "allow_outside")},
         }
         for name in _WHOLE:
             value = getattr(self, name)

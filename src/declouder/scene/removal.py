@@ -79,6 +79,7 @@ def remove_from_scene(
     with contextlib.ExitStack() as stack:
         reader = stack.enter_context(open_scene(source, options))
         info = reader.info
+        stamps = file_stamps(info.files)
         may_replace = check_outputs(source, output, info, options)
         _tell_oddities(source, info)
         bands = _bands_of(reader, pipeline, options)
@@ -87,6 +88,7 @@ def remove_from_scene(
             open_mask(options.mask, reader, bands=bands.numbers, names=bands.names, scale=scale)
         )
         if mask is not None:
+            stamps |= file_stamps(mask.files)
             _check_apart(mask.files, output, options.provenance)
         mosaic = Mosaic(
             info.height,
@@ -98,7 +100,6 @@ def remove_from_scene(
         )
         layers = layers_of(options, bands=len(bands.numbers), dtype=info.dtype, scale=scale)
         at_work: Engine = Here(pipeline, options, layers) if engine is None else engine(options, layers)
-        stamps = file_stamps([*info.files, *(mask.files if mask is not None else ())])
         key = _key(reader, mask, pipeline, at_work.device, options, bands, scale)
         windows = mosaic.windows
         height, width = max(window.height for window in windows), max(window.width for window in windows)
@@ -107,6 +108,7 @@ def remove_from_scene(
         )
         if options.provenance is not None:
             stack.enter_context(reserved(options.provenance))
+        _check_still_free(output, options, may_replace=may_replace)
         continued = len(journal)
         scene = Restoration(reader, mosaic, journal, bands.numbers, scale, mask)
         small_clouds = restore_windows(scene, at_work, progress or (lambda done, total: None))
@@ -248,12 +250,12 @@ def _write(
     with create_raster(output, restored, overwrite=options.overwrite, cog=options.cog) as writer:
         if options.provenance is None:
             changed_px = write_scene(scene, writer, None, [])
-            _check_unchanged(stamps)
+            _check_unchanged(stamps, like)
             return changed_px
         said = tagged(provenance_info(like, samples=options.samples), key, masked=masked)
         with create_raster(options.provenance, said, overwrite=may_replace) as provenance:
             changed_px = write_scene(scene, writer, provenance, [name for name in layers if name != "image"])
-            _check_unchanged(stamps)
+            _check_unchanged(stamps, like)
             _publish_both(writer, provenance, output, options)
     return changed_px
 
@@ -264,20 +266,29 @@ def _publish_both(writer: RasterWriter, provenance: RasterWriter, output: Path, 
     for each in (writer, provenance):
         each.finish()  # a cloud-optimised one takes its time, and so does a far disk
     check_output(output, sources=[], overwrite=options.overwrite)  # something may have come there since
-    is_new = not options.provenance.exists()
+    place = options.provenance.resolve()  # of a link that leads nowhere yet, the file
+    is_new = not place.exists()
     with interrupts_wait():
         provenance.publish()
         try:
             writer.publish()
         except OutputError:
             if is_new:
-                options.provenance.unlink(missing_ok=True)
+                place.unlink(missing_ok=True)
             raise
 
 
-def _check_unchanged(stamps: Mapping[Path, tuple[int, int, int]]) -> None:
+def _check_still_free(output: Path, options: SceneOptions, *, may_replace: bool) -> None:
+    """Raise OutputError if another run has finished the outputs while this one looked at the scene."""
+    check_output(output, sources=[], overwrite=options.overwrite)
+    if options.provenance is not None:
+        check_output(options.provenance, sources=[], overwrite=may_replace)
+
+
+def _check_unchanged(stamps: Mapping[Path, tuple[int, int, int]], info: RasterInfo) -> None:
     """Raise RasterError if a file was written over while it was read: old and new pixels would be mixed."""
-    changed = written_over(stamps)
+    # What a VRT names is opened when it is first read, which may be at the end.
+    changed = written_over(stamps, opened_late=info.files[1:] if info.driver == "VRT" else ())
     if changed is not None:
         raise RasterError(f"{changed} was changed while it was read; run again when it is whole")
 

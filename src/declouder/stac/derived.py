@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,8 @@ _PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
 _EO = "https://stac-extensions.github.io/eo/v2.0.0/schema.json"
 _RASTER = "https://stac-extensions.github.io/raster/v2.0.0/schema.json"
 _UNTOLD = "Pixels, all or those under a mask, are synthesised by a generative model; they were not observed."
+_PREFIXES = {"scientific": "sci"}
+"""Of the fields of extensions that are not called as they are."""
 # Of the whole source, they are wrong of the result or about its files.
 _DROPPED = ("eo:cloud_cover", "eo:bands", "bands", "created", "updated", "proj:", "processing:", "raster:", "file:")
 
@@ -59,19 +62,22 @@ def write_derived(
         overwrite: replace an item that exists.
 
     Raises:
-        OutputError: if it cannot be written.
+        OutputError: if it cannot be written, or the image is not one of ours.
     """
     path = derived_path(output, overwrite=overwrite)
     with open_raster(output, max_pixels=max_pixels) as reader:
         info = reader.info
     source = item.fields
-    said = {NOTE: _UNTOLD} | (own_tags(info) if tags is None else dict(tags))
+    said = own_tags(info) if tags is None else dict(tags)
+    if tags is None and not said and info.driver != "WEBP":  # which holds no tags
+        raise OutputError(f"{output} was not made by declouder, so no item is written for it; give another output")
+    said = {NOTE: _UNTOLD} | said
     fields: dict[str, Any] = {
         "type": "Feature",
         "stac_version": pystac.get_stac_version(),
         "id": f"{source['id']}-declouder",
-        "geometry": source.get("geometry"),
-        "bbox": source.get("bbox"),
+        "geometry": _finite(source.get("geometry")),
+        "bbox": _finite(source.get("bbox")),
         "properties": _properties(source["properties"], info, said),
         "links": [
             {"rel": "derived_from", "href": _relative(item.path, path.parent), "type": "application/geo+json"}
@@ -82,15 +88,16 @@ def write_derived(
     band_fields = {name for band in fields["assets"]["clear"]["bands"] for name in band}
     used = {_PROCESSING: True, _PROJECTION: True, _EO: "eo:common_name" in band_fields}
     used[_RASTER] = any(name.startswith("raster:") for name in band_fields)
-    fields["stac_extensions"] = [extension for extension, is_used in used.items() if is_used]
+    kept = [url for url in source.get("stac_extensions") or [] if _is_used(url, fields["properties"])]
+    fields["stac_extensions"] = list(dict.fromkeys([url for url, is_used in used.items() if is_used] + kept))
     fields = pystac.Item.from_dict(fields).to_dict(include_self_link=False, transform_hrefs=False)
-    write_text(path, json.dumps(fields, indent=2) + "\n", mend="is the folder read-only?")
+    write_text(path, json.dumps(fields, indent=2, allow_nan=False) + "\n", mend="is the folder read-only?")
     return path
 
 
 def _properties(source: dict[str, Any], info: RasterInfo, said: dict[str, str]) -> dict[str, Any]:
     """Return what still holds of the source, and what was done."""
-    kept = {name: value for name, value in source.items() if not name.startswith(_DROPPED)}
+    kept = {name: _finite(value) for name, value in source.items() if not name.startswith(_DROPPED)}
     place: dict[str, Any] = {"proj:shape": [info.height, info.width]}
     if not info.transform.is_identity:
         place["proj:transform"] = list(info.transform)[:6]
@@ -105,6 +112,24 @@ def _properties(source: dict[str, Any], info: RasterInfo, said: dict[str, str]) 
         "processing:expression": {"format": "declouder remove", "expression": said},
         **place,
     }
+
+
+def _finite(value: Any) -> Any:
+    """Return a value of the source with null for numbers that JSON has not, which Python reads and writes."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _is_used(url: Any, properties: Mapping[str, Any]) -> bool:
+    """Return whether one of the source's extensions has fields among properties that are none of ours."""
+    found = re.search(r"/([a-z0-9-]+)/v\d", str(url))
+    if found is None or f"{found[1]}:" in _DROPPED or found[1] == "eo":
+        return False
+    prefix = _PREFIXES.get(found[1], found[1])
+    return any(name.startswith(f"{prefix}:") for name in properties)
 
 
 def _asset(info: RasterInfo, output: Path, names: Sequence[str]) -> dict[str, Any]:

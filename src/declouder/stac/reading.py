@@ -149,9 +149,17 @@ def _name(band: Mapping[str, Any]) -> str:
     return ""
 
 
+def _is_name(href: str) -> bool:
+    """Return whether a file could be called so."""
+    try:
+        return bool(os.fsencode(href)) and "\0" not in href
+    except UnicodeEncodeError:
+        return False
+
+
 def _local_file(item: Path, asset: Mapping[str, Any], key: str, *, allow_outside: bool) -> Path:
     href = asset.get("href")
-    if not isinstance(href, str) or not href or "\0" in href:
+    if not isinstance(href, str) or not _is_name(href):
         raise RasterError(f"{item}: asset {key[:40]} has no href; give an item whose assets are files")
     try:
         parts = urlsplit(href)
