@@ -515,7 +515,7 @@ def test_numbers_of_numpy_are_written_as_others_and_words_are_refused(data, pipe
         pipeline, strength=np.float32(0.5), consistency=np.float64(0), least_painted=np.float32(0.5)
     )
     assert ModelMethod(pipeline, samples=2, average=np.True_).average is True
-    assert ends_of(np.array([0, 255])) == ends_of([0, 255]) == ends_of(255) == (0.0, 255.0)
+    assert ends_of(np.array([0, 255])) == ends_of([0, 255]) == ends_of(np.array(255.0)) == (0.0, 255.0)
     found = evaluate(chosen, method, out=tmp_path / "a.json", data_range=np.float32(255))
     assert json.loads((tmp_path / "a.json").read_text())["method"] == found["method"]
     assert found["method"]["strength"] == found["method"]["least_painted"] == 0.5

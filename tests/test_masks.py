@@ -272,7 +272,7 @@ def test_a_mask_on_a_part_of_the_scene_is_told(pixel_m, east, told, scene, tmp_p
     [
         (GEOS, (-5.5e6, -5.5e6, 5.5e6, 5.5e6), "EPSG:4326", (-180, -90, 180, 90), None),
         (GEOS, (-5.5e6, -5.5e6, 5.5e6, 5.5e6), "EPSG:4326", (140, -90, 180, 90), "lies on "),
-        ("EPSG:4326", (-180, -90, 180, 90), GEOS, (-5.5e6, -5.5e6, 5.5e6, 5.5e6), None),
+        ("EPSG:4326", (-180, -90, 180, 90), GEOS, (-5.5e6, -5.5e6, 5.5e6, 5.5e6), "lies on 3"),
         ("EPSG:4326", (-180, -90, 180, 90), "EPSG:32633", (3e5, 5e6, 7e5, 6e6), "lies on 0 % of the scene"),
     ],
 )
@@ -287,6 +287,16 @@ def test_places_that_the_other_grid_does_not_know_do_not_end_a_run(
     share_of(scene, MaskChoice(mask))
     lies_on = [text for text in caplog.messages if "what is beyond it stays as it is" in text]
     assert len(lies_on) == (told is not None) and all(told in text for text in lies_on)
+
+
+@pytest.mark.parametrize("rows", [slice(0, 1), slice(7, 9)])
+def test_a_mask_on_a_part_of_little_ground_is_told(rows, tmp_path, caplog):
+    pixels = np.zeros((3, 300, 300), np.uint8)
+    pixels[:, rows] = 90
+    scene = write_tif(tmp_path / "scene.tif", pixels, nodata=0)
+    place = Affine(20, 0, 5e5, 0, -20, 4e6)
+    share_of(scene, MaskChoice(mask_file(tmp_path, np.ones((150, 75), np.uint8), transform=place)))
+    assert "lies on 50 % of the scene" in caplog.text
 
 
 def test_ground_without_data_need_not_be_covered_by_a_mask(tmp_path, caplog):

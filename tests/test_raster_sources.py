@@ -12,7 +12,7 @@ import pytest
 import rasterio
 from PIL import Image
 
-from conftest import names_in, read_tif, write_tif
+from conftest import FakePipeline, names_in, read_tif, write_tif
 from declouder.errors import OutputError, RasterError
 from declouder.raster import create_raster, open_raster, output_name, vrt_of_bands
 from declouder.scene import SceneOptions, auto_scale, remove_from_scene
@@ -326,6 +326,20 @@ def test_what_macos_leaves_beside_the_bands_of_a_sentinel2_folder_is_none_of_the
     (images / "._T33_20230101_B04_10m.jp2").write_bytes(b"Mac OS X")
     with open_raster(safe) as reader:
         assert reader.info.count == 4
+
+
+@pytest.mark.parametrize("band", ["B04", "B08"])
+def test_a_band_of_a_sentinel2_folder_that_is_replaced_while_it_is_read_is_told(band, safe, tmp_path):
+    (safe / "MTD_MSIL2A.xml").write_text(L2A.replace("OFFSETS", OFFSETS))
+    path = next(safe.glob(f"GRANULE/*/IMG_DATA/R10m/*_{band}_10m.jp2"))
+
+    def meanwhile(cloudy, latents):
+        (tmp_path / "new.jp2").write_bytes(path.read_bytes())
+        (tmp_path / "new.jp2").replace(path)
+        return cloudy
+
+    with pytest.raises(RasterError, match=rf"{band}_10m\.jp2 was changed while it was read"):
+        remove_from_scene(safe, tmp_path / "b.tif", FakePipeline(meanwhile), SceneOptions(window_px=64))
 
 
 def test_a_sentinel2_output_keeps_the_meaning_of_its_numbers_and_the_collar_of_no_data(safe, darker, tmp_path):

@@ -567,6 +567,17 @@ def test_a_scene_that_is_written_over_while_it_is_read_is_told(way, tmp_path, rn
         np.testing.assert_array_equal(read_tif(tmp_path / "b.tif"), dn)
 
 
+def test_a_file_that_a_vrt_names_may_be_replaced_by_a_copy_of_itself(source, tmp_path):
+    rasterio.shutil.copy(source, tmp_path / "a.vrt", driver="VRT")
+
+    def meanwhile(cloudy: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        shutil.copy2(source, tmp_path / "copy.tif").replace(source)
+        return cloudy
+
+    remove_from_scene(tmp_path / "a.vrt", tmp_path / "b.tif", FakePipeline(meanwhile), SMALL)
+    np.testing.assert_array_equal(read_tif(tmp_path / "b.tif"), read_tif(source))
+
+
 @pytest.mark.parametrize("way", ["over", "replaced"])
 def test_a_file_that_a_vrt_names_and_that_changes_while_it_is_read_is_told(way, source, tmp_path):
     rasterio.shutil.copy(source, tmp_path / "a.vrt", driver="VRT")

@@ -78,6 +78,17 @@ def test_what_a_stage_keeps_to_is_looked_at_before_anything_is_learnt(keep_to, t
     assert not (tmp_path / "run").exists()
 
 
+def test_what_a_finished_stage_has_left_and_is_gone_is_told_with_the_way_out(toy_run, tmp_path):
+    config = toy(f"model.start_from={toy_run / 'model'}", "stages.reference.steps=1", "stages.joint.steps=1")
+    train_quietly(config, tmp_path, stages=["reference"])
+    shutil.rmtree(tmp_path / "model" / "reference")
+    shutil.rmtree(tmp_path / "reference" / "networks")
+    with pytest.raises(
+        ModelError, match=r"has finished, but .*reference is gone; put it back, or remove .*finished"
+    ):
+        train_quietly(config, tmp_path, stages=["reference", "joint"], resume=True)
+
+
 def test_a_record_that_cannot_be_read_is_begun_anew(tmp_path, caplog):
     train_quietly(toy("stages.reference.steps=1", "stages.denoiser.steps=1"), tmp_path, stages=["reference"])
     (tmp_path / "model" / "training.json").write_text("{")

@@ -27,7 +27,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -289,7 +289,7 @@ def ends_of(data_range: float | Sequence[float] | NDArray[Any] | None) -> tuple[
     if data_range is None:
         return None
     if isinstance(data_range, np.ndarray):
-        data_range = list(data_range.ravel())
+        data_range = cast("float | Sequence[float]", data_range.tolist())
     if isinstance(data_range, Sequence) and len(data_range) != 2:
         raise OptionError(f"data_range is {list(data_range)}; give one number, or the two that are black and white")
     low, high = data_range if isinstance(data_range, Sequence) else (0.0, data_range)

@@ -13,6 +13,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio import warp
+from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.transform import Affine
 from rasterio.vrt import WarpedVRT
@@ -30,8 +31,9 @@ log = logging.getLogger(__name__)
 
 _LOOKED_AT_PX = 256
 """Side up to which it is looked whether a raster says anything over another."""
-_PLACED_PX = 64
-"""Side up to which it is looked where a raster lies on another."""
+_PLACES = 4096
+"""On about so many places it is looked whether a raster lies there."""
+_LONGITUDE_LATITUDE = CRS.from_epsg(4326)
 
 
 @contextmanager
@@ -98,7 +100,7 @@ class AlignedReader:
     def share_of(self, ground: NDArray[np.bool_]) -> float:
         """Return on which share of the other's ground this raster lies at all, with data or without.
 
-        Places without a counterpart here, as beside the disk that a satellite sees, count neither way.
+        Places that are nowhere on Earth, as beside the disk that a satellite sees, count neither way.
 
         Args:
             ground: where the other holds data, (h, w), the whole of it at a smaller size.
@@ -106,17 +108,14 @@ class AlignedReader:
         first = self._aligned[0]
         if first is self._dataset:
             return 1.0
-        shape = reduced_shape(ground.shape[0], ground.shape[1], _PLACED_PX)
-        lines = (
-            np.floor((np.arange(n) + 0.5) * whole / n).astype(int)
-            for n, whole in zip(shape, ground.shape, strict=True)
-        )
-        seen = ground[np.ix_(*lines)].ravel()
-        rows, cols = (grid.ravel()[seen] for grid in np.meshgrid(*looked_at(shape, first), indexing="ij"))
+        lines = looked_at(ground.shape, first)
+        rows, cols = (found[index] for found, index in zip(lines, np.nonzero(ground), strict=True))
+        step = max(1, rows.size // _PLACES)
+        rows, cols = rows[::step], cols[::step]
         places = np.array(rasterio.transform.xy(first.transform, rows, cols), np.float64).reshape(2, -1)
-        own = _transformed(places, first.crs, self.info.crs)
-        own = own[:, np.isfinite(own).all(axis=0)]
-        if not own.size:
+        on_earth = np.isfinite(_transformed(places, first.crs, _LONGITUDE_LATITUDE)).all(axis=0)
+        own = _transformed(places[:, on_earth], first.crs, self.info.crs)
+        if not np.isfinite(own).any():
             return 1.0
         inside = np.zeros(own.shape[1], np.bool_)
         for turn in _turns(self.info, self._dataset.bounds):

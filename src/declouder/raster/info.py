@@ -171,7 +171,8 @@ def written_over(before: Mapping[Path, tuple[int, int, int]], *, opened_late: Co
     for path, stamp in before.items():
         with contextlib.suppress(OSError):
             now = file_stamps([path])[path]
-            if now != stamp and (now[0] == stamp[0] or path in opened_late):
+            # Of another inode alone, with the same size and time, it is a copy of itself.
+            if now[1:] != stamp[1:] and (now[0] == stamp[0] or path in opened_late):
                 return path
     return None
 

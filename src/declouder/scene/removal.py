@@ -288,7 +288,7 @@ def _check_still_free(output: Path, options: SceneOptions, *, may_replace: bool)
 def _check_unchanged(stamps: Mapping[Path, tuple[int, int, int]], info: RasterInfo) -> None:
     """Raise RasterError if a file was written over while it was read: old and new pixels would be mixed."""
     # What a VRT names is opened when it is first read, which may be at the end.
-    changed = written_over(stamps, opened_late=info.files[1:] if info.driver == "VRT" else ())
+    changed = written_over(stamps, opened_late=info.files if info.driver == "VRT" else ())
     if changed is not None:
         raise RasterError(f"{changed} was changed while it was read; run again when it is whole")
 

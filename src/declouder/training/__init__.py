@@ -149,9 +149,9 @@ def _checked(
     left = [name for name in stages if not (resume and is_finished(out, name))]
     for name in left:
         StageModule(name, config, data)  # what a later stage lacks is found now, not after days
+    check_kept(out, stages, left)
     if left:
         check_networks(config, out, left)
-    check_kept(out, stages, left)
     if is_first_process():
         check_later(out, left)
         check_begun(out, data, left)

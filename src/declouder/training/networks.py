@@ -104,7 +104,9 @@ def check_networks(config: TrainConfig, out: Path, stages: Sequence[StageName]) 
     learnt: set[str] = set()
     for name in stages:
         stage = STAGES[name]
-        for part in set(stage.needs) - learnt:
+        for part in stage.needs:
+            if part in learnt:
+                continue
             folder = earlier_folder(config, out, part, stage=name)
             _weights_left(networks[part], folder, learns=part in stage.learns)
         learnt.update(stage.learns)
