@@ -33,6 +33,13 @@ def has_bfloat16(device: str) -> bool:
     return device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def has_avx512() -> bool:
+    """Return whether PyTorch computes with AVX-512 on this machine's processor."""
+    import torch
+
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception says that memory, of whatever device, does not suffice."""
     import torch

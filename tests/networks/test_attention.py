@@ -10,6 +10,11 @@ from declouder.networks import attention as module
 from declouder.networks.attention import attended
 
 
+@pytest.fixture(autouse=True)
+def _processor_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "has_avx512", lambda: True)
+
+
 def images_of(pixels: int, *, heads: int = 3, channels: int = 16, batch: int = 2) -> list[torch.Tensor]:
     torch.manual_seed(0)
     return [torch.randn(batch, pixels, heads, channels).transpose(1, 2) for _ in range(3)]
@@ -54,6 +59,16 @@ def test_the_bound_is_of_the_head_whose_products_are_largest() -> None:
     assert found >= 0.5 * float((q @ k.transpose(2, 3)).abs().max())
     assert found < 50  # 16 channels of 3 times 2 are 96; the 1e5 belong to the keys of a head without queries
     assert module._largest_product(q, k, -0.5) == found
+
+
+@torch.no_grad()
+def test_without_avx512_all_goes_to_the_fused_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "has_avx512", lambda: False)
+    monkeypatch.setattr(module, "_attend", None)  # not to be called
+    q, k, v = images_of(module.FEWEST_PIXELS)
+    found = attended(q, k, v, 0.25)
+    assert found.transpose(1, 2).is_contiguous()
+    assert torch.equal(found, F.scaled_dot_product_attention(q, k, v, scale=0.25))
 
 
 @torch.no_grad()

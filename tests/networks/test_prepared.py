@@ -49,6 +49,7 @@ def inputs(channels: int, size: tuple[int, int], batch: int) -> tuple[torch.Tens
     return (x,) if channels == 3 else (x, torch.arange(batch) * 400)
 
 
+@pytest.mark.usefixtures("processor")
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(("size", "batch"), [((64, 64), 1), ((50, 83), 2), ((16, 16), 1)])
 def test_it_computes_what_the_network_does(name: str, size: tuple[int, int], batch: int) -> None:

@@ -52,6 +52,7 @@ def residual(channels: int, made: int, time: str) -> Any:
     return block
 
 
+@pytest.mark.usefixtures("processor")
 @pytest.mark.parametrize("time", ["default", "scale_shift"])
 @pytest.mark.parametrize(("channels", "made"), [(96, 96), (128, 96), (96, 40), (40, 96), (24, 24), (128, 64)])
 def test_a_residual_block(time: str, channels: int, made: int) -> None:
@@ -165,6 +166,7 @@ def test_of_other_last_layers_none_is_taken() -> None:
     assert not any(map(QuickHead.suits, others))
 
 
+@pytest.mark.usefixtures("processor")
 def test_a_whole_network_of_quick_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, x, time = unet(block_out_channels=(96, 128)), image(3, 64, 80), torch.tensor([7])
     expected = whole(x, time).sample

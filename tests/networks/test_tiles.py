@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from declouder.networks import tiles
+from declouder.networks import tile_transforms, tiles
 from declouder.networks.strips import Affine, has_known_moments, moments
-from declouder.networks.tiles import FEWEST_CHANNELS, Past, TiledConvolution, _transforms
+from declouder.networks.tiles import FEWEST_CHANNELS, FEWEST_WITHOUT_AVX512, Past, TiledConvolution
+
+pytestmark = pytest.mark.usefixtures("processor")
 
 SIZES = [(32, 32), (33, 47), (64, 9), (5, 300)]
 
@@ -33,8 +35,8 @@ def test_a_convolution_by_tiles_is_the_convolution(
     monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], at_once: int
 ) -> None:
     monkeypatch.setattr(tiles, "TILES_AT_ONCE", at_once)
-    convolution = convolution_of(FEWEST_CHANNELS, 2 * FEWEST_CHANNELS)
-    x = torch.randn(2, FEWEST_CHANNELS, *size).to(memory_format=torch.channels_last)
+    convolution = convolution_of(96, 160)
+    x = torch.randn(2, 96, *size).to(memory_format=torch.channels_last)
     expected = plain(convolution, x)
     found = TiledConvolution(convolution).within_block([x])
     assert found.shape == expected.shape
@@ -65,10 +67,10 @@ def test_within_a_block_the_input_is_scaled_and_activated_and_the_past_added(
 @pytest.mark.parametrize("batch", [1, 2])
 @torch.no_grad()
 def test_of_a_result_the_moments_are_known(batch: int) -> None:
-    convolution = convolution_of(64, 128)
-    x = torch.randn(batch, 64, 70, 41)
+    convolution = convolution_of(96, 128)
+    x = torch.randn(batch, 96, 70, 41)
     added = torch.randn(batch, 128)
-    as_it_is = Affine(torch.ones(batch, 64), torch.zeros(batch, 64))
+    as_it_is = Affine(torch.ones(batch, 96), torch.zeros(batch, 96))
     found = TiledConvolution(convolution).within_block([x], as_it_is, added)
     assert float((found - plain(convolution, F.silu(x)) - added[..., None, None]).abs().max()) < 2e-4
     assert has_known_moments(found) and not has_known_moments(x)
@@ -93,7 +95,8 @@ def test_moments_of_a_large_image_are_exact() -> None:
 )
 @torch.no_grad()
 def test_few_tiles_are_left_to_the_plain_convolution(channels: int, made: int, side: int, quicker: bool) -> None:
-    convolution = convolution_of(channels, made)
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(channels, made, 3, padding=1)
     x = torch.randn(1, channels, side, side)
     assert TiledConvolution(convolution).is_quicker_for(x) is quicker
     found = TiledConvolution(convolution)(x)
@@ -112,14 +115,34 @@ def test_few_tiles_are_left_to_the_plain_convolution(channels: int, made: int, s
         nn.Conv2d(128, 128, 3, padding=1, groups=2),
         nn.Conv2d(128, 128, 3, padding=1, padding_mode="reflect"),
         nn.Conv2d(128, 128, 3, padding=1, bias=False),
-        nn.Conv2d(FEWEST_CHANNELS - 1, 512, 3, padding=1),
     ],
 )
-def test_other_convolutions_and_those_of_few_channels_do_not_suit(other: nn.Conv2d) -> None:
+def test_other_convolutions_do_not_suit(other: nn.Conv2d) -> None:
     assert not TiledConvolution.suits(other)
 
 
+def test_those_of_few_channels_do_not_suit_and_how_few_depends_on_the_processor(processor: str) -> None:
+    fewest = {"AVX512": FEWEST_CHANNELS, "AVX2": FEWEST_WITHOUT_AVX512}[processor]
+    for channels, suits in ((fewest - 1, False), (fewest, True)):
+        assert TiledConvolution.suits(nn.Conv2d(channels, 512, 3, padding=1)) is suits
+        assert TiledConvolution.suits(nn.Conv2d(512, channels, 3, padding=1)) is suits
+
+
+@torch.no_grad()
+def test_values_by_sums_are_those_by_products() -> None:
+    torch.manual_seed(0)
+    bordered = torch.randn(2, 3 * 4 + 2, 5 * 4 + 2, 7)
+    products = torch.randn(36, 2 * 3 * 5, 6)
+    by_products, by_sums = (way(bordered, 6) for way in (tile_transforms.ByProducts, tile_transforms.BySums))
+    assert torch.allclose(by_sums.values(), by_products.values(), atol=2e-5)
+    made = [torch.empty(2, 12, 20, 6) for _ in range(2)]
+    for way, out in zip((by_products, by_sums), made, strict=True):
+        way.write_results(products, out)
+    assert float(made[0].std()) > 1
+    assert torch.allclose(*made, atol=2e-5)
+
+
 def test_transforms_are_made_on_the_cpu_whatever_the_default_device() -> None:
-    _transforms.cache_clear()
+    tile_transforms._matrices.cache_clear()
     with torch.device("meta"):
-        assert {matrix.device.type for matrix in _transforms()} == {"cpu"}
+        assert {matrix.device.type for matrix in tile_transforms._matrices()} == {"cpu"}

@@ -10,24 +10,21 @@ added, and measured what the next normalisation asks for, so that none of it tak
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from declouder.devices import has_avx512
 from declouder.networks.derived import Derived
 from declouder.networks.strips import Affine, MomentsOfStrips, Strip, is_plain_3x3, to_bhwc
-from declouder.winograd import POINTS, WinogradConvolution, tiles_within
+from declouder.networks.tile_transforms import RESULTS, SIDE, VALUES, kernels_of, transforms_here
+from declouder.winograd import POINTS
 
-RESULTS = 4
-"""Side of the square that one tile gives; its input is wider by 2."""
-VALUES, PIXELS = (RESULTS + 2) ** 2, RESULTS**2
-"""Of a tile: values that are multiplied, and pixels that they give."""
-CONSTANT = POINTS.index(1) * (RESULTS + 2) + POINTS.index(1)
+CONSTANT = POINTS.index(1) * SIDE + POINTS.index(1)
 """The value that goes into all pixels of a tile alike."""
-FEWEST_CHANNELS = 64
+FEWEST_CHANNELS, FEWEST_WITHOUT_AVX512 = 64, 96
 """In and out; below, tiles take longer to transform than they save."""
 FEWEST_PRODUCTS = 2**20
 """Of tiles and pairs of channels, in and out; below, the same."""
@@ -83,13 +80,14 @@ class TiledConvolution(nn.Module):
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
         self.convolution = convolution
-        self._kernels = Derived(_transformed)
+        self._kernels = Derived(kernels_of)
 
     @staticmethod
     def suits(convolution: nn.Conv2d) -> bool:
         """Tell whether a convolution is one of those that are quicker this way, for large images."""
         channels = convolution.in_channels, convolution.out_channels
-        return is_plain_3x3(convolution) and min(channels) >= FEWEST_CHANNELS
+        fewest = FEWEST_CHANNELS if has_avx512() else FEWEST_WITHOUT_AVX512
+        return is_plain_3x3(convolution) and min(channels) >= fewest
 
     def is_quicker_for(self, x: Tensor) -> bool:
         """Tell whether images of this size, (B, any, H, W), have tiles enough."""
@@ -148,7 +146,7 @@ class _Strips:
     Args:
         parts: x in parts, (B, C_i, H, W) each.
         affine: what comes before the convolution, with SiLU, or None.
-        kernels: (36, C, C'), of `_transformed`.
+        kernels: (36, C, C'), of `kernels_of`.
         bias: (C',) or (B, C')
 
     Attributes:
@@ -158,52 +156,22 @@ class _Strips:
 
     def __init__(self, parts: Sequence[Tensor], affine: Affine | None, kernels: Tensor, bias: Tensor) -> None:
         batch, _, height, width = parts[0].shape
-        rows, columns = -(-height // RESULTS), -(-width // RESULTS)
-        strips = -(-rows // max(1, TILES_AT_ONCE * torch.get_num_threads() // (batch * columns)))
-        self.rows = -(-rows // strips)  # of tiles
-        self.height = self.rows * RESULTS
-        _, channels, made = kernels.shape
-        tiles, new = batch * self.rows * columns, parts[0].new_empty
+        all_rows, columns = -(-height // RESULTS), -(-width // RESULTS)
+        strips = -(-all_rows // max(1, TILES_AT_ONCE * torch.get_num_threads() // (batch * columns)))
+        rows = -(-all_rows // strips)  # of tiles
+        self.height = rows * RESULTS
+        made = kernels.shape[2]
         self.kernels, self.bias = kernels, bias.view(-1, 1, made)
-        self.out = new(batch, strips * self.height, columns * RESULTS, made)
+        self.out = parts[0].new_empty(batch, strips * self.height, columns * RESULTS, made)
         self.strip = Strip(parts, affine, height=self.height, width=columns * RESULTS)
-        # Seen in other shapes here, once: to make the views anew for each strip takes time.
-        self.tiles = tiles_within(self.strip.bordered, results=RESULTS, taps=3)
-        self.taken, values = new(2, VALUES, tiles * channels)
-        self.of_tiles = self.taken.view(self.tiles.shape)
-        self.values, self.values_of_tiles = values, values.view(VALUES, tiles, channels)
-        self.products_of_tiles = new(VALUES, tiles, made)
-        self.products = self.products_of_tiles.view(VALUES, -1)
-        self.constant = self.products_of_tiles[CONSTANT].view(batch, -1, made)
-        self.results = new(PIXELS, tiles * made)
-        in_tiles = self.results.view(RESULTS, RESULTS, batch, self.rows, columns, made)
-        self.in_rows = in_tiles.permute(2, 3, 0, 4, 1, 5)  # (B, rows, 4, columns, 4, C')
+        self.transforms = transforms_here()(self.strip.bordered, made)
+        self.products = parts[0].new_empty(VALUES, batch * rows * columns, made)
+        self.constant = self.products[CONSTANT].view(batch, -1, made)
 
     def convolve(self, first: int) -> None:
         """Write the results from row `first` on into `out`."""
-        into, back, _ = _transforms()
         self.strip.enter(first)
-        self.of_tiles.copy_(self.tiles)
-        torch.mm(into, self.taken, out=self.values)
-        torch.bmm(self.values_of_tiles, self.kernels, out=self.products_of_tiles)
+        torch.bmm(self.transforms.values(), self.kernels, out=self.products)
         # What all pixels of a tile have in common is a single one of its values, at the points 1 and 1.
         self.constant.add_(self.bias)
-        torch.mm(back, self.products, out=self.results)
-        self.out[:, first : first + self.height].view(self.in_rows.shape).copy_(self.in_rows)
-
-
-def _transformed(weight: Tensor) -> Tensor:
-    """Return the kernels, (36, C, C'), of a (C', C, 3, 3) weight."""
-    values = _transforms()[2] @ weight.detach().permute(2, 3, 1, 0).flatten(0, 1).flatten(1)
-    return values.view(len(values), weight.shape[1], weight.shape[0])
-
-
-@functools.cache
-def _transforms() -> tuple[Tensor, Tensor, Tensor]:
-    """Return what takes a tile to its values, values to results, and taps to kernels, each for both axes at once.
-
-    As one (36, 36), (16, 36) and (36, 9) matrix: one pass over memory, where an axis at a time takes two.
-    """
-    one_tap_each = torch.eye(9, device="cpu").view(1, 9, 3, 3)
-    unit = WinogradConvolution.of_weight(one_tap_each, torch.zeros(1, device="cpu"), RESULTS)
-    return torch.kron(unit.into, unit.into), torch.kron(unit.back, unit.back), unit.kernels[..., 0].contiguous()
+        self.transforms.write_results(self.products, self.out[:, first : first + self.height])
