@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from declouder.cli.process import keep_freed_memory
+from declouder.cli.process import import_pipeline, keep_freed_memory
 from declouder.devices import has_bfloat16, resolved_device
 from declouder.errors import OptionError
 from declouder.model_folder import trained_range
@@ -16,6 +16,7 @@ from declouder.model_folder import trained_range
 
 def loaded_pipeline(model: str | None, sampler: str | None, device: str, precision: str = "32") -> Any:
     """Return the pipeline of a --model option, on its device, with the --sampler and --precision asked for."""
+    import_pipeline()
     from declouder.pipeline import SAMPLERS, CloudRemovalPipeline, make_scheduler
     from declouder.pipeline.folder import no_loading_bar
 
