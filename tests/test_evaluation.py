@@ -938,6 +938,43 @@ def test_scores_that_lack_a_part_are_refused(data: Path, tmp_path: Path) -> None
             read_scores(tmp_path / "b.json")
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        (("images", 0, "psnr"), "33 dB", r"images\.0\.psnr: .*number"),
+        (("images", 1, "bands"), None, r"images\.1\.bands: .*dictionary"),
+        (("images",), {}, "images: .*list"),
+        (("mean", "ssim"), [], r"mean\.ssim: .*number"),
+        (("data",), {"name": "RICE1"}, r"data\.split: .*required"),
+        (("interval", "psnr"), [1], r"interval\.psnr\.1: .*required"),
+    ],
+)
+def test_scores_that_were_edited_are_refused(
+    data: Path, tmp_path: Path, place: tuple[str | int, ...], value: object, told: str
+) -> None:
+    evaluate(data, CloudyMethod(), out=tmp_path / "a.json")
+    found = json.loads((tmp_path / "a.json").read_text())
+    holder = found
+    for key in place[:-1]:
+        holder = holder[key]
+    holder[place[-1]] = value
+    (tmp_path / "a.json").write_text(json.dumps(found))
+    with pytest.raises(DataError, match=rf"a\.json is not as .* writes it \({told}.*\); evaluate again"):
+        read_scores(tmp_path / "a.json")
+
+
+def test_a_journal_whose_rows_were_edited_is_named(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(data, CloudyMethod(), out=tmp_path / "a.json", on_image=_stop_at(2))
+    journal = tmp_path / "a.json.partial"
+    head, first, second = journal.read_text().splitlines()
+    row = json.loads(second)
+    del row["cover"]
+    journal.write_text("\n".join([head, first, json.dumps(row), ""]))
+    with pytest.raises(OutputError, match=r"partial is damaged \(line 3, cover: .*required\); remove it"):
+        evaluate(data, CloudyMethod(), out=tmp_path / "a.json")
+
+
 def test_a_frame_that_holds_no_data_is_told(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     evaluate(data, CloudyMethod(), out=tmp_path / "a.json")
     assert "frame" not in caplog.text

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from declouder.errors import DataError, OutputError
+from declouder.evaluation.layout import PARTS, flaw_of_file, flaw_of_row
 from declouder.whole_files import write_text
 
 log = logging.getLogger(__name__)
@@ -20,18 +21,11 @@ FORMAT_VERSION = 1
 SCORING_PACKAGES = ("declouder", "torch", "diffusers", "numpy", "scipy", "pillow")
 
 
-_KEYS = (
-    *("data", "method", "lpips", "kept", "definitions", "versions"),
-    *("mean", "interval", "bands", "regions", "groups", "changed", "spread", "images"),
-)
-"""What a file of scores holds."""
-
-
 def read_scores(path: Path) -> dict[str, Any]:
     """Read a file that `evaluate` wrote.
 
     Raises:
-        DataError: if it is missing, no file of scores, or one of another version.
+        DataError: if it is missing, no file of scores, one of another version, or one that was changed since.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -47,9 +41,11 @@ def read_scores(path: Path) -> dict[str, Any]:
         raise DataError(
             f"{path} is of version {found.get('version')}, this declouder reads {FORMAT_VERSION}; evaluate again"
         )
-    missing = [key for key in _KEYS if key not in found]
+    missing = [key for key in PARTS if key not in found]
     if missing:
         raise DataError(f"{path} lacks {', '.join(missing)}; evaluate again")
+    if (flaw := flaw_of_file(found)) is not None:
+        raise DataError(f"{path} is not as `declouder evaluate` writes it ({flaw}); evaluate again")
     return found
 
 
@@ -76,9 +72,12 @@ def begin_journal(
     lines = whole.splitlines()
     try:
         found = [json.loads(line) for line in lines]
-        rows = {row["name"]: row for row in found[1:]}
-    except (ValueError, TypeError, KeyError) as error:
+    except ValueError as error:
         raise OutputError(f"{partial} is damaged ({error}); remove it to begin anew") from None
+    for number, row in enumerate(found[1:], 2):
+        if (flaw := flaw_of_row(row)) is not None:
+            raise OutputError(f"{partial} is damaged (line {number}, {flaw}); remove it to begin anew")
+    rows = {row["name"]: row for row in found[1:]}
     if found and found[0] != head and (anew_if_other or _but_for_images(found[0]) == _but_for_images(head)):
         log.warning("%s was of a run with other data, model or settings; begun anew", partial)
         found = []
