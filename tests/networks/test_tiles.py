@@ -128,6 +128,11 @@ def test_those_of_few_channels_do_not_suit_and_how_few_depends_on_the_processor(
         assert TiledConvolution.suits(nn.Conv2d(512, channels, 3, padding=1)) is suits
 
 
+def test_with_avx512_transforms_are_products_and_otherwise_sums(processor: str) -> None:
+    ways = {"AVX512": tile_transforms.ByProducts, "AVX2": tile_transforms.BySums}
+    assert tile_transforms.transforms_here() is ways[processor]
+
+
 @torch.no_grad()
 def test_values_by_sums_are_those_by_products() -> None:
     torch.manual_seed(0)

@@ -4,8 +4,8 @@ Winograd's F(4 x 4, 3 x 3): both are linear, and the same for either axis of a t
 rounding alone:
 
 ByProducts   both axes at once, by a product with one matrix: for processors with AVX-512
-BySums       an axis at a time, by sums and differences, a third of the work: for others. There products with so
-             slender a matrix, which read memory for every few multiplications, reach a third of the usual rate
+BySums       an axis at a time, by sums and differences, a third of the work: for others. With AVX2, the only one
+             of them that was measured, products with so slender a matrix reach a third of the usual rate
 """
 
 from __future__ import annotations
