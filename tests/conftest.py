@@ -1,4 +1,4 @@
-"""Shared by the tests: a fake pipeline, a tiny real one, and a GeoTIFF with all that a GeoTIFF can carry."""
+"""Shared by the tests: a fake pipeline, a tiny real one, a GeoTIFF with all that one can carry, processors."""
 
 from __future__ import annotations
 
@@ -73,6 +73,14 @@ def _seeded_torch() -> None:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(7)
+
+
+@pytest.fixture(params=["AVX512", "AVX2"])
+def processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What PyTorch says it computes with: some layers do it in other ways on other processors."""
+    name: str = request.param
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: name)
+    return name
 
 
 def write_tif(path: Path, dn: np.ndarray, **profile: Any) -> Path:
