@@ -946,7 +946,8 @@ def test_scores_that_lack_a_part_are_refused(data: Path, tmp_path: Path) -> None
         (("images",), {}, "images: .*list"),
         (("mean", "ssim"), [], r"mean\.ssim: .*number"),
         (("data",), {"name": "RICE1"}, r"data\.split: .*required"),
-        (("interval", "psnr"), [1], r"interval\.psnr\.1: .*required"),
+        (("interval", "psnr"), [1], r"interval\.psnr: .*2 items"),
+        (("images", 0, "cover"), "0.5", r"images\.0\.cover: .*number"),
     ],
 )
 def test_scores_that_were_edited_are_refused(

@@ -12,7 +12,6 @@ import typer
 from declouder.cli.app import app
 from declouder.cli.bars import stage_bars
 from declouder.cli.options import OUTPUT_NAMES, DebugOption, DeviceOption, QuietOption, check_device_name
-from declouder.cli.process import import_to_stay
 from declouder.devices import resolved_device
 from declouder.errors import OptionError
 from declouder.model_folder import INDEX
@@ -65,7 +64,6 @@ def train(
     config = load_config(config_path, overrides or [])
     folder = Path("runs") / config.name if out is None else out
 
-    import_to_stay("declouder.training")
     from declouder.training import train as run
     from declouder.training.layout import is_finished
     from declouder.training.surroundings import is_first_process

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ValidationError, create_model
+from pydantic import BaseModel, Field, ValidationError, create_model
 
 from declouder.evaluation.summary import SCORES
 
 _Number = float | None
+_Ends = Annotated[list[float], Field(min_length=2, max_length=2)]
 _scores: dict[str, Any] = dict.fromkeys(SCORES, (_Number, ...))
 _Scores = create_model("_Scores", **_scores)
 
@@ -42,7 +43,7 @@ class _File(BaseModel):
     definitions: dict[str, Any]
     versions: dict[str, Any]
     mean: _Scores
-    interval: dict[str, tuple[float, float] | None]
+    interval: dict[str, _Ends | None]
     bands: dict[str, dict[str, _Number]]
     regions: dict[str, dict[str, Any]]
     groups: dict[str, dict[str, Any]]
@@ -67,7 +68,7 @@ def flaw_of_row(found: Any) -> str | None:
 
 def _flaw(wanted: type[BaseModel], found: Any) -> str | None:
     try:
-        wanted.model_validate(found)
+        wanted.model_validate(found, strict=True)  # "33" is no number
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

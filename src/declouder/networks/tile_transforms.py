@@ -42,7 +42,7 @@ class ByProducts:
         self._tiles = tiles_within(bordered, results=RESULTS, taps=TAPS)
         self._taken, self._flat_values = new(2, VALUES, tiles * channels)
         self._of_tiles = self._taken.view(self._tiles.shape)
-        self._values = self._flat_values.view(VALUES, tiles, channels)
+        self._values: Tensor = self._flat_values.view(VALUES, tiles, channels)
         self._results = new(PIXELS, tiles * made)
         in_tiles = self._results.view(RESULTS, RESULTS, batch, rows, columns, made)
         self._in_rows = in_tiles.permute(2, 3, 0, 4, 1, 5)  # (B, rows, 4, columns, 4, C')
@@ -51,8 +51,7 @@ class ByProducts:
         """Return the values of all tiles of the strip, (36, B * rows * columns, C)."""
         self._of_tiles.copy_(self._tiles)
         torch.mm(_matrices()[0], self._taken, out=self._flat_values)
-        values: Tensor = self._values
-        return values
+        return self._values
 
     def write_results(self, products: Tensor, out: Tensor) -> None:
         """Write what products (36, B * rows * columns, C') give into (B, rows * 4, columns * 4, C')."""
@@ -114,7 +113,8 @@ def _tiles_of(bordered: Tensor) -> tuple[int, int, int, int]:
 def _to_values(lines: Tensor, out: Tensor, pair: Tensor) -> None:
     """Write the values, (6, any), at the points 0, 1, -1, 2, -2 and infinity of lines (6, any); `pair` is (2, any).
 
-    The polynomials of points p and -p have the same even part and opposite odd parts.
+    That is `WinogradConvolution.into` times the lines. Values at p and -p are even + p * odd and even - p * odd:
+    at 1 of d4 - 4 d2 and d3 - 4 d1, at 2 of d4 - d2 and d3 - d1.
     """
     first, _, second, third, _, last = lines
     at_0, at_1, at_minus_1, at_2, at_minus_2, at_infinity = out
@@ -132,7 +132,11 @@ def _to_values(lines: Tensor, out: Tensor, pair: Tensor) -> None:
 
 
 def _to_results(values: Tensor, out: Tensor, pair: Tensor) -> None:
-    """Write the results, (4, any), of values (6, any); `pair` is (2, any)."""
+    """Write the results, (4, any), of values (6, any); `pair` is (2, any).
+
+    That is `WinogradConvolution.back` times the values: result i is the sum over points p of p**i times the value
+    there, for p and -p of their sum where i is even, of their difference where it is odd.
+    """
     of_1_and_2, of_minus_1_and_2 = values[1:4:2], values[2:5:2]
     near, far = pair
     torch.add(of_1_and_2, of_minus_1_and_2, out=pair)
