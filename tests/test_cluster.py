@@ -355,9 +355,14 @@ class Scheduler:
         return {"workers": {address: {"status": self.state} for address in self.nthreads()}}
 
 
+def set_clock(monkeypatch: pytest.MonkeyPatch, clock: Iterator[float]) -> None:
+    """Let the engine read these times, s, and it alone: event loops of clusters beside it go by the clock."""
+    times = SimpleNamespace(monotonic=lambda: next(clock))
+    monkeypatch.setattr("declouder.cluster.engine.time", times)
+
+
 def test_workers_that_are_paused_for_long_end_a_run_instead_of_being_waited_for(monkeypatch):
-    clock = itertools.count(0.0, 10.0)
-    monkeypatch.setattr("declouder.cluster.engine.time.monotonic", lambda: next(clock))
+    set_clock(monkeypatch, itertools.count(0.0, 10.0))
     client = Scheduler("running")
     cluster = Cluster(client, "model", Facts(version="", torch="", cpu="", device="cpu"))
     for _ in range(10):
@@ -369,8 +374,7 @@ def test_workers_that_are_paused_for_long_end_a_run_instead_of_being_waited_for(
 
 
 def test_a_worker_that_is_missing_at_the_first_look_after_long_is_waited_for(monkeypatch):
-    clock = iter([0.0, 1000.0, 1010.0, 1071.0])
-    monkeypatch.setattr("declouder.cluster.engine.time.monotonic", lambda: next(clock))
+    set_clock(monkeypatch, iter([0.0, 1000.0, 1010.0, 1071.0]))
     client = Scheduler("paused")
     cluster = Cluster(client, "model", Facts(version="", torch="", cpu="", device="cpu"))
     cluster.look_after()
@@ -400,8 +404,7 @@ def test_a_worker_keeps_the_layers_that_each_scene_wants():
 
 
 def test_a_scheduler_that_is_gone_ends_a_run_at_once(monkeypatch):
-    clock = itertools.count(0.0, 10.0)
-    monkeypatch.setattr("declouder.cluster.engine.time.monotonic", lambda: next(clock))
+    set_clock(monkeypatch, itertools.count(0.0, 10.0))
     client = Scheduler("running")
     cluster = Cluster(client, "model", Facts(version="", torch="", cpu="", device="cpu"))
     cluster.look_after()
