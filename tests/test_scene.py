@@ -113,6 +113,46 @@ def test_a_valid_pixel_never_becomes_nodata_and_nodata_stays(nodata, tmp_path, r
     assert np.abs(result[dn != nodata].astype(int) - nodata).max() == 1
 
 
+@pytest.mark.parametrize(("also", "moved"), [(None, (30, 34, 29)), (30, (28, 34, 29))])
+def test_a_restored_pixel_never_becomes_the_transparent_colour(also, moved, tmp_path):
+    """Which a tag declares, a number for each band: single samples may have theirs."""
+    color = (29, 34, 29)
+    dn = np.full((3, 40, 50), 200, np.uint8)
+    dn[:, :10] = np.reshape(color, (3, 1, 1))
+    source = write_tif(tmp_path / "a.tif", dn)
+    with rasterio.open(source, "r+") as dataset:
+        dataset.update_tags(NODATA_VALUES=" ".join(map(str, color)))
+    shade = torch.tensor(color).view(1, 3, 1, 1) / 255
+    pipeline = FakePipeline(lambda cloudy, latents: shade.expand_as(cloudy))
+    remove_from_scene(source, tmp_path / "b.tif", pipeline, replace(SMALL, nodata=also))
+    with rasterio.open(tmp_path / "b.tif") as dataset:
+        result, hidden = dataset.read(), dataset.dataset_mask() == 0
+    assert hidden[:10].all() and not hidden[10:].any()
+    assert (result[:, :10] == dn[:, :10]).all() and (result[:, 10:] == np.reshape(moved, (3, 1, 1))).all()
+
+
+def test_what_gdal_takes_for_a_transparent_colour_may_hold_words(tmp_path):
+    source = write_tif(tmp_path / "a.tif", np.full((3, 20, 20), 90, np.uint8))
+    with rasterio.open(source, "r+") as dataset:
+        dataset.update_tags(NODATA_VALUES="90 none 90")
+    with open_raster(source) as reader:
+        assert reader.info.nodata_color == (90, 0, 90)
+        assert reader.read_valid(slice(0, 20), slice(0, 20)).all()
+
+
+def test_a_nodata_that_is_given_leaves_an_alpha_band_in_force(darker, tmp_path):
+    dn = np.full((4, 40, 50), 90, np.uint8)
+    dn[3] = 255
+    dn[3, :10] = 0
+    dn[:3, 10:20] = 7
+    source = write_tif(tmp_path / "a.tif", dn, photometric="RGB", alpha="YES")
+    remove_from_scene(source, tmp_path / "b.tif", darker, replace(SMALL, nodata=7))
+    with rasterio.open(tmp_path / "b.tif") as dataset:
+        result, hidden, nodata = dataset.read(), dataset.dataset_mask() == 0, dataset.nodata
+    assert nodata is None and hidden[:10].all() and not hidden[10:].any()
+    assert (result[:, :20] == dn[:, :20]).all() and (result[:3, 20:] < 90).all()
+
+
 def test_nan_stays_and_does_not_spread(darker, tmp_path, rng):
     dn = rng.uniform(0, 1, (3, 100, 120)).astype(np.float32)
     dn[:, 40:70, 20:90] = np.nan
@@ -582,6 +622,16 @@ def scale_of(path: Path, bands: tuple[int, ...] = (1, 2, 3)) -> Scaling:
 
 def test_auto_scale_of_bytes_is_their_range(tmp_path):
     assert scale_of(write_tif(tmp_path / "a.tif", np.full((3, 9, 9), 3, np.uint8))) == Scaling(0, 255)
+
+
+@pytest.mark.parametrize(("brightest", "is_told"), [(15, True), (31, True), (32, False), (255, False)])
+def test_bytes_that_use_little_of_their_range_are_told(brightest, is_told, tmp_path, rng, caplog):
+    dn = rng.integers(1, brightest + 1, (3, 60, 60), dtype=np.uint8)
+    dn[:, :20] = brightest
+    dn[:, 0, 0] = 255  # a hot pixel is no cloud
+    assert scale_of(write_tif(tmp_path / "a.tif", dn)) == Scaling(0, 255)
+    told = f"the scene goes from 1 to {brightest}, and the model takes 255 for white, so it sees no cloud"
+    assert (told in caplog.text) == is_told and (f"such as 0,{brightest}" in caplog.text) == is_told
 
 
 def test_auto_scale_of_16_bit_is_robust_joint_over_bands_and_ignores_nodata_and_empty_borders(tmp_path, rng):

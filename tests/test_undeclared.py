@@ -239,6 +239,30 @@ def test_nodata_that_the_pixels_cannot_be_is_refused(dtype, value, tmp_path, rng
     assert not (tmp_path / "out.tif").exists()
 
 
+@pytest.mark.parametrize(("value", "dtype"), [(-3.4028235e38, "float32"), (0.1, "float32"), (0.1, "float64")])
+@pytest.mark.parametrize("is_declared", [True, False])
+def test_a_nodata_is_the_nearest_number_that_pixels_have(value, dtype, is_declared, tmp_path, rng):
+    stored = float(np.dtype(dtype).type(value))
+    dn = ground(rng, dtype)
+    dn[:, :10] = stored
+    source = write_tif(tmp_path / "a.tif", dn, nodata=stored if is_declared else None)
+    with open_raster(source) as reader:
+        reader.declare_nodata(value)
+        assert reader.no_data == (stored,) and reader.info.nodata == stored
+        valid = reader.read_valid(slice(0, dn.shape[1]), slice(0, dn.shape[2]))
+    assert not valid[:, :10].any() and valid[:, 10:].all()
+
+
+@pytest.mark.parametrize("given", [-9999, -1])
+def test_where_a_nodata_is_given_none_is_looked_for_beside_nan(given, tmp_path, rng):
+    dn = ground(rng, "float32")
+    dn[:, 10:30] = -9999
+    with open_raster(write_tif(tmp_path / "a.tif", dn, nodata=math.nan)) as reader:
+        reader.declare_nodata(given)
+        reader.look_for_undeclared((1, 2, 3))
+        assert reader.undeclared is None and given in reader.no_data
+
+
 def test_names_may_be_plain_strings_and_other_kinds_of_options_are_told(tmp_path, rng, darker):
     source = write_tif(tmp_path / "a.tif", ground(rng, "uint8"))
     options = SceneOptions(provenance=str(tmp_path / "p.tif"))  # type: ignore[arg-type]

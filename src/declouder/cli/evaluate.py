@@ -106,7 +106,7 @@ def evaluate(
         raise OptionError("--model, --outputs and --cloudy exclude each other; give one")
     if steps is not None and steps < 0:
         raise OptionError(f"--steps is {steps}; give 0 or more")
-    check_sampling(steps=steps, fast=fast, best=best)
+    check_sampling(steps=steps, fast=fast, best=best, samples=samples, sampler=sampler)
     if outputs is not None or cloudy:
         _refuse_sampling(
             {

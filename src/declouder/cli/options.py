@@ -127,12 +127,18 @@ DownloadOption = Annotated[
 ]
 
 
-def check_sampling(*, steps: int | None, fast: bool, best: bool) -> None:
+def check_sampling(*, steps: int | None, fast: bool, best: bool, samples: int, sampler: str | None) -> None:
     """Raise OptionError where options of how the model samples exclude each other."""
     if fast and (best or steps is not None):
         raise OptionError(f"--fast and {'--best' if best else '--steps'} exclude each other; give one of them")
     if best and steps == 0:
         raise OptionError("--best draws noise several times, and --steps 0 draws none; leave one of them out")
+    if samples > 1 and steps == 0:
+        raise OptionError(
+            f"--samples {samples} draws noise several times, and --steps 0 draws none; leave one of them out"
+        )
+    if sampler is not None and steps == 0:
+        raise OptionError("--sampler is how steps are taken, and --steps 0 takes none; leave one of them out")
 
 
 def samples_of(samples: int, *, best: bool) -> int:

@@ -159,7 +159,7 @@ def remove(
     from declouder.raster import MOST_PIXELS
     from declouder.scene import SceneOptions
 
-    check_sampling(steps=steps, fast=fast, best=best)
+    check_sampling(steps=steps, fast=fast, best=best, samples=samples, sampler=sampler)
     if feather is not None and mask == "none":
         raise OptionError("--feather is of a mask; give --mask too")
     options = SceneOptions(

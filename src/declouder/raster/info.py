@@ -54,7 +54,7 @@ class RasterInfo:
     count: int
     dtype: str
     nodata: float | None  # of all bands: a GeoTIFF has one; rasterio gives none that pixels cannot be
-    nodata_is_a_color: bool  # only pixels whose bands are nodata all alike hold none, as in a PNG
+    nodata_color: tuple[float, ...] | None  # as of a PNG: pixels hold no data whose bands are all these numbers
     crs: Any
     transform: Any
     gcps: tuple[list[Any], Any]  # ground control points and their CRS
@@ -107,12 +107,23 @@ def info_of(path: Path, dataset: Any, files: Sequence[Path] = ()) -> RasterInfo:
         tags=_tags_of(dataset, 0),
         band_tags=tuple(_tags_of(dataset, band) for band in dataset.indexes),
         compression=dataset.compression.value if dataset.compression else None,
-        # A transparent colour (the tag NODATA_VALUES) looks like a mask; it is nodata, and the tag is kept.
-        nodata_is_a_color={MaskFlags.per_dataset, MaskFlags.nodata}.issubset(flags),
+        # A transparent colour looks like a mask; it is nodata, and its tag is kept.
+        nodata_color=_color_of(dataset) if {MaskFlags.per_dataset, MaskFlags.nodata}.issubset(flags) else None,
         has_mask=MaskFlags.per_dataset in flags and not {MaskFlags.alpha, MaskFlags.nodata}.intersection(flags),
         icc_profile=dataset.tags(ns="COLOR_PROFILE").get("SOURCE_ICC_PROFILE"),
         images=max(1, len(dataset.subdatasets)),
     )
+
+
+def _color_of(dataset: Any) -> tuple[float, ...]:
+    """Return the transparent colour of a dataset that has one; what is no number is 0, as to GDAL."""
+    color = []
+    for word in dataset.tags().get("NODATA_VALUES", "").split():
+        try:
+            color.append(float(word))
+        except ValueError:
+            color.append(0.0)
+    return tuple(color)
 
 
 def _legible(path: Path, dataset: Any, what: str, instead: Any) -> Any:

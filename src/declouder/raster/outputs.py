@@ -27,8 +27,11 @@ _LONGEST_NAME = 255
 """Bytes of a file's name that file systems take: what would be longer is not there."""
 
 
-def check_output(output: Path, *, sources: Sequence[Path], overwrite: bool) -> None:
-    """Raise OutputError unless `output` is a place for a new file that is none of `sources`."""
+def check_output(output: Path, *, sources: Sequence[Path], overwrite: bool, called: str = "output") -> None:
+    """Raise OutputError unless `output` is a place for a new file that is none of `sources`.
+
+    `called` is the output in the message that it is one of them.
+    """
     check_name(output, OutputError)
     if output.is_dir():
         raise OutputError(f"{output} is a folder; give a file name in it, such as {output / 'clear.tif'}")
@@ -42,14 +45,17 @@ def check_output(output: Path, *, sources: Sequence[Path], overwrite: bool) -> N
     if output.is_symlink():  # what it points to is written
         try:
             place = output.resolve()
-        except (RuntimeError, OSError) as error:  # a loop, as Python says it before and from 3.13 on
-            raise OutputError(f"{output} is a link that leads nowhere ({error}); give another name") from None
+            is_loop = place.is_symlink()
+        except RuntimeError:  # as Python before 3.13 says it
+            is_loop = True
+        if is_loop:
+            raise OutputError(f"{output} is a link that leads round to itself; give another name")
         check_folder(place.parent)
     for source in sources:
         if output.resolve() == source.resolve() or (
             output.exists() and source.exists() and output.samefile(source)
         ):
-            raise OutputError(f"output {output} is the input {source} itself; give another name")
+            raise OutputError(f"{called} {output} is the input {source} itself; give another name")
         if source.resolve() in {side.resolve() for side in side_files(output)}:
             raise OutputError(f"{source} is named as a side file of {output}, which goes with it; rename one")
     if output.exists() and not output.is_file():

@@ -113,7 +113,8 @@ class RasterReader:
     def declare_nodata(self, value: float) -> None:
         """Take a number for no data, besides what the raster says.
 
-        `info` has it from now on where the raster declares none.
+        `info` has it from now on where the raster declares none, and has no alpha band: for programs that read the
+        two, nodata would hide the transparency.
 
         Raises:
             RasterError: if the raster's dtype cannot hold it.
@@ -122,18 +123,21 @@ class RasterReader:
         if kind.kind in "iu":
             limits = np.iinfo(kind)
             can_be = limits.min <= value <= limits.max and float(value).is_integer()
-        else:  # NaN and infinity are floats of every size
-            can_be = not math.isfinite(value) or abs(value) <= float(np.finfo(kind).max)
+        else:  # as near as it comes; NaN and infinity are floats of every size
+            with np.errstate(over="ignore"):
+                stored = float(kind.type(value))
+            can_be = math.isfinite(stored) or not math.isfinite(value)
+            value = stored if can_be else value
         if not can_be:
             raise RasterError(
-                f"{self.info.path} is of {kind}, which is never {value:g}; give a nodata that it can be"
+                f"{self.info.path} is of {kind}, which is never {value:.17g}; give a nodata that it can be"
             )
         declared = self.info.nodata
         if value == declared or (declared is not None and not math.isfinite(value)):
             return
         self._trusts_overviews = False  # they have mixed it with the ground
         self._reduced.clear()
-        if declared is None:
+        if declared is None and self.info.alpha is None:
             self.info = replace(self.info, nodata=float(value))
         else:
             self._also_nodata = (float(value),)
@@ -156,11 +160,11 @@ class RasterReader:
     def look_for_undeclared(self, bands: Sequence[int]) -> None:
         """Look whether pixels hold no data though nothing says so, and leave them out from now on.
 
-        Only where the raster has neither nodata, nor a mask, nor alpha. Where its nodata is NaN, which holds none
-        anyway, only for a number far from all others.
+        Only where the raster has neither nodata, nor a mask, nor alpha, and `declare_nodata` has told none. Where
+        its nodata is NaN, which holds none anyway, only for a number far from all others.
         """
         info = self.info
-        if info.has_mask or self._alpha is not None or (info.nodata is not None and math.isfinite(info.nodata)):
+        if info.has_mask or self._alpha is not None or any(map(math.isfinite, self.no_data)):
             return
         dn, _ = self.read_reduced(bands)
         find = find_undeclared if info.nodata is None else find_extreme
@@ -209,7 +213,7 @@ class RasterReader:
         Without `heed_alpha` a band that is called alpha is one like the others.
         """
         hidden = []
-        if self.info.has_mask or self.info.nodata_is_a_color:
+        if self.info.has_mask or self.info.nodata_color is not None:
             hidden.append(self.read_mask(rows, cols)[None] == 0)
         if heed_alpha and self._alpha is not None:
             hidden.append(self.read(rows, cols, [self._alpha]) == 0)
@@ -243,7 +247,7 @@ class RasterReader:
                 at_full_size = not self._trusts_overviews and dataset.driver == "VRT"
                 dn = skimmed(dataset, list(bands), shape, by_blocks=at_full_size)
                 hidden = []
-                if info.has_mask or info.nodata_is_a_color:
+                if info.has_mask or info.nodata_color is not None:
                     hidden.append(dataset.dataset_mask(out_shape=shape)[None] == 0)
                 if self._alpha is not None:
                     hidden.append(skimmed(dataset, [self._alpha], shape) == 0)
@@ -260,7 +264,7 @@ class RasterReader:
     ) -> NDArray[np.bool_]:
         """Return where `dn`, samples (C, h, w) at these rows and columns, holds data; `hidden` are (1, h, w)."""
         valid = np.ones(dn.shape, np.bool_)
-        for value in self._also_nodata if self.info.nodata_is_a_color else self.no_data:
+        for value in self.no_data if self.info.nodata_color is None else self._also_nodata:
             valid &= dn != value
         if dn.dtype.kind == "f":  # nor is a number that no scale reaches, such as the lowest that float32 has
             valid &= np.abs(dn) <= MOST_DN

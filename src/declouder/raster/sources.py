@@ -25,6 +25,7 @@ from declouder.raster.xml import parsed_xml
 
 _MOST_VRT_BYTES = 64 * 2**20
 _ADDRESS = re.compile(r"(?i)(https?|s3|gs|az|ftp):/|/vsi\w+/")  # a Path has one slash for the two
+_IN_ARCHIVE = re.compile(r"/vsi(zip|gzip|tar|7z|rar)/")
 # All that a mosaic, a stack of bands, or `gdal_translate -of VRT` writes. Warping, pixel functions, raw bands and
 # other subclasses run code or reach elsewhere; they are not here.
 _VRT_ELEMENTS = {
@@ -62,6 +63,8 @@ def check_source(path: Path) -> None:
             return
         raise RasterError(f"{path} is a folder, not an image; give the files in it")
     if not path.exists():
+        if _IN_ARCHIVE.match(str(path)):
+            raise RasterError(f"{path} looks like a file in an archive; only files are read: unpack it first")
         if _ADDRESS.match(str(path)):
             raise RasterError(f"{path} looks like an address; only files are read: download it first")
         raise RasterError(f"{path} does not exist; check the name")

@@ -23,6 +23,8 @@ _MOST_BEYOND = 0.5
 # One that was found, where it is so many times as wide as what nine in ten numbers span. Bright cloud over an even
 # sea stretches it too, so the number is large.
 _WIDEST = 1000
+# Bytes are doubted whose bright end is below this share of 255: no cloud is so dark.
+_DARKEST = 1 / 8
 
 
 @contextmanager
@@ -63,6 +65,7 @@ def auto_scale(reader: RasterReader, bands: Sequence[int]) -> Scaling:
     high are the numbers that mean 0 and 1.
     """
     if reader.info.dtype == "uint8":
+        _tell_dark_bytes(reader, bands)
         return Scaling.of_dtype("uint8")
     values = _valid_samples(reader, bands)
     if values.size == 0:
@@ -94,6 +97,20 @@ def auto_scale(reader: RasterReader, bands: Sequence[int]) -> Scaling:
     return Scaling(low, high)
 
 
+def _tell_dark_bytes(reader: RasterReader, bands: Sequence[int]) -> None:
+    """Warn if bytes use so little of 0..255 that another number seems to be white, as where they hold few bits."""
+    values, full = _valid_samples(reader, bands), Scaling.of_dtype("uint8").high
+    if values.size == 0:
+        return
+    low, high = _ends_of_most(values)
+    if high < _DARKEST * full:
+        log.warning(
+            "the scene goes from %.6g to %.6g, and the model takes %g for white, so it sees no cloud; if cloud is"
+            " darker here, give --scale with the numbers that are black and white, such as 0,%.6g",
+            *(low, high, full, max(high, 1)),
+        )
+
+
 def tell_misfit(reader: RasterReader, bands: Sequence[int], scale: Scaling) -> None:
     """Warn if a scale that was given is far from the scene's numbers: most is beyond, or all in a part."""
     values = _valid_samples(reader, bands)
@@ -117,7 +134,7 @@ def tell_misfit(reader: RasterReader, bands: Sequence[int], scale: Scaling) -> N
 def _valid_samples(reader: RasterReader, bands: Sequence[int]) -> NDArray[np.float64]:
     """Return all numbers of the bands that are data, read at reduced size, as one line."""
     dn, valid = reader.read_reduced(bands)
-    if reader.info.nodata is None and dn.dtype.kind == "u":
+    if not reader.no_data and dn.dtype.kind == "u":
         # Landsat and others leave 0 around the ground without saying that it is nodata.
         valid = valid & (dn != 0).any(axis=0)
     return dn[valid].astype(np.float64)

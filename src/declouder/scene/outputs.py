@@ -5,7 +5,7 @@ A second raster, the provenance, says where that is, and what the pixels come fr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,7 +98,26 @@ def _replace_restored(scene: Restoration, area: Window, dn: NDArray[Any]) -> NDA
     image = scene.blended("image", area, len(chosen))
     restored = restored_dn(dn[chosen], image, scene.scale, scene.reader.no_data, share)
     dn[chosen] = np.where(changed, restored, dn[chosen])
+    if (color := scene.reader.info.nodata_color) is not None:
+        _leave_color(dn, color, dict(zip(chosen, changed, strict=True)), scene.reader.no_data)
     return np.where(changed.any(axis=0), share, np.float32(0))
+
+
+def _leave_color(
+    dn: NDArray[Any], color: Sequence[float], changed: Mapping[int, NDArray[np.bool_]], nodata: Sequence[float]
+) -> None:
+    """Move pixels that have come to be the transparent colour to one next to it.
+
+    Args:
+        dn: (C, h, w), of all bands.
+        color: a number for each band.
+        changed: of each band that may be moved, counted from 0, where it may, (h, w).
+        nodata: values that no result may have.
+    """
+    for band, movable in changed.items():
+        came = movable & (dn == np.reshape(color, (-1, 1, 1))).all(axis=0)
+        if came.any():
+            dn[band] = np.where(came, beside_nodata(dn[band], [color[band], *nodata]), dn[band])
 
 
 def _provenance_of(

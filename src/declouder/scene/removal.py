@@ -162,7 +162,7 @@ def check_outputs(source: Path, output: Path, info: RasterInfo, options: SceneOp
     # A run that was killed between its two files may have left the first: then it is one of ours.
     continued = journal_path(output).exists() and is_provenance(options.provenance, info)
     may_replace = options.overwrite or continued
-    check_output(options.provenance, sources=[*sources, output], overwrite=may_replace)
+    check_output(options.provenance, sources=[*sources, output], overwrite=may_replace, called="--provenance")
     check_fits(options.provenance, provenance_info(info, samples=options.samples))
     return may_replace
 
@@ -197,7 +197,7 @@ def _scale_of(reader: RasterReader, bands: BandChoice, options: SceneOptions) ->
         log.info("no data: %s; it is left out, though the file does not declare it", reader.undeclared)
     if len(reader.no_data) > 1:
         declared, given = reader.no_data
-        log.info("no data: %g as given, besides the %g that the file declares", given, declared)
+        log.info("no data: %.9g as given, besides the %.9g that the file declares", given, declared)
     scale = options.scale or auto_scale(reader, bands.numbers)
     log.info("scale: %.6g,%.6g %s", scale.low, scale.high, "as given" if options.scale else "found")
     if options.scale is not None:
