@@ -79,7 +79,7 @@ def test_masks_say_where_cloud_is_and_their_levels_how_thick() -> None:
     parts = regions(cloudy, clear, 255, mask)
     assert (parts["thick"] == (mask == 255)).all()
     assert (parts["thin"] == (mask == 128)).all()
-    with pytest.raises(DataError, match="the mask is 40 x 39"):
+    with pytest.raises(DataError, match="the mask is 39 x 40"):
         regions(cloudy, clear, 255, mask[:, 1:])
 
 
@@ -169,7 +169,7 @@ def test_a_spread_that_is_the_same_everywhere_is_correlated_with_nothing():
 
 
 def test_a_mask_that_lies_across_its_image_is_refused():
-    with pytest.raises(DataError, match="the mask is 60 x 40 px, its image 40 x 60"):
+    with pytest.raises(DataError, match="the mask is 40 x 60 px, its image 60 x 40"):
         regions(*np.zeros((2, 40, 60, 3), np.uint8), 255, np.ones((60, 40), np.uint8))
 
 

@@ -478,7 +478,7 @@ def test_a_list_in_a_set_that_lies_in_train_and_test_already_splits_nothing(caps
     [
         (lambda image: np.where(image > 0.5, np.nan, image), "pixels without data (nodata, NaN"),
         (lambda image: 10_000 * image, "and floats are taken as 0 to 1; give --data-range LOW,HIGH"),
-        (lambda image: image.astype(np.float64), "24 x 20 x 3 float64"),
+        (lambda image: image.astype(np.float64), "20 x 24 x 3 float64"),
     ],
 )
 def test_numbers_that_cannot_be_learnt_from_are_told_of_either_image(change, told, kind, capsys, tmp_path):
@@ -497,7 +497,7 @@ def test_numbers_and_sizes_are_told_of_both_images_of_a_pair(capsys, tmp_path):
         (tmp_path / "set" / "train" / folder).mkdir(parents=True)
         image = np.linspace(low, high, 24 * 20 * 3).reshape(24, 20, 3).astype(np.uint8)
         Image.fromarray(image).save(tmp_path / "set" / "train" / folder / "1.png")
-    assert "24 x 20, 3 bands, uint8, values 10 to 250" in run(capsys, "data", "check", tmp_path / "set", "-q")[1]
+    assert "20 x 24, 3 bands, uint8, values 10 to 250" in run(capsys, "data", "check", tmp_path / "set", "-q")[1]
     for path in (tmp_path / "set").rglob("1.png"):
         Image.fromarray(np.asarray(Image.open(path)) // 2 + (100 if "cloud" not in str(path) else 90)).save(path)
     assert "values 95 to 215" in run(capsys, "data", "check", tmp_path / "set", "-q")[1]

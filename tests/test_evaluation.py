@@ -459,7 +459,7 @@ def test_a_folder_of_masks_overrides_the_pair(data: Path, tmp_path: Path) -> Non
     with pytest.raises(DataError, match="lacks 1 of 3 masks, the first is 12"):
         evaluate(data, CloudyMethod(), out=tmp_path / "b.json", masks=folder)
     Image.fromarray(mask[:20]).save(folder / "12.png")
-    with pytest.raises(DataError, match=r"masks/12\.png: the mask is 20 x 48 px, its image 40 x 48"):
+    with pytest.raises(DataError, match=r"masks/12\.png: the mask is 48 x 20 px, its image 48 x 40"):
         evaluate(data, CloudyMethod(), out=tmp_path / "b.json", masks=folder)
 
 
@@ -785,7 +785,7 @@ def test_a_method_that_gives_images_of_another_size_or_type_is_refused(change, w
             return replace(Restored(cloudy, cloudy), **{what: change(cloudy)})
 
     with pytest.raises(
-        DataError, match=f"Mine gave for .*3.png a restored {what} of .* the cloudy one has 40 x 48"
+        DataError, match=f"Mine gave for .*3.png a restored {what} of .* the cloudy one has 48 x 40"
     ):
         evaluate(data, Mine(), out=tmp_path / "a.json")
 
@@ -1291,5 +1291,5 @@ def test_a_line_break_in_a_name_leaves_the_table_whole(plain, tmp_path):
 
 
 def test_outputs_of_the_cloudy_images_size_do_not_fit_another_size_that_is_scored(plain, tmp_path):
-    with pytest.raises(DataError, match="of the size that is scored, 27 x 32 px"):
+    with pytest.raises(DataError, match="of the size that is scored, 32 x 27 px"):
         evaluate(Selection(plain, size_px=32), OutputsMethod(plain / "test" / "label"), out=tmp_path / "a.json")

@@ -169,7 +169,7 @@ def test_another_reference_may_be_given_and_the_network_is_not_asked(enlarge):
 @pytest.mark.parametrize(
     ("reference", "told"),
     [
-        (torch.zeros(1, 3, 32, 40), "reference: 1 images of 32 x 40 px, the cloudy ones are 2 of 32 x 48"),
+        (torch.zeros(1, 3, 32, 40), "reference: 1 images of 40 x 32 px, the cloudy ones are 2 of 48 x 32"),
         (torch.zeros(2, 4, 32, 48), "reference: the image has 4 bands"),
         (torch.full((2, 3, 32, 48), 7.0), "reference: the image spans 7 to 7"),
     ],

@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -162,7 +163,7 @@ def test_info_tells_how_a_model_was_trained(toy_run, capsys):
     record = json.loads((toy_run / "model" / "training.json").read_text())
     assert "recipe      toy, seed 0; commit" in told
     assert record["data"]["sha256"] in told
-    assert f"torch {torch.__version__}" in told
+    assert f"torch {version('torch')}" in told
     assert "joint       6 steps in" in told
     assert "restored_psnr" in told
 

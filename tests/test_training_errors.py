@@ -312,7 +312,7 @@ def test_whole_images_too_small_for_the_loss_are_named_before_anything_is_learnt
     stage = config.stages["reference"].model_copy(update=changed)
     config = config.model_copy(update={"stages": {"reference": stage}})
     data = TrainingData(config.data, band_names=config.model.bands, seed=0)
-    told = rf"\d\.png is {downscale * least - 1} x 120, and .* needs {least} px.*; leave it out"
+    told = rf"\d\.png is 120 x {downscale * least - 1}, and .* needs {least} px.*; leave it out"
     with pytest.raises(DataError, match=told):
         StageModule("reference", config, data)
 
@@ -339,6 +339,6 @@ def test_held_out_images_too_small_for_their_scores_are_named_before_anything_is
     config = config.model_copy(
         update={"stages": {"reference": config.stages["reference"].model_copy(update={"patch_px": None})}}
     )
-    with pytest.raises(DataError, match=r"\d\.png is 10 x 16, and the scores of held-out images need 11 px"):
+    with pytest.raises(DataError, match=r"\d\.png is 16 x 10, and the scores of held-out images need 11 px"):
         train_quietly(config, tmp_path / "run", stages=["reference"])
     assert not (tmp_path / "run").exists()

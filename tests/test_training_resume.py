@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -489,7 +490,7 @@ def test_the_record_counts_the_time_of_all_calls_and_names_each_stages_versions(
     train_quietly(toy("stages.reference.steps=2"), tmp_path, stages=["denoiser"])
     stages = json.loads(record.read_text())["stages"]
     assert stages["denoiser"]["commit"] == "another" != stages["reference"]["commit"]
-    assert stages["reference"]["versions"]["torch"] == torch.__version__
+    assert stages["reference"]["versions"]["torch"] == version("torch")
 
 
 def test_a_run_that_goes_on_remembers_how_long_its_scores_have_stayed_behind(tmp_path, monkeypatch):

@@ -97,8 +97,8 @@ def regions(
         levels = mask if mask.ndim == 2 else mask[..., 0]
         if levels.shape != clear.shape[:2]:
             raise DataError(
-                f"the mask is {levels.shape[0]} x {levels.shape[1]} px, its image {clear.shape[0]} x"
-                f" {clear.shape[1]}; give masks of the images' size"
+                f"the mask is {levels.shape[1]} x {levels.shape[0]} px, its image {clear.shape[1]} x"
+                f" {clear.shape[0]}; give masks of the images' size"
             )
         cloud = levels > 0
         if is_graded(levels) if graded is None else graded:

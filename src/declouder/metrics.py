@@ -368,6 +368,6 @@ def _check_names(image: Image, band_names: Sequence[str] | None) -> None:
 def _check_window(image: Image, smallest: int) -> None:
     if min(image.shape[:2]) < smallest:
         raise DataError(
-            f"an image of {image.shape[0]} x {image.shape[1]} px is too small to score;"
+            f"an image of {image.shape[1]} x {image.shape[0]} px is too small to score;"
             f" wanted {smallest} px or more"
         )

@@ -40,6 +40,30 @@ def stage(**fields) -> StageConfig:
     return StageConfig(**{"steps": 1, "batch": 1, **fields})
 
 
+def test_ground_of_held_out_and_test_pairs_is_told_from_its_copies_too(tmp_path, caplog):
+    caplog.set_level("INFO")
+    for part in ("train", "test"):
+        write_pairs(tmp_path / part)
+    shutil.copytree(tmp_path / "test" / "set" / "train", tmp_path / "set" / "test")
+    shutil.copytree(tmp_path / "train" / "set" / "train", tmp_path / "set" / "train")
+    for path in (tmp_path / "set" / "test" / "label").iterdir():  # of the same size in bytes, and another
+        path.write_bytes(path.read_bytes() + b"test")
+    copies = tmp_path / "clear"
+    copies.mkdir()
+    for part in ("train", "test"):
+        for path in (tmp_path / "set" / part / "label").iterdir():
+            shutil.copy(path, copies / f"{part}_{path.name}")
+    data = data_of(tmp_path, hold_out=0.25, clear=[Path("clear")])
+    learnt = {f"train_{pair.name}.png" for pair in data.pairs}
+    assert len(learnt) == 6 and {path.name for path in data.cloudless.paths} == learnt
+    assert "10 clear images are of held-out, excluded or test pairs, and left out" in caplog.text
+    # Of a set that is nobody's pairs here, nothing but the names of its folders tells.
+    caplog.clear()
+    config = DataConfig(base=tmp_path, pairs=[], clear=[Path("set/test/label"), Path("clear")], synthetic_share=1)
+    assert len(TrainingData(config, band_names=["red", "green", "blue"], seed=0).cloudless.paths) == 24
+    assert caplog.text.count("seems to be the test part of a set") == 1 and "set/test/label" in caplog.text
+
+
 def test_ground_of_held_out_pairs_is_no_clear_ground_to_learn_from(tmp_path):
     write_pairs(tmp_path)
     data = data_of(tmp_path, hold_out=0.25, clear=[Path("set/train/label")])
@@ -156,7 +180,7 @@ def test_floats_of_another_range_are_refused_until_it_is_given(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"batch": 2}, "turned it is 40 x 32"),
+        ({"batch": 2}, "is 40 x 32, and turned it is 32 x 40"),
         ({"batch": 2, "patch_px": 30, "augment": {"transplant": 0.5}}, "20 x 20"),
     ],
 )
@@ -337,7 +361,7 @@ def test_whole_images_of_different_sizes_are_refused(tmp_path):
 def test_twins_of_different_sizes_are_named(tmp_path):
     write_pairs(tmp_path)
     Image.new("RGB", (50, 50)).save(tmp_path / "set" / "train" / "cloud" / "7.png")
-    with pytest.raises(DataError, match=r"7\.png is 50 x 50, its twin .* is 32 x 40"):
+    with pytest.raises(DataError, match=r"7\.png is 50 x 50, its twin .* is 40 x 32"):
         data_of(tmp_path)
 
 
@@ -391,7 +415,7 @@ def test_values_outside_the_range_given_are_black_and_white(tmp_path):
 
 def test_generated_images_of_another_size_than_whole_pairs_are_named(tmp_path):
     data = data_of(write_pairs(tmp_path), procedural=2, synthetic_share=0.5)
-    with pytest.raises(DataError, match=r"is 32 x 40, others are 96 x 96; .* set patch_px"):
+    with pytest.raises(DataError, match=r"is 40 x 32, others are 96 x 96; .* set patch_px"):
         StageSamples(data, stage(), seed=0)
 
 
@@ -751,7 +775,11 @@ def test_each_set_leaves_out_what_its_own_list_names(tmp_path):
 def test_a_test_image_without_a_twin_opens_no_way_to_the_others(excluded, tmp_path):
     write_pairs(tmp_path)
     for kind in ("cloud", "label"):
-        shutil.copytree(tmp_path / "set" / "train" / kind, tmp_path / "set" / "test" / kind)
+        (tmp_path / "set" / "test" / kind).mkdir(parents=True)
+        for path in (tmp_path / "set" / "train" / kind).iterdir():
+            Image.eval(Image.open(path), lambda value: 255 - value).save(
+                tmp_path / "set" / "test" / kind / path.name
+            )
     one = tmp_path / "set" / "test" / "label" / "0.png"
     shutil.copy(one, one.with_name("without.png"))
     if excluded:

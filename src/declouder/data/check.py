@@ -210,7 +210,7 @@ def _check_pair(
     try:
         cloudy, clear = pair.read_cloudy(), pair.read_clear()
         if cloudy.shape != clear.shape or cloudy.dtype != clear.dtype:
-            shapes = [f"{i.shape[0]} x {i.shape[1]} x {i.shape[2]} {i.dtype}" for i in (cloudy, clear)]
+            shapes = [f"{i.shape[1]} x {i.shape[0]} x {i.shape[2]} {i.dtype}" for i in (cloudy, clear)]
             raise DataError(f"{pair.cloudy_path} is {shapes[0]}, its twin {pair.clear_path} {shapes[1]}")
         _check_place(pair)
         check_numbers(cloudy, pair.cloudy_path, dn_range, mend="--data-range LOW,HIGH")
@@ -223,7 +223,7 @@ def _check_pair(
         report.problems.append(str(error))
         return None
     part.pairs += 1
-    part.sizes[f"{clear.shape[0]} x {clear.shape[1]}"] += 1
+    part.sizes[f"{clear.shape[1]} x {clear.shape[0]}"] += 1
     part.bands[clear.shape[2]] += 1
     part.first_of_bands.setdefault(clear.shape[2], pair.clear_path)
     part.dtypes[str(clear.dtype)] += 1

@@ -56,8 +56,8 @@ def read_bands(path: Path, nir_path: Path | None = None) -> NDArray[Any]:
     nir = read_image(nir_path)[:, :, :1]
     if nir.shape[:2] != image.shape[:2] or nir.dtype != image.dtype:
         raise DataError(
-            f"{nir_path} is {nir.shape[0]} x {nir.shape[1]} {nir.dtype}, its colours {path} are {image.shape[0]} x"
-            f" {image.shape[1]} {image.dtype}; both must have one size and type"
+            f"{nir_path} is {nir.shape[1]} x {nir.shape[0]} {nir.dtype}, its colours {path} are {image.shape[1]} x"
+            f" {image.shape[0]} {image.dtype}; both must have one size and type"
         )
     return np.concatenate([image, nir], axis=2)
 

@@ -102,8 +102,8 @@ def check_twins(cloudy: ImagePool, clear: ImagePool) -> None:
     for index, path in enumerate(cloudy.paths):
         if cloudy.shape(index) != clear.shape(index):
             raise DataError(
-                f"{path} is {cloudy.shape(index)[0]} x {cloudy.shape(index)[1]}, its twin {clear.paths[index]} is"
-                f" {clear.shape(index)[0]} x {clear.shape(index)[1]}; twins must have one size: resize"
+                f"{path} is {cloudy.shape(index)[1]} x {cloudy.shape(index)[0]}, its twin {clear.paths[index]} is"
+                f" {clear.shape(index)[1]} x {clear.shape(index)[0]}; twins must have one size: resize"
                 " or remove one"
             )
         if cloudy.dtypes[index] != clear.dtypes[index]:

@@ -195,24 +195,24 @@ class StageSamples:
         for name, (height, width) in self.sizes():
             if wanted is not None and min(height, width) < wanted:
                 raise DataError(
-                    f"{name} is {height} x {width}, patches of {self.stage.patch_px} px made smaller by"
+                    f"{name} is {width} x {height}, patches of {self.stage.patch_px} px made smaller by"
                     f" {self.stage.downscale} need {wanted}; set a smaller patch_px or downscale in its stage"
                 )
             if wanted is None and min(height, width) < self.stage.downscale:
                 raise DataError(
-                    f"{name} is {height} x {width}, which cannot be made smaller by {self.stage.downscale}; set a"
+                    f"{name} is {width} x {height}, which cannot be made smaller by {self.stage.downscale}; set a"
                     " smaller downscale"
                 )
             first = first or (height, width)
             if wanted is None and (height, width) != first:
                 raise DataError(
-                    f"{name} is {height} x {width}, others are {first[0]} x {first[1]}; whole images"
+                    f"{name} is {width} x {height}, others are {first[1]} x {first[0]}; whole images"
                     f" need one size: set patch_px"
                 )
             turned = self.stage.batch > 1 and self.stage.augment.flips == "dihedral"
             if wanted is None and height != width and turned:
                 raise DataError(
-                    f"{name} is {height} x {width}, and turned it is {width} x {height}; a batch needs one size:"
+                    f"{name} is {width} x {height}, and turned it is {height} x {width}; a batch needs one size:"
                     f" set patch_px, or augment.flips: horizontal"
                 )
 

@@ -23,6 +23,7 @@ from declouder.data.pools import ImagePool, check_twins
 from declouder.data.split import hold_out
 from declouder.data.terrain import make_terrain
 from declouder.data.transplant import Dimming
+from declouder.data.withheld import Withheld
 from declouder.errors import DataError
 from declouder.scaling import Scaling
 
@@ -197,7 +198,7 @@ class TrainingData:
         return Sample(cloudy=signed(cloudy), clear=signed(clear), seed=seed)
 
 
-def _parted(data: DataConfig) -> tuple[list[Pair], list[Pair], set[Path]]:
+def _parted(data: DataConfig) -> tuple[list[Pair], list[Pair], Withheld]:
     """Return the pairs to learn from, those held out, and the clear images that nothing may be learnt from."""
     learnt: list[Pair] = []
     known: set[Path] = set()
@@ -218,14 +219,12 @@ def _parted(data: DataConfig) -> tuple[list[Pair], list[Pair], set[Path]]:
         learnt += kept
         held |= {pair.cloudy_path.resolve(): pair for pair in out}
     # Sets may share their clear images: what is ground of a held-out pair in one is not learnt in another.
-    grounds = {pair.clear_path.resolve() for pair in held.values()}
+    grounds = Withheld(pair.clear_path for pair in held.values())
     # A set that is named twice is learnt from twice as often.
     learnt = [
-        pair
-        for pair in learnt
-        if pair.cloudy_path.resolve() not in held and pair.clear_path.resolve() not in grounds
+        pair for pair in learnt if pair.cloudy_path.resolve() not in held and not grounds.holds(pair.clear_path)
     ]
-    return learnt, list(held.values()), known - {pair.clear_path.resolve() for pair in learnt}
+    return learnt, list(held.values()), Withheld(known - {pair.clear_path.resolve() for pair in learnt})
 
 
 def _grounds_of(base: Path, source: PairSource) -> set[Path]:
@@ -238,12 +237,23 @@ def _grounds_of(base: Path, source: PairSource) -> set[Path]:
     return grounds
 
 
-def _clear_images(data: DataConfig, withheld: set[Path]) -> list[Path]:
+def _clear_images(data: DataConfig, withheld: Withheld) -> list[Path]:
     """Return the images of the clear folders, without the ground of pairs that nothing may be learnt from."""
-    found = [path for folder in data.clear for path in find_images(data.base / folder)]
-    kept = [path for path in found if path.resolve() not in withheld]
-    if len(kept) < len(found):
-        log.info("%d clear images are of held-out, excluded or test pairs, and left out", len(found) - len(kept))
+    found: list[Path] = []
+    kept: list[Path] = []
+    for folder in data.clear:
+        images = find_images(data.base / folder)
+        own = [path for path in images if not withheld.holds(path)]
+        if own and "test" in (data.base / folder).resolve().parts[-2:]:
+            log.warning(
+                "data.clear: %s seems to be the test part of a set; scores there will not be of unseen ground",
+                folder,
+            )
+        found += images
+        kept += own
+    if left_out := len(found) - len(kept):
+        verb = "image is" if left_out == 1 else "images are"
+        log.info("%d clear %s of held-out, excluded or test pairs, and left out", left_out, verb)
     if found and not kept:
         raise DataError(
             f"all {len(found)} images of data.clear are those of held-out, excluded or test pairs; give others"

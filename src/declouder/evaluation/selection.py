@@ -150,4 +150,4 @@ def masks_of(pairs: Sequence[Pair], folder: Path | None) -> dict[str, Path]:
 
 def described(image: NDArray[Any]) -> str:
     """Return size, bands and type of an image (H, W, C), for messages."""
-    return f"{image.shape[0]} x {image.shape[1]} px, {image.shape[2]} bands, {image.dtype}"
+    return f"{image.shape[1]} x {image.shape[0]} px, {image.shape[2]} bands, {image.dtype}"

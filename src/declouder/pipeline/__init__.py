@@ -464,7 +464,7 @@ def _given_reference(reference: Any, y: Tensor, enlarge: int) -> Tensor:
     except OptionError as error:
         raise OptionError(f"reference: {error}") from None
     if unit.shape != y.shape:
-        found, wanted = ((len(x), *(side // enlarge for side in x.shape[-2:])) for x in (unit, y))
+        found, wanted = ((len(x), *(side // enlarge for side in (x.shape[3], x.shape[2]))) for x in (unit, y))
         raise OptionError(
             "reference: {} images of {} x {} px, the cloudy ones are {} of {} x {}; give one of each".format(
                 *found, *wanted

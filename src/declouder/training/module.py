@@ -291,7 +291,7 @@ def _check_sizes(
     for name, (height, width) in sizes:
         if min(height, width) // smaller_by < least:
             smaller = "" if smaller_by == 1 else f" after being made smaller by {smaller_by} (downscale)"
-            raise DataError(f"{name} is {height} x {width}, and {whose} {least} px{smaller}; leave it out")
+            raise DataError(f"{name} is {width} x {height}, and {whose} {least} px{smaller}; leave it out")
 
 
 def _freeze_all_but(networks: nn.ModuleDict, parts: list[str], *, stage: StageName) -> None:
