@@ -119,6 +119,7 @@ def test_a_restored_pixel_never_becomes_the_transparent_colour(also, moved, tmp_
     color = (29, 34, 29)
     dn = np.full((3, 40, 50), 200, np.uint8)
     dn[:, :10] = np.reshape(color, (3, 1, 1))
+    dn[:, 30:] = 200 if also is None else also
     source = write_tif(tmp_path / "a.tif", dn)
     with rasterio.open(source, "r+") as dataset:
         dataset.update_tags(NODATA_VALUES=" ".join(map(str, color)))
@@ -127,8 +128,11 @@ def test_a_restored_pixel_never_becomes_the_transparent_colour(also, moved, tmp_
     remove_from_scene(source, tmp_path / "b.tif", pipeline, replace(SMALL, nodata=also))
     with rasterio.open(tmp_path / "b.tif") as dataset:
         result, hidden = dataset.read(), dataset.dataset_mask() == 0
+        assert dataset.nodata is None
     assert hidden[:10].all() and not hidden[10:].any()
-    assert (result[:, :10] == dn[:, :10]).all() and (result[:, 10:] == np.reshape(moved, (3, 1, 1))).all()
+    assert (result[:, :10] == dn[:, :10]).all() and (result[:, 10:30] == np.reshape(moved, (3, 1, 1))).all()
+    left = np.reshape(moved, (3, 1, 1)) if also is None else also
+    assert (result[:, 30:] == left).all()
 
 
 def test_what_gdal_takes_for_a_transparent_colour_may_hold_words(tmp_path):

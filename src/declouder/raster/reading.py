@@ -113,8 +113,8 @@ class RasterReader:
     def declare_nodata(self, value: float) -> None:
         """Take a number for no data, besides what the raster says.
 
-        `info` has it from now on where the raster declares none, and has no alpha band: for programs that read the
-        two, nodata would hide the transparency.
+        `info` has it from now on where the raster declares none, and has neither an alpha band, which programs
+        would no longer heed beside it, nor a transparent colour, beside which they would not heed it.
 
         Raises:
             RasterError: if the raster's dtype cannot hold it.
@@ -137,7 +137,7 @@ class RasterReader:
             return
         self._trusts_overviews = False  # they have mixed it with the ground
         self._reduced.clear()
-        if declared is None and self.info.alpha is None:
+        if declared is None and self.info.alpha is None and self.info.nodata_color is None:
             self.info = replace(self.info, nodata=float(value))
         else:
             self._also_nodata = (float(value),)
