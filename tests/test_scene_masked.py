@@ -15,7 +15,8 @@ from rasterio.transform import Affine
 from conftest import FakePipeline, names_in, read_tif, write_tif
 from declouder.errors import OptionError, OutputError, RasterError
 from declouder.masks import MaskChoice
-from declouder.mosaic import Window
+from declouder.mosaic import Mosaic, Window
+from declouder.raster import RasterReader, reduced
 from declouder.scaling import Scaling
 from declouder.scene import SceneOptions, remove_from_scene
 from declouder.scene.inference import Part, WindowModel, layers_of, unpacked
@@ -61,6 +62,25 @@ def test_outside_the_grown_mask_pixels_are_equal_bit_by_bit_and_inside_they_are_
     near[84:126, 94:146] = True
     assert result[:, ~near].tobytes() == dn[:, ~near].tobytes()
     np.testing.assert_allclose(result[:, cloud], dn[:, cloud] / 2, atol=0.01 if dtype.startswith("float") else 2)
+
+
+def test_under_the_mask_auto_the_rows_of_a_wide_scene_in_strips_are_read_once(darker, tmp_path, rng, monkeypatch):
+    dn = rng.integers(0, 120, (3, 100, 700), dtype=np.uint8)
+    for col in range(20, 680, 60):
+        dn[:, 30:60, col : col + 30] = 250
+    source = write_tif(tmp_path / "a.tif", dn, blockysize=1)
+    options = replace(SMALL, scale=Scaling(0, 255), mask=MaskChoice("auto"))
+    remove_from_scene(source, tmp_path / "plain.tif", darker, options)
+    reads: list[tuple[slice, slice]] = []
+    reading = RasterReader._reading
+    monkeypatch.setattr(reduced, "CACHE_BYTES", 2000)
+    monkeypatch.setattr(RasterReader, "_reading", lambda *where: reads.append(where[1:]) or reading(*where))
+    remove_from_scene(source, tmp_path / "b.tif", darker, options)
+    assert (tmp_path / "b.tif").read_bytes() == (tmp_path / "plain.tif").read_bytes()
+    assert all((cols.start, cols.stop) == (0, 700) for _, cols in reads)
+    # The scene at a smaller size, each row of windows, and the rows that are written.
+    windows = Mosaic(100, 700, window_px=64, overlap_px=16, least_cut_px=SMALL.least_cut_px).windows
+    assert len(reads) == len({window.row for window in windows}) + 2
 
 
 def test_windows_without_cloud_cost_no_inference_and_a_scene_without_any_is_copied(blob, darker, tmp_path, rng):

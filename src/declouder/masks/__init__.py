@@ -17,12 +17,12 @@ import numpy as np
 
 from declouder.masks.choice import AUTO, NONE, MaskChoice
 from declouder.masks.cloudiness import Cloudiness, veil
-from declouder.masks.feathered import MaskSource, SceneMask
+from declouder.masks.feathered import MaskSource, SceneMask, widened
 from declouder.masks.files import FileMask
 from declouder.raster import RasterReader, open_aligned
 from declouder.scaling import Scaling
 
-__all__ = ["AUTO", "NONE", "MaskChoice", "MaskSource", "SceneMask", "open_mask", "veil"]
+__all__ = ["AUTO", "NONE", "MaskChoice", "MaskSource", "SceneMask", "open_mask", "veil", "widened"]
 
 
 @contextmanager
@@ -53,7 +53,12 @@ def open_mask(
     elif choice.source == AUTO:
         source = Cloudiness(reader, bands=bands, names=names, scale=scale)
         yield SceneMask(
-            source, height=height, width=width, feather_px=choice.feather_px, threshold=source.threshold
+            source,
+            height=height,
+            width=width,
+            feather_px=choice.feather_px,
+            threshold=source.threshold,
+            source_reach_px=source.reach_px,
         )
     else:
         with open_aligned(Path(choice.source), reader.info, allow_outside=choice.allow_outside) as aligned:

@@ -38,7 +38,14 @@ _SMOOTH_REACH_PX = 6
 
 
 class Cloudiness:
-    """The estimate of `auto`; see the head of this file."""
+    """The estimate of `auto`; see the head of this file.
+
+    Attributes:
+        threshold: cloud is where the veil is above.
+        reach_px: how far around a place the scene is read.
+    """
+
+    reach_px = _SMOOTH_REACH_PX
 
     def __init__(self, reader: RasterReader, *, bands: Sequence[int], names: Sequence[str], scale: Scaling) -> None:
         places = rgb_places(names)
@@ -64,8 +71,8 @@ class Cloudiness:
         info = self._reader.info
         wide_rows, cut_rows = widened(rows, _SMOOTH_REACH_PX, info.height)
         wide_cols, cut_cols = widened(cols, _SMOOTH_REACH_PX, info.width)
-        valid = self._reader.read_valid(wide_rows, wide_cols, self._bands).all(axis=0)
         dn = self._reader.read(wide_rows, wide_cols, self._bands)
+        valid = self._reader.valid_of(dn, wide_rows, wide_cols).all(axis=0)
         # Averaged over valid pixels only, so that a collar of nodata does not darken its neighbours.
         seen = np.where(valid, veil(self._scale.to_model(dn)), 0)
         total, count = (_smoothed(np.asarray(x, np.float32)) for x in (seen, valid))

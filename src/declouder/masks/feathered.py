@@ -31,6 +31,7 @@ class SceneMask:
     Attributes:
         files: that it is read from; none where it is made of the scene itself.
         threshold: above which the scene's own cloudiness is cloud; None where it is read from files.
+        scene_reach_px: how far around a place the scene itself is read for its share; None where it is not read.
     """
 
     def __init__(
@@ -42,9 +43,11 @@ class SceneMask:
         feather_px: int,
         files: Sequence[Path] = (),
         threshold: float | None = None,
+        source_reach_px: int | None = None,
     ) -> None:
         self.files = tuple(files)
         self.threshold = threshold
+        self.scene_reach_px = None if source_reach_px is None else feather_px + source_reach_px
         self._source = source
         self._size = height, width
         self._feather_px = feather_px

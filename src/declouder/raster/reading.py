@@ -212,12 +212,17 @@ class RasterReader:
 
         Without `heed_alpha` a band that is called alpha is one like the others.
         """
+        return self.valid_of(self.read(rows, cols, bands), rows, cols, heed_alpha=heed_alpha)
+
+    def valid_of(
+        self, dn: NDArray[Any], rows: slice, cols: slice, *, heed_alpha: bool = True
+    ) -> NDArray[np.bool_]:
+        """Return where samples that were read, (C, rows, cols), hold data, as `read_valid` does."""
         hidden = []
         if self.info.has_mask or self.info.nodata_color is not None:
             hidden.append(self.read_mask(rows, cols)[None] == 0)
         if heed_alpha and self._alpha is not None:
             hidden.append(self.read(rows, cols, [self._alpha]) == 0)
-        dn = self.read(rows, cols, bands)
         return self._valid(dn, hidden, np.arange(rows.start, rows.stop), np.arange(cols.start, cols.stop))
 
     def read_mask(self, rows: slice, cols: slice) -> NDArray[np.uint8]:

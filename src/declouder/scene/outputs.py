@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from declouder.journal import Journal
-from declouder.masks import SceneMask
+from declouder.masks import SceneMask, widened
 from declouder.mosaic import Mosaic, Window, areas
 from declouder.raster import BLOCK_PX, RasterReader, RasterWriter
 from declouder.scaling import Scaling, beside_nodata, stored_as
@@ -52,6 +52,16 @@ class Restoration:
         weight = self.mosaic.blended(area, 1, ones)
         return np.asarray(image / np.where(weight > 0, weight, 1), np.float32)
 
+    @property
+    def mask_reads_scene(self) -> bool:
+        """Whether the scene itself is read to know how much of a pixel is restored."""
+        return self.mask is not None and self.mask.scene_reach_px is not None
+
+    def keep_rows(self, rows: slice, bands: Sequence[int] | None = None) -> None:
+        """Have these rows at hand, see `RasterReader.keep_rows`, as far around them as the mask reads the scene."""
+        reach_px = None if self.mask is None else self.mask.scene_reach_px
+        self.reader.keep_rows(widened(rows, reach_px or 0, self.reader.info.height)[0], bands)
+
     def share(self, area: Window) -> NDArray[np.float32]:
         """Return how much of each pixel is restored: (area.height, area.width) in [0, 1]."""
         if self.mask is None:
@@ -73,7 +83,7 @@ def write_scene(
     # Fewer columns where there are many bands: about 16 MiB of float64.
     cols_px = BLOCK_PX * max(1, min(4, 32 // info.count))
     for area in areas(info.height, info.width, rows_px=BLOCK_PX, cols_px=cols_px):
-        reader.keep_rows(area.rows)
+        scene.keep_rows(area.rows)
         dn = reader.read(area.rows, area.cols)
         changed = np.zeros((1, area.height, area.width), np.float32)
         if any(scene.journal.has_image(index) for index in scene.mosaic.reaching(area)):
@@ -90,7 +100,7 @@ def write_scene(
 def _replace_restored(scene: Restoration, area: Window, dn: NDArray[Any]) -> NDArray[np.float32]:
     """Replace what is restored in `dn`, (C, h, w) of all bands; return the share of it, (h, w) in [0, 1]."""
     chosen = [number - 1 for number in scene.bands]
-    valid = scene.reader.read_valid(area.rows, area.cols, scene.bands)
+    valid = scene.reader.valid_of(dn[chosen], area.rows, area.cols)
     share = scene.share(area)
     changed = valid & (share > 0)
     if not changed.any():

@@ -79,18 +79,21 @@ def _model_input(scene: Restoration, plan: Plan, index: int) -> Part | None:
     That is, if its core holds none, or no data there.
     """
     window = scene.mosaic.windows[index]
+    if scene.mask_reads_scene:
+        scene.keep_rows(window.rows, scene.bands)
     cloudy = scene.share(window) > 0
     if not cloudy[plan.core(index)].any():
-        return None  # without a look at the scene
-    scene.reader.keep_rows(window.rows, scene.bands)
-    valid = scene.reader.read_valid(window.rows, window.cols, scene.bands)
+        return None  # of a mask from a file without a look at the scene
+    scene.keep_rows(window.rows, scene.bands)
+    dn = scene.reader.read(window.rows, window.cols, scene.bands)
+    valid = scene.reader.valid_of(dn, window.rows, window.cols)
     ground = np.asarray(valid.any(axis=0))
     place = plan.part(index, ground & cloudy, ground=ground, cut=scene.mask is not None)
     if place is None:
         return None
-    inside = np.s_[:, place.row - window.row :, place.col - window.col :]
-    valid = valid[inside][:, : place.height, : place.width]
-    dn = scene.reader.read(place.rows, place.cols, scene.bands)
+    top, left = place.row - window.row, place.col - window.col
+    inside = np.s_[:, top : top + place.height, left : left + place.width]
+    dn, valid = dn[inside], valid[inside]
     x = fill_invalid(scene.scale.to_model(np.where(valid, dn, 0)), valid)
     aligned = on_grid(place, scene.mosaic.origin)
     beyond = (0, 0), (place.row - aligned.row, 0), (place.col - aligned.col, 0)
