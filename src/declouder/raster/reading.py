@@ -214,9 +214,7 @@ class RasterReader:
         """
         return self.valid_of(self.read(rows, cols, bands), rows, cols, heed_alpha=heed_alpha)
 
-    def valid_of(
-        self, dn: NDArray[Any], rows: slice, cols: slice, *, heed_alpha: bool = True
-    ) -> NDArray[np.bool_]:
+    def valid_of(self, dn: NDArray[Any], rows: slice, cols: slice, *, heed_alpha: bool = True) -> NDArray[np.bool_]:
         """Return where samples that were read, (C, rows, cols), hold data, as `read_valid` does."""
         hidden = []
         if self.info.has_mask or self.info.nodata_color is not None:
