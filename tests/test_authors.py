@@ -6,6 +6,7 @@ and shapes of the tensors in their files.
 
 import json
 import os
+import pickle
 import runpy
 import subprocess
 import sys
@@ -214,6 +215,30 @@ def test_names_of_older_and_of_wrapped_checkpoints_are_understood(
     }
     for found, wanted in zip(networks_from_denoiser_checkpoint(renamed), unets, strict=True):
         assert same_weights(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda x: x.double() * 1e60, "holding values that are not finite in float32"),
+        (lambda x: x.to(torch.float8_e4m3fn), "not plain floating-point of 16 to 64 bits"),
+        (lambda x: x.to_sparse(), "not plain floating-point of 16 to 64 bits"),
+        (lambda x: x.to("meta"), "not plain floating-point of 16 to 64 bits"),
+        (lambda x: x[:1].expand(2**40, *x.shape[1:]), r"is damaged: out.2.weight has shape \(1099511627776, "),
+        (lambda x: x[:, :1].expand(-1, 2**40, -1, -1), r"of another shape: .*1099511627776"),
+    ],
+)
+def test_tensors_that_no_network_can_take_are_told(de: Weights, spoil, words: str) -> None:
+    with pytest.raises(ModelError, match=words) as raised:
+        networks_from_denoiser_checkpoint({**de, "out.2.weight": spoil(de["out.2.weight"])})
+    assert "out.2.weight" in str(raised.value)
+
+
+def test_odd_checkpoints_are_refused_without_further_words(tmp_path, recwarn) -> None:
+    (tmp_path / "protocol_4.pt").write_bytes(pickle.dumps({"a": [1, 2]}, protocol=4))
+    with pytest.raises(ModelError):
+        read_state_dict(tmp_path / "protocol_4.pt")
+    assert not recwarn.list
 
 
 def same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
@@ -484,7 +509,11 @@ def test_unreadable_files_are_refused_in_one_line(tmp_path) -> None:
     [
         ([torch.ones(2)], "holds list, not named tensors"),
         (torch.ones(2), "holds Tensor, not named tensors"),
-        ({"state_dict": {"a": torch.ones(2)}, "epoch": 3}, "holds a dict of state_dict, epoch"),
+        (
+            {"state_dict": {"a": torch.ones(2)}, "epoch": 3},
+            "holds a dict of state_dict, epoch, not named tensors; save what is under 'state_dict' alone",
+        ),
+        ({"epoch": 3, "model": {}}, r"not named tensors; save the network's state_dict\(\) alone"),
         ({"state": {}, "param_groups": []}, "state of an optimizer"),
     ],
 )

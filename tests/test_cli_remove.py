@@ -181,6 +181,12 @@ MISTAKES = [
     (["scene.tif", "-o", "b.tif", "--steps", "0", "--sampler", "ddim"], "--steps 0 takes none"),
     (["/vsizip/a.zip/scene.tif", "-o", "b.tif"], "unpack it first"),
     (["scene.tif", "-o", "b.tif", "--samples", "0", "--best"], "samples is 0"),
+    (["scene.tif", "-o", "b.tif", "--samples", "1", "--best"], "--best is the mean of several draws"),
+    (["scene.tif", "-o", "b.tif", "--steps", "0", "--precision", "bf16"], "--steps 0 takes none"),
+    (
+        ["scene.tif", "scene2.tif", "-o", "out", "--mask", "absent.tif"],
+        "error: absent.tif does not exist; check the name",
+    ),
     (["scene.tif", "-o", "b.tif", "--steps", "many"], "'--steps'"),
     (["scene.tif", "-o", "b.tif", "--window", "31"], "window is 31 px; give at least 32"),
     (["scene.tif", "-o", "b.tif", "--enlarge", "0"], "enlarge is 0"),
@@ -241,6 +247,7 @@ NEED_TORCH = [
     (["scene.tif", "-o", "b.tif", "--model", "./half-model"], "denoiser"),
     (["scene.tif", "-o", "b.tif", "--model", "./model", "--bands", "1,2"], "names 2 bands"),
     (["grey.png", "-o", "b.png", "--model", "./model"], "has 1 band, this model wants 3"),
+    (["scene.tif", "grey.png", "-o", "out", "--model", "./model"], "has 1 band, this model wants 3"),
 ]
 
 

@@ -308,7 +308,18 @@ def test_the_command_starts_processes_of_its_own_and_prints_one_line(source, mod
 
 
 @pytest.mark.parametrize(
-    "name", ["local", "local:0", "local:x", "local:99999", "local:" + "9" * 5000, "tcp://host", "http://host:1", ""]
+    "name",
+    [
+        "local",
+        "local:0",
+        "local:x",
+        "local:99999",
+        "local:" + "9" * 5000,
+        "tcp://host",
+        "tcp://host:65536",
+        "http://host:1",
+        "",
+    ],
 )
 def test_a_cluster_that_no_one_knows_is_refused(name):
     with pytest.raises(OptionError, match="--cluster is"):

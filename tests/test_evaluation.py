@@ -1073,8 +1073,9 @@ def test_a_model_that_gives_no_numbers_has_no_scores(
 ) -> None:
     damaged = CloudRemovalPipeline(**{**pipeline.components, "reference": copy.deepcopy(pipeline.reference)})
     next(damaged.reference.parameters()).data.fill_(float("nan"))
-    with pytest.raises(ModelError, match=r"gave NaN or infinity for .*cloud.*; its weights are damaged"):
-        evaluate(data, ModelMethod(damaged, num_inference_steps=0), out=tmp_path / "a.json")
+    for method in (ModelMethod(damaged, num_inference_steps=0), ModelMethod(damaged, 1, samples=2)):
+        with pytest.raises(ModelError, match=r"gave NaN or infinity for .*cloud.*; its weights are damaged"):
+            evaluate(data, method, out=tmp_path / "a.json")
     assert not (tmp_path / "a.json").exists()
 
 

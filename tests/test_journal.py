@@ -341,6 +341,22 @@ def test_the_journal_of_a_finished_output_is_removed_and_no_other(path, tmp_path
     remove_finished_journal(output)
 
 
+def test_a_journal_that_another_run_began_in_the_place_of_this_ones_stays(path):
+    with open_journal(path, KEY, LAYERS, **SIZE) as journal:
+        journal.add({0: layers_of(0)})
+        path.unlink()
+        path.write_text("another run's")
+    assert path.read_text() == "another run's"
+
+
+def test_records_are_checked_piece_by_piece(path, monkeypatch):
+    stopped_after(path, [[0], [1]])
+    monkeypatch.setattr(journals, "_READ_AT_ONCE", 7)
+    with pytest.raises(Killed), open_journal(path, KEY, LAYERS, **SIZE) as journal:
+        assert len(journal) == 2
+        raise Killed
+
+
 def test_a_file_that_is_reserved_is_no_other_runs_and_a_journal_there_stays(path, tmp_path):
     output = tmp_path / "clear.tif"
     with reserved(output):

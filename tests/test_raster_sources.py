@@ -265,8 +265,10 @@ def test_bigtiff_is_used_when_needed_only(tmp_path):
     assert (tmp_path / "huge.tif").open("rb").read(4) == b"II+\0"
 
 
-def test_scale_and_offset_tags_that_mean_reflectance_give_the_scale(tmp_path, rng):
+@pytest.mark.parametrize("saturated_rows", [0, 9])
+def test_scale_and_offset_tags_that_mean_reflectance_give_the_scale(saturated_rows, tmp_path, rng):
     dn = rng.integers(1100, 7000, (3, 60, 60)).astype(np.uint16)
+    dn[:, :saturated_rows] = 65535  # Sentinel-2's word for it
     path = write_tif(tmp_path / "a.tif", dn)
     with rasterio.open(path, "r+") as dataset:
         dataset.scales, dataset.offsets = [1e-4] * 3, [-0.1] * 3

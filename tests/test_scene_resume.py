@@ -14,9 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import rasterio
 import rasterio.shutil
 import torch
 
@@ -28,6 +30,7 @@ from declouder.mosaic import plan_windows
 from declouder.raster import writing
 from declouder.scaling import Scaling
 from declouder.scene import SceneOptions, removal, remove_from_scene
+from declouder.scene.engine import Here
 
 SMALL = SceneOptions(window_px=64, overlap_px=16)
 
@@ -447,6 +450,18 @@ def test_the_provenance_of_another_scene_is_kept_whatever_journal_lies_there(sou
     assert (tmp_path / "made_up.tif").read_bytes() == before
 
 
+def test_the_provenance_of_another_output_of_the_same_scene_is_kept(source, tmp_path):
+    options = replace(SMALL, provenance=tmp_path / "made_up.tif")
+    remove_from_scene(source, tmp_path / "clear.tif", FakePipeline(draws), options)
+    before = (tmp_path / "made_up.tif").read_bytes()
+    other = replace(options, seed=3)
+    with pytest.raises(Killed):
+        remove_from_scene(source, tmp_path / "b.tif", killed_at(3), replace(other, provenance=None))
+    with pytest.raises(OutputError, match=r"made_up\.tif exists already"):
+        remove_from_scene(source, tmp_path / "b.tif", FakePipeline(draws), other)
+    assert (tmp_path / "made_up.tif").read_bytes() == before
+
+
 def stopping(cloudy, latents):
     stopping.calls += 1
     if stopping.calls == 4:
@@ -484,7 +499,6 @@ def test_all_else_that_a_pixel_depends_on_starts_anew(options, sampler, device, 
     second.scheduler = Sampler(sampler)
     engine = None
     if device != "cpu":
-        from declouder.scene.engine import Here
 
         def engine(options, layers):
             here = Here(second, options, layers)
@@ -493,6 +507,36 @@ def test_all_else_that_a_pixel_depends_on_starts_anew(options, sampler, device, 
 
     remove_from_scene(source, tmp_path / "b.tif", second, replace(before, **options), engine=engine)
     assert "started anew" in caplog.text and words in caplog.text
+
+
+def test_without_steps_the_seed_is_no_matter_of_what_a_run_goes_on_with(source, tmp_path, caplog):
+    caplog.set_level("INFO", logger="declouder")
+    stopping.calls = 0
+    with pytest.raises(Killed):
+        remove_from_scene(source, tmp_path / "b.tif", FakePipeline(stopping), replace(SMALL, steps=0))
+    again = FakePipeline(lambda cloudy, _: cloudy)
+    remove_from_scene(source, tmp_path / "b.tif", again, replace(SMALL, steps=0, seed=4))
+    assert "continued" in caplog.text
+    with rasterio.open(tmp_path / "b.tif") as written:
+        assert written.tags()["DECLOUDER_SEED"] == "none"
+
+
+def test_a_run_that_is_stopped_while_it_writes_leaves_no_output_and_goes_on(source, tmp_path):
+    whole = FakePipeline(lambda cloudy, _: cloudy)
+
+    def stopped(options, layers):
+        here = Here(whole, options, layers)
+        here.heed_stop = Mock(side_effect=Killed)
+        return here
+
+    big = replace(SMALL, provenance=tmp_path / "said.tif")
+    with pytest.raises(Killed):
+        remove_from_scene(source, tmp_path / "b.tif", whole, big, engine=stopped)
+    assert not list(tmp_path.glob("*.part")) and not (tmp_path / "b.tif").exists()
+    assert not (tmp_path / "said.tif").exists()
+    rest = FakePipeline(lambda cloudy, _: cloudy)
+    remove_from_scene(source, tmp_path / "b.tif", rest, big)
+    assert not rest.seen and (tmp_path / "b.tif").exists()
 
 
 def test_a_run_that_was_killed_between_its_two_files_goes_on(tmp_path, rng, monkeypatch):

@@ -275,6 +275,13 @@ def test_more_devices_than_there_are_are_refused(tmp_path, monkeypatch):
     check_devices(2, "cpu")
 
 
+def test_a_device_that_is_not_there_is_told_before_a_folder_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(OptionError, match=r"--device cuda cannot be used on this machine; give --device cpu"):
+        training_module.train(toy(), tmp_path / "run", device="cuda")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_mac_has_one_gpu(monkeypatch):
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
     check_devices(1, "mps")

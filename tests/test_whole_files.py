@@ -192,13 +192,22 @@ def test_a_folder_of_a_folder_that_is_yet_to_be_made_can_be_written(tmp_path):
 def test_folders_that_killed_processes_left_are_removed_and_no_living_ones(tmp_path, fill):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    left = [f".set.{dead.pid}-1.part", f".set.{os.getppid()}-1.part", f".set.more.{dead.pid}-1.part"]
-    for name in left:
+    left = [f".set.{dead.pid}-1.{end}" for end in ("part", "old")]
+    stay = [f".set.{os.getppid()}-1.part", f".set.{os.getppid()}-1.old", f".set.more.{dead.pid}-1.part"]
+    for name in ["set", *left, *stay]:
         (tmp_path / name / "train").mkdir(parents=True)
     with fill(tmp_path / "set") as part:
         part.mkdir(exist_ok=True)
         (part / "a").touch()
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*left[1:], "set"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*stay, "set"])
+
+
+def test_what_another_process_moves_away_at_this_moment_is_not_brought_back(tmp_path):
+    old = tmp_path / f".set.{os.getppid()}-1.old"
+    old.mkdir()
+    with whole_folder(tmp_path / "set") as part:
+        part.mkdir()
+        assert old.exists() and not (tmp_path / "set").exists()
 
 
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):

@@ -45,6 +45,7 @@ WORTH_KEEPING_S = 60.0
 _HEADER = struct.Struct("<II")  # length and CRC-32 of the JSON
 _RECORD = struct.Struct("<IIQI")  # window, windows of its group to come, length, CRC-32
 _MOST_HEADER_BYTES = 2**20
+_READ_AT_ONCE = 16 * 2**20
 _SYNC_EVERY_S = 5.0  # so much work a power cut may cost
 
 
@@ -78,7 +79,7 @@ def remove_finished_journal(output: Path) -> None:
         file = _locked(path)
     except (OSError, BusyError):
         return
-    _unlink(path)
+    _unlink(path, file)
     os.close(file)
 
 
@@ -127,7 +128,7 @@ def open_journal(
     finally:
         if journal is not None:
             if not keep:
-                _unlink(path)
+                journal.remove()
             journal.close()
 
 
@@ -147,7 +148,7 @@ def reserved(output: Path) -> Iterator[None]:
     finally:
         if file is not None:
             if os.fstat(file).st_size == 0:  # else a stopped run on that output left it
-                _unlink(path)
+                _unlink(path, file)
             os.close(file)
 
 
@@ -181,6 +182,10 @@ class Journal:
     def close(self) -> None:
         """Give up the file and its lock."""
         os.close(self._file)
+
+    def remove(self) -> None:
+        """Delete the file, by its name."""
+        _unlink(self.path, self._file)
 
     def __contains__(self, index: int) -> bool:
         return index in self._offsets
@@ -300,8 +305,7 @@ class Journal:
             known = index < self._windows and index not in self._offsets and index not in group
             if not known or length not in (0, self._payload_bytes) or wanted not in (None, to_come):
                 break
-            payload = os.pread(self._file, length, position + _RECORD.size)
-            if len(payload) < length or zlib.crc32(payload, zlib.crc32(head[:-4])) != checksum:
+            if _checksum_at(self._file, position + _RECORD.size, length, zlib.crc32(head[:-4])) != checksum:
                 break
             group[index] = position + _RECORD.size if length else None
             position += _RECORD.size + length
@@ -312,10 +316,14 @@ class Journal:
         os.ftruncate(self._file, self._end)
 
 
-def _unlink(path: Path) -> None:
-    """Delete a file if that can be done: its folder may be gone, and an error of that would hide why."""
+def _unlink(path: Path, file: int) -> None:
+    """Delete an open file if that can be done: its folder may be gone, and an error of that would hide why.
+
+    Where somebody has deleted it before, another run may have begun one of that name: that stays.
+    """
     with contextlib.suppress(OSError):
-        path.unlink()
+        if os.path.samestat(os.fstat(file), path.stat(follow_symlinks=False)):
+            path.unlink()
 
 
 def _locked(path: Path) -> int:
@@ -350,6 +358,17 @@ def _difference(found: bytes | None, header: Mapping[str, Any]) -> str:
         told = [f"without {', '.join(sorted(wanted - kept))}"] if wanted - kept else []
         return f"was made {' and '.join(told + [f'with {name}' for name in sorted(kept - wanted)])}"
     return "was made with another layout"
+
+
+def _checksum_at(file: int, position: int, length: int, checksum: int) -> int | None:
+    """Return the CRC-32 that goes on from `checksum` over part of a file; None if the file ends before."""
+    while length:
+        data = os.pread(file, min(length, _READ_AT_ONCE), position)  # of over 2 GiB Linux returns less
+        if not data:
+            return None
+        checksum = zlib.crc32(data, checksum)
+        position, length = position + len(data), length - len(data)
+    return checksum
 
 
 def _write_at(file: int, data: bytes, position: int) -> None:

@@ -49,8 +49,14 @@ def provenance_info(like: RasterInfo, *, samples: int) -> RasterInfo:
     )
 
 
-def is_provenance(path: Path, like: RasterInfo) -> bool:
-    """Return whether a file is a provenance raster that we have written for a scene such as `like`."""
+def is_provenance(path: Path, like: RasterInfo, *, said: Mapping[str, str] | None = None) -> bool:
+    """Return whether a file is a provenance raster that we have written for a scene such as `like`.
+
+    Args:
+        path: of the file.
+        like: what the scene says of itself.
+        said: the tags that its run leaves, see `own_tags`; None where they are not known yet.
+    """
     try:
         with open_raster(path, max_pixels=like.height * like.width) as reader:
             info = reader.info
@@ -58,7 +64,8 @@ def is_provenance(path: Path, like: RasterInfo) -> bool:
         return False
     if (info.height, info.width, info.crs, info.transform) != (like.height, like.width, like.crs, like.transform):
         return False
-    return info.descriptions[:1] == ("changed",) and NOTE in info.tags.get(None, {})
+    tags = own_tags(info)
+    return info.descriptions[:1] == ("changed",) and NOTE in tags and said in (None, tags)
 
 
 def tagged(info: RasterInfo, key: Mapping[str, Any], *, masked: bool) -> RasterInfo:
@@ -86,7 +93,7 @@ def _output_tags(key: Mapping[str, Any], *, masked: bool) -> dict[str, str]:
         "AVERAGED": "yes" if key["averaged"] else "no",
         "LEAST_PAINTED": f"{key['least painted']:g}",
         "ENLARGE": str(key["enlarge"]),
-        "SEED": str(key["seed"]),
+        "SEED": "none" if key["seed"] is None else str(key["seed"]),
         "BANDS": ",".join(map(str, key["bands"])),
         "SCALE": ",".join(f"{value:.17g}" for value in key["scale"]),
         "MASK": key["mask"] if isinstance(key["mask"], str) else key["mask kind"][0],

@@ -84,8 +84,8 @@ def whole_folder(path: Path, *, mend: str = ELSEWHERE) -> Iterator[Path]:
     old = part.with_suffix(".old")
     try:
         with _told(path, mend):
-            _remove_folders_of_the_dead(place)
             _bring_back(place)
+            _remove_folders_of_the_dead(place)
             yield part
             _permit(part)
             if place.exists():
@@ -141,11 +141,17 @@ def remove_stale_parts(path: Path) -> None:
 
 
 def _remove_folders_of_the_dead(place: Path) -> None:
-    """Delete what killed processes left of an unfinished folder: that may be a whole data set."""
-    for left in _left_beside(place, "part"):
-        process = int(left.name.rsplit(".", 2)[1].split("-")[0])
-        if left.is_dir() and (left == _beside(place) or not lives(process)):
+    """Delete what killed processes left of an unfinished folder, or of one replaced: that may be a data set."""
+    replaced = _left_beside(place, "old") if place.exists() else []
+    for left in [*_left_beside(place, "part"), *replaced]:
+        if left.is_dir() and _is_of_the_dead(left, place):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_of_the_dead(left: Path, place: Path) -> bool:
+    """Return whether nobody is at work with what is called as `_beside` does; we ourselves are just beginning."""
+    process = int(left.name.rsplit(".", 2)[1].split("-")[0])
+    return left.with_suffix(".part") == _beside(place) or not lives(process)
 
 
 def lives(process: int) -> bool:
@@ -162,7 +168,7 @@ def lives(process: int) -> bool:
 def _bring_back(place: Path) -> None:
     """Give a folder its name again where a process was killed between the two renames."""
     for old in _left_beside(place, "old"):
-        if old.is_dir() and not place.exists():
+        if old.is_dir() and not place.exists() and _is_of_the_dead(old, place):
             old.rename(place)
 
 

@@ -38,6 +38,7 @@ UNUSED_IN_MSDA = re.compile(
     r"\.(rt_residual_dense_layers\..+|conv_1x1_c\..+|conv_a\..+|conv_r\..+|coefficient)"
     r"|offset_conv[12]\..+"
 )
+_MOST_BANDS = 1000
 # Networks are built without numbers, as a checkpoint gives every one of them.
 WITHOUT_VALUES = torch.device("meta")
 
@@ -126,13 +127,13 @@ def reference_from_checkpoint(
             "denoiser (are the two files swapped?)"
         )
     if kind == "MSDA-CR":
-        bands = _size(weights, "conv_out.weight", 0, source)
+        bands = _bands_of(weights, "conv_out.weight", source)
         with WITHOUT_VALUES:
             msda: MSDA = MSDA(bands=bands)
         used = {name: tensor for name, tensor in weights.items() if not UNUSED_IN_MSDA.fullmatch(name)}
         fill(msda, used, links_between(msda_pairs(msda), msda), source)
         return msda
-    bands = _size(weights, "tail.weight", 0, source)
+    bands = _bands_of(weights, "tail.weight", source)
     with WITHOUT_VALUES:
         memorynet: MemoryNet = MemoryNet(bands=bands)
     fill(memorynet, weights, memorynet_links(memorynet), source)
@@ -173,7 +174,7 @@ def _denoiser(weights: Mapping[str, Tensor], source: str) -> Denoiser:
             f"{' or '.join(map(str, DENOISER_WIDTHS))}; give one of theirs"
         )
     widths = DENOISER_WIDTHS[len(blocks)]
-    bands = _size(weights, "out.2.weight", 0, source)
+    bands = _bands_of(weights, "out.2.weight", source)
     attention_levels = _attention_levels(weights, len(widths))
     with WITHOUT_VALUES:
         denoiser: Denoiser = Denoiser(bands=bands, widths=widths, attention_levels=attention_levels)
@@ -201,10 +202,12 @@ def _attention_levels(weights: Mapping[str, Tensor], levels: int, prefix: str = 
     )
 
 
-def _size(weights: Mapping[str, Tensor], name: str, axis: int, source: str) -> int:
-    """Return the size of a tensor that tells something about the network."""
+def _bands_of(weights: Mapping[str, Tensor], name: str, source: str) -> int:
+    """Return how many bands a network restores: the size of its last layer."""
     if name not in weights:
         raise ModelError(f"{source} is incomplete: {name} is missing; load it anew")
-    if weights[name].ndim <= axis or weights[name].shape[axis] == 0:
+    bands = weights[name].shape[0] if weights[name].ndim else 0
+    # A damaged file may claim any number, and memory is taken for it.
+    if not 1 <= bands <= _MOST_BANDS:
         raise ModelError(f"{source} is damaged: {name} has shape {tuple(weights[name].shape)}; load it anew")
-    return weights[name].shape[axis]
+    return bands

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -25,12 +27,19 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     if isinstance(content, dict) and {"state", "param_groups"} <= set(content):
         raise ModelError(f"{path} is the state of an optimizer; give the network's weights (model*.pt, ema_*.pt)")
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
-    ):
+    if not _is_state_dict(content):
         found = f"a dict of {some(map(str, content))}" if isinstance(content, dict) else type(content).__name__
-        raise ModelError(f"{path} holds {found}, not named tensors; save the network's state_dict() alone")
+        parts = content if isinstance(content, dict) else {}
+        within = [name for name, part in parts.items() if _is_state_dict(part) and part]
+        mend = f"save what is under {within[0]!r}" if within else "save the network's state_dict()"
+        raise ModelError(f"{path} holds {found}, not named tensors; {mend} alone")
     return content
+
+
+def _is_state_dict(content: object) -> TypeGuard[dict[str, Tensor]]:
+    return isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+    )
 
 
 def _read_safetensors(path: Path) -> object:
@@ -45,7 +54,11 @@ def _read_safetensors(path: Path) -> object:
 
 def _read_torch(path: Path) -> object:
     try:
-        return torch.load(path, weights_only=True, map_location="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # of odd kinds of files and tensors: our errors say what matters of them
+            return torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path} is not a checkpoint of plain tensors, so it was not loaded: it is no PyTorch file, or "

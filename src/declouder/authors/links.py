@@ -85,17 +85,24 @@ def _check(weights: Mapping[str, Tensor], links: list[Link], source: str) -> Non
         if name in weights and tuple(weights[name].shape) != shape
     ]
     present = [name for name in wanted if name in weights]
-    not_float = [name for name in present if not weights[name].is_floating_point()]
-    not_finite = [
-        name for name in present if name not in not_float and not bool(torch.isfinite(weights[name]).all())
-    ]
+    not_float = [name for name in present if not _is_plain(weights[name])]
+    # Only of the right shape: a file can claim any, and an expanded tensor takes its memory when it is looked at.
+    fitting = [name for name in present if tuple(weights[name].shape) == wanted[name] and name not in not_float]
+    # As float32, which it becomes: a float64 may be beyond that.
+    not_finite = [name for name in fitting if not bool(torch.isfinite(weights[name].to(torch.float32)).all())]
     problems = {
         "missing": missing,
         "not part of the network": left_over,
         "of another shape": reshaped,
-        "not floating-point": not_float,
-        "holding values that are not finite": not_finite,
+        "not plain floating-point of 16 to 64 bits": not_float,
+        "holding values that are not finite in float32": not_finite,
     }
     found = "; ".join(f"{what}: {some(names)}" for what, names in problems.items() if names)
     if found:
         raise ModelError(f"{source} does not fit the authors' network; {found}; give the file as they released it")
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Return whether a tensor has its numbers at hand: it is neither sparse nor quantised nor a mere shape."""
+    kinds = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    return tensor.dtype in kinds and tensor.layout == torch.strided and not tensor.is_meta

@@ -81,8 +81,9 @@ def evaluate(
     sampler: SamplerOption = None,
     enlarge: EnlargeOption = 1,
     samples: Annotated[
-        int, typer.Option(help="Draws an image; from 2 on their spread is held against the error.", metavar="N")
-    ] = 1,
+        int | None,
+        typer.Option(help="Draws an image; from 2 on their spread is held against the error.", metavar="N"),
+    ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     precision: PrecisionOption = None,
@@ -106,7 +107,7 @@ def evaluate(
         raise OptionError("--model, --outputs and --cloudy exclude each other; give one")
     if steps is not None and steps < 0:
         raise OptionError(f"--steps is {steps}; give 0 or more")
-    check_sampling(steps=steps, fast=fast, best=best, samples=samples, sampler=sampler)
+    check_sampling(steps=steps, fast=fast, best=best, samples=samples, sampler=sampler, precision=precision)
     if outputs is not None or cloudy:
         _refuse_sampling(
             {
@@ -115,7 +116,7 @@ def evaluate(
                 "--fast": fast,
                 "--best": best,
                 "--precision": precision is not None,
-                "--samples": samples != 1,
+                "--samples": samples is not None,
                 "--seed": seed != 0,
                 "--enlarge": enlarge != 1,
             }

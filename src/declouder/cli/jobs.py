@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from declouder import raster
-from declouder.bands import numbered
+from declouder.bands import choose_bands, numbered
 from declouder.errors import DeclouderError, MisfitError, OptionError, OutputError, RasterError
 from declouder.journal import remove_finished_journal
 from declouder.mosaic import plan_windows
@@ -23,12 +23,12 @@ _MOST_LIST_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Job:
-    """One scene: where it comes from, where it goes to, its size in pixels."""
+    """One scene: where it comes from, where it goes to, what it says of itself, whether the user named it."""
 
     source: Path
     output: Path
-    height: int
-    width: int
+    info: raster.RasterInfo
+    is_named: bool
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,8 @@ def planned_jobs(
         if source in by_name:  # a missing input is told before anything about its output
             raster.check_source(source)
     _check_apart(sources, outputs)
+    if todo and isinstance(options.mask.source, Path):  # once, not as a fault of every scene
+        raster.check_source(options.mask.source)
     if not is_new:
         for _, target in todo:
             raster.check_output(target, sources=[], overwrite=options.overwrite)
@@ -100,7 +102,8 @@ def planned_jobs(
     unusable: dict[Path, DeclouderError] = {}
     for source, target in todo:
         try:
-            jobs.append(_opened(source, target, options, is_new=is_new))
+            info = _looked_at(source, target, options, is_new=is_new)
+            jobs.append(Job(source, target, info, is_named=source in by_name))
         except (RasterError, MisfitError) as error:
             # An odd image in a folder, such as a PNG preview where --cog is given, must not stop the others.
             if len(pairs) == 1 or source in by_name:
@@ -165,7 +168,7 @@ def is_done(job: Job, *, skip_existing: bool) -> bool:
 def window_count(job: Job, options: SceneOptions) -> int:
     """Return about how many windows a scene has: a few more where its corner lies within the grid."""
     least = options.least_cut_px
-    return len(plan_windows(job.height, job.width, options.window, options.overlap, least_cut_px=least))
+    return len(plan_windows(job.info.height, job.info.width, options.window, options.overlap, least_cut_px=least))
 
 
 def listed_in(path: Path) -> list[Path]:
@@ -222,8 +225,19 @@ def _check_apart(sources: Sequence[Path], outputs: Sequence[Path]) -> None:
         taken[name] = source
 
 
-def _opened(source: Path, output: Path, options: SceneOptions, *, is_new: bool) -> Job:
-    """Look into a scene, and at its output if that folder is there already; return its job."""
+def check_bands(jobs: Jobs, names: Sequence[str], options: SceneOptions) -> None:
+    """Look whether images that the user named have the bands of a model, before work on any of them begins.
+
+    Raises:
+        DeclouderError: if one has not; one of a folder that has not fails alone, when it is its turn.
+    """
+    for job in jobs.todo:
+        if job.is_named:
+            choose_bands(job.info, names, options.bands)
+
+
+def _looked_at(source: Path, output: Path, options: SceneOptions, *, is_new: bool) -> raster.RasterInfo:
+    """Look into a scene, and at its output if that folder is there already; return what it says of itself."""
     with open_scene(source, options) as reader:
         info = reader.info
         if is_new:
@@ -236,4 +250,4 @@ def _opened(source: Path, output: Path, options: SceneOptions, *, is_new: bool) 
                 pass
         if options.bands:
             numbered(info, options.bands)
-    return Job(source, output, info.height, info.width)
+    return info

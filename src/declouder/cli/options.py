@@ -127,23 +127,39 @@ DownloadOption = Annotated[
 ]
 
 
-def check_sampling(*, steps: int | None, fast: bool, best: bool, samples: int, sampler: str | None) -> None:
-    """Raise OptionError where options of how the model samples exclude each other."""
+def check_sampling(
+    *,
+    steps: int | None,
+    fast: bool,
+    best: bool,
+    samples: int | None,
+    sampler: str | None,
+    precision: str | None = None,
+) -> None:
+    """Raise OptionError where options of how the model samples exclude each other; None are not given."""
     if fast and (best or steps is not None):
         raise OptionError(f"--fast and {'--best' if best else '--steps'} exclude each other; give one of them")
     if best and steps == 0:
         raise OptionError("--best draws noise several times, and --steps 0 draws none; leave one of them out")
-    if samples > 1 and steps == 0:
+    if best and samples == 1:
+        raise OptionError(
+            f"--best is the mean of several draws; give --samples {BEST_SAMPLES} or more, or leave it out"
+        )
+    if samples is not None and samples > 1 and steps == 0:
         raise OptionError(
             f"--samples {samples} draws noise several times, and --steps 0 draws none; leave one of them out"
         )
     if sampler is not None and steps == 0:
         raise OptionError("--sampler is how steps are taken, and --steps 0 takes none; leave one of them out")
+    if precision == "bf16" and steps == 0:
+        raise OptionError("--precision bf16 is of the steps, and --steps 0 takes none; leave one of them out")
 
 
-def samples_of(samples: int, *, best: bool) -> int:
-    """Return how many draws of the noise --samples asks for beside --best."""
-    return max(samples, BEST_SAMPLES) if best and samples >= 1 else samples
+def samples_of(samples: int | None, *, best: bool) -> int:
+    """Return how many draws of the noise --samples asks for beside --best; None: it is not given."""
+    if samples is None:
+        return BEST_SAMPLES if best else 1
+    return samples
 
 
 def check_device_name(name: str) -> None:

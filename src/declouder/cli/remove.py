@@ -131,9 +131,9 @@ def remove(
         typer.Option(help="Raster to write that says what was made up: changed, w, spread.", metavar="FILE"),
     ] = None,
     samples: Annotated[
-        int,
+        int | None,
         typer.Option(help="Draws of the noise whose spread goes into the provenance: no error bar.", metavar="N"),
-    ] = 1,
+    ] = None,
     cog: Annotated[bool, typer.Option("--cog", help="Write a cloud-optimised GeoTIFF with overviews.")] = False,
     max_pixels: Annotated[
         int | None,
@@ -159,7 +159,7 @@ def remove(
     from declouder.raster import MOST_PIXELS
     from declouder.scene import SceneOptions
 
-    check_sampling(steps=steps, fast=fast, best=best, samples=samples, sampler=sampler)
+    check_sampling(steps=steps, fast=fast, best=best, samples=samples, sampler=sampler, precision=precision)
     if feather is not None and mask == "none":
         raise OptionError("--feather is of a mask; give --mask too")
     options = SceneOptions(
@@ -246,6 +246,7 @@ def _finished(
     skip_existing: bool,
 ) -> Outcome:
     """Load the model and finish all scenes that are to be done, here or on a cluster; return what came of them."""
+    from declouder.cli.jobs import check_bands
     from declouder.provenance import weights_stay
 
     outcome = Outcome(failed=dict(jobs.unusable))
@@ -255,6 +256,7 @@ def _finished(
         pipeline = loaded_pipeline(model, sampler, device, precision)
     else:
         pipeline = _pipeline_for_workers(model, sampler, precision)
+    check_bands(jobs, tuple(pipeline.config.bands), options)
     given = None if options.scale is None else (options.scale.low, options.scale.high)
     tell_trained_range(model, given, option="--scale")
     with weights_stay(pipeline), shown_progress(quiet=quiet, scenes=len(jobs.todo)) as bars:

@@ -73,6 +73,11 @@ class Cluster:
         """Let every engine end at once, with `Stopped`."""
         self._stopped = True
 
+    def heed_stop(self) -> None:
+        """Raise Stopped after `stop`."""
+        if self._stopped:
+            raise Stopped
+
     def try_send(self, work: Work, news: threading.Event) -> Any | None:
         """Send a group to the workers and return its future; None if too many are out or others asked before.
 
@@ -122,8 +127,7 @@ class Cluster:
             OptionError: if the scheduler is gone, or all workers have been gone for long.
             Stopped: after `stop`.
         """
-        if self._stopped:
-            raise Stopped
+        self.heed_stop()
         with self._lock:
             now = time.monotonic()
             if now - self._looked < _LOOK_S:
@@ -132,7 +136,8 @@ class Cluster:
             states = self._states_of_workers()
             lost = self._workers - set(states)
             if lost:
-                log.warning("%d of %d workers died; others do their windows again", len(lost), len(self._workers))
+                who = "others do" if states else "those that come will do"
+                log.warning("%d of %d workers died; %s their windows again", len(lost), len(self._workers), who)
             self._workers = set(states)
             if "running" in states.values():
                 self._none_since = None
@@ -194,6 +199,10 @@ class Remote:
         finally:
             self._cluster.leave(news)
             self._cluster.take_back(list(running), cancel=True)
+
+    def heed_stop(self) -> None:
+        """Raise Stopped where the whole run has been stopped."""
+        self._cluster.heed_stop()
 
     def _arrivals(self, running: dict[Any, Window], news: threading.Event) -> Iterator[Finished]:
         """Yield what is finished; wait for it, but not for long."""

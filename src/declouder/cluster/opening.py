@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 CONNECT_S = 10
 FIRST_WORKER_S = 30
 _MOST_LOCAL = 1024
+_LAST_PORT = 65535
 _THEIRS = {"asyncio", "distributed", "tornado"}
 _SETTINGS = {
     # Our tasks carry their windows, some MB; dask would advise against that.
@@ -41,7 +42,8 @@ def check_cluster_name(name: str) -> int | None:
     Raises:
         OptionError: if it is neither.
     """
-    if re.fullmatch(r"(tcp|tls)://[^/\s]+:\d+", name):
+    address = re.fullmatch(r"(?:tcp|tls)://[^/\s]+:([0-9]{1,5})", name)
+    if address and int(address[1]) <= _LAST_PORT:
         return None
     kind, _, number = name.partition(":")
     if kind == "local" and re.fullmatch(r"[0-9]{1,6}", number) and 1 <= int(number) <= _MOST_LOCAL:

@@ -163,7 +163,7 @@ class DataConfig(Section):
     hold_out_block: int = Field(
         25, ge=1, description="size of these blocks: so many neighbouring numbers are held out together"
     )
-    workers: int = Field(1, ge=0, description="loader processes; 0 loads in the training process")
+    workers: int = Field(1, ge=0, le=256, description="loader processes; 0 loads in the training process")
 
 
 class AugmentConfig(Section):

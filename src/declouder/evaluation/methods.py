@@ -143,7 +143,7 @@ class ModelMethod:
                 + (", or --bands rgbn" if bands == 4 else "")
             )
         try:
-            results = list(draws(partial(self._once, cloudy, scaling), self.samples, enlarge=self.enlarge))
+            results = list(draws(partial(self._once, pair, cloudy, scaling), self.samples, enlarge=self.enlarge))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -152,11 +152,6 @@ class ModelMethod:
                 " declouder remove, which goes window by window, and score that file with --outputs"
             ) from error
         drawn = np.stack([np.asarray(result.images[0], np.float64) for result in results])
-        if not np.isfinite(drawn).all():
-            raise ModelError(
-                f"the model gave NaN or infinity for {pair.cloudy_path}; its weights are damaged, or do not fit the"
-                " device's precision or the sampler"
-            )
         chosen = drawn.mean(0) if self.average else drawn[0]
         spread = np.sqrt(drawn.var(0, ddof=1).mean(2)) if self.samples > 1 else None
         restored = scaling.unit_to_dn(chosen, cloudy.dtype)
@@ -173,7 +168,7 @@ class ModelMethod:
         return int(self.pipeline.config.num_inference_steps) if steps is None else steps
 
     def _once(
-        self, cloudy: NDArray[Any], scaling: Scaling, sample: int, reference: NDArray[np.float32] | None
+        self, pair: Pair, cloudy: NDArray[Any], scaling: Scaling, sample: int, reference: NDArray[np.float32] | None
     ) -> Any:
         """Return one draw; with the reference of an earlier one it is not made again."""
         import torch
@@ -182,7 +177,7 @@ class ModelMethod:
         unit = scaling.to_unit(cloudy)
         place = enlarged_window(Window(0, 0, height, width), self.enlarge)
         noise = scene_noise(self.seed, place, bands, sample=sample)
-        return self.pipeline(
+        result = self.pipeline(
             torch.from_numpy(unit.transpose(2, 0, 1)[None].copy()),
             num_inference_steps=self.num_inference_steps,
             strength=self.strength,
@@ -196,6 +191,13 @@ class ModelMethod:
             generator=torch.Generator().manual_seed(zlib.crc32(noise.tobytes())),
             output_type="np",
         )
+        # Before the next draw leans on its reference.
+        if not np.isfinite(result.images).all():
+            raise ModelError(
+                f"the model gave NaN or infinity for {pair.cloudy_path}; its weights are damaged, or do not fit the"
+                " device's precision or the sampler"
+            )
+        return result
 
 
 @dataclass(frozen=True)

@@ -202,10 +202,11 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
                 model was saved.
             strength: in (0, 1]: where the process starts, see the class. None: as the model was saved.
             w_bounds: (w_min, w_max); equal bounds fix w. None: as the model was saved.
-            consistency: in [0, 1], see the class. None: as the model was saved. Without steps there is none: the
-                reference image stays the network's.
+            consistency: in [0, 1], see the class. None: as the model was saved. With `num_inference_steps` 0 there
+                is none: the reference image stays the network's.
             least_painted: in [0, 1]: images of which the reference network painted a smaller share (see
-                `declouder.painted`) take no step; 0: every image takes all steps.
+                `declouder.painted`) take no step, but are held to the haze like the others; 0: every image takes
+                all steps.
             enlarge: how many times as large the networks see the images, from 1 to 4: for clouds of a few pixels,
                 see `declouder.enlarging`. Time and memory grow with its square.
             reference: what the steps lean on, of the kinds and the size of `cloudy`, in place of what the reference

@@ -160,11 +160,17 @@ class RasterReader:
     def look_for_undeclared(self, bands: Sequence[int]) -> None:
         """Look whether pixels hold no data though nothing says so, and leave them out from now on.
 
-        Only where the raster has neither nodata, nor a mask, nor alpha, and `declare_nodata` has told none. Where
-        its nodata is NaN, which holds none anyway, only for a number far from all others.
+        Only where the raster has neither nodata, nor a mask, nor alpha, nor a transparent colour, and
+        `declare_nodata` has told none. Where its nodata is NaN, which holds none anyway, only for a number far from
+        all others.
         """
         info = self.info
-        if info.has_mask or self._alpha is not None or any(map(math.isfinite, self.no_data)):
+        if (
+            info.has_mask
+            or info.nodata_color is not None
+            or self._alpha is not None
+            or any(map(math.isfinite, self.no_data))
+        ):
             return
         dn, _ = self.read_reduced(bands)
         find = find_undeclared if info.nodata is None else find_extreme
@@ -253,7 +259,7 @@ class RasterReader:
                 if info.has_mask or info.nodata_color is not None:
                     hidden.append(dataset.dataset_mask(out_shape=shape)[None] == 0)
                 if self._alpha is not None:
-                    hidden.append(skimmed(dataset, [self._alpha], shape) == 0)
+                    hidden.append(skimmed(dataset, [self._alpha], shape, by_blocks=at_full_size) == 0)
             self._reduced[kept] = dn, hidden
         dn, hidden = self._reduced[kept]
         return dn, self._valid(dn, hidden, *looked_at(shape, info))

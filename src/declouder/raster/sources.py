@@ -155,7 +155,10 @@ def _named(path: Path, folder: Path, text: str | None, is_relative: bool, *, all
             f"{path} names {name[:200]}, outside its own folder; if that is meant, allow it with --allow-outside"
         )
     # An existing file and no other string of GDAL's: /vsicurl/, a database, a VRT within.
-    check_source(target)
+    try:
+        check_source(target)
+    except RasterError as error:
+        raise RasterError(f"{path} names a file that cannot be read: {error}") from None
     if target.suffix.lower() == ".vrt":
         raise RasterError(
             f"{path} names {name[:200]}, a VRT in turn; give the files themselves, or make an image of it:"

@@ -46,6 +46,7 @@ BLOCK_PX = 256
 """Height and width of the blocks of what we write."""
 DEFLATE_LEVEL = 4
 """A real scene comes out as small as at GDAL's own 6; noise takes a fraction of the time."""
+_HARDLY_FREE_BYTES = 2**20
 # What a source's compression may be for the output to keep it: the lossy ones would harm bands that pass
 # through.
 _LOSSLESS = ("DEFLATE", "LZW", "ZSTD", "LZMA")
@@ -361,6 +362,8 @@ def _writing(output: Path) -> Iterator[None]:
     try:
         yield
     except GDAL_ERRORS as error:
-        raise OutputError(
-            f"{output} cannot be written ({one_line(error)}); is the disk full, or the folder read-only?"
-        ) from error
+        mend = "is the disk full, or the folder read-only?"
+        with contextlib.suppress(OSError):
+            if shutil.disk_usage(output.resolve().parent).free < _HARDLY_FREE_BYTES:
+                mend = "the disk is full: free some space and run the same command again"
+        raise OutputError(f"{output} cannot be written ({one_line(error)}); {mend}") from error

@@ -36,6 +36,9 @@ class Engine(Protocol):
             ModelError: if the model fails, with the place.
         """
 
+    def heed_stop(self) -> None:
+        """Raise where the whole run has been stopped: between windows, and while the output is written."""
+
 
 MakeEngine = Callable[[SceneOptions, Mapping[str, Layer]], Engine]
 """Makes the engine of one scene, which keeps the given layers."""
@@ -63,6 +66,9 @@ class Here:
         """Yield every group when it is finished, in order."""
         for group in groups:
             yield finished(self._model, group)
+
+    def heed_stop(self) -> None:
+        """Do nothing: what stops this process is an interrupt."""
 
 
 def finished(model: WindowModel, group: Group) -> Finished:

@@ -70,11 +70,13 @@ def auto_scale(reader: RasterReader, bands: Sequence[int]) -> Scaling:
     values = _valid_samples(reader, bands)
     if values.size == 0:
         return Scaling.of_dtype(reader.info.dtype)
-    low, high = _ends_of_most(values)
     factor, offset = _tagged(reader, bands)
-    # Clouds and snow are brighter than a white plate; percentiles of a hazy scene reach well above 1.
-    if factor is not None and low * factor + offset >= -0.05 and 0.1 <= high * factor + offset <= 2:
-        return Scaling(0.0 - offset / factor, (1 - offset) / factor)
+    if factor is not None:
+        low, high = (factor * end + offset for end in _ends_of_most(_unsaturated(values, reader.info.dtype)))
+        # Clouds and snow are brighter than a white plate; percentiles of a hazy scene reach well above 1.
+        if low >= -0.05 and 0.1 <= high <= 2:
+            return Scaling(0.0 - offset / factor, (1 - offset) / factor)
+    low, high = _ends_of_most(values)
     # Percentiles again, as one hot pixel of 1.2 is still reflectance. A darker scene than 0.1 is in another
     # unit.
     if np.dtype(reader.info.dtype).kind == "f" and low >= -0.05 and 0.1 <= high <= 1.05:
@@ -144,6 +146,17 @@ def _ends_of_most(values: NDArray[np.float64]) -> tuple[float, float]:
     """Return the 0.5 % and 99.5 % percentiles."""
     low, high = np.percentile(values, [0.5, 99.5])
     return float(low), float(high)
+
+
+def _unsaturated(values: NDArray[np.float64], dtype: str) -> NDArray[np.float64]:
+    """Leave out the highest number of a type of integers, by which Sentinel-2 says that a detector was saturated.
+
+    Where there is no other, it stays.
+    """
+    if np.dtype(dtype).kind == "f":
+        return values
+    sound = values[values < np.iinfo(dtype).max]
+    return sound if sound.size else values
 
 
 def _tagged(reader: RasterReader, bands: Sequence[int]) -> tuple[float | None, float]:

@@ -5,7 +5,7 @@ A second raster, the provenance, says where that is, and what the pixels come fr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,19 +70,32 @@ class Restoration:
 
 
 def write_scene(
-    scene: Restoration, writer: RasterWriter, provenance: RasterWriter | None, layers: Sequence[str]
+    scene: Restoration,
+    writer: RasterWriter,
+    provenance: RasterWriter | None,
+    layers: Sequence[str],
+    heed_stop: Callable[[], None],
 ) -> int:
     """Write the whole scene: the source's pixels, the valid samples of the model's bands replaced under the mask.
 
     Area by area, each of whole blocks of the output: every block is compressed once.
 
-    Returns how many pixels were restored, in whole or in part.
+    Args:
+        scene: what was restored.
+        writer: of the output.
+        provenance: of the raster that says where; or None.
+        layers: that go there.
+        heed_stop: called once an area; raises where the run shall end.
+
+    Returns:
+        How many pixels were restored, in whole or in part.
     """
     changed_px = 0
     reader, info = scene.reader, scene.reader.info
     # Fewer columns where there are many bands: about 16 MiB of float64.
     cols_px = BLOCK_PX * max(1, min(4, 32 // info.count))
     for area in areas(info.height, info.width, rows_px=BLOCK_PX, cols_px=cols_px):
+        heed_stop()
         scene.keep_rows(area.rows)
         dn = reader.read(area.rows, area.cols)
         changed = np.zeros((1, area.height, area.width), np.float32)

@@ -101,6 +101,10 @@ def remove_from_scene(
         layers = layers_of(options, bands=len(bands.numbers), dtype=info.dtype, scale=scale)
         at_work: Engine = Here(pipeline, options, layers) if engine is None else engine(options, layers)
         key = _key(reader, mask, pipeline, at_work.device, options, bands, scale)
+        tags = own_tags(tagged(info, key, masked=mask is not None))
+        if may_replace and not options.overwrite:  # what is there may be of another output of this scene
+            assert options.provenance is not None
+            may_replace = is_provenance(options.provenance, info, said=tags)
         windows = mosaic.windows
         height, width = max(window.height for window in windows), max(window.width for window in windows)
         journal = stack.enter_context(
@@ -112,7 +116,7 @@ def remove_from_scene(
         continued = len(journal)
         scene = Restoration(reader, mosaic, journal, bands.numbers, scale, mask)
         small_clouds = restore_windows(scene, at_work, progress or (lambda done, total: None))
-        changed_px = _write(scene, output, options, key, layers, stamps, may_replace=may_replace)
+        changed_px = _write(scene, output, options, key, layers, stamps, at_work, may_replace=may_replace)
         restored = journal.restored
         if restored == 0:
             log.warning("%s", _nothing_restored(output, reader, bands, options))
@@ -132,7 +136,7 @@ def remove_from_scene(
         seconds=ended - started,
         ended=ended,
         small_clouds_left=small_clouds.are_left,
-        tags=own_tags(tagged(info, key, masked=mask is not None)),
+        tags=tags,
         continued=continued,
     )
 
@@ -230,6 +234,7 @@ def _write(
     key: Mapping[str, Any],
     layers: Mapping[str, Layer],
     stamps: Mapping[Path, tuple[int, int, int]],
+    at_work: Engine,
     *,
     may_replace: bool,
 ) -> int:
@@ -249,12 +254,13 @@ def _write(
     restored = tagged(like, key, masked=masked)
     with create_raster(output, restored, overwrite=options.overwrite, cog=options.cog) as writer:
         if options.provenance is None:
-            changed_px = write_scene(scene, writer, None, [])
+            changed_px = write_scene(scene, writer, None, [], at_work.heed_stop)
             _check_unchanged(stamps, like)
             return changed_px
         said = tagged(provenance_info(like, samples=options.samples), key, masked=masked)
         with create_raster(options.provenance, said, overwrite=may_replace) as provenance:
-            changed_px = write_scene(scene, writer, provenance, [name for name in layers if name != "image"])
+            further = [name for name in layers if name != "image"]
+            changed_px = write_scene(scene, writer, provenance, further, at_work.heed_stop)
             _check_unchanged(stamps, like)
             _publish_both(writer, provenance, output, options)
     return changed_px
@@ -314,7 +320,7 @@ def _key(
         "precision": precision_of(pipeline) if steps != 0 else None,
         "least painted": options.least_painted,
         "enlarge": options.enlarge,
-        "seed": options.seed,
+        "seed": options.seed if steps != 0 else None,
         "samples": options.samples,
         "averaged": options.average,
         "bands": list(bands.numbers),

@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from declouder.config import StageName
-from declouder.devices import has_bfloat16, is_out_of_memory
+from declouder.devices import has_bfloat16, is_out_of_memory, resolved_device
 from declouder.errors import ConfigError, DataError, OptionError, OutputError
 
 _PEER_LOST = re.compile(r"Connection (closed by peer|reset by peer|refused)|NCCL.*remote process exited", re.DOTALL)
@@ -55,8 +55,11 @@ def check_devices(devices: int, device: str) -> None:
     """Refuse more devices than this machine has, and several where the program cannot be run once for each.
 
     Raises:
-        OptionError: if there are fewer; a CPU is any number. If several are asked for at a prompt or in a notebook.
+        OptionError: if there are none of that kind, or fewer; a CPU is any number. If several are asked for at a
+            prompt or in a notebook.
     """
+    if device != "auto":
+        resolved_device(device)
     there = _count_of(device)
     if there is not None and devices > there:
         raise OptionError(f"--devices is {devices}, and this machine has {there}; give {there} or less")
