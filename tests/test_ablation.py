@@ -19,7 +19,7 @@ from declouder.ablation.settings import AS_SAVED, slug
 from declouder.ablation.tables import plot
 from declouder.ablation.verdict import _verdicts, best_that_loses_nothing, plus
 from declouder.breakdown import REGIONS
-from declouder.errors import OptionError, OutputError
+from declouder.errors import DataError, OptionError, OutputError
 from declouder.evaluation import SCORES, Selection
 from declouder.networks import CompactNet, Denoiser, WeightNet
 from declouder.pipeline import SAMPLERS, CloudRemovalPipeline, make_scheduler
@@ -363,6 +363,24 @@ def test_groups_that_differ_by_chance_alone_are_hardly_ever_judged() -> None:
         said = answer(fused, reference)["sentence"]
         judged += "is worse, in LPIPS or PSNR, for images" in said or "holds for images with" in said
     assert judged <= 10  # of 100; five are allowed for in the mean
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"x"', "[" * 100_000])
+def test_an_ablation_whose_record_is_damaged_is_told(text, selection, pipeline, tmp_path) -> None:
+    ablate(selection, pipeline, out=tmp_path / "out", only=["reference"])
+    (tmp_path / "out" / "ablation-of.json").write_text(text)
+    with pytest.raises(OutputError, match=r"ablation-of\.json .*; choose another -o, or remove that folder"):
+        ablate(selection, pipeline, out=tmp_path / "out", only=["reference"])
+
+
+def test_scores_of_other_images_are_no_row_of_an_ablation(selection, pipeline, tmp_path) -> None:
+    ablate(selection, pipeline, out=tmp_path / "out", only=["reference", "diffusion"])
+    path = next((tmp_path / "out" / "scores").glob("*.json"))
+    found = json.loads(path.read_text())
+    found["images"][0]["name"] = "another"
+    path.write_text(json.dumps(found))
+    with pytest.raises(DataError, match=r"is not of the images of .*; remove the one that was changed"):
+        ablate(selection, pipeline, out=tmp_path / "out", only=["reference", "diffusion"])
 
 
 def test_an_ablation_refuses_another_range(selection, pipeline, tmp_path):

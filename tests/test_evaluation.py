@@ -642,11 +642,38 @@ def test_two_runs_on_one_file_of_scores_are_kept_apart(data: Path, tmp_path: Pat
 
         def restore(self, pair: Pair, cloudy: NDArray[Any], scaling: Scaling) -> Restored:
             if pair.name == NAMES[0]:
-                with pytest.raises(OutputError, match="other data, model or settings"):
-                    evaluate(Selection(data, limit=2), CloudyMethod(), out=out)
+                for overwrite in (False, True):
+                    with pytest.raises(OutputError, match=r"another run is scoring to .*a\.json at this moment"):
+                        evaluate(Selection(data, limit=2), CloudyMethod(), out=out, overwrite=overwrite)
             return super().restore(pair, cloudy, scaling)
 
     assert len(evaluate(data, Other(), out=out)["images"]) == 3
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_scores_that_another_run_has_finished_meanwhile_stay(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "a.json"
+
+    def slow(*arguments: Any, real: Any = metrics.load_lpips, **options: Any) -> Any:
+        if not out.exists():  # while the weights are read another run begins, and ends
+            out.write_text("scores")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(metrics, "load_lpips", slow)
+    with pytest.raises(OutputError, match=r"a\.json exists"):
+        evaluate(data, CloudyMethod(), out=out)
+    assert out.read_text() == "scores"
+
+
+@pytest.mark.parametrize("names", [["blue", "green", "red"], ["nir", "red", "green"], ["B02", "B03", "B04"]])
+def test_a_model_is_not_scored_on_bands_that_are_said_to_be_others(
+    names: list[str], data: Path, tmp_path: Path, pipeline: CloudRemovalPipeline
+) -> None:
+    with pytest.raises(OptionError, match="the model takes bands for red,green,blue; give images in its order"):
+        evaluate(data, ModelMethod(pipeline, 0), out=tmp_path / "a.json", band_names=names)
+    assert not (tmp_path / "a.json.partial").exists()
 
 
 def test_floats_beyond_0_and_1_want_a_range(tmp_path: Path) -> None:
@@ -941,6 +968,15 @@ def test_scores_that_lack_a_part_are_refused(data: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("place", "value", "told"),
     [
+        (("images", 0, "psnr"), math.nan, r"images\.0\.psnr: .*finite"),
+        (("changed",), {}, r"changed\.mean: .*required"),
+        (("kept",), {}, r"kept\.folder: .*required"),
+        (("definitions",), {}, r"definitions\.regions: .*required"),
+        (("spread",), {"reliability": [{}]}, r"spread\.correlation: .*required"),
+        (("data", "images"), "x", r"data\.images: .*integer"),
+        (("data", "data_range"), "x", r"data\.data_range.*: .*"),
+        (("mean", "psnr"), math.inf, r"mean\.psnr: .*finite"),
+        (("images",), [], r"images: .*at least 1"),
         (("images", 0, "psnr"), "33 dB", r"images\.0\.psnr: .*number"),
         (("images", 1, "bands"), None, r"images\.1\.bands: .*dictionary"),
         (("images",), {}, "images: .*list"),
@@ -974,6 +1010,34 @@ def test_a_journal_whose_rows_were_edited_is_named(data: Path, tmp_path: Path) -
     journal.write_text("\n".join([head, first, json.dumps(row), ""]))
     with pytest.raises(OutputError, match=r"partial is damaged \(line 3, cover: .*required\); remove it"):
         evaluate(data, CloudyMethod(), out=tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda row: row.replace('"psnr": ', '"psnr": NaN, "was": ', 1),
+        lambda row: row.replace('"cover": ', '"cover": 1e999, "was": ', 1),
+        lambda row: row.replace('"regions": {', '"regions": {}, "was": {'),
+        lambda row: row.replace('"changed": {', '"changed": {}, "was": {'),
+        lambda row: row.replace('"doubts": {', '"doubts": {}, "was": {'),
+        lambda row: row.replace('"spread": null', '"spread": {"x": 1}'),
+        lambda row: row.replace('"bands": {', '"bands": {}, "was": {'),
+        lambda row: "[" * 100_000,
+        lambda row: row + "\n" + row,
+    ],
+)
+def test_whatever_is_damaged_in_a_journal_is_told_before_anything_is_scored(
+    spoil: Callable[[str], str], data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(data, CloudyMethod(), out=tmp_path / "a.json", on_image=_stop_at(2))
+    journal = tmp_path / "a.json.partial"
+    head, first, second = journal.read_text().splitlines()
+    assert spoil(second) != second
+    journal.write_text("\n".join([head, first, spoil(second), ""]))
+    with pytest.raises(OutputError, match=r"partial is damaged \(.*\); remove it to begin anew") as raised:
+        evaluate(data, CloudyMethod(), out=tmp_path / "a.json")
+    assert "\n" not in str(raised.value)
 
 
 def test_a_frame_that_holds_no_data_is_told(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

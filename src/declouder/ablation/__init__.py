@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from declouder.ablation.settings import AS_SAVED, GROUP_NAMES, Row, rows, slug
 from declouder.ablation.tables import plot, to_csv, to_markdown
 from declouder.ablation.verdict import answer, best_that_loses_nothing
-from declouder.errors import OutputError
+from declouder.errors import DataError, OutputError
 from declouder.evaluation import ModelMethod, OnImage, Selection, ends_of, evaluate, read_scores
 from declouder.evaluation.files import SCORING_PACKAGES, files_fingerprint, make_folder
 from declouder.metrics import load_lpips
@@ -104,6 +104,7 @@ def ablate(
                 )
             evaluations = settings["samples"] * pipeline.evaluations(settings["steps"])
             scored.append((_entry(row, settings, path, result, evaluations), result))
+    _check_same_images([(out / entry["scores"], result) for entry, result in scored])
     (_, reference), *others = scored
     fused = next((result for entry, result in others if entry["label"] == AS_SAVED), None)
     found = {
@@ -145,6 +146,14 @@ def _earlier(path: Path, backbone: str | None) -> dict[str, Any] | None:
     return result if backbone in (None, result["lpips"].get("backbone_sha256")) else None
 
 
+def _check_same_images(files: Sequence[tuple[Path, Mapping[str, Any]]]) -> None:
+    """Raise DataError if files of scores, one of which may have been edited, are not of the same images."""
+    names = [[row["name"] for row in result["images"]] for _, result in files]
+    for (path, _), found in zip(files, names, strict=True):
+        if found != names[0]:
+            raise DataError(f"{path} is not of the images of {files[0][0]}; remove the one that was changed")
+
+
 def _method(pipeline: CloudRemovalPipeline, settings: Mapping[str, Any]) -> ModelMethod:
     low, high = settings["w_bounds"]
     return ModelMethod(
@@ -175,6 +184,17 @@ def _entry(
     }
 
 
+def _ablated_before(path: Path) -> dict[str, Any]:
+    """Return what was ablated, as `_check_same` wrote it."""
+    try:
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise OutputError(f"{path} cannot be read ({error}); choose another -o, or remove that folder") from None
+    if not isinstance(before, dict):
+        raise OutputError(f"{path} says nothing of an ablation; choose another -o, or remove that folder")
+    return before
+
+
 def _check_same(
     path: Path,
     selection: Selection,
@@ -198,7 +218,7 @@ def _check_same(
     if not any((path.parent / "scores").glob("*.json")):  # nothing was scored of what it may name
         write_text(path, json.dumps(now, indent=1, allow_nan=False) + "\n")
         return
-    before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    before = _ablated_before(path)
     others = [name for name in (*now, *(before.keys() - now)) if before.get(name) != now.get(name)]
     if others:
         raise OutputError(f"{path.parent} holds the ablation of another {', '.join(others)}; choose another -o")

@@ -205,7 +205,7 @@ def parsed_range(text: str | None) -> tuple[float, float] | None:
 
     try:
         low, high = parsed_ends("--data-range", text) if "," in text else (0.0, float(text))
-        if not math.isfinite(high - low) or 0 < high - low < LEAST_SPAN:
+        if not LEAST_SPAN <= high - low < math.inf:
             raise ValueError
     except ValueError:
         raise OptionError(f"--data-range is {text!r}; give SPAN or LOW,HIGH such as 0,10000") from None

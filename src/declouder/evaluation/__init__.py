@@ -40,6 +40,7 @@ from declouder.evaluation.files import (
     FORMAT,
     FORMAT_VERSION,
     SCORING_PACKAGES,
+    alone_at,
     begin_journal,
     files_fingerprint,
     make_folder,
@@ -67,6 +68,7 @@ from declouder.evaluation.summary import (
 )
 from declouder.kept import LEGEND, check_owner, owner_of
 from declouder.packages import package_versions
+from declouder.rgb import RGBN, spoken_colors
 from declouder.whole_files import check_new, write_text
 
 __all__ = [
@@ -159,6 +161,7 @@ def evaluate(
     mask_of = masks_of(pairs, masks)
     lpips, lpips_reason = metrics.load_lpips(lpips_backbone, download=download_backbone)
     described = method.describe(pairs)
+    _check_names_of_model(band_names, described)
     run = {
         "data": {
             **selection.describe(pairs),
@@ -183,28 +186,45 @@ def evaluate(
         "versions": package_versions(SCORING_PACKAGES),
     }
     make_folder(out.parent)
-    done = _begun(partial, head, keep, owner, overwrite=overwrite)
-    scorer = Scorer(
-        selection=selection,
-        method=method,
-        lpips=lpips,
-        band_lpips=band_lpips,
-        band_names=band_names or described.get("bands"),
-        data_range=ends,
-        mask_of=mask_of,
-        keep=keep,
-        owner=owner,
-    )
-    rows = _rows(scorer, pairs, done, partial, on_image)
-    tell_doubts({row["name"]: row[DOUBTS] for row in rows if DOUBTS in row}, data_range=ends)
-    rows = without_doubts(rows)
-    samples, averaged = described.get("samples", 1), described.get("averaged", False)
-    result = {**head, **summary(rows, samples=samples, averaged=averaged), "images": rows}
-    write_text(csv, to_csv(rows))
-    write_text(markdown, to_markdown([result]) + "\n" + breakdown_markdown(result))
-    write_text(out, json.dumps(result, indent=1, allow_nan=False) + "\n")
-    partial.unlink(missing_ok=True)
+    with alone_at(out):
+        check_new(out, overwrite=overwrite)  # another run may have finished it since
+        done = _begun(partial, head, keep, owner, overwrite=overwrite)
+        scorer = Scorer(
+            selection=selection,
+            method=method,
+            lpips=lpips,
+            band_lpips=band_lpips,
+            band_names=band_names or described.get("bands"),
+            data_range=ends,
+            mask_of=mask_of,
+            keep=keep,
+            owner=owner,
+        )
+        rows = _rows(scorer, pairs, done, partial, on_image)
+        tell_doubts({row["name"]: row[DOUBTS] for row in rows if DOUBTS in row}, data_range=ends)
+        rows = without_doubts(rows)
+        samples, averaged = described.get("samples", 1), described.get("averaged", False)
+        result = {**head, **summary(rows, samples=samples, averaged=averaged), "images": rows}
+        write_text(csv, to_csv(rows))
+        write_text(markdown, to_markdown([result]) + "\n" + breakdown_markdown(result))
+        write_text(out, json.dumps(result, indent=1, allow_nan=False) + "\n")
+        partial.unlink(missing_ok=True)
     return result
+
+
+def _check_names_of_model(given: Sequence[str] | None, described: Mapping[str, Any]) -> None:
+    """Raise OptionError if bands are said to be others than a model takes them for: it would see wrong colours."""
+    own = described.get("bands") if described.get("kind") == "model" else None
+    if given is None or own is None:
+        return
+    said, wanted = spoken_colors(given), spoken_colors(own)
+    moved = any(band in said and band in wanted and said.index(band) != wanted.index(band) for band in RGBN)
+    others = any(one != other and {one, other} <= set(RGBN) for one, other in zip(said, wanted, strict=False))
+    if moved or others:
+        raise OptionError(
+            f"--band-names is {','.join(given)}, and the model takes bands for {','.join(own)}; give images in its"
+            " order, such as by gdal_translate -b"
+        )
 
 
 def _begun(

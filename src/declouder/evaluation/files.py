@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from declouder.errors import DataError, OutputError
 from declouder.evaluation.layout import PARTS, flaw_of_file, flaw_of_row
+from declouder.locks import locked
 from declouder.whole_files import write_text
 
 log = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ def read_scores(path: Path) -> dict[str, Any]:
         DataError: if it is missing, no file of scores, one of another version, or one that was changed since.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = _parsed(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; `declouder evaluate` makes it") from None
     except IsADirectoryError:
@@ -47,6 +49,29 @@ def read_scores(path: Path) -> dict[str, Any]:
     if (flaw := flaw_of_file(found)) is not None:
         raise DataError(f"{path} is not as `declouder evaluate` writes it ({flaw}); evaluate again")
     return found
+
+
+@contextlib.contextmanager
+def alone_at(out: Path) -> Iterator[None]:
+    """Keep other runs from scoring to the same file for as long as the block lasts.
+
+    Raises:
+        OutputError: if another run is at it.
+    """
+    lock = out.with_name(f".{out.name}.lock")
+    try:
+        file = locked(lock, doubt="see that no other run scores to the same file")
+    except BlockingIOError:
+        raise OutputError(
+            f"another run is scoring to {out} at this moment; wait for it, or choose another --out"
+        ) from None
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written ({error.strerror or error}); choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(file)
 
 
 def begin_journal(
@@ -71,13 +96,15 @@ def begin_journal(
     whole = text[: text.rfind("\n") + 1]
     lines = whole.splitlines()
     try:
-        found = [json.loads(line) for line in lines]
+        found = [_parsed(line) for line in lines]
     except ValueError as error:
         raise OutputError(f"{partial} is damaged ({error}); remove it to begin anew") from None
     for number, row in enumerate(found[1:], 2):
         if (flaw := flaw_of_row(row)) is not None:
             raise OutputError(f"{partial} is damaged (line {number}, {flaw}); remove it to begin anew")
     rows = {row["name"]: row for row in found[1:]}
+    if len(rows) < len(found) - 1:
+        raise OutputError(f"{partial} is damaged (an image is there twice); remove it to begin anew")
     if found and found[0] != head and (anew_if_other or _but_for_images(found[0]) == _but_for_images(head)):
         log.warning("%s was of a run with other data, model or settings; begun anew", partial)
         found = []
@@ -94,6 +121,14 @@ def begin_journal(
     if whole != text:
         write_text(partial, whole)
     return rows
+
+
+def _parsed(text: str) -> Any:
+    """Return what a JSON text holds; ValueError if it is none."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("brackets within brackets without end") from None
 
 
 def _but_for_images(head: Any) -> Any:
