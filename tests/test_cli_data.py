@@ -12,7 +12,7 @@ import rasterio
 from PIL import Image
 from rasterio.transform import Affine
 
-from conftest import read_tif, write_tif
+from conftest import names_in, read_tif, write_tif
 from declouder.cli import main
 from declouder.config import load_config
 from declouder.data.catalog import set_pairs
@@ -270,8 +270,8 @@ def test_simulate_leaves_a_whole_set_or_nothing(capsys, tmp_path, monkeypatch, w
         ground(3).convert("RGBA").save(clear / "3.png")
         words = "4 bands, one of them an alpha"
     elif what == "its own images":
-        out = clear / "made"
         assert run(capsys, "data", "simulate", clear, "-o", out, "-q")[0] == 0
+        clear = out / "train" / "label"
         words = "would be among the clear images"
     else:
         words = "No space left"
@@ -285,6 +285,18 @@ def test_simulate_leaves_a_whole_set_or_nothing(capsys, tmp_path, monkeypatch, w
     code, _, err = run(capsys, "data", "simulate", clear, "-o", out, "--split", "test", "-q")
     assert code == 2 and words in err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("below", "word"), [("", "is"), ("made", "lies in"), ("../link/deep", "lies in")])
+def test_simulated_clouds_do_not_go_into_the_folder_of_clear_images(capsys, tmp_path, below, word):
+    clear = tmp_path / "clear"
+    clear.mkdir()
+    (tmp_path / "link").symlink_to(clear)
+    ground(0).save(clear / "0.png")
+    code, _, err = run(capsys, "data", "simulate", clear, "-o", clear / below, "-q")
+    assert code == 2 and len(err.splitlines()) == 1
+    assert f"{clear / below} {word} {clear}, where a later run" in err and "a folder outside of it with -o" in err
+    assert names_in(clear) == ["0.png"]
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
@@ -355,12 +367,12 @@ def test_simulate_keeps_the_place_and_type_of_geotiffs(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("data", "simulate", ".", "-o", "x", "--kind", "fog"), "haze, broken, mixed"),
-        (("data", "simulate", ".", "-o", "x", "--split", "validation"), "--split is 'validation'"),
-        (("data", "simulate", ".", "-o", "x", "--per-image", 0), "--per-image is 0"),
-        (("data", "simulate", ".", "-o", "x", "--data-range", "1,b"), "--data-range is '1,b'"),
+        (("data", "simulate", ".", "-o", "../x", "--kind", "fog"), "haze, broken, mixed"),
+        (("data", "simulate", ".", "-o", "../x", "--split", "validation"), "--split is 'validation'"),
+        (("data", "simulate", ".", "-o", "../x", "--per-image", 0), "--per-image is 0"),
+        (("data", "simulate", ".", "-o", "../x", "--data-range", "1,b"), "--data-range is '1,b'"),
         (("data", "check", ".", "--data-range", "much"), "--data-range is 'much'; give SPAN or LOW,HIGH"),
-        (("data", "simulate", ".", "-o", "x", "--kind", "haze", "--cover", "0.3"), "haze lies over all"),
+        (("data", "simulate", ".", "-o", "../x", "--kind", "haze", "--cover", "0.3"), "haze lies over all"),
         (("data", "check", ".", "--write", "nowhere/list.txt"), "does not exist; make it first"),
         (("data", "split", ".", "--share", 2), "--share is 2"),
         (("data", "check", ".", "--bands", "nir"), "--bands is 'nir'; give rgb or rgbn"),

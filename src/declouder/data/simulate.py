@@ -68,6 +68,11 @@ def simulate_set(
         OutputError: if `out/split` exists, cannot be written, or lies among the clear images; nothing is left then.
     """
     target = out / split
+    if out.resolve().is_relative_to(clear.resolve()):
+        raise OutputError(
+            f"{out} {'is' if out.resolve() == clear.resolve() else 'lies in'} {clear}, where a later run would take"
+            " cloudy images and masks for clear ground; give a folder outside of it with -o"
+        )
     if target.exists():
         raise OutputError(f"{target} exists; give another folder with -o")
     if band_names is not None and len(set(band_names)) < len(band_names):
