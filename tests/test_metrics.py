@@ -270,9 +270,11 @@ def test_images_that_cannot_be_compared_are_errors() -> None:
         metrics.psnr(restored.astype(np.uint16), clear)
     with pytest.raises(DataError, match="too small"):
         metrics.ssim(restored[:8], clear[:8])
-    for span in (0, -255):
-        with pytest.raises(OptionError, match="above 0"):
+    for span in (0, -255, math.inf, math.nan):
+        with pytest.raises(OptionError, match=f"data range {span:g} is no number above 0"):
             metrics.psnr(restored, clear, data_range=span)
+        with pytest.raises(OptionError, match="above 0"):
+            metrics.score(restored, clear, lpips=None, data_range=span)
     with pytest.raises(OptionError, match="2 band names for 3 bands; give one a band"):
         metrics.score(restored, clear, lpips=None, band_names=("red", "green"))
 

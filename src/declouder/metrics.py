@@ -5,7 +5,7 @@ those numbers. None takes the data type's: 255 for uint8, 65535 for uint16, 1 fo
 of one type. `score` gives all scores at once; each can be had alone by the function of its name.
 
 Every function raises `DataError` for images that cannot be compared (shapes or types that differ, no pixel, NaN,
-too small for a window) and `OptionError` for a `data_range` that is not above 0.
+too small for a window) and `OptionError` for a `data_range` that is no number above 0.
 
     psnr    10 log10(range^2 / mse), one mse over all bands, dB                       higher is better
     ssim    Wang et al. 2004: 11 x 11 Gaussian window, sigma 1.5, population covariance, mean over bands
@@ -99,7 +99,7 @@ def score(
 
     Raises:
         DataError: if the images cannot be compared, or are too small for SSIM's window.
-        OptionError: if the range is not above 0, or there is not one name a band.
+        OptionError: if the range is no number above 0, or there is not one name a band.
     """
     span = _checked_range(restored, clear, data_range)
     _check_names(clear, band_names)
@@ -352,8 +352,8 @@ def _checked_range(restored: Image, clear: Image, data_range: float | None) -> f
         if image.dtype.kind == "f" and not np.isfinite(image).all():
             raise DataError(f"the {name} image holds NaN or infinite values; fill or leave out such pixels")
     if data_range is not None:
-        if not data_range > 0:
-            raise OptionError(f"data range {data_range:g} is not above 0; for 8-bit images it is 255")
+        if not 0 < data_range < math.inf:
+            raise OptionError(f"data range {data_range:g} is no number above 0; for 8-bit images it is 255")
         return data_range
     if restored.dtype != clear.dtype:
         raise DataError(f"restored is {restored.dtype} and clear {clear.dtype}; give both in one type")
