@@ -196,7 +196,7 @@ def test_no_space_left_elsewhere_in_a_run_is_one_line_too(tmp_path, monkeypatch)
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(callbacks_module, "_append_row", full)
+    monkeypatch.setattr(callbacks_module, "append_row", full)
     with pytest.raises(OutputError, match="no space is left; free some room and go on with --resume"):
         train_quietly(toy(), tmp_path, stages=["reference"])
 

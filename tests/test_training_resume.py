@@ -29,6 +29,7 @@ from declouder.training import STAGES, StageModule
 from declouder.training import callbacks as callbacks_module
 from declouder.training.module import _lr_factor
 from declouder.training.resuming import one_run_in
+from declouder.training.score_table import append_row
 from toy import toy, train_quietly, weights_of, write_four_pairs
 
 
@@ -535,8 +536,82 @@ def test_a_run_of_summed_batches_that_goes_on_is_not_scored_twice_at_one_step(tm
 
 def test_a_step_that_is_scored_again_has_one_row(tmp_path):
     for step, score in ((3, 1.0), (6, 2.0), (3, 4.0)):
-        callbacks_module._append_row(tmp_path / "scores.csv", {"step": step, "score": score})
+        append_row(tmp_path / "scores.csv", {"step": step, "score": score})
     assert (tmp_path / "scores.csv").read_text().splitlines() == ["step,score", "3,4.00000"]
+
+
+SCORED_OFTEN = toy("stages.reference.steps=1000", "stages.reference.validate_every=1")
+
+
+@pytest.fixture(scope="module")
+def begun_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped after it was scored; nobody changes it."""
+    out = tmp_path_factory.mktemp("begun") / "run"
+    train_quietly(SCORED_OFTEN, out, stages=["reference"], max_time_s=1e-6)
+    return out
+
+
+@pytest.mark.parametrize("has_checkpoint", [True, False])
+@pytest.mark.parametrize(
+    ("before", "after", "how"),
+    [
+        (b"step,", b"", "it has no column 'step'"),
+        (b",", b";", "it has no column 'step'"),
+        (b"\n1,", b"\nabc,", "the step in line 2 is 'abc'"),
+        (b"\n1,", b"\n1.0,", "the step in line 2 is '1.0'"),
+        (b"\n1,", b"\n,", "the step in line 2 is ''"),
+        (b"\n1,", b"\n", "line 2 has not 4 fields, as the first has"),
+        (b"\n1,", b"\n1,1,", "line 2 has not 4 fields, as the first has"),
+        (b"reference_psnr", b"step", "two of its columns have one name"),
+        (b"reference_psnr", b"r\xe9f\xe9rence", "it is not UTF-8"),
+    ],
+)
+def test_scores_that_were_edited_are_told_before_a_run_goes_on(
+    before, after, how, has_checkpoint, begun_run, tmp_path
+):
+    run = tmp_path / "run"
+    shutil.copytree(begun_run, run)
+    if not has_checkpoint:
+        (run / "reference" / "last.ckpt").unlink()
+    path = run / "reference" / "scores.csv"
+    path.write_bytes(path.read_bytes().replace(before, after))
+    edited = path.read_bytes()
+    told = rf"scores\.csv is not as training wrote it \(({how})\); put it back, or move it away"
+    with pytest.raises(DataError, match=told):
+        train_quietly(SCORED_OFTEN, run, stages=["reference"], resume=True, max_time_s=1e-6)
+    assert path.read_bytes() == edited
+    path.rename(tmp_path / "away.csv")
+    (report,) = train_quietly(SCORED_OFTEN, run, stages=["reference"], resume=True, max_time_s=1e-6)
+    assert report.steps == 1 + has_checkpoint and path.exists()
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+@pytest.mark.parametrize(("before", "after"), [("reference_psnr", "psnr"), ("step,", "more,step,"), (",score", "")])
+def test_scores_of_other_columns_are_told_before_a_run_goes_on(before, after, is_old, begun_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(begun_run, run)
+    path = run / "reference" / "scores.csv"
+    titles = path.read_text().splitlines()[0].replace(before, after)
+    count = titles.count(",") + 1
+    path.write_text(f"{titles}\n{','.join(['1'] * count)}\n")
+    if is_old:  # the checkpoint, of a version that did not note the columns
+        checkpoint = torch.load(run / "reference" / "last.ckpt", weights_only=False)
+        del checkpoint["callbacks"]["ScoreLog"]["columns"]
+        torch.save(checkpoint, run / "reference" / "last.ckpt")
+    told = f"its columns are {titles.replace(',', ', ')}, and were step, reference_psnr, reference_ssim, score"
+    with pytest.raises(DataError, match=told):
+        train_quietly(SCORED_OFTEN, run, stages=["reference"], resume=True, max_time_s=1e-6)
+
+
+def test_rows_of_scores_that_are_not_known_are_not_lost(tmp_path):
+    path = tmp_path / "scores.csv"
+    path.write_text("step,taste,score\n1,sweet,2\n")
+    with pytest.raises(DataError, match=r"is not as training wrote it \(no score is called 'taste'\)"):
+        append_row(path, {"step": 2, "score": 3.0})
+    assert path.read_text() == "step,taste,score\n1,sweet,2\n"
+    append_row(tmp_path / "old.csv", {"step": 1, "score": 2.0})
+    append_row(tmp_path / "old.csv", {"step": 2, "score": 3.0, "new": 4.0})  # which this version takes too
+    assert (tmp_path / "old.csv").read_text().splitlines() == ["step,score,new", "1,2.00000,", "2,3.00000,4.00000"]
 
 
 def test_as_many_pairs_of_other_pixels_are_other_data(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import time
@@ -25,6 +24,7 @@ from declouder.rgb import rgb_places
 from declouder.scaling import Scaling
 from declouder.training.layout import CHECKPOINT
 from declouder.training.module import StageModule
+from declouder.training.score_table import SCORES, append_row
 from declouder.training.surroundings import MAKE_ROOM
 from declouder.whole_files import remove_stale_parts, whole_file
 
@@ -58,6 +58,7 @@ class ScoreLog(Callback):  # type: ignore[misc]
         self._to_beat: float | None = None
         """The best score; None where there is none that the next can be compared with."""
         self._measured_by: dict[str, Any] | None = None
+        self._columns: list[str] = []
         self._scored_step = -1
         self._without_better = 0
         self._earlier_s = 0.0
@@ -74,6 +75,7 @@ class ScoreLog(Callback):  # type: ignore[misc]
             "best": self.best,
             "to_beat": self._to_beat,
             "measured_by": self._measured_by,
+            "columns": self._columns,
             "weights": self._best_weights,
             "scored_step": self._scored_step,
             "without_better": self._without_better,
@@ -88,6 +90,7 @@ class ScoreLog(Callback):  # type: ignore[misc]
         # Checkpoints of older versions lack these.
         self._to_beat = state_dict.get("to_beat", self.best.get("score"))
         self._measured_by = state_dict.get("measured_by")
+        self._columns = state_dict.get("columns", list(self.best))
         self._without_better = state_dict.get("without_better", 0)
         self.stopped = state_dict.get("stopped", False)
         self._earlier_s = state_dict.get("seconds", 0.0)
@@ -179,7 +182,9 @@ class ScoreLog(Callback):  # type: ignore[misc]
         if trainer.logger is not None:  # at its own step; what a module logs, Lightning writes at every so many
             told = {f"held_out/{name}": value for name, value in scores.items() if name != "score"}
             trainer.logger.log_metrics(told, step=trainer.global_step)
-        _append_row(self.folder / "scores.csv", {"step": trainer.global_step, **scores})
+        row = {"step": trainer.global_step, **scores}
+        self._columns = list(row)
+        append_row(self.folder / SCORES, row)
         if rows and math.isfinite(score):
             sheet = _sheet_of(rows, columns=len(module.columns), names=module.config.model.bands)
             path = self.folder / "pictures" / f"{trainer.global_step:07d}.png"
@@ -276,20 +281,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):  # type: ignore[misc]
 
 def _ends_step(trainer: L.Trainer, batch_index: int) -> bool:
     return bool((batch_index + 1) % trainer.accumulate_grad_batches == 0)
-
-
-def _append_row(path: Path, row: dict[str, float]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    earlier: list[dict[str, Any]] = []
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            # A run that was killed after its last checkpoint comes by some steps a second time.
-            earlier = [old for old in csv.DictReader(file) if int(old["step"]) < row["step"]]
-    with whole_file(path, mend=MAKE_ROOM) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        writer.writeheader()
-        writer.writerows(earlier)
-        writer.writerow({key: value if key == "step" else f"{value:.5f}" for key, value in row.items()})
 
 
 def _sheet_of(rows: Sequence[Tensor], columns: int, names: Sequence[str]) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -18,6 +18,7 @@ from declouder.errors import ConfigError, DataError, ModelError, OutputError, re
 from declouder.locks import locked
 from declouder.training.layout import CHECKPOINT, FINISHED, checkpoint_of, is_finished
 from declouder.training.networks import earlier_folder
+from declouder.training.score_table import SCORES, check_scores
 from declouder.training.stages import STAGES
 from declouder.training.surroundings import MAKE_ROOM
 from declouder.whole_files import write_text
@@ -27,6 +28,11 @@ log = logging.getLogger(__name__)
 _DATA = "data.json"
 _LOCK = ".lock"
 _MAY_CHANGE = ("data.base", "data.workers", "data.cache_gb")
+_CHECKPOINT_HOLDS = (
+    *("pytorch-lightning_version", "state_dict", "loops", "callbacks", "optimizer_states", "lr_schedulers"),
+    *("epoch", "global_step"),
+)
+"""What is taken from a checkpoint, by Lightning or by us."""
 
 
 @contextlib.contextmanager
@@ -128,7 +134,7 @@ def begin_run(out: Path, config: TrainConfig) -> None:
 
 
 def check_begun(out: Path, data: TrainingData, stages: Sequence[StageName]) -> None:
-    """See that a run goes on with the data that its stages learnt from, and that its checkpoints are whole.
+    """See that a run goes on with the data that its stages learnt from, and that its files are as it left them.
 
     Args:
         out: the run's folder.
@@ -136,7 +142,8 @@ def check_begun(out: Path, data: TrainingData, stages: Sequence[StageName]) -> N
         stages: those that are to go on.
 
     Raises:
-        DataError: if a stage, finished or not, has learnt from other data, or a checkpoint or note is damaged.
+        DataError: if a stage, finished or not, has learnt from other data, or a checkpoint, note or table of scores
+            is damaged.
     """
     now = None
     for name in STAGE_NAMES:
@@ -155,8 +162,11 @@ def check_begun(out: Path, data: TrainingData, stages: Sequence[StageName]) -> N
                 f" put them back, or choose another --out"
             )
     for name in stages:
+        scored: dict[str, Any] = {}
         if (path := checkpoint_of(out, name)).exists():
-            _check_checkpoint(path)
+            scored = _checked_checkpoint(path)["callbacks"].get("ScoreLog", {})
+        # Checkpoints of older versions know the columns by the best scores alone.
+        check_scores(out / name / SCORES, scored.get("columns", list(scored.get("best", {}))))
 
 
 def begin_stage(folder: Path, data: TrainingData) -> None:
@@ -170,11 +180,19 @@ def _noted(data: TrainingData) -> dict[str, Any]:
     return {"sha256": data.fingerprint(), "pairs": len(data.pairs) + len(data.held_pairs)}
 
 
-def _check_checkpoint(path: Path) -> None:
+def _checked_checkpoint(path: Path) -> dict[str, Any]:
+    """Return a stage's checkpoint, its tensors unread; DataError if a run cannot go on from it."""
+    anew = "remove it to begin the stage anew"
     try:
-        torch.load(path, map_location="cpu", mmap=True, weights_only=False)
-    except Exception as error:  # torch and pickle know many
-        raise DataError(f"{path} is damaged ({reason_of(error)}); remove it to begin the stage anew") from None
+        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({reason_of(error)}); {anew}") from None
+    except Exception:  # torch and pickle know many, and speak of themselves
+        raise DataError(f"{path} is damaged or no checkpoint; {anew}") from None
+    missing = [key for key in _CHECKPOINT_HOLDS if not isinstance(checkpoint, dict) or key not in checkpoint]
+    if missing:
+        raise DataError(f"{path} is no checkpoint of a training, as it holds no {missing[0]}; {anew}")
+    return cast(dict[str, Any], checkpoint)
 
 
 def _check_recipe(out: Path, config: TrainConfig, begun: Sequence[StageName]) -> None:
