@@ -324,16 +324,88 @@ def test_finished_stages_ask_for_nothing_when_a_run_goes_on(tmp_path, monkeypatc
     assert report.stage == "denoiser"
 
 
+SCORED_OFTEN = toy("stages.reference.steps=1000", "stages.reference.validate_every=1")
+
+
+@pytest.fixture(scope="module")
+def begun_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped after it was scored; nobody changes it."""
+    out = tmp_path_factory.mktemp("begun") / "run"
+    train_quietly(SCORED_OFTEN, out, stages=["reference"], max_time_s=1e-6)
+    return out
+
+
 @pytest.mark.parametrize("left", [0, 2000])
 def test_a_damaged_checkpoint_is_named(tmp_path, left):
     config = toy("stages.reference.steps=1000")
     train_quietly(config, tmp_path, stages=["reference"], max_time_s=2)
     checkpoint = tmp_path / "reference" / "last.ckpt"
     os.truncate(checkpoint, left)
-    with pytest.raises(DataError, match=r"last\.ckpt is damaged .* remove it to begin the stage anew"):
+    told = r"last\.ckpt is damaged or no checkpoint; remove it to begin the stage anew$"
+    with pytest.raises(DataError, match=told):
         train_quietly(config, tmp_path, stages=["reference"], resume=True)
     checkpoint.unlink()
     assert train_quietly(config, tmp_path, stages=["reference"], resume=True, max_time_s=2)
+
+
+@pytest.mark.parametrize(
+    ("content", "lacks"),
+    [
+        ({"a": 1}, "pytorch-lightning_version"),
+        ([1], "pytorch-lightning_version"),
+        ("no optimizer", "optimizer_states"),
+    ],
+)
+def test_a_file_of_torch_that_is_no_checkpoint_is_named(content, lacks, begun_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(begun_run, run)
+    path = run / "reference" / "last.ckpt"
+    if content == "no optimizer":  # Lightning can save weights alone
+        content = torch.load(path, weights_only=False)
+        del content["optimizer_states"]
+    torch.save(content, path)
+    told = rf"last\.ckpt is no checkpoint of a training, as it holds no {lacks}; remove it to begin the stage anew"
+    with pytest.raises(DataError, match=told):
+        train_quietly(SCORED_OFTEN, run, stages=["reference"], resume=True, max_time_s=1e-6)
+
+
+@pytest.mark.parametrize("how", ["missing", "of another shape", "unknown", "no tensor"])
+def test_a_checkpoint_whose_tensors_are_not_those_of_its_stage_is_told_in_one_line(how, begun_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(begun_run, run)
+    path = run / "reference" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=False)
+    weights, name = checkpoint["state_dict"], "learning.reference.intro.bias"
+    if how == "missing":
+        del weights[name]
+        told = rf"has no {name}, and this stage {name} of shape \[8\]"
+    elif how == "of another shape":
+        weights[name] = torch.zeros(9)
+        told = rf"has {name} of shape \[9\], and this stage {name} of shape \[8\]"
+    elif how == "unknown":
+        weights["more"] = torch.zeros(())
+        told = r"has more of shape \[\], and this stage no more"
+    else:
+        weights[name] = 3
+        told = rf"has no {name}, and this stage"
+    torch.save(checkpoint, path)
+    with pytest.raises(DataError, match=rf"last\.ckpt {told}.*; put its own back, or remove it to begin") as error:
+        train_quietly(SCORED_OFTEN, run, stages=["reference"], resume=True, max_time_s=1e-6)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_whose_recipe_is_gone_is_not_resumed(begun_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(begun_run, run)
+    (run / "config.yaml").unlink()
+    told = r"config\.yaml is missing, so the recipe cannot be compared with that of .*reference; put it back"
+    for given in ({"resume": True, "stages": ["reference"]}, {"stages": ["denoiser"]}):
+        with pytest.raises(ConfigError, match=told):
+            train_quietly(SCORED_OFTEN, run, max_time_s=1e-6, **given)
+    assert not (run / "config.yaml").exists() and not (run / "denoiser").exists()
+    (run / "reference" / "last.ckpt").unlink()  # then nothing is gone on with
+    (report,) = train_quietly(SCORED_OFTEN, run, stages=["reference"], resume=True, max_time_s=1e-6)
+    assert report.steps == 1 and (run / "config.yaml").exists()
 
 
 def test_a_checkpoint_is_written_beside_its_name_first(tmp_path, monkeypatch):
@@ -538,17 +610,6 @@ def test_a_step_that_is_scored_again_has_one_row(tmp_path):
     for step, score in ((3, 1.0), (6, 2.0), (3, 4.0)):
         append_row(tmp_path / "scores.csv", {"step": step, "score": score})
     assert (tmp_path / "scores.csv").read_text().splitlines() == ["step,score", "3,4.00000"]
-
-
-SCORED_OFTEN = toy("stages.reference.steps=1000", "stages.reference.validate_every=1")
-
-
-@pytest.fixture(scope="module")
-def begun_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was stopped after it was scored; nobody changes it."""
-    out = tmp_path_factory.mktemp("begun") / "run"
-    train_quietly(SCORED_OFTEN, out, stages=["reference"], max_time_s=1e-6)
-    return out
 
 
 @pytest.mark.parametrize("has_checkpoint", [True, False])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import lightning as L
@@ -100,7 +100,12 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Give what goes on the recipe's learning rate and weight decay, which may have changed since."""
+        """Give what goes on the recipe's learning rate and weight decay, which may have changed since.
+
+        Raises:
+            DataError: if the checkpoint's tensors are not those of this stage.
+        """
+        _check_tensors(checkpoint["state_dict"], self.state_dict(), self.trainer.ckpt_path)
         s = self.settings
         for schedule, optimizer in zip(checkpoint["lr_schedulers"], checkpoint["optimizer_states"], strict=True):
             lr = s.lr * _lr_factor(schedule["last_epoch"], s)
@@ -283,6 +288,19 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
         x_t = add_noise(clear, noise, self.alphas_cumprod[t].view(-1, 1, 1, 1))
         eps = self.kept("denoiser")(torch.cat([x_t, cloudy.expand(10, -1, -1, -1)], dim=1), t)
         return float(noise_loss(eps.float(), noise).mean())
+
+
+def _check_tensors(found: Mapping[str, Any], wanted: Mapping[str, Tensor], path: object) -> None:
+    """Raise DataError if a checkpoint's tensors are not, by name and shape, those of its stage."""
+    for name in [*wanted, *found]:
+        there, here = (
+            f"{name} of shape {[*value.shape]}" if isinstance(value, Tensor) else f"no {name}"
+            for value in (found.get(name), wanted.get(name))
+        )
+        if there != here:
+            raise DataError(
+                f"{path} has {there}, and this stage {here}; put its own back, or remove it to begin the stage anew"
+            )
 
 
 def _check_sizes(

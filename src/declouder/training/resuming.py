@@ -206,11 +206,17 @@ def _check_recipe(out: Path, config: TrainConfig, begun: Sequence[StageName]) ->
         begun: the stages that have begun there.
 
     Raises:
-        ConfigError: naming the first field that differs and may not, or if what it was cannot be read.
+        ConfigError: naming the first field that differs and may not, or if the earlier recipe is gone or damaged.
     """
     path = out / "config.yaml"
     if not path.exists():
-        return
+        trained = [name for name in begun if checkpoint_of(out, name).exists() or is_finished(out, name)]
+        if not trained:
+            return
+        raise ConfigError(
+            f"{path} is missing, so the recipe cannot be compared with that of {out / trained[0]}; put it back, or"
+            " choose another --out"
+        )
     try:
         earlier = load_config(path).model_dump(mode="json")
     except ConfigError as error:
