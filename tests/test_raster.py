@@ -13,7 +13,9 @@ from xml.sax.saxutils import escape
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from PIL import Image
+from rasterio._env import get_gdal_config
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
@@ -33,6 +35,7 @@ from declouder.raster import (
 )
 from declouder.raster import reduced as reduced_module
 from declouder.raster import writing as writing_module
+from declouder.raster.gdal import CACHE_BYTES, MOST_CACHE_BYTES, gdal_settings
 from declouder.raster.outputs import check_fits
 from declouder.scaling import Scaling
 from declouder.scene import SceneOptions, remove_from_scene
@@ -237,6 +240,29 @@ def test_strips_of_a_wide_scene_are_read_once_for_all_parts_of_their_rows(tmp_pa
             assert bool(times) == (not kept)
             np.testing.assert_array_equal(reader.read(slice(12, 40), slice(5, 90)), dn[:, 12:40, 5:90])
             assert times, "all bands are not kept"
+
+
+@pytest.mark.parametrize(
+    ("width", "layout", "kept"),
+    [
+        (10_000, {"tiled": True, "blockxsize": 512, "blockysize": 512}, 2 * 512 * 10_000 * 8),
+        (40_000, {"tiled": True, "blockxsize": 512, "blockysize": 512}, MOST_CACHE_BYTES),
+        (90_000, {"tiled": True, "blockxsize": 512, "blockysize": 512}, CACHE_BYTES),  # where it would be in vain
+        (10_000, {"blockysize": 1}, CACHE_BYTES),
+    ],
+)
+@pytest.mark.parametrize("is_mosaic", [False, True])
+def test_two_rows_of_blocks_are_kept_while_an_image_is_open(is_mosaic, width, layout, kept, tmp_path):
+    path = tmp_path / "a.tif"
+    shape = {"height": 3000, "width": width, "count": 4, "dtype": "uint16"}
+    rasterio.open(path, "w", driver="GTiff", SPARSE_OK=True, **shape, **layout).close()
+    if is_mosaic:
+        rasterio.shutil.copy(path, tmp_path / "a.vrt", driver="VRT")
+        path = tmp_path / "a.vrt"
+    with gdal_settings():
+        with open_raster(path), gdal_settings():  # as for the output, which is written meanwhile
+            assert int(get_gdal_config("GDAL_CACHEMAX")) == kept
+        assert int(get_gdal_config("GDAL_CACHEMAX")) == CACHE_BYTES
 
 
 def test_a_world_file_that_would_place_an_output_is_told(tmp_path, rng, darker, caplog):

@@ -50,14 +50,36 @@ NUMBER_DTYPES = (*DTYPES, "uint64", "int64")
 
 GDAL_ERRORS = (GdalError, CPLE_BaseError, OSError)
 CACHE_BYTES = 64 * 2**20
-"""Of decoded blocks that GDAL keeps."""
+"""Of decoded blocks that GDAL keeps, where nobody needs more."""
+MOST_CACHE_BYTES = 256 * 2**20
+_needed_bytes: list[int] = []
+"""Of the cache, which is one for the process, by each `cache_of`."""
+
+
+def _cache_bytes() -> int:
+    return max([CACHE_BYTES, *_needed_bytes])
+
+
+@contextmanager
+def cache_of(needed_bytes: int) -> Iterator[None]:
+    """Have GDAL keep so many bytes of decoded blocks, `MOST_CACHE_BYTES` at most; far more would be in vain."""
+    if not CACHE_BYTES < needed_bytes <= 2 * MOST_CACHE_BYTES:
+        yield
+        return
+    kept_bytes = min(needed_bytes, MOST_CACHE_BYTES)
+    _needed_bytes.append(kept_bytes)
+    try:
+        with rasterio.Env(GDAL_CACHEMAX=_cache_bytes()):
+            yield
+    finally:
+        _needed_bytes.remove(kept_bytes)
 
 
 @contextmanager
 def gdal_settings(**options: Any) -> Iterator[None]:
     """Settings for GDAL: bounded cache, no broken image passed off as whole, masks inside the file."""
     with rasterio.Env(
-        GDAL_CACHEMAX=CACHE_BYTES,  # the default grows with the machine
+        GDAL_CACHEMAX=_cache_bytes(),  # the default grows with the machine
         GDAL_ERROR_ON_LIBJPEG_WARNING=True,  # a truncated JPEG is grey from there on otherwise
         GDAL_TIFF_INTERNAL_MASK=True,
         **options,

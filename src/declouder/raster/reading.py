@@ -22,12 +22,13 @@ from declouder.raster.gdal import (
     DTYPES,
     GDAL_ERRORS,
     any_nodata_is_fine,
+    cache_of,
     gdal_settings,
     not_georeferenced_is_fine,
     one_line,
 )
 from declouder.raster.info import RasterInfo, info_of
-from declouder.raster.reduced import looked_at, reduced_shape, skimmed, takes_all_columns
+from declouder.raster.reduced import bytes_of_blocks, looked_at, reduced_shape, skimmed, takes_all_columns
 from declouder.raster.sources import check_source, opened_as
 from declouder.raster.undeclared import Undeclared, find_extreme, find_undeclared
 
@@ -81,9 +82,12 @@ def opened(
                 reader = RasterReader(info_of(path, dataset, source.files), dataset)
                 check_dtype(reader.info, dtypes)
                 check_complete(reader)
+                needed_bytes = bytes_of_blocks(dataset, source.files)
             except GDAL_ERRORS as error:
                 raise _damaged(path, error) from error
-            yield reader
+            # Windows and what is written pass over the image row by row: else blocks are decoded for each anew.
+            with cache_of(needed_bytes):
+                yield reader
 
 
 def _damaged(path: Path, error: BaseException) -> RasterError:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import Window as GdalWindow
 
-from declouder.raster.gdal import CACHE_BYTES
+from declouder.raster.company import plain_name
+from declouder.raster.gdal import CACHE_BYTES, driver_of
 
 _LEAST_VRT_BLOCK_PX = 512
 
@@ -47,6 +50,21 @@ def _outgrows_cache(dataset: Any) -> bool:
         return False
     bytes_a_row = _skimmed_block(dataset)[0] * dataset.width * dataset.count * np.dtype(dataset.dtypes[0]).itemsize
     return bool(bytes_a_row > CACHE_BYTES // 2)
+
+
+def bytes_of_blocks(dataset: Any, files: Sequence[Path]) -> int:
+    """Return what two rows of an image's decoded blocks take, as windows side by side touch them.
+
+    Args:
+        dataset: the image, open.
+        files: of a VRT, which has blocks of its own making, the first is asked for those that are decoded.
+    """
+    blocks = dataset.block_shapes
+    if dataset.driver == "VRT" and (images := [path for path in files if path.suffix.lower() != ".vrt"]):
+        with rasterio.open(plain_name(images[0]), driver=driver_of(images[0])) as first:
+            blocks = first.block_shapes
+    rows = min(2 * max(height for height, _ in blocks), dataset.height)
+    return int(rows * dataset.width * dataset.count * np.dtype(dataset.dtypes[0]).itemsize)
 
 
 def takes_all_columns(dataset: Any, rows: int) -> bool:
