@@ -249,6 +249,7 @@ def test_strips_of_a_wide_scene_are_read_once_for_all_parts_of_their_rows(tmp_pa
         (40_000, {"tiled": True, "blockxsize": 512, "blockysize": 512}, MOST_CACHE_BYTES),
         (90_000, {"tiled": True, "blockxsize": 512, "blockysize": 512}, CACHE_BYTES),  # where it would be in vain
         (10_000, {"blockysize": 1}, CACHE_BYTES),
+        (20_000, {"tiled": True, "blockxsize": 256, "blockysize": 256}, CACHE_BYTES),
     ],
 )
 @pytest.mark.parametrize("is_mosaic", [False, True])

@@ -16,6 +16,7 @@ from declouder.raster.company import plain_name
 from declouder.raster.gdal import CACHE_BYTES, driver_of
 
 _LEAST_VRT_BLOCK_PX = 512
+_LOW_PX = 256
 
 
 def reduced_shape(height: int, width: int, max_px: int) -> tuple[int, int]:
@@ -53,7 +54,9 @@ def _outgrows_cache(dataset: Any) -> bool:
 
 
 def bytes_of_blocks(dataset: Any, files: Sequence[Path]) -> int:
-    """Return what two rows of an image's decoded blocks take, as windows side by side touch them.
+    """Return what two rows of an image's decoded blocks take, as windows side by side touch them; 0 of low blocks.
+
+    Low ones are read as a whole each time, as they are no higher than what is written at once.
 
     Args:
         dataset: the image, open.
@@ -63,7 +66,10 @@ def bytes_of_blocks(dataset: Any, files: Sequence[Path]) -> int:
     if dataset.driver == "VRT" and (images := [path for path in files if path.suffix.lower() != ".vrt"]):
         with rasterio.open(plain_name(images[0]), driver=driver_of(images[0])) as first:
             blocks = first.block_shapes
-    rows = min(2 * max(height for height, _ in blocks), dataset.height)
+    tallest = max(height for height, _ in blocks)
+    if tallest <= _LOW_PX:
+        return 0
+    rows = min(2 * tallest, dataset.height)
     return int(rows * dataset.width * dataset.count * np.dtype(dataset.dtypes[0]).itemsize)
 
 
