@@ -55,9 +55,8 @@ def _read_safetensors(path: Path) -> object:
 def _read_torch(path: Path) -> object:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of odd kinds of files and tensors: our errors say what matters of them
+            # Of odd kinds of files and tensors: our errors say what matters of them.
+            warnings.simplefilter("ignore")
             return torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:
         raise ModelError(

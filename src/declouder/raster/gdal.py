@@ -52,6 +52,7 @@ GDAL_ERRORS = (GdalError, CPLE_BaseError, OSError)
 CACHE_BYTES = 64 * 2**20
 """Of decoded blocks that GDAL keeps, where nobody needs more."""
 MOST_CACHE_BYTES = 256 * 2**20
+"""Of them at most, whatever an image needs: the memory of a large scene is to stay that of a small one."""
 _needed_bytes: list[int] = []
 """Of the cache, which is one for the process, by each `cache_of`."""
 

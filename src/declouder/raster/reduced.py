@@ -56,7 +56,7 @@ def _outgrows_cache(dataset: Any) -> bool:
 def bytes_of_blocks(dataset: Any, files: Sequence[Path]) -> int:
     """Return what two rows of an image's decoded blocks take, as windows side by side touch them; 0 of low blocks.
 
-    Low ones are read as a whole each time, as they are no higher than what is written at once.
+    A row of low ones is written at once, so hardly any is decoded twice.
 
     Args:
         dataset: the image, open.
