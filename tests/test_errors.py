@@ -13,6 +13,7 @@ from declouder.errors import reason_of
         ("One. Two " + "x" * 300, "One"),
         ("a " * 99 + "end of it all", "a " * 99 + "..."),
         ("x" * 300, "x" * 200 + " ..."),
+        ("No copy here (nothing found. To look " + "x" * 300 + ")", "No copy here"),
     ],
 )
 def test_a_reason_is_one_line_that_ends_with_a_sentence_or_a_word(text, told):

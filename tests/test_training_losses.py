@@ -92,6 +92,18 @@ def test_the_fused_image_teaches_the_denoiser_only_where_the_recipe_says_so(thro
 
 
 @pytest.mark.parametrize("stage", ["weights", "joint"])
+def test_a_frozen_reference_runs_as_in_the_pipeline_at_any_precision(stage):
+    module = fused_stage(stage)
+    lower = {}
+    for name in ("reference", "denoiser", "weight_net"):
+        hook = lambda *_, name=name: lower.update({name: torch.is_autocast_enabled("cpu")})  # noqa: E731
+        module.network(name).register_forward_pre_hook(hook)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.isfinite(module.stage.loss(module, batch_of(module)))
+    assert lower == {"reference": False, "denoiser": True, "weight_net": True}
+
+
+@pytest.mark.parametrize("stage", ["weights", "joint"])
 def test_a_square_of_a_patch_is_fused_with_the_reference_of_the_whole(stage, monkeypatch):
     module = fused_stage(stage, patch_px=48, fused_px=16)
     batch = batch_of(module)

@@ -55,4 +55,6 @@ def reason_of(error: BaseException) -> str:
         return text
     beginning = text[:_LONGEST_REASON]
     sentences = beginning.rpartition(". ")[0]
+    if sentences.count("(") > sentences.count(")"):
+        sentences = sentences.rpartition("(")[0].strip() or sentences
     return sentences or f"{beginning.rpartition(' ')[0] or beginning} ..."

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from declouder.config import StageName
 from declouder.fusion import FusedPrediction, predict_x0
@@ -76,11 +76,17 @@ def _reference_target(module: StageModule, batch: Batch) -> Tensor:
     clear, unclear = batch["clear"], batch["ambiguous"]
     if module.teacher is None or not unclear.any():
         return clear
-    with torch.no_grad():
-        taught = module.teacher(batch["cloudy"][unclear]).float()
+    taught = _in_float32(module.teacher, batch["cloudy"][unclear])
     target = clear.clone()
     target[unclear] = taught
     return target
+
+
+def _in_float32(frozen: nn.Module, cloudy: Tensor) -> Tensor:
+    """Return what a frozen network makes of the images at any precision of training, as the pipeline runs it."""
+    with torch.no_grad(), torch.autocast(cloudy.device.type, enabled=False):
+        made: Tensor = frozen(cloudy)
+    return made
 
 
 def denoiser_stage_loss(module: StageModule, batch: Batch) -> Tensor:
@@ -117,8 +123,7 @@ class _Fused(NamedTuple):
 
 
 def _fused(module: StageModule, batch: Batch) -> _Fused:
-    with torch.no_grad():
-        reference = module.network("reference")(batch["cloudy"]).float()
+    reference = _in_float32(module.network("reference"), batch["cloudy"])
     batch, reference = _square_of(batch, reference, module.settings.fused_px)
     x_t, eps, t, alpha_bar = module.noisy(batch, reference)
     prediction = predict_x0(
