@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from conftest import write_tif
+from declouder.cli.options import BEST_SAMPLES, FAST_LEAST_PAINTED, FAST_STEPS
 
 ROOT = Path(__file__).parent.parent
 MODULE, PROGRAMS = "# mynet.py\n", []
-for block in re.findall(
-    r"^```python\n(.*?)^```", (ROOT / "docs" / "python.md").read_text(), re.MULTILINE | re.DOTALL
-):
+PAGE = (ROOT / "docs" / "python.md").read_text()
+for block in re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL):
     if block.startswith("# mynet.py\n"):
         MODULE = block
     else:
@@ -60,3 +60,9 @@ def test_type_checkers_see_what_the_examples_use(folder):
     files = sorted(str(path) for path in folder.glob("program_*.py"))
     done = subprocess.run([*words, *files], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_fast_and_best_are_on_the_page_what_they_are_in_the_commands():
+    assert f"| `steps={FAST_STEPS}, least_painted={FAST_LEAST_PAINTED}`" in PAGE
+    assert f"`num_inference_steps={FAST_STEPS}, least_painted={FAST_LEAST_PAINTED}`" in PAGE
+    assert f"`samples={BEST_SAMPLES}, average=True`" in PAGE
