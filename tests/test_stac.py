@@ -143,6 +143,7 @@ def test_landsats_name_of_the_near_infrared_is_known(folder):
         open_raster(scene, allow_outside=True) as reader,
     ):
         assert reader.info.descriptions == ("red", "green", "blue", "nir")
+        assert reader.info.colors == ("red", "green", "blue", "undefined")  # as which a result is shown
 
 
 def test_bands_whose_pixels_differ_in_size_by_a_little_are_not_one_grid(folder):

@@ -16,6 +16,7 @@ from declouder.errors import RasterError
 from declouder.raster.company import check_company, plain_name
 from declouder.raster.gdal import DTYPES, GDAL_ERRORS, driver_of, one_line
 from declouder.raster.places import same_corners
+from declouder.rgb import RGB
 
 # "uint16" is UInt16 to GDAL.
 _KINDS = {name: name.capitalize().replace("Uint", "UInt") for name in DTYPES} | {"uint8": "Byte"}
@@ -36,7 +37,7 @@ class BandFile:
 
 
 def vrt_of_bands(files: Mapping[str, Path | BandFile]) -> str:
-    """Return a VRT, as text, that stacks bands of one grid under the given names.
+    """Return a VRT, as text, that stacks bands of one grid under the given names; red, green and blue are colours.
 
     Raises:
         RasterError: if a file cannot be read, or they are not of one size, place, CRS and dtype.
@@ -130,6 +131,7 @@ def _band(number: int, name: str, band: BandFile, grid: Grid) -> str:
     offset = grid.offset if band.offset is None else band.offset
     return (
         f'<VRTRasterBand dataType="{_KINDS[grid.dtype]}" band="{number}"><Description>{escape(name)}</Description>'
+        + (f"<ColorInterp>{name.capitalize()}</ColorInterp>" if name in RGB else "")
         + ("" if nodata is None else f"<NoDataValue>{nodata}</NoDataValue>")
         + (f"<Offset>{offset:.17g}</Offset>" if offset != 0 else "")
         + (f"<Scale>{scale:.17g}</Scale>" if scale != 1 else "")
