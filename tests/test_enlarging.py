@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from declouder.arguments import MOST_ENLARGED, check_enlarge
+from declouder.arguments import MOST_ENLARGED, checked_enlarge
 from declouder.enlarging import enlarged, shrunk
 from declouder.errors import OptionError
 from declouder.mosaic import Window, enlarged_window
@@ -39,8 +39,9 @@ def test_a_window_of_a_finer_grid_lies_where_the_window_lies():
 @pytest.mark.parametrize("factor", [0, -1, MOST_ENLARGED + 1, 1.5])
 def test_other_factors_are_refused(factor):
     with pytest.raises(OptionError, match=f"enlarge is {factor}; give a whole number from 1 to 4"):
-        check_enlarge(factor)
+        checked_enlarge(factor)
 
 
 def test_numpys_whole_numbers_are_whole():
-    check_enlarge(np.int64(2))
+    for whole in (np.int64(2), torch.tensor(2)):
+        assert type(checked_enlarge(whole)) is int

@@ -68,10 +68,11 @@ def seed_number(value: Any) -> int:
     return seed
 
 
-def check_enlarge(factor: int) -> None:
-    """Raise OptionError if images cannot be seen so many times as large."""
+def checked_enlarge(factor: Any) -> int:
+    """Return how many times as large images are seen, as an int; OptionError if they cannot be."""
     if not hasattr(factor, "__index__") or not 1 <= factor <= MOST_ENLARGED:
         raise OptionError(f"enlarge is {factor}; give a whole number from 1 to {MOST_ENLARGED}")
+    return operator.index(factor)
 
 
 def digits(number: float) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from declouder.arguments import check_enlarge, real_number, seed_number, whole_number
+from declouder.arguments import checked_enlarge, real_number, seed_number, whole_number
 from declouder.data.images import check_no_alpha, read_image
 from declouder.data.pairs import Pair, images_by_name
 from declouder.devices import is_out_of_memory
@@ -100,7 +100,7 @@ class ModelMethod:
         object.__setattr__(self, "average", bool(self.average))
         if self.samples < 1:
             raise OptionError(f"{self.samples} samples asked for; give 1 or more")
-        check_enlarge(self.enlarge)
+        checked_enlarge(self.enlarge)
 
     def describe(self, pairs: Sequence[Pair]) -> dict[str, Any]:
         """Return kind, name, fingerprint, bands, steps, sampler, seed, device and precision."""

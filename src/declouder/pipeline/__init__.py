@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from declouder.arguments import PAPER_W_BOUNDS, check_enlarge, seed_number, whole_number
+from declouder.arguments import PAPER_W_BOUNDS, checked_enlarge, seed_number, whole_number
 from declouder.consistency import held_to_haze
 from declouder.enlarging import enlarged, shrunk
 from declouder.errors import ModelError, OptionError, reason_of
@@ -233,7 +233,7 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
             raise OptionError(f"{steps} steps asked for; the model knows {finest}: give fewer")
         least_painted = _checked_share(least_painted, "least_painted")
         share = _checked_share(self.config.consistency if consistency is None else consistency, "consistency")
-        check_enlarge(enlarge)
+        enlarge = checked_enlarge(enlarge)
         check_output_type(output_type, bands=len(self.config.bands))
         device = self.computing_device
         unit = enlarged(to_tensor(cloudy, bands=len(self.config.bands)), enlarge).clamp(0, 1)

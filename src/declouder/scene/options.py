@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from declouder.arguments import MOST_STEPS, check_enlarge, real_number, seed_number, whole_number
+from declouder.arguments import MOST_STEPS, checked_enlarge, real_number, seed_number, whole_number
 from declouder.bands import BandChoice, listed
 from declouder.errors import OptionError
 from declouder.masks import MaskChoice
@@ -116,7 +116,7 @@ class SceneOptions:
             raise OptionError(f"steps is {self.steps}; give 0 (the reference image) to {MOST_STEPS}")
         if not 0 <= self.least_painted <= 1:
             raise OptionError(f"least_painted is {self.least_painted:g}; give a share, from 0 to 1")
-        check_enlarge(self.enlarge)
+        checked_enlarge(self.enlarge)
         if self.window < LEAST_WINDOW_PX:
             raise OptionError(f"window is {self.window} px; give at least {LEAST_WINDOW_PX}, such as {WINDOW_PX}")
         if not 0 <= self.overlap <= self.window // 2:
