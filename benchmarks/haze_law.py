@@ -11,8 +11,8 @@ mean of 4 x 4 px of cloudy, `dark` what its ground is taken for.
 
 from __future__ import annotations
 
+import argparse
 import io
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,9 @@ SHADE = 0.25
 
 def main() -> None:
     """Print two lines and a small table for each set."""
-    for root in map(Path, sys.argv[1:]):
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("sets", nargs="+", type=Path, metavar="DATA/SET", help="folders of data sets")
+    for root in parser.parse_args().sets:
         pairs = set_pairs(root, "train")
         found = [EvenHaze.of_pair(unit(pair.read_cloudy()), unit(pair.read_clear())) for pair in pairs]
         hazes = [haze for haze in found if haze is not None]

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from declouder.ablation import answer
+from declouder.ablation.verdict import plus
 from declouder.evaluation import SCORES, bootstrap_interval, read_scores
 
 HERE = Path(__file__).parent
@@ -162,7 +163,7 @@ def _difference(score: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) 
     before = {row["name"]: row[score] for row in theirs["images"]}
     values = np.array([row[score] - before[row["name"]] for row in ours["images"]])
     low, high = bootstrap_interval(values) or (np.nan, np.nan)  # of no images
-    return f"{score.upper()} changes by {values.mean():+.4f} ({low:+.4f} to {high:+.4f})."
+    return f"{score.upper()} changes by {plus(values.mean(), 4)} ({plus(low, 4)} to {plus(high, 4)})."
 
 
 def _worse(ours: Mapping[str, Any], cloudy: Mapping[str, Any]) -> str:

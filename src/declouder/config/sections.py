@@ -86,7 +86,8 @@ class ModelConfig(Section):
         1.0,
         gt=0,
         le=1,
-        description="where sampling starts: 1 from pure noise, s < 1 from the reference noised to t near 1000 s",
+        description="where sampling starts: 1 from pure noise, s < 1 from the reference noised to t near 1000 s,"
+        " coarsely with few steps (docs/method.md)",
     )
     w_bounds: tuple[float, float] = Field(
         PAPER_W_BOUNDS, description="bounds of w when sampling; the authors': [0.3, 1]"

@@ -75,8 +75,10 @@ class CloudRemovalPipeline(DiffusionPipeline):  # type: ignore[misc]
         num_inference_steps: steps where a call does not say; 0 gives the reference image. A sampler of the second
             order evaluates the networks twice in most steps.
         strength: in (0, 1], where a call does not say: 1 starts from pure noise, s < 1 from the reference noised to
-            a step near 1000 s. If more than 1000 s steps are taken, it starts at a higher one that leaves room for
-            them. ("leading" samplers, such as "ddim", begin lower, near 1000 s (1 - 1 / steps).)
+            a step near 1000 s, coarsely with few steps: those of an even schedule of n = round(steps / s) steps
+            begin at 1000 steps / n, a single one of s > 2/3 as high as pure noise. If more than 1000 s steps are
+            taken, it starts at a higher one that leaves room for them. ("leading" samplers, such as "ddim", begin
+            lower, at 1000 (steps - 1) / n.)
         consistency: in [0, 1], where a call does not say: how much of the finest detail of an image under even haze
             comes from the cloudy image, by the haze's law (`declouder.consistency`). 0 is the paper's method.
 
