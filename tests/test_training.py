@@ -228,9 +228,10 @@ def test_held_out_scores_are_logged_at_their_own_steps(tmp_path, monkeypatch):
         scored = [(row["step"], float(row["reference_psnr"])) for row in csv.DictReader(file)]
     assert [step for step, _ in logged] == ["15", "30", "45", "50"] == [step for step, _ in scored]
     assert [value for _, value in logged] == pytest.approx([value for _, value in scored], abs=1e-4)
+    assert [row["step"] for row in csv.DictReader(path.open()) if row["loss"]] == ["20", "40"]
     train_quietly(toy(), tmp_path / "short", stages=["reference"])
     (path,) = (tmp_path / "short").rglob("metrics.csv")
-    assert any(row["loss"] for row in csv.DictReader(path.open()))
+    assert [row["step"] for row in csv.DictReader(path.open()) if row["loss"]] == ["6"]  # the last of them
 
 
 def test_a_model_that_is_not_whole_yet_says_so(tmp_path, caplog):

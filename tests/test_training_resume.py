@@ -724,3 +724,12 @@ def test_a_checkpoint_of_an_older_version_says_what_is_to_beat(tmp_path):
     now = log.state_dict()
     assert (now["to_beat"], now["without_better"], now["stopped"], now["scored_step"]) == (31.5, 0, False, 6)
     assert 0 <= now["seconds"] < 60
+
+
+def test_a_resumed_run_leaves_none_of_the_files_that_a_kill_left_unfinished(tmp_path):
+    train_quietly(toy(), tmp_path, stages=["reference"])
+    left = [tmp_path / ".config.yaml.12-3.part", tmp_path / "reference" / ".scores.csv.12-3.part"]
+    for path in left:
+        path.write_text("torn")
+    train_quietly(toy(), tmp_path, stages=["reference"], resume=True)
+    assert not any(path.exists() for path in left)

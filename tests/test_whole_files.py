@@ -12,7 +12,15 @@ import pytest
 from safetensors.numpy import save_file
 
 from declouder.errors import OutputError
-from declouder.whole_files import lives, remove_stale_parts, whole_file, whole_files_of, whole_folder, write_text
+from declouder.whole_files import (
+    lives,
+    remove_all_stale_parts,
+    remove_stale_parts,
+    whole_file,
+    whole_files_of,
+    whole_folder,
+    write_text,
+)
 
 
 def test_a_file_has_its_name_only_when_it_is_whole(tmp_path):
@@ -252,3 +260,14 @@ def test_a_folder_that_cannot_be_replaced_is_not_lost(tmp_path, monkeypatch):
         (part / "weights").write_text("new")
         monkeypatch.setattr(Path, "rename", broken)
     assert [path.read_text() for path in tmp_path.rglob("weights")] == ["old"]
+
+
+def test_parts_of_any_name_are_stale_in_a_folder_of_ones_own(tmp_path):
+    for name in (".scores.csv.12-34.part", ".last.ckpt.5-6.part"):
+        (tmp_path / name).touch()
+    kept = {"scores.csv", ".notes.part", "a.1-2.part"}
+    for name in kept:
+        (tmp_path / name).touch()
+    (tmp_path / ".model.1-2.part").mkdir()
+    remove_all_stale_parts(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, ".model.1-2.part"}

@@ -29,6 +29,8 @@ from declouder.errors import OutputError
 
 ELSEWHERE = "choose another place"
 """The mend, where the caller knows none that says more."""
+_PART = re.compile(r"\..+\.\d+-\d+\.part")
+"""What `_beside` calls a part, of any name."""
 _LONGEST = 100
 """Bytes of a name that its part's name begins with; all of a long one would be too long for a file system."""
 
@@ -138,6 +140,17 @@ def remove_stale_parts(path: Path) -> None:
     for left in _left_beside(place, "part"):
         if left.is_file():
             left.unlink(missing_ok=True)
+
+
+def remove_all_stale_parts(folder: Path) -> None:
+    """Delete the unfinished files that killed processes left in a folder, of whatever names.
+
+    As for `remove_stale_parts`, the caller knows that no other writes there.
+    """
+    for left in folder.glob(".*.part"):
+        if _PART.fullmatch(left.name) and left.is_file():
+            with contextlib.suppress(OSError):  # another user's
+                left.unlink()
 
 
 def _remove_folders_of_the_dead(place: Path) -> None:

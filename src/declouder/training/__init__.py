@@ -28,7 +28,15 @@ import torch
 from declouder.config import STAGE_NAMES, StageName, TrainConfig
 from declouder.data.training import TrainingData
 from declouder.errors import ConfigError
-from declouder.training.callbacks import AtomicCheckpointIO, OnStep, RunTimer, ScoreLog, StepKeeper, StepReport
+from declouder.training.callbacks import (
+    AtomicCheckpointIO,
+    LossLog,
+    OnStep,
+    RunTimer,
+    ScoreLog,
+    StepKeeper,
+    StepReport,
+)
 from declouder.training.layout import FINISHED, checkpoint_of, is_finished
 from declouder.training.module import StageModule
 from declouder.training.networks import (
@@ -241,6 +249,7 @@ def _trainer(run: _Run, name: StageName, scores: ScoreLog, *, max_time_s: float 
         enable_version_counter=False,
         save_on_train_epoch_end=False,
     )
+    told = [] if run.on_step is None else [StepReport(name, run.on_step)]
     return L.Trainer(
         accelerator=run.device,
         devices=run.devices,
@@ -253,7 +262,7 @@ def _trainer(run: _Run, name: StageName, scores: ScoreLog, *, max_time_s: float 
         gradient_clip_val=settings.clip_norm,
         use_distributed_sampler=False,
         # The step is told before it is scored, which can take minutes.
-        callbacks=[timer, keeper, *([] if run.on_step is None else [StepReport(name, run.on_step)]), scores],
+        callbacks=[timer, keeper, LossLog(), *told, scores],
         plugins=[AtomicCheckpointIO()],
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -195,6 +195,20 @@ class ScoreLog(Callback):  # type: ignore[misc]
                 trainer.logger.experiment.add_image(tag, sheet, trainer.global_step, dataformats="HWC")
 
 
+class LossLog(Callback):  # type: ignore[misc]
+    """Gives the logger the loss at every `log_every_n_steps`-th step, counted as the scores are.
+
+    Lightning itself counts from 0 here, and has the loss of the last of 50 steps at step 49.
+    """
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: StageModule, *arguments: Any) -> None:
+        """Log the loss of a whole step."""
+        step, batch_index = trainer.global_step, arguments[-1]
+        if trainer.logger is None or step % trainer.log_every_n_steps or not _ends_step(trainer, batch_index):
+            return
+        trainer.logger.log_metrics({"loss": float(trainer.progress_bar_metrics["loss"])}, step=step)
+
+
 class StepReport(Callback):  # type: ignore[misc]
     """Tells `on_step` of each step: stage, steps done, steps of all, and the loss, None before the first."""
 
@@ -275,8 +289,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):  # type: ignore[misc]
         with whole_file(target, mend=MAKE_ROOM) as part:
             try:
                 torch.save(checkpoint, part)
-            except RuntimeError as error:  # a full disk, among others
-                raise OSError(reason_of(error)) from error
+            except RuntimeError as error:  # as which PyTorch tells that less was written than it gave
+                raise OSError(f"the disk may be full: {reason_of(error)}") from error
 
 
 def _ends_step(trainer: L.Trainer, batch_index: int) -> bool:

@@ -83,7 +83,7 @@ class StageModule(L.LightningModule):  # type: ignore[misc]
                 f" check the images for NaN; if --resume ends here again, its checkpoint is spoilt: remove the"
                 f" stage's folder to begin it anew"
             )
-        self.log("loss", loss.detach(), prog_bar=True, on_step=True, on_epoch=False)
+        self.log("loss", loss.detach(), prog_bar=True, logger=False, on_step=True, on_epoch=False)
         return loss
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:

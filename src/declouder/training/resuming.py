@@ -21,7 +21,7 @@ from declouder.training.networks import earlier_folder
 from declouder.training.score_table import SCORES, check_scores
 from declouder.training.stages import STAGES
 from declouder.training.surroundings import MAKE_ROOM
-from declouder.whole_files import write_text
+from declouder.whole_files import remove_all_stale_parts, write_text
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,9 @@ def check_kept(out: Path, stages: Sequence[StageName], left: Sequence[StageName]
 
 
 def begin_run(out: Path, config: TrainConfig) -> None:
-    """Write the recipe into the run's folder; OutputError if that cannot be."""
+    """Write the recipe into the run's folder, rid of what killed runs left; OutputError if that cannot be."""
+    for folder in (out, out / "model", *(out / name for name in STAGE_NAMES)):
+        remove_all_stale_parts(folder)
     write_text(out / "config.yaml", dump_config(config), mend="choose another --out")
 
 
