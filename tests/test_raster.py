@@ -613,6 +613,9 @@ def test_the_nodata_of_any_band_counts_and_is_kept(value, tmp_path, rng):
     [
         (("int16", "int16", "int16"), (0, 1, 1), "bands whose nodata are 0.0 and 1.0"),
         (("int16", "uint8", "int16"), (None, None, None), "bands of int16 and uint8.*-ot int16"),
+        (("int16", "uint16", "int16"), (None, None, None), "bands of int16 and uint16.*-ot int32"),
+        (("int32", "uint8", "float32"), (None, None, None), "bands of float32 and int32 and uint8.*-ot float64"),
+        (("int16", "cfloat32", "int16"), (None, None, None), "bands of complex64 and int16.*-ot float64"),
     ],
 )
 def test_bands_that_no_geotiff_can_hold_together_are_refused(dtypes, nodata, words, tmp_path):
@@ -624,7 +627,8 @@ def test_bands_that_no_geotiff_can_hold_together_are_refused(dtypes, nodata, wor
 def vrt_with_nodata(folder: Path, dn: np.ndarray, nodata: Sequence[int | None], dtypes: Sequence[str] = ()) -> Path:
     """Write (C, H, W) of int16 and a VRT of it whose bands have these nodata and dtypes."""
     write_tif(folder / "tile.tif", dn)
-    kinds = {"int16": "Int16", "uint8": "Byte"}
+    kinds = {"int16": "Int16", "uint16": "UInt16", "int32": "Int32", "uint8": "Byte"}
+    kinds |= {"float32": "Float32", "cfloat32": "CFloat32"}
     bands = "".join(
         f'<VRTRasterBand dataType="{kinds[dtype]}" band="{number}">'
         + ("" if value is None else f"<NoDataValue>{value}</NoDataValue>")

@@ -15,7 +15,7 @@ import numpy as np
 import rasterio
 
 from declouder.errors import RasterError
-from declouder.raster.gdal import GDAL_ERRORS
+from declouder.raster.gdal import DTYPES, GDAL_ERRORS
 from declouder.raster.info import RasterInfo
 
 if TYPE_CHECKING:
@@ -92,9 +92,10 @@ def check_scene(info: RasterInfo, dataset: Any) -> None:
             f"{info.path} has a mask for each band; give all bands one: gdal_translate -mask mask,1 IN OUT.tif"
         )
     if len(dtypes := set(dataset.dtypes)) > 1:
+        common = np.result_type(*dtypes).name  # which holds all numbers of each
         raise RasterError(
             f"{info.path} has bands of {' and '.join(sorted(dtypes))}; give bands of one dtype: "
-            f"gdal_translate -ot {max(dtypes, key=lambda dtype: np.dtype(dtype).itemsize)} IN OUT.tif"
+            f"gdal_translate -ot {common if common in DTYPES else 'float64'} IN OUT.tif"
         )
     nodata = {str(value): value for value in dataset.nodatavals if value is not None}  # a NaN is not itself
     if len(nodata) > 1:

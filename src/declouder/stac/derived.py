@@ -29,7 +29,10 @@ _UNTOLD = "Pixels, all or those under a mask, are synthesised by a generative mo
 _PREFIXES = {"scientific": "sci"}
 """Of the fields of extensions that are not called as they are."""
 # Of the whole source, they are wrong of the result or about its files.
-_DROPPED = ("eo:cloud_cover", "eo:bands", "bands", "created", "updated", "proj:", "processing:", "raster:", "file:")
+_DROPPED = (
+    *("eo:cloud_cover", "eo:bands", "bands", "created", "updated", "proj:", "processing:", "raster:", "file:"),
+    *("earthsearch:s3_path", "earthsearch:payload_id"),
+)
 
 
 def derived_path(output: Path, *, overwrite: bool) -> Path:

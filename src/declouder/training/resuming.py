@@ -55,7 +55,9 @@ def one_run_in(out: Path) -> Iterator[None]:
         ) from None
     except OSError as error:
         _remove_empty(out, is_new)
-        raise OutputError(f"{out} cannot be made or written ({error.strerror or error}); choose another --out") from None
+        raise OutputError(
+            f"{out} cannot be made or written ({error.strerror or error}); choose another --out"
+        ) from None
     try:
         yield
     finally:
