@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.shutil
+from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
 from conftest import names_in, read_tif, write_tif
@@ -21,7 +22,7 @@ from declouder import cli
 from declouder.errors import OutputError, RasterError
 from declouder.raster import open_raster
 from declouder.raster.gdal import DTYPES
-from declouder.scene import auto_scale
+from declouder.scene import SceneOptions, auto_scale, remove_from_scene
 
 pystac = pytest.importorskip("pystac")
 
@@ -384,16 +385,15 @@ def test_what_an_item_does_not_say_its_files_do(folder):
     said = coloured_assets()
     for fields in said.values():
         fields["raster:bands"] = [MEANING]
-    for assets, meaning, ends in (
-        (coloured_assets(), (5e-5, -0.05, 7), (1000, 21000)),
-        (said, (1e-4, -0.1, 0), (1000, 11000)),
+    for assets, meaning, also, ends in (
+        (coloured_assets(), (5e-5, -0.05, 7), None, (1000, 21000)),
+        (said, (1e-4, -0.1, 7), 0, (1000, 11000)),
     ):
-        with (
-            scene_of(read_item(write(folder, item(assets)))) as scene,
-            open_raster(scene, allow_outside=True) as reader,
-        ):
+        found = read_item(write(folder, item(assets)))
+        with scene_of(found) as scene, open_raster(scene, allow_outside=True) as reader:
             info, scale = reader.info, auto_scale(reader, (1, 2, 3))
             assert (info.scales[0], info.offsets[2], info.nodata) == pytest.approx(meaning)
+            assert found.also_nodata == also
             assert (scale.low, scale.high) == pytest.approx(ends)
 
 
@@ -574,3 +574,161 @@ def test_each_band_of_one_file_has_its_own_scale(folder):
     }
     found = read_item(write(folder, item({"all": asset("all.tif", **bands)})))
     assert [band.scale for band in found.bands.values()] == [0.1, 0.2, 0.3]
+
+
+@pytest.mark.parametrize("nodata", [-9999, "nan", 0.5, 65536])
+def test_a_nodata_that_the_files_cannot_hold_is_told_and_theirs_counts(nodata, folder, caplog):
+    for name in ("B04", "B03", "B02"):
+        with rasterio.open(folder / f"{name}.tif", "r+") as dataset:
+            dataset.nodata = 0
+    assets = {key: {**fields, "nodata": nodata} for key, fields in coloured_assets().items()}
+    found = read_item(write(folder, item(assets)))
+    with scene_of(found) as scene, open_raster(scene, allow_outside=True) as reader:
+        assert (reader.info.nodata, found.also_nodata) == (0, None)
+    assert [record.message.split(" says ")[1] for record in caplog.records if record.levelname == "WARNING"] == [
+        f"nodata {float(nodata):.17g}, which uint16 cannot be; what its files say counts"
+    ]
+
+
+def test_pixels_of_the_items_nodata_and_of_the_files_own_stay_as_they_are(
+    folder, tmp_path, darker, model_folder, capfd
+):
+    dn = np.linspace(1500, 5500, 40 * 50).astype(np.uint16).reshape(1, 40, 50)
+    dn[:, :8], dn[:, -6:] = 0, 65535
+    for name in ("B04", "B03", "B02"):
+        write_tif(folder / f"{name}.tif", dn, nodata=0)
+    path = write(folder, item({key: {**one, "nodata": 65535} for key, one in coloured_assets().items()}))
+    found = read_item(path)
+    options = SceneOptions(allow_outside=True, nodata=found.also_nodata)
+    with scene_of(found) as scene:
+        remove_from_scene(scene, tmp_path / "clear.tif", darker, options)
+    with rasterio.open(tmp_path / "clear.tif") as result:
+        clear = result.read()
+        assert result.nodata == 0
+    assert (clear[:, :8] == 0).all() and (clear[:, -6:] == 65535).all()
+    assert (clear[:, 8:-6] < dn[:, 8:-6]).mean() > 0.9
+    words = ("--model", model_folder, "--steps", 0, "-o", tmp_path / "by_command.tif")
+    assert run("remove", "--stac", path, *words) == 0
+    err = " ".join(capfd.readouterr().err.split())
+    assert "item.json says nodata 65535, its files 0; both count" in err
+    assert "no data: 65535 as given, besides the 0 that the file declares" in err
+
+
+@pytest.mark.parametrize("href", ["./missing.tif", "https://example.org/B08.tif", "text.tif", "../B08.tif"])
+def test_nir_that_cannot_be_read_is_left_out_with_the_reason(href, folder, caplog):
+    (folder / "text.tif").write_text("no image")
+    assets = coloured_assets() | {"B08": asset(href, **{"eo:bands": [{"common_name": "nir"}]})}
+    with caplog.at_level("INFO"):
+        assert list(read_item(write(folder, item(assets))).bands) == ["red", "green", "blue"]
+    assert "nir is left out: " in caplog.text
+
+
+def test_an_asset_without_a_list_of_bands_says_itself_which_band_it_is(folder):
+    colors = {"B04": "red", "B03": "green", "B02": "blue", "B08": "nir08"}
+    bare = {key: asset(f"{key}.tif", **{"eo:common_name": color}) for key, color in colors.items()}
+    inherited = {key: {**fields, "bands": [{"name": key}]} for key, fields in bare.items()}
+    keys = {color: asset(f"{key}.tif") for key, color in colors.items()}
+    for assets in (bare, inherited, keys):
+        found = read_item(write(folder, item(assets, "1.1.0")))
+        assert {color: band.path.stem for color, band in found.bands.items()} == {
+            "red": "B04", "green": "B03", "blue": "B02", "nir": "B08"
+        }  # fmt: skip
+
+
+def test_the_key_nir_goes_before_the_key_nir08(folder):
+    keys = {"nir08": "B02", "red": "B04", "green": "B03", "blue": "B02", "nir": "B08"}
+    found = read_item(write(folder, item({key: asset(f"{name}.tif") for key, name in keys.items()})))
+    assert found.bands["nir"].path.stem == "B08"
+
+
+def test_a_fourth_band_that_the_item_calls_nir_is_no_transparency(folder, tmp_path, darker):
+    dn = np.linspace(10, 240, 4 * 40 * 50).astype(np.uint8).reshape(4, 40, 50)
+    dn[3, :5] = 0
+    write_tif(folder / "naip.tif", dn, photometric="RGB")
+    with rasterio.open(folder / "naip.tif", "r+") as dataset:
+        dataset.colorinterp = [ColorInterp[name] for name in ("red", "green", "blue", "alpha")]
+    named = [{"name": name, "common_name": name.lower()} for name in ("Red", "Green", "Blue", "NIR")]
+    image = {"image": asset("naip.tif", **{"eo:bands": named})}
+    with scene_of(read_item(write(folder, item(image)))) as scene:
+        remove_from_scene(scene, tmp_path / "clear.tif", darker, SceneOptions(allow_outside=True))
+    clear = read_tif(tmp_path / "clear.tif")
+    np.testing.assert_array_equal(clear[3], dn[3])
+    assert (clear[:3] < dn[:3]).all()  # also where the fourth band is 0
+    image["image"]["eo:bands"][3] = {"name": "alpha"}
+    with (
+        pytest.raises(RasterError, match="has a mask or alpha of its own"),
+        scene_of(read_item(write(folder, item(image)))),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"roles": ["data", "visual"], "eo:bands": [{"common_name": c} for c in ("red", "green", "blue")]},
+         "names no band red, green, blue (its assets: image; image is a picture for people); "),
+        ({"eo:bands": [{"common_name": c} for c in ("red", "green", "green", "blue")]},
+         "names no band green (its assets: image; image names green 2 times); "),
+        ({}, "names no band red, green, blue (its assets: image); give an item that has red, green and blue, files"
+         " of these, stacked: rio stack RED GREEN BLUE -o scene.tif, or an asset's file in place of the item"),
+    ],
+)  # fmt: skip
+def test_why_no_band_was_found_is_told(fields, words, folder):
+    with pytest.raises(RasterError) as caught:
+        read_item(write(folder, item({"image": asset("B04.tif", **fields)})))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["https://example.org/item.json", "s3://bucket/item.json"])
+def test_an_items_address_is_told_from_a_file(address, tmp_path, capfd):
+    assert run("remove", "--stac", address, "-o", tmp_path / "clear.tif") == 2
+    assert "is an address, not a file; download the item" in " ".join(capfd.readouterr().err.split())
+
+
+def test_the_derived_item_drops_what_its_source_says_of_clouds_and_keeps_its_landsat_fields(
+    folder, tmp_path, model_folder
+):
+    url = "https://landsat.usgs.gov/stac/landsat-extension/v1.1.1/schema.json"
+    clouds = {"landsat:cloud_cover_land": 40, "s2:thin_cirrus_percentage": 3.0, "tile:clouds_percent": 9}
+    fields = item(ALL, gsd=0.5, **clouds, **{"landsat:wrs_path": "190", "s2:water_percentage": 1.0})
+    fields |= {"stac_extensions": [url], "bbox": None}
+    for color in ("red", "green", "blue"):
+        fields["assets"][color] = {**ALL[color], "gsd": 10}
+    words = ("--model", model_folder, "--steps", 0, "-q", "-o", tmp_path / "clear.tif", "--cog")
+    assert run("remove", "--stac", write(folder, fields), *words) == 0
+    derived = json.loads((tmp_path / "clear.json").read_text())
+    assert not [name for name in derived["properties"] if "cloud" in name or "cirrus" in name]
+    assert {"landsat:wrs_path", "s2:water_percentage"} <= derived["properties"].keys()
+    assert url in derived["stac_extensions"]
+    assert derived["assets"]["clear"]["gsd"] == 10
+    assert derived["assets"]["clear"]["type"] == "image/tiff; application=geotiff; profile=cloud-optimized"
+    assert derived["bbox"] == [15, 35.9, 15.1, 36]
+
+
+def test_the_item_of_a_picture_says_where_it_lies_and_what_its_numbers_mean(folder, tmp_path, model_folder):
+    assets = {color: fields for color, fields in ALL.items() if color != "nir"}
+    words = ("--model", model_folder, "--steps", 0, "-q", "-o", tmp_path / "clear.png")
+    assert run("remove", "--stac", write(folder, item(assets)), *words) == 0
+    derived = json.loads((tmp_path / "clear.json").read_text())
+    with rasterio.open(folder / "B04.tif") as source:
+        assert derived["properties"]["proj:transform"] == list(source.transform)[:6]
+        assert derived["properties"]["proj:code"] == f"EPSG:{source.crs.to_epsg()}"
+    for band in derived["assets"]["clear"]["bands"]:
+        assert (band["raster:scale"], band["raster:offset"]) == (1e-4, -0.1)
+
+
+def test_an_item_of_an_earlier_run_beside_a_newer_output_is_made_anew(folder, tmp_path, model_folder, capfd):
+    words = ("--stac", write(folder, item(ALL)), "--model", model_folder, "--steps", 0, "-q")
+    clear, told = tmp_path / "clear.tif", tmp_path / "clear.json"
+    assert run("remove", *words, "-o", clear) == 0
+    earlier = told.read_text()
+    assert run("remove", *words, "-o", clear, "--overwrite", "--seed", 7) == 0
+    now = json.loads(told.read_text())["properties"]["processing:expression"]
+    assert run("remove", *words, "-o", clear, "--skip-existing") == 0
+    assert json.loads(told.read_text())["properties"]["processing:expression"] == now
+    told.write_text(earlier)  # as a kill leaves it between the two
+    assert run("remove", *words, "-o", clear, "--skip-existing") == 0
+    assert json.loads(told.read_text())["properties"]["processing:expression"] == now
+    told.write_text("{}")  # of others
+    assert run("remove", *words, "-o", clear, "--skip-existing") == 0
+    assert told.read_text() == "{}"

@@ -6,13 +6,14 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from declouder.cli.app import app
 from declouder.cli.bars import shown_progress
 from declouder.cli.loading import extra_package, loaded_pipeline, tell_trained_range
+from declouder.cli.logs import logging_to
 from declouder.cli.options import (
     FAST_LEAST_PAINTED,
     FAST_STEPS,
@@ -198,9 +199,11 @@ def remove(
         if stac is not None:
             if inputs or input_list:
                 raise OptionError("--stac names the input; give no INPUT and no --list beside it")
-            item = extra_package("stac", "--stac", "pystac").read_item(stac, allow_outside=allow_outside)
+            item = _read_item(stac, allow_outside=allow_outside, quiet=quiet)
             inputs = [stack.enter_context(_scene_of(item, output, options, skip_existing=skip_existing))]
-            options = replace(options, allow_outside=True)  # the item was looked at; a mask of its own is not
+            # The item was looked at; a mask of its own is not.
+            further = options.nodata if options.nodata is not None else item.also_nodata
+            options = replace(options, allow_outside=True, nodata=further)
         jobs = planned_jobs(inputs or [], input_list, output, options, skip_existing=skip_existing)
         if not quiet:
             for error in jobs.unusable.values():
@@ -217,14 +220,8 @@ def remove(
             quiet=quiet,
             skip_existing=skip_existing,
         )
-        if item is not None and output.is_file() and (outcome.reports or not output.with_suffix(".json").exists()):
-            extra_package("stac", "--stac", "pystac").write_derived(
-                item,
-                output,
-                max_pixels=options.max_pixels,
-                tags=outcome.reports[0].tags if outcome.reports else None,
-                overwrite=options.overwrite,
-            )
+        if item is not None and output.is_file():
+            _write_item(item, output, options, outcome)
         if not quiet:
             typer.echo(summary(jobs, outcome))
             if (advice := hint(outcome.reports, enlarge)) is not None:
@@ -275,6 +272,13 @@ def _pipeline_for_workers(model: str | None, sampler: str | None, precision: str
     return pipeline
 
 
+def _read_item(path: Path, *, allow_outside: bool, quiet: bool) -> SourceItem:
+    """Return a STAC item, and tell what of it is left out, unless `quiet`."""
+    read_item = extra_package("stac", "--stac", "pystac").read_item
+    with logging_to(lambda line: None if quiet else typer.echo(line, err=True)):
+        return cast("SourceItem", read_item(path, allow_outside=allow_outside))
+
+
 @contextlib.contextmanager
 def _scene_of(item: SourceItem, output: Path, options: SceneOptions, *, skip_existing: bool) -> Iterator[Path]:
     """Yield the scene of a STAC item, once it is sure that nothing of the item is written over."""
@@ -301,6 +305,22 @@ def _scene_of(item: SourceItem, output: Path, options: SceneOptions, *, skip_exi
             yield scene
         except DeclouderError as error:  # the scene is a file of ours, and gone when this is read
             raise type(error)(str(error).replace(str(scene), str(item.path))) from error
+
+
+def _write_item(item: SourceItem, output: Path, options: SceneOptions, outcome: Outcome) -> None:
+    """Write the STAC item of an output that was made now, or that a run left without its own."""
+    from declouder import stac
+
+    path, made_now = output.with_suffix(".json"), bool(outcome.reports)
+    outdated = not made_now and path.exists() and stac.is_outdated(path, output, max_pixels=options.max_pixels)
+    if made_now or outdated or not path.exists():
+        stac.write_derived(
+            item,
+            output,
+            max_pixels=options.max_pixels,
+            tags=outcome.reports[0].tags if made_now else None,
+            overwrite=options.overwrite or outdated,
+        )
 
 
 def _parsed_numbers(option: str, text: str | None) -> tuple[int, ...] | None:

@@ -9,7 +9,7 @@ when it is complete, so whoever sees `out.tif` sees all of it.
 """
 
 from declouder.raster.aligned import AlignedReader, open_aligned, read_numbers
-from declouder.raster.checks import MOST_PIXELS, MOST_PIXELS_IN_MEMORY
+from declouder.raster.checks import MOST_PIXELS, MOST_PIXELS_IN_MEMORY, as_stored
 from declouder.raster.gdal import (
     DTYPES,
     INPUT_SUFFIXES,
@@ -40,6 +40,7 @@ __all__ = [
     "RasterInfo",
     "RasterReader",
     "RasterWriter",
+    "as_stored",
     "check_fits",
     "check_folder",
     "check_name",

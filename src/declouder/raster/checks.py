@@ -6,6 +6,7 @@ All is looked at before hours of work, and before a pixel is read where the file
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,6 +79,18 @@ def check_dtype(info: RasterInfo, allowed: Sequence[str]) -> None:
         )
     if info.dtype not in allowed:
         raise RasterError(f"{info.path} is of dtype {info.dtype}; convert it to one of {', '.join(allowed)}")
+
+
+def as_stored(value: float, dtype: str) -> float | None:
+    """Return a number as pixels of a type hold it, of floats the nearest; None if they never do."""
+    kind = np.dtype(dtype)
+    if kind.kind in "iu":
+        limits = np.iinfo(kind)
+        return value if limits.min <= value <= limits.max and float(value).is_integer() else None
+    with np.errstate(over="ignore"):
+        stored = float(kind.type(value).real)
+    # NaN and infinity are floats of every size.
+    return stored if math.isfinite(stored) or not math.isfinite(value) else None
 
 
 def check_scene(info: RasterInfo, dataset: Any) -> None:

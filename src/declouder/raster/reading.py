@@ -17,7 +17,7 @@ from rasterio.windows import Window as GdalWindow
 
 from declouder.arguments import MOST_DN
 from declouder.errors import RasterError
-from declouder.raster.checks import MOST_PIXELS, check_complete, check_dtype, check_scene, check_size
+from declouder.raster.checks import MOST_PIXELS, as_stored, check_complete, check_dtype, check_scene, check_size
 from declouder.raster.gdal import (
     DTYPES,
     GDAL_ERRORS,
@@ -123,20 +123,13 @@ class RasterReader:
         Raises:
             RasterError: if the raster's dtype cannot hold it.
         """
-        kind = np.dtype(self.info.dtype)
-        if kind.kind in "iu":
-            limits = np.iinfo(kind)
-            can_be = limits.min <= value <= limits.max and float(value).is_integer()
-        else:  # as near as it comes; NaN and infinity are floats of every size
-            with np.errstate(over="ignore"):
-                stored = float(kind.type(value))
-            can_be = math.isfinite(stored) or not math.isfinite(value)
-            value = stored if can_be else value
-        if not can_be:
+        kind = self.info.dtype
+        stored = as_stored(value, kind)
+        if stored is None:
             raise RasterError(
                 f"{self.info.path} is of {kind}, which is never {value:.17g}; give a nodata that it can be"
             )
-        declared = self.info.nodata
+        value, declared = stored, self.info.nodata
         if value == declared or (declared is not None and not math.isfinite(value)):
             return
         self._trusts_overviews = False  # they have mixed it with the ground

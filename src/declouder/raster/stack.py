@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from xml.sax.saxutils import escape
 
 import rasterio
-from rasterio.enums import MaskFlags
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.transform import Affine
 
 from declouder.errors import RasterError
@@ -26,7 +26,8 @@ _KINDS = {name: name.capitalize().replace("Uint", "UInt") for name in DTYPES} | 
 class BandFile:
     """One band of a file, and what its numbers mean: value = number * scale + offset.
 
-    None stands for what the file itself says.
+    None stands for what the file itself says. The bands of the file whose numbers are in `colors` hold colours,
+    even if the file calls one of them alpha, as many programs do with the fourth of four.
     """
 
     path: Path
@@ -34,6 +35,7 @@ class BandFile:
     scale: float | None = None
     offset: float | None = None
     nodata: float | None = None
+    colors: tuple[int, ...] = ()
 
 
 def vrt_of_bands(files: Mapping[str, Path | BandFile]) -> str:
@@ -64,7 +66,7 @@ def vrt_of_bands(files: Mapping[str, Path | BandFile]) -> str:
 
 @dataclass(frozen=True)
 class Grid:
-    """Size, place, CRS (WKT) and dtype of a file, and what the band's numbers mean by what the file says."""
+    """Size, place, CRS (WKT) and dtype of a file, and what the numbers of one of its bands mean."""
 
     width: int
     height: int
@@ -74,6 +76,11 @@ class Grid:
     nodata: float | None = None
     scale: float = 1.0
     offset: float = 0.0
+
+    @property
+    def parsed_crs(self) -> CRS | None:
+        """The CRS, if there is one."""
+        return CRS.from_wkt(self.crs) if self.crs else None
 
     def is_as(self, other: Grid) -> bool:
         """Return whether size, place, CRS and dtype are the same."""
@@ -85,7 +92,7 @@ class Grid:
 
 
 def grid_of(band: BandFile) -> Grid:
-    """Return the grid of the file of a band.
+    """Return the grid of the file of a band, and what its numbers mean.
 
     Raises:
         RasterError: if it cannot be opened, or has no such band.
@@ -96,10 +103,13 @@ def grid_of(band: BandFile) -> Grid:
         with rasterio.open(plain_name(band.path), driver=driver) as dataset:
             if not 1 <= band.number <= dataset.count:
                 raise RasterError(
-                    f"{band.path} has {dataset.count} bands, band {band.number} is wanted; get it again"
+                    f"{band.path} has {dataset.count} bands, band {band.number} is wanted; get it again, or mend"
+                    " what names its bands"
                 )
             flags = dataset.mask_flag_enums[band.number - 1]
-            if MaskFlags.per_dataset in flags and MaskFlags.nodata not in flags:
+            alpha = {number for number, color in enumerate(dataset.colorinterp, 1) if color is ColorInterp.alpha}
+            is_color = MaskFlags.alpha in flags and alpha <= {*band.colors}
+            if MaskFlags.per_dataset in flags and MaskFlags.nodata not in flags and not is_color:
                 raise RasterError(
                     f"{band.path} has a mask or alpha of its own, which would be lost beside other bands; make it"
                     f" nodata: gdal_translate -mask none -a_nodata 0"
@@ -115,9 +125,9 @@ def grid_of(band: BandFile) -> Grid:
                 dataset.transform,
                 dataset.crs.to_wkt() if dataset.crs else "",
                 dataset.dtypes[0],
-                dataset.nodatavals[band.number - 1],
-                dataset.scales[band.number - 1],
-                dataset.offsets[band.number - 1],
+                dataset.nodatavals[band.number - 1] if band.nodata is None else band.nodata,
+                dataset.scales[band.number - 1] if band.scale is None else band.scale,
+                dataset.offsets[band.number - 1] if band.offset is None else band.offset,
             )
     except GDAL_ERRORS as error:
         raise RasterError(
@@ -126,15 +136,12 @@ def grid_of(band: BandFile) -> Grid:
 
 
 def _band(number: int, name: str, band: BandFile, grid: Grid) -> str:
-    nodata: Any = grid.nodata if band.nodata is None else band.nodata
-    scale = grid.scale if band.scale is None else band.scale
-    offset = grid.offset if band.offset is None else band.offset
     return (
         f'<VRTRasterBand dataType="{_KINDS[grid.dtype]}" band="{number}"><Description>{escape(name)}</Description>'
         + (f"<ColorInterp>{name.capitalize()}</ColorInterp>" if name in RGB else "")
-        + ("" if nodata is None else f"<NoDataValue>{nodata}</NoDataValue>")
-        + (f"<Offset>{offset:.17g}</Offset>" if offset != 0 else "")
-        + (f"<Scale>{scale:.17g}</Scale>" if scale != 1 else "")
+        + ("" if grid.nodata is None else f"<NoDataValue>{grid.nodata}</NoDataValue>")
+        + (f"<Offset>{grid.offset:.17g}</Offset>" if grid.offset != 0 else "")
+        + (f"<Scale>{grid.scale:.17g}</Scale>" if grid.scale != 1 else "")
         + f'<SimpleSource><SourceFilename relativeToVRT="0">{escape(str(band.path.resolve()))}</SourceFilename>'
         f"<SourceBand>{band.number}</SourceBand></SimpleSource></VRTRasterBand>"
     )

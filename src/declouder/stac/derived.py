@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pystac
 
 from declouder.errors import OutputError
-from declouder.raster import RasterInfo, open_raster
+from declouder.raster import BandFile, RasterInfo, grid_of, open_raster
 from declouder.rgb import RGBN
 from declouder.stac.reading import SourceItem
 from declouder.tags import NOTE, own_tags
@@ -26,12 +27,12 @@ _PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
 _EO = "https://stac-extensions.github.io/eo/v2.0.0/schema.json"
 _RASTER = "https://stac-extensions.github.io/raster/v2.0.0/schema.json"
 _UNTOLD = "Pixels, all or those under a mask, are synthesised by a generative model; they were not observed."
-_PREFIXES = {"scientific": "sci"}
+_PREFIXES = {"scientific": "sci", "sentinel-1": "s1", "sentinel-2": "s2", "sentinel-3": "s3"}
 """Of the fields of extensions that are not called as they are."""
 # Of the whole source, they are wrong of the result or about its files.
-_DROPPED = (
-    *("eo:cloud_cover", "eo:bands", "bands", "created", "updated", "proj:", "processing:", "raster:", "file:"),
-    *("earthsearch:s3_path", "earthsearch:payload_id"),
+_DROPPED = re.compile(
+    "(eo:bands|bands|created|updated|earthsearch:s3_path|earthsearch:payload_id)$"
+    "|(proj|processing|raster|file):|.*(cloud|cirrus)"
 )
 
 
@@ -45,6 +46,20 @@ def derived_path(output: Path, *, overwrite: bool) -> Path:
     if path.is_dir() or (path.exists() and not overwrite):
         raise OutputError(f"{path} exists already; give --overwrite to replace it, or another output")
     return path
+
+
+def is_outdated(item: Path, output: Path, *, max_pixels: int) -> bool:
+    """Return whether the item beside an output of ours tells of another run than the output itself.
+
+    A run that replaces both and is killed between the two leaves them so. WebP holds no tags, so nobody knows.
+    """
+    with open_raster(output, max_pixels=max_pixels) as reader:
+        said = own_tags(reader.info)
+    try:
+        told = json.loads(item.read_text(encoding="utf-8"))["properties"]["processing:expression"]["expression"]
+    except (LookupError, OSError, TypeError, ValueError):
+        return False  # not ours
+    return bool(said) and told != {NOTE: _UNTOLD} | said
 
 
 def write_derived(
@@ -70,23 +85,29 @@ def write_derived(
     path = derived_path(output, overwrite=overwrite)
     with open_raster(output, max_pixels=max_pixels) as reader:
         info = reader.info
+        is_cog = reader.dataset.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") == "COG"
     source = item.fields
     said = own_tags(info) if tags is None else dict(tags)
     if tags is None and not said and info.driver != "WEBP":  # which holds no tags
         raise OutputError(f"{output} was not made by declouder, so no item is written for it; give another output")
     said = {NOTE: _UNTOLD} | said
+    if info.driver in {"PNG", "WEBP"}:  # which hold neither place nor what the numbers mean
+        info = _as_the_source(info, list(item.bands.values()))
+    geometry = _finite(source.get("geometry"))
     fields: dict[str, Any] = {
         "type": "Feature",
         "stac_version": pystac.get_stac_version(),
         "id": f"{source['id']}-declouder",
-        "geometry": _finite(source.get("geometry")),
-        "bbox": _finite(source.get("bbox")),
+        "geometry": geometry,
+        "bbox": _finite(source.get("bbox")) or _bbox_of(geometry),
         "properties": _properties(source["properties"], info, said),
         "links": [
             {"rel": "derived_from", "href": _relative(item.path, path.parent), "type": "application/geo+json"}
         ],
-        "assets": {"clear": _asset(info, output, list(item.bands))},
+        "assets": {"clear": _asset(info, output, list(item.bands), is_cog=is_cog)},
     }
+    if item.gsd is not None:
+        fields["assets"]["clear"]["gsd"] = item.gsd
     # An extension that is named and not used makes an item invalid.
     band_fields = {name for band in fields["assets"]["clear"]["bands"] for name in band}
     used = {_PROCESSING: True, _PROJECTION: True, _EO: "eo:common_name" in band_fields}
@@ -100,13 +121,15 @@ def write_derived(
 
 def _properties(source: dict[str, Any], info: RasterInfo, said: dict[str, str]) -> dict[str, Any]:
     """Return what still holds of the source, and what was done."""
-    kept = {name: _finite(value) for name, value in source.items() if not name.startswith(_DROPPED)}
+    kept = {name: _finite(value) for name, value in source.items() if not _DROPPED.match(name)}
     place: dict[str, Any] = {"proj:shape": [info.height, info.width]}
     if not info.transform.is_identity:
         place["proj:transform"] = list(info.transform)[:6]
     epsg = info.crs.to_epsg() if info.crs else None
     if epsg is not None:
         place["proj:code"] = f"EPSG:{epsg}"
+    elif info.crs:
+        place["proj:wkt2"] = info.crs.to_wkt(version="WKT2_2019")
     return kept | {
         "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "processing:software": {"declouder": __version__},
@@ -126,16 +149,37 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _bbox_of(geometry: Any) -> list[float] | None:
+    """Return the bounds of a GeoJSON geometry in two dimensions; None if it is something else."""
+    try:
+        return list(pystac.utils.geometry_to_bbox(geometry))
+    except (AssertionError, LookupError, TypeError, ValueError):
+        return None
+
+
 def _is_used(url: Any, properties: Mapping[str, Any]) -> bool:
     """Return whether one of the source's extensions has fields among properties that are none of ours."""
-    found = re.search(r"/([a-z0-9-]+)/v\d", str(url))
-    if found is None or f"{found[1]}:" in _DROPPED or found[1] == "eo":
+    found = re.search(r"/([a-z0-9-]+?)(-extension)?/v\d", str(url))  # USGS calls its own "landsat-extension"
+    if found is None or _DROPPED.match(f"{found[1]}:") or found[1] == "eo":
         return False
     prefix = _PREFIXES.get(found[1], found[1])
     return any(name.startswith(f"{prefix}:") for name in properties)
 
 
-def _asset(info: RasterInfo, output: Path, names: Sequence[str]) -> dict[str, Any]:
+def _as_the_source(info: RasterInfo, bands: Sequence[BandFile]) -> RasterInfo:
+    """Return what a picture of a scene's bands says, with their place and what their numbers mean."""
+    grids = [grid_of(band) for band in bands[: info.count]]
+    transparency = info.count - len(grids)
+    return replace(
+        info,
+        transform=grids[0].place,
+        crs=grids[0].parsed_crs,
+        scales=(*[grid.scale for grid in grids], *[1.0] * transparency),
+        offsets=(*[grid.offset for grid in grids], *[0.0] * transparency),
+    )
+
+
+def _asset(info: RasterInfo, output: Path, names: Sequence[str], *, is_cog: bool) -> dict[str, Any]:
     """Return the asset of a file; where it does not say what its bands are, as a picture, they are `names`."""
     bands = []
     for number, described in enumerate(info.descriptions, start=1):
@@ -149,9 +193,8 @@ def _asset(info: RasterInfo, output: Path, names: Sequence[str]) -> dict[str, An
         if (info.scales[number - 1], info.offsets[number - 1]) != (1, 0):
             band |= {"raster:scale": info.scales[number - 1], "raster:offset": info.offsets[number - 1]}
         bands.append(band)
-    kind = {".png": "image/png", ".webp": "image/webp"}.get(
-        output.suffix.lower(), "image/tiff; application=geotiff"
-    )
+    tiff = pystac.MediaType.COG if is_cog else pystac.MediaType.GEOTIFF
+    kind = {".png": "image/png", ".webp": "image/webp"}.get(output.suffix.lower(), str(tiff))
     return {"href": f"./{output.name}", "type": kind, "roles": ["data"], "bands": bands}
 
 

@@ -1,7 +1,7 @@
 """Which files of a STAC item hold red, green, blue and near infrared, and what their numbers mean.
 
-What a band is called: bands (STAC 1.1) or eo:bands (1.0), by `eo:common_name`, `common_name` or, where there is
-none, `name`; else the asset's key. What its numbers mean: raster:scale, raster:offset (1.1), raster:bands (1.0).
+Which bands these are: `stac.choosing`. What their numbers mean: raster:scale, raster:offset (STAC 1.1),
+raster:bands (1.0), else what the files say.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import json
 import logging
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -21,15 +22,14 @@ from urllib.parse import unquote, urlsplit
 import pystac
 
 from declouder.errors import RasterError, reason_of
-from declouder.raster import BandFile, grid_of, lies_there, vrt_of_bands
+from declouder.raster import BandFile, as_stored, grid_of, lies_there, vrt_of_bands
 from declouder.rgb import RGB
+from declouder.stac.choosing import Asset, Choice, chosen_bands, fields_of
 
 log = logging.getLogger(__name__)
 
 _FURTHER = "nir"
 _MOST_BYTES = 16 * 2**20
-# Assets that show a scene to people; their numbers are no measurements.
-_SHOWN_ROLES = {"thumbnail", "overview", "visual"}
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,20 @@ class SourceItem:
         path: of the item.
         fields: the item, as JSON knows it.
         bands: by what the model calls them.
+        also_nodata: what the item says where the files declare another number. The scene's is that of the files, so
+            give this one as `SceneOptions.nodata`.
+        gsd: size of a pixel of red, green and blue, in metres, if the item says so of them.
     """
 
     path: Path
     fields: Mapping[str, Any]
     bands: Mapping[str, BandFile]
+    also_nodata: float | None = None
+    gsd: float | None = None
 
 
 def read_item(path: Path, *, allow_outside: bool = False) -> SourceItem:
-    """Read a STAC item and find its bands.
+    """Read a STAC item and find its bands: red, green, blue and, where it can be read beside them, near infrared.
 
     Args:
         path: of the item's JSON.
@@ -65,32 +70,39 @@ def read_item(path: Path, *, allow_outside: bool = False) -> SourceItem:
     assets = fields.get("assets")
     if not isinstance(assets, Mapping) or not all(isinstance(asset, Mapping) for asset in assets.values()):
         raise RasterError(f"{path} has no assets; give the JSON of a STAC item with its bands")
+    # Earth Search has taken the offset off the numbers, and still names it.
     applied = fields.get("properties", {}).get("earthsearch:boa_offset_applied") is True
-    found = {color: _chosen(color, assets) for color in (*RGB, _FURTHER)}
-    missing = [color for color in RGB if found[color] is None]
-    if missing:
-        raise RasterError(
-            f"{path} names no band {', '.join(missing)} (its assets: {', '.join(map(str, assets))[:200]}); "
-            "give an item that has red, green and blue, or files of these, stacked: gdalbuildvrt -separate"
-            " scene.vrt RED GREEN BLUE"
-        )
-    bands: dict[str, BandFile] = {}
-    for color, choice in found.items():
-        if choice is not None:
-            file = _local_file(path, assets[choice.asset], choice.asset, allow_outside=allow_outside)
-            # Earth Search has taken the offset off the numbers, and still names it.
-            bands[color] = _meant(path, file, choice, assets[choice.asset], offset_applied=applied)
-    values = {color: _nodata(bands[color]) for color in RGB}
-    if len({*values.values()} - {"None"}) > 1:
-        told = ", ".join(f"{color} {value}" for color, value in values.items())
-        raise RasterError(f"{path}: nodata differs ({told}); give files of one nodata: gdal_translate -a_nodata")
-    if _FURTHER in bands and not grid_of(bands[_FURTHER]).is_as(grid_of(bands["red"])):
-        log.info("nir of %s lies on another grid; left out", path)
-        del bands[_FURTHER]
-    if _FURTHER in bands and _nodata(bands[_FURTHER]) != _nodata(bands["red"]):
-        log.info("nir of %s has another nodata; left out", path)
-        del bands[_FURTHER]
-    return SourceItem(path, fields, bands)
+
+    def read(choice: Choice) -> _Found:
+        asset = assets[choice.asset]
+        file = _local_file(path, asset, choice.asset, allow_outside=allow_outside)
+        return _meant(path, file, choice, asset, offset_applied=applied)
+
+    chosen = chosen_bands(path, assets)
+    colors = [read(chosen[color]) for color in RGB]
+    found = dict(zip(RGB, colors, strict=True))
+    if _FURTHER in chosen:
+        try:
+            further = read(chosen[_FURTHER])
+            _check_beside(further.band, colors[0].band)
+            found[_FURTHER] = further
+        except RasterError as error:
+            log.info("%s is left out: %s", _FURTHER, error)
+    for values in ([_nodata(each.band) for each in colors], [str(each.also_nodata) for each in colors]):
+        if len({*values} - {"None"}) > 1:
+            told = ", ".join(map(" ".join, zip(RGB, values, strict=True)))
+            raise RasterError(
+                f"{path}: nodata differs ({told}); give files of one nodata: gdal_translate -a_nodata"
+            )
+    for note in dict.fromkeys(each.note for each in colors if each.note is not None):
+        log.warning("%s says nodata %s", path, note)
+    return SourceItem(
+        path,
+        fields,
+        {color: each.band for color, each in found.items()},
+        also_nodata=next((each.also_nodata for each in colors if each.also_nodata is not None), None),
+        gsd=colors[0].gsd if len({each.gsd for each in colors}) == 1 else None,
+    )
 
 
 @contextlib.contextmanager
@@ -110,45 +122,6 @@ def scene_of(item: SourceItem) -> Iterator[Path]:
         yield scene
 
 
-@dataclass(frozen=True)
-class _Choice:
-    asset: str
-    number: int
-    """1-based, of the band in the asset."""
-
-
-def _chosen(color: str, assets: Mapping[str, Mapping[str, Any]]) -> _Choice | None:
-    """Return the band of a colour: the asset of that key first, then the one with fewest bands."""
-    found = []
-    for place, (key, asset) in enumerate(assets.items()):
-        roles = asset.get("roles") or []
-        if not isinstance(roles, list) or _SHOWN_ROLES.intersection(map(str, roles)):
-            continue
-        names = [_name(band) for band in _bands(asset)]
-        is_named_so = key.lower() == color
-        if len(names) <= 1 and is_named_so:
-            names = [color]
-        if names.count(color) == 1:
-            found.append((not is_named_so, len(names), place, _Choice(key, names.index(color) + 1)))
-    return min(found, key=lambda one: one[:3])[3] if found else None
-
-
-def _bands(asset: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    for name in ("bands", "eo:bands"):
-        bands = asset.get(name)
-        if isinstance(bands, list) and bands and all(isinstance(band, Mapping) for band in bands):
-            return bands
-    return []
-
-
-def _name(band: Mapping[str, Any]) -> str:
-    for field in ("eo:common_name", "common_name", "name"):
-        if isinstance(band.get(field), str):
-            name = str(band[field]).lower()
-            return _FURTHER if name == "nir08" else name  # Landsat's, by the same specification
-    return ""
-
-
 def _is_name(href: str) -> bool:
     """Return whether a file could be called so."""
     try:
@@ -157,7 +130,7 @@ def _is_name(href: str) -> bool:
         return False
 
 
-def _local_file(item: Path, asset: Mapping[str, Any], key: str, *, allow_outside: bool) -> Path:
+def _local_file(item: Path, asset: Asset, key: str, *, allow_outside: bool) -> Path:
     href = asset.get("href")
     if not isinstance(href, str) or not _is_name(href):
         raise RasterError(f"{item}: asset {key[:40]} has no href; give an item whose assets are files")
@@ -186,16 +159,32 @@ def _local_file(item: Path, asset: Mapping[str, Any], key: str, *, allow_outside
 
 
 def _nodata(band: BandFile) -> str:
-    value = grid_of(band).nodata if band.nodata is None else band.nodata
-    return str(value)  # a NaN is not itself
+    return str(grid_of(band).nodata)  # a NaN is not itself
 
 
-def _meant(item: Path, file: Path, choice: _Choice, asset: Mapping[str, Any], *, offset_applied: bool) -> BandFile:
+def _check_beside(band: BandFile, first: BandFile) -> None:
+    """Raise RasterError unless a band can be one of the scene whose first band is given."""
+    if not grid_of(band).is_as(grid_of(first)):
+        raise RasterError(f"{band.path} lies on another grid than {first.path}")
+    if _nodata(band) != _nodata(first):
+        raise RasterError(f"{band.path} has another nodata than {first.path}")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A band, what its asset says beyond it, and a note on its nodata."""
+
+    band: BandFile
+    gsd: float | None
+    also_nodata: float | None = None
+    note: str | None = None
+
+
+def _meant(item: Path, file: Path, choice: Choice, asset: Asset, *, offset_applied: bool) -> _Found:
     """Return a band with what its numbers mean."""
     said: dict[str, Any] = {}
-    # What a band says comes after, and over, what the asset says of all its bands.
-    for fields in (asset, _at(asset.get("raster:bands"), choice.number), _at(asset.get("bands"), choice.number)):
-        for name in ("scale", "offset", "nodata"):
+    for fields in fields_of(asset, choice.number):
+        for name in ("scale", "offset", "nodata", "gsd"):
             value = fields.get(f"raster:{name}", fields.get(name))
             if value is not None:
                 said[name] = value
@@ -203,13 +192,17 @@ def _meant(item: Path, file: Path, choice: _Choice, asset: Mapping[str, Any], *,
     if values.get("scale") == 0:
         raise RasterError(f"{item}: asset {choice.asset[:40]} has scale 0; mend the item")
     offset = 0.0 if offset_applied else values.get("offset")
-    return BandFile(file, choice.number, values.get("scale"), offset, values.get("nodata"))
-
-
-def _at(bands: Any, number: int) -> Mapping[str, Any]:
-    """Return the fields of the band of a 1-based number, if they are there."""
-    is_there = isinstance(bands, list) and len(bands) >= number and isinstance(bands[number - 1], Mapping)
-    return bands[number - 1] if is_there else {}
+    band = BandFile(file, choice.number, values.get("scale"), offset, colors=choice.colors)
+    gsd, nodata = values.get("gsd"), values.get("nodata")
+    if nodata is None:
+        return _Found(band, gsd)
+    its = grid_of(band)
+    stored = as_stored(nodata, its.dtype)
+    if stored is None:
+        return _Found(band, gsd, note=f"{nodata:.17g}, which {its.dtype} cannot be; what its files say counts")
+    if its.nodata is None or str(its.nodata) == str(stored):
+        return _Found(replace(band, nodata=stored), gsd)
+    return _Found(band, gsd, stored, f"{stored:.17g}, its files {its.nodata:.17g}; both count")
 
 
 def _number(item: Path, key: str, field: str, value: Any) -> float:
@@ -229,11 +222,13 @@ def _number(item: Path, key: str, field: str, value: Any) -> float:
 def _read_json(path: Path) -> Mapping[str, Any]:
     mend = "give the JSON of a STAC item"
     try:
+        if not path.is_file() and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+            raise RasterError(f"{path} is an address, not a file; download the item and its assets first")
         if not path.is_file():
             raise RasterError(f"{path} does not exist, or is no file; {mend}")
         if path.stat().st_size > _MOST_BYTES:
             raise RasterError(f"{path} is of over {_MOST_BYTES >> 20} MiB; {mend}")
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise RasterError(f"{path} cannot be read ({reason_of(error)}); {mend}") from None
     if not isinstance(fields, dict) or fields.get("type") != "Feature" or "stac_version" not in fields:
