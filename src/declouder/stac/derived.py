@@ -112,8 +112,8 @@ def write_derived(
     band_fields = {name for band in fields["assets"]["clear"]["bands"] for name in band}
     used = {_PROCESSING: True, _PROJECTION: True, _EO: "eo:common_name" in band_fields}
     used[_RASTER] = any(name.startswith("raster:") for name in band_fields)
-    kept = [url for url in source.get("stac_extensions") or [] if _is_used(url, fields["properties"])]
-    fields["stac_extensions"] = list(dict.fromkeys([url for url, is_used in used.items() if is_used] + kept))
+    still = [url for url in source.get("stac_extensions") or [] if _still_holds(url, source["properties"])]
+    fields["stac_extensions"] = list(dict.fromkeys([url for url, is_used in used.items() if is_used] + still))
     fields = pystac.Item.from_dict(fields).to_dict(include_self_link=False, transform_hrefs=False)
     write_text(path, json.dumps(fields, indent=2, allow_nan=False) + "\n", mend="is the folder read-only?")
     return path
@@ -157,13 +157,13 @@ def _bbox_of(geometry: Any) -> list[float] | None:
         return None
 
 
-def _is_used(url: Any, properties: Mapping[str, Any]) -> bool:
-    """Return whether one of the source's extensions has fields among properties that are none of ours."""
+def _still_holds(url: Any, source: Mapping[str, Any]) -> bool:
+    """Return whether one of the source's extensions, none of ours, has fields there that all are kept."""
     found = re.search(r"/([a-z0-9-]+?)(-extension)?/v\d", str(url))  # USGS calls its own "landsat-extension"
-    if found is None or _DROPPED.match(f"{found[1]}:") or found[1] == "eo":
+    if found is None or found[1] == "eo":
         return False
-    prefix = _PREFIXES.get(found[1], found[1])
-    return any(name.startswith(f"{prefix}:") for name in properties)
+    fields = [name for name in source if name.startswith(f"{_PREFIXES.get(found[1], found[1])}:")]
+    return bool(fields) and not any(map(_DROPPED.match, fields))
 
 
 def _as_the_source(info: RasterInfo, bands: Sequence[BandFile]) -> RasterInfo:
