@@ -84,7 +84,7 @@ def keep_images(
     try:
         place.mkdir(parents=True, exist_ok=True)
         if owner_of(folder) != owner:
-            write_text(folder / OWNER, f"{_HEADING}\n{owner}\n", mend="choose another --keep-images")
+            write_text(folder / OWNER, f"{_HEADING}\n{owner}\n", mend="make room, or choose another --keep-images")
         for kind, image in pictures.items():
             unit = (_shown(image, band_names).astype(np.float32) - low) / (high - low)
             _save(place / f"{kind}.png", unit)
@@ -92,7 +92,10 @@ def keep_images(
             unit = values / FULL_SCALE[kind]
             _save(place / f"{kind}.png", unit if kind == "w" else np.sqrt(unit))
     except OSError as error:
-        raise OutputError(f"{place} cannot be written ({error}); choose another --keep-images") from error
+        reason = error.strerror or error
+        raise OutputError(
+            f"{place} cannot be written ({reason}); make room, or choose another --keep-images"
+        ) from error
     return [*pictures, *maps]
 
 
