@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import rasterio
 from PIL import Image
+from rasterio.transform import Affine
 
 from conftest import FakePipeline, names_in, read_tif, write_tif
 from declouder.errors import OutputError, RasterError
 from declouder.raster import create_raster, open_raster, output_name, vrt_of_bands
+from declouder.raster.places import same_corners
 from declouder.scene import SceneOptions, auto_scale, remove_from_scene
 
 
@@ -151,6 +153,23 @@ def test_bands_of_different_grids_are_not_stacked(tmp_path):
     files["nir"] = write_tif(tmp_path / "nir.tif", np.ones((1, 20, 20), np.uint16), transform=diagonal)
     with pytest.raises(RasterError, match="one grid"):
         vrt_of_bands(files)
+
+
+@pytest.mark.parametrize("pixel", [(10, 0), (1e-5, 0), (0, 10)])
+def test_corners_may_differ_by_a_hundredth_of_a_pixel(pixel):
+    a, b = pixel
+    like = Affine(a, b, 500, b, -a, 900)
+
+    def is_same(other: Affine) -> bool:
+        return same_corners(other, like, width=40, height=30)
+
+    assert is_same(like)
+    for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+        assert is_same(like * Affine.translation(0.009 * dx, 0.009 * dy))
+        assert not is_same(like * Affine.translation(0.011 * dx, 0.011 * dy))
+    # Alike at one corner, they may differ in the size of their pixels, or in which way is up.
+    for other in (Affine.scale(1.001, 1), Affine.scale(1, 1.001), Affine.scale(1, -1)):
+        assert not is_same(like * other)
 
 
 def tiff_claiming(width: int, height: int, *, rows_per_strip: int, bands: int = 1) -> bytes:

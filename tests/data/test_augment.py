@@ -112,13 +112,14 @@ def test_relit_ground_is_as_warm_as_sand_and_seldom_bluer(rng):
 
 def test_zoom_enlarges_a_part_and_shrinks_all_of_an_image_alike(rng):
     stripes = np.tile((np.arange(64) % 16 < 8).astype(np.float32), (3, 64, 1))
-    images = [stripes, 1 - stripes]
+    images = [stripes, 1 - stripes, stripes.transpose(0, 2, 1)]
     for factor in (0.5, 2.0):
-        one, other = zoom(images, (factor, factor), rng)
+        one, other, across = zoom(images, (factor, factor), rng)
         assert one.shape == other.shape == stripes.shape
         np.testing.assert_allclose(one + other, 1, atol=1e-5)
-        edges = int((np.diff((one[0, 32] > 0.5).astype(int)) != 0).sum())
-        assert abs(edges - 7 / factor) <= 1  # of 7 in the whole image
+        for line in (one[0, 32], across[0, :, 32]):
+            edges = int((np.diff((line > 0.5).astype(int)) != 0).sum())
+            assert abs(edges - 7 / factor) <= 1  # of 7 in the whole image
     assert zoom(images, (1.0, 1.0), rng) is images
 
 
