@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from declouder.data.clouds import KINDS, MASK_TAU, CloudKind, _broken, fractal_noise, simulate_clouds
+from declouder.data.terrain import make_terrain
 from declouder.errors import OptionError
 
 
@@ -199,3 +200,13 @@ def test_clouds_are_bright_on_the_side_that_their_shadows_are_not_on():
         towards_shadow = (up * shift[0] + right * shift[1])[thick]
         found.append(np.corrcoef(shading[thick], towards_shadow)[0, 1])  # height grows there: a flank in the sun
     assert len(found) >= 8 and min(found) > 0.1
+
+
+def test_terrain_is_of_fields_with_faint_furrows_and_grain():
+    ground = make_terrain(np.random.default_rng(0), 128, 96, bands=4)
+    assert (ground.shape, ground.dtype) == ((4, 128, 96), np.float32)
+    assert ground.min() >= 0 and ground.max() <= 1
+    steps = np.abs(np.diff(ground, axis=1))
+    assert 0.02 < np.median(steps) < 0.05  # within fields
+    assert (steps > 0.15).mean() > 0.01  # between them
+    assert ground.std(axis=(1, 2)).min() > 0.05
