@@ -369,10 +369,12 @@ def test_an_interrupted_run_exits_130_and_leaves_no_half_written_output(name, mo
     folder.mkdir()
     command = [sys.executable, "-m", "declouder.cli", "remove", source, "-o", folder / "b.tif"]
     command += ["--model", model_folder, "--steps", "50", "--window", "64"]
-    # A shell starts what it puts in the background with SIGINT ignored, and a child inherits that.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A shell starts what it puts in the background with SIGINT ignored, nohup with SIGHUP; a child inherits that.
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     process = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True)
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
     started = time.monotonic()
     while not names_in(folder) and process.poll() is None and time.monotonic() - started < 60:
         time.sleep(0.05)
