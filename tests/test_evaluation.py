@@ -48,11 +48,11 @@ from declouder.evaluation import (
 )
 from declouder.evaluation.doubts import doubts_of
 from declouder.kept import read_kept
+from declouder.model_identity import model_digest, weights_stay
 from declouder.mosaic import Window
 from declouder.networks import CompactNet, Denoiser, WeightNet
 from declouder.noise import scene_noise
 from declouder.pipeline import CloudRemovalPipeline, make_scheduler
-from declouder.provenance import model_digest, weights_stay
 from declouder.scaling import Scaling
 
 NAMES = ("3", "12", "101")

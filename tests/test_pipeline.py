@@ -32,13 +32,13 @@ from declouder.consistency import held_to_haze
 from declouder.enlarging import enlarged
 from declouder.errors import ModelError, OptionError
 from declouder.fusion import FusedPrediction, add_noise, predict_x0
+from declouder.model_identity import model_digest, precision_of, sampler_of
 from declouder.networks import REFERENCES, CompactNet, Denoiser, WeightNet
 from declouder.networks.squares import box_mean
 from declouder.painted import painted_share
 from declouder.pipeline import SAMPLERS, make_scheduler
 from declouder.pipeline.folder import looks_like_hub_id
 from declouder.pipeline.images import to_tensor
-from declouder.provenance import model_digest, precision_of, sampler_of
 
 SMALL = {"widths": (8, 16), "attention_levels": (1,), "heads": 2, "layers": 1, "norm_groups": 4}
 

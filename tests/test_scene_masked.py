@@ -217,8 +217,8 @@ def test_the_tags_of_the_last_run_before_are_kept_as_such_and_it_is_said(darker,
 
 
 def test_the_digest_of_a_model_tells_models_apart_but_not_their_samplers(model_folder):
+    from declouder.model_identity import model_digest
     from declouder.pipeline import CloudRemovalPipeline, make_scheduler
-    from declouder.provenance import model_digest
 
     one, other = (CloudRemovalPipeline.from_pretrained(model_folder) for _ in range(2))
     other.scheduler = make_scheduler("dpmsolver++")

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 
+from declouder.model_identity import model_digest
 from declouder.mosaic import Window
 from declouder.noise import scene_noise
 from declouder.pipeline import CloudRemovalPipeline
-from declouder.provenance import model_digest
 
 RECORDED = Path(__file__).parent / "parity" / "shipped.json"
 SIDE, BLOCK = 192, 32

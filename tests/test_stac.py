@@ -719,6 +719,32 @@ def test_the_item_of_a_picture_says_where_it_lies_and_what_its_numbers_mean(fold
         assert (band["raster:scale"], band["raster:offset"]) == (1e-4, -0.1)
 
 
+def provenance_of(told: Path) -> Any:
+    return json.loads(told.read_text())["assets"].get("provenance")
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png", ".webp"])
+def test_the_item_names_the_provenance_of_its_run(suffix, folder, tmp_path, model_folder):
+    for name in ("B04", "B03", "B02"):
+        write_tif(folder / f"{name}.tif", np.full((1, 40, 50), 90, np.uint8))
+    words = ("--stac", write(folder, item(coloured_assets())), "--model", model_folder, "--steps", 1, "-q")
+    clear, told, made_up = tmp_path / f"clear{suffix}", tmp_path / "clear.json", tmp_path / "more" / "made_up.tif"
+    made_up.parent.mkdir()
+    assert run("remove", *words, "-o", clear, "--provenance", made_up, "--samples", 2) == 0
+    asset = provenance_of(told)
+    assert asset["href"] == "more/made_up.tif" and asset["roles"] == ["metadata"]
+    assert [band["name"] for band in asset["bands"]] == ["changed", "w", "spread"]
+    assert [band.get("unit") for band in asset["bands"]] == [None, None, "DN"]
+    assert {band["data_type"] for band in asset["bands"]} == {"float32"}
+    told.unlink()  # as a kill leaves it between the two
+    assert run("remove", *words, "-o", clear, "--provenance", made_up, "--samples", 2, "--skip-existing") == 0
+    assert provenance_of(told) == asset
+    told.unlink()  # a raster of others is not named
+    made_up.write_bytes((folder / "B04.tif").read_bytes())
+    assert run("remove", *words, "-o", clear, "--provenance", made_up, "--skip-existing") == 0
+    assert provenance_of(told) is None
+
+
 def test_an_item_of_an_earlier_run_beside_a_newer_output_is_made_anew(folder, tmp_path, model_folder, capfd):
     words = ("--stac", write(folder, item(ALL)), "--model", model_folder, "--steps", 0, "-q")
     clear, told = tmp_path / "clear.tif", tmp_path / "clear.json"

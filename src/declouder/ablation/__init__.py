@@ -32,9 +32,9 @@ from declouder.errors import DataError, OutputError
 from declouder.evaluation import ModelMethod, OnImage, Selection, ends_of, evaluate, read_scores
 from declouder.evaluation.files import SCORING_PACKAGES, files_fingerprint, make_folder
 from declouder.metrics import load_lpips
+from declouder.model_identity import model_digest, precision_of, sampler_of
 from declouder.packages import package_versions
 from declouder.pipeline import make_scheduler
-from declouder.provenance import model_digest, precision_of, sampler_of
 from declouder.whole_files import write_text
 
 if TYPE_CHECKING:

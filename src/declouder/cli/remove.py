@@ -244,7 +244,7 @@ def _finished(
 ) -> Outcome:
     """Load the model and finish all scenes that are to be done, here or on a cluster; return what came of them."""
     from declouder.cli.jobs import check_bands
-    from declouder.provenance import weights_stay
+    from declouder.model_identity import weights_stay
 
     outcome = Outcome(failed=dict(jobs.unusable))
     if not jobs.todo:
@@ -319,6 +319,7 @@ def _write_item(item: SourceItem, output: Path, options: SceneOptions, outcome: 
             output,
             max_pixels=options.max_pixels,
             tags=outcome.reports[0].tags if made_now else None,
+            provenance=options.provenance,
             overwrite=options.overwrite or outdated,
         )
 

@@ -19,9 +19,9 @@ from declouder.devices import is_out_of_memory
 from declouder.errors import DataError, ModelError, OptionError
 from declouder.evaluation.files import files_fingerprint
 from declouder.evaluation.selection import described
+from declouder.model_identity import model_digest, precision_of, sampler_of
 from declouder.mosaic import Window, enlarged_window
 from declouder.noise import draws, scene_noise
-from declouder.provenance import model_digest, precision_of, sampler_of
 from declouder.scaling import Scaling
 
 if TYPE_CHECKING:

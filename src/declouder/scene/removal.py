@@ -14,15 +14,9 @@ from declouder.errors import OptionError, OutputError, RasterError
 from declouder.interrupts import interrupts_wait
 from declouder.journal import Layer, journal_path, open_journal, reserved
 from declouder.masks import NONE, SceneMask, open_mask
+from declouder.model_identity import model_digest, precision_of, sampler_of
 from declouder.mosaic import Mosaic
-from declouder.provenance import (
-    is_provenance,
-    model_digest,
-    precision_of,
-    provenance_info,
-    sampler_of,
-    tagged,
-)
+from declouder.provenance import is_provenance, provenance_info, tagged
 from declouder.raster import (
     RasterInfo,
     RasterReader,

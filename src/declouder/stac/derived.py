@@ -15,6 +15,7 @@ from typing import Any
 import pystac
 
 from declouder.errors import OutputError
+from declouder.provenance import MEANINGS, is_provenance
 from declouder.raster import BandFile, RasterInfo, grid_of, open_raster
 from declouder.rgb import RGBN
 from declouder.stac.reading import SourceItem
@@ -68,6 +69,7 @@ def write_derived(
     *,
     max_pixels: int,
     tags: Mapping[str, str] | None = None,
+    provenance: Path | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write the STAC item of `output`, which was made of `item`; return where it lies.
@@ -77,6 +79,7 @@ def write_derived(
         output: the restored image.
         max_pixels: a larger image is not opened.
         tags: how it was made, as `SceneReport.tags` says; None takes its own word, and WebP has none.
+        provenance: where its provenance raster lies, which becomes an asset too; one of another run does not.
         overwrite: replace an item that exists.
 
     Raises:
@@ -90,9 +93,10 @@ def write_derived(
     said = own_tags(info) if tags is None else dict(tags)
     if tags is None and not said and info.driver != "WEBP":  # which holds no tags
         raise OutputError(f"{output} was not made by declouder, so no item is written for it; give another output")
-    said = {NOTE: _UNTOLD} | said
     if info.driver in {"PNG", "WEBP"}:  # which hold neither place nor what the numbers mean
         info = _as_the_source(info, list(item.bands.values()))
+    has_provenance = provenance is not None and is_provenance(provenance, info, said=said or None)
+    said = {NOTE: _UNTOLD} | said
     geometry = _finite(source.get("geometry"))
     fields: dict[str, Any] = {
         "type": "Feature",
@@ -106,8 +110,11 @@ def write_derived(
         ],
         "assets": {"clear": _asset(info, output, list(item.bands), is_cog=is_cog)},
     }
+    if provenance is not None and has_provenance:
+        fields["assets"]["provenance"] = _provenance_asset(provenance, path.parent, max_pixels=max_pixels)
     if item.gsd is not None:
-        fields["assets"]["clear"]["gsd"] = item.gsd
+        for asset in fields["assets"].values():
+            asset["gsd"] = item.gsd
     # An extension that is named and not used makes an item invalid.
     band_fields = {name for band in fields["assets"]["clear"]["bands"] for name in band}
     used = {_PROCESSING: True, _PROJECTION: True, _EO: "eo:common_name" in band_fields}
@@ -196,6 +203,22 @@ def _asset(info: RasterInfo, output: Path, names: Sequence[str], *, is_cog: bool
     tiff = pystac.MediaType.COG if is_cog else pystac.MediaType.GEOTIFF
     kind = {".png": "image/png", ".webp": "image/webp"}.get(output.suffix.lower(), str(tiff))
     return {"href": f"./{output.name}", "type": kind, "roles": ["data"], "bands": bands}
+
+
+def _provenance_asset(file: Path, folder: Path, *, max_pixels: int) -> dict[str, Any]:
+    with open_raster(file, max_pixels=max_pixels) as reader:
+        info = reader.info
+    bands = [
+        {"name": name, "description": MEANINGS[name], "data_type": info.dtype} | ({"unit": unit} if unit else {})
+        for name, unit in zip(map(str, info.descriptions), info.units, strict=True)
+    ]
+    return {
+        "href": _relative(file, folder),
+        "type": str(pystac.MediaType.GEOTIFF),
+        "title": "What was made up",
+        "roles": ["metadata"],
+        "bands": bands,
+    }
 
 
 def _relative(target: Path, folder: Path) -> str:
