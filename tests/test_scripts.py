@@ -16,6 +16,7 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+from scipy.ndimage import gaussian_filter
 
 from declouder.config import load_config
 from declouder.data.clouds import simulate_clouds
@@ -311,6 +312,24 @@ def test_all_that_the_docs_name_can_be_loaded(folder, monkeypatch):
             assert error.name in ("onnxruntime", "psutil"), error
             missing.append(path.name)
     assert len(missing) < len(named)
+
+
+def test_left_shadow_tells_of_the_images_that_are_relit(run, model, tmp_path):
+    texture = gaussian_filter(np.random.default_rng(0).standard_normal((6, 3, 192, 192)), (0, 0, 1, 1))
+    for folder in ("ground", "small"):
+        (tmp_path / folder).mkdir()
+    for place, image in enumerate(0.4 + 0.08 * texture):
+        save(tmp_path / "ground" / f"{place}.png", image)
+        save(tmp_path / "small" / f"{place}.png", image[:, :64, :64])
+    told = run(
+        *("scripts/left_shadow.py", tmp_path / "ground", tmp_path / "small", "--model", model),
+        *("--every", 2, "--cover", 0.15),
+    )
+    ground, small = ([cell.strip() for cell in line.strip("| ").split(" | ")] for line in told.splitlines()[2:])
+    assert ground[:2] == ["ground", "3"] and int(ground[2]) > 0
+    cloudy, before, after, *_, worse, better = map(float, ground[3:])
+    assert cloudy > 20 and after < 0.7 * before and better > worse
+    assert small == ["small", "3", "0", *["–"] * 7]
 
 
 def test_left_cloud_counts_bright_pixels_by_their_distance_from_the_edge(run, model, tmp_path):

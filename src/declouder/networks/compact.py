@@ -32,6 +32,7 @@ from declouder.networks.guided import AS_IS, REDUCTION, Choice, GuidedChoice
 from declouder.networks.looking_again import looked_again
 from declouder.networks.looking_closer import looked_closer
 from declouder.networks.padding import pad_to_multiple, padded_to_multiple
+from declouder.networks.relighting import relit
 from declouder.networks.squares import box_mean
 
 Block = Literal["naf", "residual"]
@@ -70,6 +71,8 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             0 for never: declouder.networks.looking_again.
         look_closer: 1 if remains of small clouds are looked at once more, at twice the size, or 0:
             declouder.networks.looking_closer.
+        relight_shadows: 1 if cloud shadows get the light of the ground around, where the clouds tell them, or 0:
+            declouder.networks.relighting.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -91,6 +94,7 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         fill_thick: float = 0.0,
         look_again: int = 0,
         look_closer: int = 0,
+        relight_shadows: int = 0,
     ) -> None:
         super().__init__()
         if len(widths) != len(blocks):
@@ -106,7 +110,7 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             raise ValueError(f"block is {block!r}; give one of {', '.join(makers)}")
         make = makers[block]
         coarsest = stem * 2 ** (len(widths) - 1)
-        self.look_again, self.look_closer = look_again, look_closer
+        self.look_again, self.look_closer, self.relight_shadows = look_again, look_closer, relight_shadows
         self.multiple = math.lcm(coarsest, REDUCTION) if guided or filling else coarsest
         self.unshuffle, self.shuffle = nn.PixelUnshuffle(stem), nn.PixelShuffle(stem)
         self.intro = nn.Conv2d(bands * stem**2, widths[0], 3, padding=1)
@@ -165,9 +169,9 @@ class CompactNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def forward(self, cloudy: Tensor) -> Tensor:
         """Return the clear image: (B, bands, H, W) in [-1, 1] for `cloudy` of that shape and range."""
         restored = self._looked_at(cloudy, self.look_again)
-        if self.look_closer < 1:
-            return restored
-        return looked_closer(partial(self._looked_at, again=0), cloudy, restored)
+        if self.look_closer > 0:
+            restored = looked_closer(partial(self._looked_at, again=0), cloudy, restored)
+        return relit(cloudy, restored) if self.relight_shadows > 0 else restored
 
     def _looked_at(self, cloudy: Tensor, again: int) -> Tensor:
         """Return the clear image after so many further looks, each at half the size before."""
