@@ -54,7 +54,8 @@ def main() -> None:
 def rgb(path: Path) -> NDArray[np.float32]:
     """Return an image, (3, H, W) in [0, 1]."""
     with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"), np.float32).transpose(2, 0, 1) / 255
+        unit: NDArray[np.float32] = np.asarray(image.convert("RGB"), np.float32) / np.float32(255)
+    return unit.transpose(2, 0, 1)
 
 
 @torch.inference_mode()
@@ -82,7 +83,8 @@ def errors(network: torch.nn.Module, clear: NDArray[np.float32], seed: int, cove
 
 def to_uint8(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return an image as it is written, (H, W, C)."""
-    return np.rint(255 * image.transpose(1, 2, 0).clip(0, 1)).astype(np.uint8)
+    steps: NDArray[np.uint8] = np.rint(255 * image.transpose(1, 2, 0).clip(0, 1)).astype(np.uint8)
+    return steps
 
 
 if __name__ == "__main__":
